@@ -1,0 +1,261 @@
+// The client library: what an inference process links. No kj, capnp, boost, highway or spdlog type appears here.
+//
+//   auto client = kvant::Client::Connect("unix:/run/kvant/kvantd.sock").value();
+//   auto store = client.OpenStore(spec).value();
+//   auto sequence = store.Open(prompt_tokens, {}).value();        // already holds the longest shared prefix
+//   for (;;) {
+//     auto rows = sequence.Reserve(n).value();                    // raw rows in shared memory, for every layer
+//     for (layer...) {
+//       ... write rows.Keys(layer), rows.Values(layer) ...        // zero copy; or sequence.Append(layer, k, v)
+//       sequence.Attend(layer, {.q = q, .out = out, .scale = s}); // over everything cached and the rows just written
+//     }
+//     sequence.Advance(tokens);                                   // the rows become part of the sequence
+//   }
+//
+// Threads: a Client and all that was opened from it belong to the thread that connected (kWrongThread otherwise); several
+// clients in several threads are fine. Lifetimes: Store, Sequence, Tensor keep the connection alive; destroying a Sequence gives
+// its blocks back to the store, where they stay for others until evicted.
+// Errors: every call that can fail returns Result; every call that waits has a deadline (ClientOptions::deadline).
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <kvant/result.h>
+#include <kvant/store_spec.h>
+#include <kvant/tensor.h>
+
+namespace kvant {
+
+/// Token ids as engines hold them. Ids outside 0..2^32-1 are refused with kInvalidArgument.
+using TokenId = std::int64_t;
+
+/// Names a live sequence across processes.
+using SequenceId = std::uint64_t;
+
+/// Where attention runs. Both give the same bits.
+enum class Placement : std::uint8_t {
+  kService,  ///< in the daemon: one round trip per call
+  kLocal,    ///< in the calling thread (and ClientOptions::threads helpers), over the read-only mapping: no round trip
+};
+
+struct ClientOptions {
+  std::string name;                                 ///< shown to operators; empty: the program's name
+  std::chrono::milliseconds deadline{30000};        ///< of every call that waits
+  std::chrono::microseconds spin{50};               ///< how long to spin for an answer before sleeping
+  std::size_t arena_bytes = std::size_t{256} << 20; ///< address space of the arena; pages are used as they are touched
+  std::size_t threads = 1;                          ///< local placement: threads of attention, the caller's included
+  std::size_t embedded_budget_bytes = std::size_t{512} << 20;  ///< `embedded:` only: budget of the daemon inside
+};
+
+struct DaemonInfo {
+  std::string version;
+  std::uint64_t boot_token = 0;  ///< differs between any two daemon processes
+  std::uint64_t pid = 0;
+  std::uint64_t budget_bytes = 0;
+  std::uint32_t protocol_version = 0;
+  std::uint32_t segment_layout_version = 0;
+};
+
+/// What this client did, since it connected. `bytes_copied` counts tensor bytes copied by the library or, for it, by the daemon.
+struct ClientCounters {
+  std::uint64_t rpc_calls = 0;
+  std::uint64_t attend_calls = 0;
+  std::uint64_t tokens_advanced = 0;
+  std::uint64_t bytes_copied = 0;
+  std::uint64_t bytes_zero_copy = 0;  ///< tensor bytes that were written in place by the engine
+};
+
+struct SequenceOptions {
+  Placement placement = Placement::kService;
+  /// Newest tokens that stay raw. A block is encoded once all its tokens are older than these.
+  std::uint32_t recent_tokens = 64;
+  /// Most tokens one Reserve can give; with recent_tokens and block_tokens it sizes the tail.
+  std::uint32_t max_step_tokens = 512;
+  ElementType tail_type = ElementType::kF16;  ///< element type of raw rows
+  std::string label;                          ///< shown to operators
+};
+
+/// Sizes of one open store.
+struct StoreInfo {
+  std::string name;
+  std::string identity;              ///< hex digest
+  bool created = false;              ///< by this OpenStore
+  std::uint64_t block_bytes = 0;     ///< of one sealed block, header and padding included
+  std::uint64_t logical_block_bytes = 0;  ///< the same tokens as f16
+  double key_bits_per_element = 0;   ///< side information included, mean over layers
+  double value_bits_per_element = 0;
+};
+
+/// A tensor in the arena: memory that the daemon sees too. Freed on destruction. Movable.
+class Tensor {
+ public:
+  Tensor(Tensor&&) noexcept;
+  Tensor& operator=(Tensor&&) noexcept;
+  ~Tensor();
+
+  /// [tokens, heads, dim], contiguous in that order.
+  [[nodiscard]] const TensorView& view() const noexcept;
+  [[nodiscard]] float* f32() noexcept;  ///< Requires: type kF32.
+
+ private:
+  friend class Client;
+  struct Impl;
+  explicit Tensor(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// One call of attention for one layer. Tensors may lie anywhere; those in the arena are used in place, others are copied
+/// through it in service placement (and the counters say so).
+struct AttendArgs {
+  ConstTensorView q;                   ///< [tokens, q_heads, head_dim]; q_heads a multiple of kv_heads
+  TensorView out;                      ///< [tokens, q_heads, head_dim]
+  float* lse = nullptr;                ///< [tokens, q_heads]: natural log of the softmax denominator; null if not wanted
+  const float* sink_logits = nullptr;  ///< [q_heads] learned attention sinks; null for none
+  float scale = 0.0f;                  ///< multiplies q.k; required
+  float softcap = 0.0f;                ///< 0: off
+  std::uint32_t window = 0;            ///< sliding window in tokens; 0: unlimited
+};
+
+/// Raw rows for the next tokens of a sequence, in the arena: write them in place, layer by layer.
+class NewRows {
+ public:
+  [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
+  /// [tokens, kv_heads, head_dim] of SequenceOptions::tail_type; heads are far apart, tokens adjacent.
+  [[nodiscard]] TensorView Keys(std::size_t layer) const noexcept;
+  [[nodiscard]] TensorView Values(std::size_t layer) const noexcept;
+
+ private:
+  friend class Sequence;
+  TensorView first_keys_;
+  TensorView first_values_;
+  std::size_t layer_stride_bytes_ = 0;
+  std::size_t tokens_ = 0;
+};
+
+/// A point a sequence can be rewound to exactly. Valid until released, rewound past, or the sequence ends.
+struct Mark {
+  std::uint64_t length = 0;
+};
+
+/// Tokens of one conversation: sealed blocks shared with others, and an open tail of its own.
+class Sequence {
+ public:
+  Sequence(Sequence&&) noexcept;
+  Sequence& operator=(Sequence&&) noexcept;
+  ~Sequence();  ///< closes the sequence
+
+  [[nodiscard]] SequenceId id() const noexcept;
+  [[nodiscard]] std::uint64_t length() const noexcept;             ///< tokens held (advanced)
+  [[nodiscard]] std::uint64_t prefix_hit_tokens() const noexcept;  ///< of those, found already sealed at Open
+  [[nodiscard]] bool read_only() const noexcept;                   ///< opened with Store::Read
+
+  /// Rows for the next tokens: at least 1 and at most `tokens`, fewer where the tail's ring wraps or max_step_tokens ends.
+  /// Reserving again before Advance gives the same rows. kTailFull if there is no room.
+  Result<NewRows> Reserve(std::size_t tokens);
+
+  /// Copies keys and values [tokens, kv_heads, head_dim] of the reserved tokens into their rows, from any memory, element type and
+  /// strides. One copy (counted). kNotFinite if a number is NaN, infinite or overflows the tail's type.
+  Result<void> Append(std::size_t layer, const ConstTensorView& keys, const ConstTensorView& values);
+
+  /// Attention of the reserved tokens' queries over everything before them and the reserved rows of this layer, which must be
+  /// written by now. The queries stand at positions length() .. length() + q.tokens; q.tokens <= reserved tokens.
+  /// With no rows reserved (a reader, or a probe): q stands at length() and sees length() tokens, itself not among them.
+  /// kNotFinite if a new row holds NaN or infinity.
+  Result<void> Attend(std::size_t layer, const AttendArgs& args);
+
+  /// Append and Attend in one call.
+  Result<void> Step(std::size_t layer, const ConstTensorView& keys, const ConstTensorView& values, const AttendArgs& args);
+
+  /// Makes `tokens.size()` reserved tokens part of the sequence (every layer's rows must be written) and seals blocks that
+  /// have left the recent window. kStoreFull: the tokens are part of the sequence and attention over them works, but a block
+  /// could not be sealed; free memory or stop before the tail is full.
+  Result<void> Advance(std::span<const TokenId> tokens);
+
+  /// Drops tokens from the end; new length `length`. Inside a sealed block the rows that stay are decoded back into the tail.
+  Result<void> Trim(std::uint64_t length);
+
+  /// Marks the present length. While a mark is held nothing newer is sealed, so Rewind restores this point exactly.
+  Result<Mark> SetMark();
+  Result<void> Rewind(const Mark& mark);
+  Result<void> Release(const Mark& mark);
+
+  /// Copy-on-write copy at `length` tokens (default: all): blocks are shared, tail rows copied. Same options as this sequence.
+  Result<Sequence> Fork(std::optional<std::uint64_t> length = std::nullopt);
+
+ private:
+  friend class Client;
+  friend class Store;
+  struct Impl;
+  explicit Sequence(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// An open store.
+class Store {
+ public:
+  Store(Store&&) noexcept;
+  Store& operator=(Store&&) noexcept;
+  ~Store();
+
+  [[nodiscard]] const StoreInfo& info() const noexcept;
+
+  /// A sequence that already holds the longest sealed prefix of `tokens` (whole blocks). To get the logits of the last prompt
+  /// token an engine passes all tokens but the last. Empty `tokens`: a new, empty sequence.
+  Result<Sequence> Open(std::span<const TokenId> tokens, const SequenceOptions& options);
+
+  /// Copy-on-write fork of a live sequence of any process that has this store open.
+  Result<Sequence> Fork(SequenceId source, std::optional<std::uint64_t> length, const SequenceOptions& options);
+
+  /// A reader of another process's live sequence: Attend sees what its owner has advanced. Service placement.
+  Result<Sequence> Read(SequenceId source);
+
+ private:
+  friend class Client;
+  struct Impl;
+  explicit Store(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
+};
+
+/// Attention of one layer for several sequences of one client in one call.
+struct AttendBatchItem {
+  Sequence* sequence = nullptr;
+  AttendArgs args;
+};
+
+/// A connection to a daemon, or a daemon inside this process.
+class Client {
+ public:
+  /// `uri`: "unix:PATH" or "PATH" for a daemon's socket, "embedded:" for a daemon inside this process.
+  static Result<Client> Connect(std::string_view uri, const ClientOptions& options = {});
+
+  Client(Client&&) noexcept;
+  Client& operator=(Client&&) noexcept;
+  ~Client();
+
+  [[nodiscard]] const DaemonInfo& daemon() const noexcept;
+  Result<std::chrono::nanoseconds> Ping();
+  Result<Store> OpenStore(const StoreSpec& spec);
+
+  /// Memory in the arena for q, k, v and outputs: [tokens, heads, dim], contiguous, zeroed.
+  Result<Tensor> Allocate(std::size_t tokens, std::size_t heads, std::size_t dim, ElementType type = ElementType::kF32);
+
+  /// One layer, several sequences (all of this client, one placement): one round trip, blocks they share are read once.
+  Result<void> AttendBatch(std::size_t layer, std::span<const AttendBatchItem> items);
+
+  [[nodiscard]] ClientCounters counters() const noexcept;
+
+ private:
+  struct Impl;
+  explicit Client(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace kvant

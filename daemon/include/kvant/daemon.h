@@ -1,0 +1,56 @@
+// The daemon as a library: kvantd runs it in the foreground, `embedded:` clients and tests run it inside their process.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include <kvant/result.h>
+
+namespace spdlog {
+class logger;
+}
+namespace kvant::quantizers {
+class Registry;
+}
+
+namespace kvant {
+
+struct DaemonOptions {
+  std::string socket;                              ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
+  std::size_t budget_bytes = std::size_t{512} << 20; ///< of all stores together, metadata included
+  std::size_t workers = 0;                         ///< threads that seal and help attend; 0: the number of cores
+  std::size_t arena_limit_bytes = std::size_t{4} << 30;  ///< most arena bytes of one connection
+  std::chrono::milliseconds lease{10000};          ///< a client whose heartbeat stands still this long is dropped
+  std::chrono::microseconds spin{0};               ///< how long the loop spins for the next request before it sleeps
+  const quantizers::Registry* codecs = nullptr;    ///< null: the built-in ones; outlives the daemon
+  std::shared_ptr<spdlog::logger> log;             ///< null: silent
+};
+
+/// Runs the whole daemon on a thread of its own plus workers. Thread-safe. Destruction stops it.
+class Daemon {
+ public:
+  /// Returns once the socket accepts. kSystem or kInvalidArgument name the socket and the reason
+  /// (another daemon answers there, path too long, directory missing).
+  static Result<std::unique_ptr<Daemon>> Start(DaemonOptions options);
+  ~Daemon();
+  Daemon(const Daemon&) = delete;
+  Daemon& operator=(const Daemon&) = delete;
+
+  /// One end of a socket pair whose other end the daemon serves; the caller owns the descriptor.
+  Result<int> Connect();
+
+  /// Asks the daemon to end; returns at once. Safe in a signal-handling thread.
+  void Stop() noexcept;
+  /// Waits until the daemon has ended, by Stop or by a fault (kInternal).
+  Result<void> Wait();
+
+ private:
+  struct Impl;
+  explicit Daemon(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kvant
