@@ -1,0 +1,431 @@
+@0xca0cdb18af596cd3;
+# The protocol between kvantd and its clients: two-party Cap'n Proto RPC over a unix stream socket. WIRE.md has the rules that
+# a schema cannot say (versions, who checks what, file descriptors, ends of connections); this file is the reference of the
+# calls. Cap'n Proto's rules for evolution apply: ordinals are never reused or renumbered, fields are only added.
+#
+# Two conventions:
+#  * An outcome that a caller branches on is a union in the result (`Outcome`, `Status`). An RPC exception means a broken
+#    connection (DISCONNECTED), an old peer (UNIMPLEMENTED) or a bug.
+#  * Tensors never travel in messages. A message names places in an arena, a segment of shared memory that the daemon made for
+#    this session and that both sides map. The daemon checks each place against its mapping once and uses the checked copy.
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("kvant::wire");
+
+const protocolVersion :UInt32 = 1;
+# Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
+
+const maxFdsPerMessage :UInt32 = 8;
+# A reply carries at most so many file descriptors; both sides give this number to Cap'n Proto. Clients never send any: the
+# daemon closes those that come.
+
+const maxBatch :UInt32 = 1024;
+# Most items in one append, attend, step or advance.
+
+# ------------------------------------------------------------------------------------------------------------- outcomes
+
+struct Error {
+  code @0 :UInt16;     # kvant::ErrorCode (protocol/include/kvant/result.h); an unknown one counts as internal
+  message @1 :Text;    # names the operation, the object and the value
+}
+
+struct Outcome(T) {
+  # A value or an error.
+  union {
+    error @0 :Error;
+    ok @1 :T;
+  }
+}
+
+struct Status {
+  # Success without a value, or an error.
+  union {
+    ok @0 :Void;
+    error @1 :Error;
+  }
+}
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+interface Segment {
+  # A memfd. Its file descriptor comes with the capability (Capability::Client::getFd); a null descriptor is a fault of the
+  # transport. The descriptor belongs to the capability: map or duplicate it before the last reference is dropped. A mapping
+  # survives. A segment is sealed SHRINK|GROW|SEAL: its size never changes (protocol/SEGMENT.md has the layout).
+  size @0 () -> (bytes :UInt64);
+}
+
+enum ElementType {
+  f32 @0;
+  f16 @1;
+  bf16 @2;
+}
+
+struct Range {
+  # Bytes of an arena. Offsets count from the segment's start, its header page included; nothing may lie in that page.
+  arena @0 :UInt32;    # as createArena answered
+  offset @1 :UInt64;
+  bytes @2 :UInt64;
+}
+
+struct Tensor {
+  # [tokens, heads, dim] in an arena: element (t, h, d) lies at `offset + (t*tokenStride + h*headStride + d) * element bytes`.
+  # `offset` must be a multiple of the element's size and every element inside the arena behind its header page.
+  # Elements of a tensor the daemon writes must not overlap (nothing breaks but the numbers).
+  arena @0 :UInt32;
+  elementType @1 :ElementType;
+  offset @2 :UInt64;
+  tokens @3 :UInt32;
+  heads @4 :UInt32;
+  dim @5 :UInt32;
+  tokenStride @6 :UInt64;  # in elements
+  headStride @7 :UInt64;   # in elements
+}
+
+struct ArenaInfo {
+  arena @0 :UInt32;       # names it in this session
+  bytes @1 :UInt64;       # of the segment: as asked, rounded up to whole pages
+  segment @2 :Segment;    # readable and writable
+}
+
+struct SlabInfo {
+  index @0 :UInt32;       # within its store, never reused
+  bytes @1 :UInt64;
+  segment @2 :Segment;    # a read-only descriptor
+}
+
+# --------------------------------------------------------------------------------------------------------------- stores
+
+enum RopePairing {
+  none @0;
+  halfSplit @1;
+  adjacent @2;
+}
+
+struct LayerPlan {
+  firstLayer @0 :UInt32;
+  lastLayer @1 :UInt32;   # inclusive
+  keys @2 :Text;
+  values @3 :Text;
+}
+
+struct StoreSpec {
+  # kvant::StoreSpec (protocol/include/kvant/store_spec.h has the meaning of each field). All of it is the identity.
+  name @0 :Text;
+  model @1 :Text;
+  tokenizer @2 :Text;
+  adapter @3 :Text;
+  salt @4 :Text;
+  ropePairing @5 :RopePairing;
+  ropeTheta @6 :Float64;
+  rotaryDims @7 :UInt32;
+  layers @8 :UInt32;
+  kvHeads @9 :UInt32;
+  headDim @10 :UInt32;
+  dtype @11 :ElementType;
+  blockTokens @12 :UInt32;
+  sinkTokens @13 :UInt32;
+  keys @14 :Text;             # codec specs of the plan
+  values @15 :Text;
+  overrides @16 :List(LayerPlan);
+  artifact @17 :Range;        # the plan's safetensors image; copied during the call; absent or 0 bytes for none
+}
+
+struct StoreOpened {
+  store @0 :UInt32;               # names the open store in this session
+  identity @1 :Text;              # hex digest over the whole spec
+  created @2 :Bool;               # by this call
+  plan @3 :Text;                  # canonical text of every layer's codecs; a client with local placement compares its own
+  slotBytes @4 :UInt64;           # of one sealed block: header, token ids, codes, padding
+  payloadBytes @5 :UInt64;        # of its codes and side data
+  logicalBlockBytes @6 :UInt64;   # the same tokens as f16
+  keyBitsPerElement @7 :Float64;  # side information included, mean over layers
+  valueBitsPerElement @8 :Float64;
+}
+
+# ------------------------------------------------------------------------------------------------------------ sequences
+
+enum Placement {
+  service @0;
+  local @1;
+}
+
+struct Tail {
+  # Where the newest rows lie: a ring [layer][K, V][kv_head][capacityTokens][head_dim] of elementType in an arena, 64-byte
+  # aligned. The row of position p is p % capacityTokens. The client writes rows there (or lets `append` do it), then makes
+  # them visible with `advance`; rows at positions >= the sequence's length are the client's to write, those below are not.
+  # capacityTokens: a multiple of blockTokens, at least recentTokens + blockTokens/4 + blockTokens + maxStepTokens.
+  arena @0 :UInt32;
+  elementType @1 :ElementType;
+  capacityTokens @2 :UInt32;
+  offset @3 :UInt64;
+}
+
+struct SequenceOptions {
+  placement @0 :Placement;
+  recentTokens @1 :UInt32;    # newest tokens that stay raw
+  maxStepTokens @2 :UInt32;   # most tokens of one advance
+  label @3 :Text;             # shown to operators
+  tail @4 :Tail;
+}
+
+struct BlockRef {
+  # A slot of the store's slabs. Valid, and not rewritten, while the sequence it was listed for holds it.
+  slab @0 :UInt32;
+  slot @1 :UInt32;
+  generation @2 :UInt64;      # as in the slot's header
+}
+
+struct BlockTable {
+  # A piece of a sequence's block table: block i holds tokens [i*blockTokens, (i+1)*blockTokens).
+  first @0 :UInt32;           # index of blocks[0]
+  blocks @1 :List(BlockRef);
+  sinks @2 :BlockRef;         # companion slot with the raw rows of the first sinkTokens tokens; present with block 0
+}
+
+struct SequenceState {
+  # After open, fork, read and trim. The tail's rows that count are the positions [switchedBlocks*blockTokens, length).
+  sequence @0 :UInt64;         # names the live sequence, in this session and for others (fork, read, inspect)
+  length @1 :UInt64;           # tokens held
+  prefixHitTokens @2 :UInt64;  # of those, found already sealed at open
+  switchedBlocks @3 :UInt32;   # blocks that attention reads as codes
+  table @4 :BlockTable;        # with local placement: all of those; else empty
+}
+
+struct AppendItem {
+  # Copies rows into the tail at positions length + firstToken .. + keys.tokens. One copy, counted in bytesCopied. Rows that
+  # hold NaN, infinity or numbers beyond the tail's type are refused and nothing of the item is visible.
+  sequence @0 :UInt64;
+  layer @1 :UInt32;
+  firstToken @2 :UInt32;
+  keys @3 :Tensor;            # [tokens, kv_heads, head_dim]
+  values @4 :Tensor;
+}
+
+struct AttendItem {
+  # out = softmax(scale * q K^T + mask) V. The queries stand at positions length .. length + q.tokens. With newTokens = n, the
+  # n rows behind the sequence's length must be written in this layer's tail, and query t sees those up to its own position
+  # (q.tokens <= n). With newTokens = 0 (a reader, a probe) every query must be alone (q.tokens = 1) and sees the sequence's
+  # length tokens.
+  sequence @0 :UInt64;
+  layer @1 :UInt32;
+  newTokens @2 :UInt32;
+  q @3 :Tensor;               # [tokens, q_heads, head_dim], q_heads a multiple of kv_heads
+  out @4 :Tensor;             # the same shape; any element type
+  lse @5 :Range;              # f32 [tokens, q_heads]: natural log of the softmax denominator; absent if not wanted
+  sinkLogits @6 :Range;       # f32 [q_heads]: learned attention sinks; absent for none
+  scale @7 :Float32;
+  softcap @8 :Float32;        # 0: off
+  window @9 :UInt32;          # tokens; 0: unlimited
+}
+
+struct StepItem {
+  append @0 :AppendItem;      # absent: the rows are in the tail already
+  attend @1 :AttendItem;
+}
+
+struct AdvanceItem {
+  sequence @0 :UInt64;
+  tokens @1 :List(UInt32);    # ids of the next rows; every layer's rows must be written. May be empty
+  waitSealed @2 :Bool;        # answer when every block that is due is encoded, and list those too (local placement: ask when a
+                              # block falls due, use it when it switches: one call per block)
+}
+
+struct Advanced {
+  length @0 :UInt64;          # now
+  switchedBlocks @1 :UInt32;  # now
+  table @2 :BlockTable;       # with local placement: blocks that this session was not told of yet
+  status @3 :Status;          # storeFull, notFinite: the tokens are part of the sequence and attention over them works, but a
+                              # block could not be sealed; it is tried again with the next advance. Other errors: nothing changed
+}
+
+struct Mark {
+  length @0 :UInt64;
+}
+
+interface Session {
+  # What one connection holds: arenas, open stores, sequences. Dropping it, or the end of the connection, frees all of it.
+  # Calls that change something can only name what belongs to their own session, so none can reach another daemon by mistake:
+  # a session dies with its daemon, and ids of sequences of an earlier daemon are told apart (staleDaemon).
+
+  ping @0 () -> ();
+
+  createArena @1 (bytes :UInt64) -> Outcome(ArenaInfo);
+
+  openStore @2 (spec :StoreSpec) -> Outcome(StoreOpened);
+  # Creates the store, or attaches where one of that name exists and every field agrees (else identityMismatch, naming the
+  # first that differs and both values).
+
+  slabs @3 (store :UInt32, from :UInt32) -> Outcome(List(SlabInfo));
+  # Slabs of a store with index >= from, ascending, at most maxFdsPerMessage; ask again from the last index + 1 until empty.
+
+  openSequence @4 (store :UInt32, tokens :List(UInt32), options :SequenceOptions) -> Outcome(SequenceState);
+  # A sequence that already holds the longest sealed prefix of `tokens`, in whole blocks.
+
+  fork @5 (store :UInt32, source :UInt64, length :UInt64, options :SequenceOptions) -> Outcome(SequenceState);
+  # Copy-on-write copy of a live sequence of any session that has the same store open, at `length` tokens (all ones: all of
+  # them). Blocks are shared, tail rows copied into the new tail.
+
+  read @6 (store :UInt32, source :UInt64) -> Outcome(SequenceState);
+  # A reader of a live sequence: attend sees what its owner has advanced. Service placement only.
+
+  close @7 (sequence :UInt64) -> Status;
+
+  append @8 (items :List(AppendItem)) -> (outcomes :List(Status));
+  attend @9 (items :List(AttendItem)) -> (outcomes :List(Status));
+  step @10 (items :List(StepItem)) -> (outcomes :List(Status));
+  advance @11 (items :List(AdvanceItem)) -> (outcomes :List(Advanced));
+  # One outcome per item, in order. An item that fails does not touch the others. Items of one advance take effect in order.
+
+  trim @12 (sequence :UInt64, length :UInt64) -> Outcome(SequenceState);
+  # Drops tokens from the end. Inside a sealed block the rows that stay are decoded into the tail.
+
+  mark @13 (sequence :UInt64) -> Outcome(Mark);
+  # Marks the present length. While a mark is held nothing newer switches, so that rewind restores the point exactly.
+  rewind @14 (sequence :UInt64, mark :Mark) -> Outcome(SequenceState);
+  release @15 (sequence :UInt64, mark :Mark) -> Status;
+
+  blocks @16 (sequence :UInt64, from :UInt32) -> Outcome(BlockTable);
+  # The block table from that index on (sealed blocks that did not switch yet included).
+
+  stats @17 () -> (stats :SessionStats);
+}
+
+struct SessionStats {
+  bytesCopied @0 :UInt64;     # tensor bytes the daemon copied for this session
+  attendCalls @1 :UInt64;     # items of attend and step
+  tokensAdvanced @2 :UInt64;
+  arenaBytes @3 :UInt64;
+  sequences @4 :UInt64;
+}
+
+# ----------------------------------------------------------------------------------------------------------- bootstrap
+
+struct DaemonInfo {
+  version @0 :Text;
+  bootToken @1 :UInt64;       # differs between any two daemon processes
+  pid @2 :UInt64;
+  budgetBytes @3 :UInt64;
+  protocolVersion @4 :UInt32;
+  segmentLayoutVersion @5 :UInt32;
+  leaseMs @6 :UInt32;         # an arena whose heartbeat stands still so long ends its session; count it up every quarter
+}
+
+struct Welcome {
+  session @0 :Session;
+  daemon @1 :DaemonInfo;
+}
+
+struct AdminWelcome {
+  admin @0 :Admin;
+  daemon @1 :DaemonInfo;
+}
+
+struct Hello {
+  protocolVersion @0 :UInt32;       # both must be the daemon's, else versionMismatch naming both sides' numbers
+  segmentLayoutVersion @1 :UInt32;
+  bootToken @2 :UInt64;             # 0, or the daemon the client was connected to before: staleDaemon if it is another
+  clientName @3 :Text;              # shown to operators
+}
+
+interface Daemon {
+  # The bootstrap capability of a connection.
+  hello @0 (hello :Hello) -> Outcome(Welcome);
+  admin @1 (hello :Hello) -> Outcome(AdminWelcome);
+  # permissionDenied unless the peer runs under the daemon's own uid or as root (SO_PEERCRED).
+}
+
+# --------------------------------------------------------------------------------------------------------------- admin
+
+struct ByteFigures {
+  # Three figures that are never mixed.
+  logicalF16Bytes @0 :UInt64;  # what the same tokens take as f16
+  compressedBytes @1 :UInt64;  # what their codes and side data take
+  residentBytes @2 :UInt64;    # what memory is occupied
+}
+
+struct StoreRow {
+  name @0 :Text;
+  identity @1 :Text;
+  model @2 :Text;
+  keys @3 :Text;
+  values @4 :Text;
+  layers @5 :UInt32;
+  kvHeads @6 :UInt32;
+  headDim @7 :UInt32;
+  blockTokens @8 :UInt32;
+  blocks @9 :UInt64;
+  leasedBlocks @10 :UInt64;
+  sequences @11 :UInt64;
+  bytes @12 :ByteFigures;
+  prefixLookupTokens @13 :UInt64;
+  prefixHitTokens @14 :UInt64;
+  evictedBlocks @15 :UInt64;
+  deduplicatedBlocks @16 :UInt64;
+}
+
+struct SequenceRow {
+  sequence @0 :UInt64;
+  store @1 :Text;
+  client @2 :Text;
+  label @3 :Text;
+  length @4 :UInt64;
+  sealedTokens @5 :UInt64;
+  prefixHitTokens @6 :UInt64;
+  marks @7 :UInt64;
+  readOnly @8 :Bool;
+}
+
+struct BlockRow {
+  firstPosition @0 :UInt64;
+  chain @1 :Text;
+  slab @2 :UInt32;
+  slot @3 :UInt32;
+  generation @4 :UInt64;
+  leases @5 :UInt32;
+  checksumOk @6 :Bool;        # verified during the call
+}
+
+struct SequenceDetail {
+  row @0 :SequenceRow;
+  blocks @1 :List(BlockRow);
+  tailFirstPosition @2 :UInt64;
+  tailCapacityTokens @3 :UInt64;
+}
+
+struct StatsReport {
+  daemon @0 :DaemonInfo;
+  uptimeSeconds @1 :UInt64;
+  bytes @2 :ByteFigures;
+  metadataBytes @3 :UInt64;
+  stores @4 :UInt64;
+  sequences @5 :UInt64;
+  sessions @6 :UInt64;
+  leases @7 :UInt64;
+  arenas @8 :UInt64;
+  arenaBytes @9 :UInt64;
+  prefixLookupTokens @10 :UInt64;
+  prefixHitTokens @11 :UInt64;
+  sealedBlocks @12 :UInt64;
+  deduplicatedBlocks @13 :UInt64;
+  evictedBlocks @14 :UInt64;
+  attendCalls @15 :UInt64;
+  bytesCopied @16 :UInt64;
+  storeFullErrors @17 :UInt64;
+  droppedClients @18 :UInt64;
+}
+
+struct EvictReport {
+  blocks @0 :UInt64;
+  bytes @1 :UInt64;
+}
+
+interface Admin {
+  ping @0 () -> ();
+  stats @1 () -> (stats :StatsReport);
+  stores @2 () -> (stores :List(StoreRow));
+  sequences @3 () -> (sequences :List(SequenceRow));
+  inspect @4 (sequence :UInt64) -> Outcome(SequenceDetail);
+  # Reads and verifies every block of the sequence.
+  evict @5 (store :Text, maxBlocks :UInt64, dryRun :Bool) -> Outcome(EvictReport);
+  # Unleased blocks, least recently used first; store empty: of every store; maxBlocks 0: no limit.
+}
