@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Checks the tree's own rules: who may include whom, what installed headers may name, which tests are built, names and sizes.
+
+  check_includes.py ROOT [--compile-commands FILE]
+
+Prints one line per breach, `file:line: what`, and exits 1 if there are any. Without compile commands the last rule is skipped.
+"""
+import json
+import pathlib
+import re
+import sys
+
+# folder: folders whose private headers it may include. What is not listed here is not allowed.
+ARROWS = {
+    "protocol": {"protocol"},
+    "kernels": {"kernels"},
+    "quantizers": {"quantizers", "kernels"},
+    "daemon": {"daemon", "quantizers", "kernels", "protocol"},
+    "client": {"client", "quantizers", "kernels", "protocol"},
+    "tools": {"tools", "client", "daemon", "quantizers", "kernels", "protocol"},
+    "tests": {"tests", "tools", "client", "daemon", "quantizers", "kernels", "protocol"},
+}
+# Installed headers <kvant/...> by who provides them, and the folders that may include them.
+TYPES = {"result.h", "store_spec.h", "tensor.h"}
+INSTALLED = {
+    "client.h": {"client", "tools", "tests"},
+    "admin.h": {"client", "tools", "tests"},
+    "daemon.h": {"daemon", "client", "tools", "tests"},
+    "kvant.capnp.h": {"protocol", "daemon", "client", "tests"},
+}
+# Third-party headers that only some folders may use. Tools and tests may use anything.
+FOREIGN = {
+    r"(kj|capnp)/": {"protocol", "daemon", "client"},
+    r"boost/": {"protocol", "daemon", "client"},
+    r"spdlog/": {"daemon"},
+    r"hwy/": {"kernels", "quantizers"},
+}
+HIDDEN = re.compile(r"\b(kj|capnp|boost|hwy|spdlog)\b")
+# What an installed header may name all the same: a forward declaration of the logger that an embedder passes in.
+HIDDEN_EXCEPTIONS = {("daemon/include/kvant/daemon.h", "spdlog")}
+# The reference engine stands for a user's program: it may not look behind the installed headers.
+EXAMPLES = "client/examples/"
+BAD_NAMES = re.compile(r"^(utils?|common|misc|helpers?)$")
+MAX_LINES = 800
+SOURCES = {".h", ".cc", ".cpp", ".hpp"}
+INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
+
+
+def strip_comments(text):
+    """Comments become spaces, line numbers stay."""
+    keep_lines = lambda match: re.sub(r"[^\n]", " ", match.group(0))
+    return re.sub(r"//[^\n]*|/\*.*?\*/", keep_lines, text, flags=re.S)
+
+
+def check_include(path, folder, quoted, angled):
+    """The breach that this include is, or None."""
+    if quoted:
+        target = quoted.split("/")[0]
+        if target not in ARROWS:
+            if "/" not in quoted and path.startswith(EXAMPLES):
+                return None  # an example's own files lie beside it, as a user's would
+            return f'"{quoted}": private headers are included from the root of the tree'
+        if path.startswith(EXAMPLES) and not quoted.startswith(EXAMPLES):
+            return f'"{quoted}": examples see installed headers only'
+        if target not in ARROWS[folder]:
+            return f'"{quoted}": {folder} may not include {target}'
+        return None
+    if angled.startswith("kvant/"):
+        name = angled.removeprefix("kvant/")
+        if name not in TYPES and folder not in INSTALLED.get(name, {"client", "tools", "tests"}):
+            return f"<{angled}>: {folder} may not include it"
+        return None
+    for pattern, folders in FOREIGN.items():
+        if re.match(pattern, angled) and folder not in folders and folder not in {"tools", "tests"}:
+            return f"<{angled}>: {folder} may not include it"
+    return None
+
+
+def check_source(path, text):
+    folder = path.split("/")[0]
+    installed = "/include/kvant/" in path
+    lines = strip_comments(text).splitlines()
+    for number, line in enumerate(lines, 1):
+        match = INCLUDE.match(line)
+        if match:
+            breach = check_include(path, folder, *match.groups())
+            if breach:
+                yield number, breach
+        if installed:
+            for name in HIDDEN.findall(line):
+                if (path, name) not in HIDDEN_EXCEPTIONS:
+                    yield number, f"an installed header names {name}"
+    if path.endswith(".h") and "#pragma once" not in text and not path.endswith("-inl.h"):
+        yield 1, "no #pragma once"
+    if len(lines) > MAX_LINES:
+        yield len(lines), f"{len(lines)} lines; split above {MAX_LINES}"
+
+
+def main():
+    root = pathlib.Path(sys.argv[1]).resolve()
+    commands = pathlib.Path(sys.argv[3]) if len(sys.argv) > 3 and sys.argv[2] == "--compile-commands" else None
+    breaches = []
+    files = [p for folder in ARROWS for p in sorted((root / folder).rglob("*")) if "__pycache__" not in p.parts]
+    for file in files:
+        path = file.relative_to(root).as_posix()
+        if BAD_NAMES.match(file.stem if file.is_file() else file.name):
+            breaches.append(f"{path}:1: a name that says nothing")
+        if file.is_file() and file.suffix in SOURCES:
+            text = file.read_text(encoding="utf-8")
+            breaches += [f"{path}:{number}: {what}" for number, what in check_source(path, text)]
+    if commands:
+        compiled = {str(pathlib.Path(entry["directory"], entry["file"]).resolve()) for entry in json.loads(commands.read_text())}
+        for file in files:
+            # Separate projects (a consumer of the installed library, code that must not compile) are built by their own tests.
+            separate = {"install", "compile_fail"} & set(file.relative_to(root).parts)
+            if file.name.endswith("_test.cc") and not separate and str(file) not in compiled:
+                breaches.append(f"{file.relative_to(root).as_posix()}:1: no target compiles this test")
+    print("\n".join(breaches) if breaches else f"{len(files)} files and folders keep the rules")
+    sys.exit(1 if breaches else 0)
+
+
+if __name__ == "__main__":
+    main()
