@@ -1,0 +1,72 @@
+// The daemon's memory limit: slabs and metadata are charged here before they are allocated.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <utility>
+
+#include <kvant/result.h>
+
+namespace kvant::daemon {
+
+class Budget;
+
+/// What a charge pays for; the two are shown apart.
+enum class ChargeKind : std::uint8_t { kSlab, kMetadata };
+
+/// Bytes taken from a budget, given back on destruction. Movable.
+class Charge {
+ public:
+  Charge() noexcept = default;
+  Charge(Charge&& other) noexcept
+      : budget_(std::exchange(other.budget_, nullptr)), kind_(other.kind_), bytes_(std::exchange(other.bytes_, 0)) {}
+  Charge& operator=(Charge&& other) noexcept;
+  ~Charge();
+  Charge(const Charge&) = delete;
+  Charge& operator=(const Charge&) = delete;
+
+  [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+
+ private:
+  friend class Budget;
+  Charge(Budget* budget, ChargeKind kind, std::size_t bytes) noexcept : budget_(budget), kind_(kind), bytes_(bytes) {}
+  Budget* budget_ = nullptr;
+  ChargeKind kind_ = ChargeKind::kMetadata;
+  std::size_t bytes_ = 0;
+};
+
+/// Counts bytes against one limit. Owned by the daemon, outlives all charges. Loop thread only.
+/// Invariant: slab_bytes() + metadata_bytes() <= limit().
+class Budget {
+ public:
+  /// Below this a daemon cannot hold its own tables.
+  static constexpr std::size_t kMinimumBytes = std::size_t{1} << 20;
+
+  /// kInvalidArgument if `limit` < kMinimumBytes.
+  static Result<Budget> Make(std::size_t limit);
+  Budget(Budget&&) noexcept = default;  ///< Requires: nothing is charged yet.
+  Budget& operator=(Budget&&) = delete;
+
+  /// kStoreFull, naming `what` and the figures, if the bytes do not fit. Nothing is evicted here.
+  Result<Charge> Take(ChargeKind kind, std::size_t bytes, std::string_view what);
+
+  [[nodiscard]] std::size_t limit() const noexcept { return limit_; }
+  [[nodiscard]] std::size_t slab_bytes() const noexcept { return used_[0]; }
+  [[nodiscard]] std::size_t metadata_bytes() const noexcept { return used_[1]; }
+  [[nodiscard]] std::size_t available() const noexcept { return limit_ - used_[0] - used_[1]; }
+
+ private:
+  friend class Charge;
+  explicit Budget(std::size_t limit) noexcept : limit_(limit) {}
+  std::size_t limit_;
+  std::size_t used_[2] = {0, 0};
+};
+
+/// Estimates of what records take in the daemon's private memory, allocator overhead included; charged as metadata.
+inline constexpr std::size_t kBlockRecordBytes = 256;
+inline constexpr std::size_t kSequenceRecordBytes = 2048;    ///< and 4 bytes per row of tail capacity
+inline constexpr std::size_t kTableEntryBytes = 32;          ///< per block that a sequence holds
+inline constexpr std::size_t kStoreRecordBytes = 16 * 1024;  ///< and twice the plan's artifact
+
+}  // namespace kvant::daemon

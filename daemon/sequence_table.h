@@ -1,0 +1,44 @@
+// Live sequences of all stores by their global id.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+
+#include <kvant/result.h>
+
+namespace kvant::daemon {
+
+class Sequence;
+class Reader;
+
+/// Owns nothing: sequences and readers enter and leave by themselves. Loop thread.
+/// Ids carry bits of the boot token, so that an id of an earlier daemon is told apart.
+class SequenceTable {
+ public:
+  explicit SequenceTable(std::uint64_t boot_token) noexcept : epoch_((boot_token & 0x7FFFFF) << 40) {}
+  SequenceTable(const SequenceTable&) = delete;
+  SequenceTable& operator=(const SequenceTable&) = delete;
+
+  std::uint64_t Add(Sequence& sequence);
+  std::uint64_t Add(Reader& reader);
+  void Remove(std::uint64_t id) noexcept;
+
+  /// kStaleDaemon for an id of another daemon, kNotFound for one that is closed or was never given; a reader's id leads to its source.
+  [[nodiscard]] Result<Sequence*> Find(std::uint64_t id) const;
+
+  /// Every entry in order of id; exactly one of the two pointers is set.
+  void ForEach(const std::function<void(std::uint64_t id, Sequence* sequence, Reader* reader)>& visit) const;
+  [[nodiscard]] std::size_t size() const noexcept { return entries_.size(); }
+
+ private:
+  struct Entry {
+    Sequence* sequence = nullptr;
+    Reader* reader = nullptr;
+  };
+  const std::uint64_t epoch_;
+  std::uint64_t next_ = 1;
+  std::map<std::uint64_t, Entry> entries_;
+};
+
+}  // namespace kvant::daemon

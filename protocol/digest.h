@@ -1,0 +1,23 @@
+// 128-bit digests: store identities and the chain hash of prefixes. XXH3-128, the canonical (big-endian) byte order everywhere.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "protocol/segment_layout.h"
+
+namespace kvant::protocol {
+
+Digest DigestOf(std::string_view bytes);
+
+/// Digest of `parent` followed by the token ids as little-endian u32: names a block by all tokens up to its end. The parent of the
+/// first block is the identity digest, so chains of different stores differ. XXH3 resists accidents, not attackers: whoever
+/// looks a chain up must compare parent and tokens.
+Digest ChainDigest(const Digest& parent, std::span<const std::uint32_t> tokens);
+
+/// 32 lower-case hexadecimal digits.
+std::string DigestHex(const Digest& digest);
+
+}  // namespace kvant::protocol
