@@ -1,0 +1,68 @@
+// What all sub-commands of kvantctl share: the global options, the exit codes, and how a command is hooked into the program.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include <kvant/admin.h>
+#include <kvant/result.h>
+
+namespace CLI {
+class App;
+}
+
+namespace kvant::tools {
+
+/// Exit codes are an interface: scripts branch on them. They are listed in --help and README.md.
+enum ExitCode : int {
+  kOk = 0,
+  kFailure = 1,       ///< any failure not listed below
+  kUsage = 2,         ///< the command line is wrong
+  kNoDaemon = 3,      ///< no daemon answers at the socket, or it went away
+  kNotFound = 4,      ///< no such store or sequence
+  kRefused = 5,       ///< this user may not administer the daemon
+  kTimeout = 6,       ///< no answer within --timeout
+  kIncompatible = 7,  ///< the daemon speaks another protocol version
+};
+
+enum class Format { kTable, kJson };
+
+struct Globals {
+  std::string socket;  ///< PATH or unix:PATH
+  double timeout_s = 5.0;
+  Format format = Format::kTable;
+};
+
+/// The chosen sub-command stores its outcome here; main returns it.
+struct Invocation {
+  Globals globals;
+  int exit_code = kOk;
+};
+
+ExitCode ExitCodeOf(ErrorCode code) noexcept;
+
+/// Prints the error to standard error (one line, or one JSON object) and returns its exit code.
+int Report(const Globals& globals, const Error& error);
+
+/// Connects for administration within the timeout.
+Result<Admin> ConnectAdmin(const Globals& globals);
+
+/// Connects, calls `body(admin)` (which returns an exit code), reports a failed connection.
+template <typename Body>
+int WithAdmin(const Globals& globals, Body&& body) {
+  auto admin = ConnectAdmin(globals);
+  if (!admin) return Report(globals, admin.error());
+  return body(*admin);
+}
+
+// One per file: each adds its sub-command to `app`; `invocation` outlives the parse.
+void AddPing(CLI::App& app, Invocation& invocation);
+void AddInfo(CLI::App& app, Invocation& invocation);
+void AddStats(CLI::App& app, Invocation& invocation);
+void AddStores(CLI::App& app, Invocation& invocation);
+void AddSequences(CLI::App& app, Invocation& invocation);
+void AddInspect(CLI::App& app, Invocation& invocation);
+void AddCodecs(CLI::App& app, Invocation& invocation);
+void AddEvict(CLI::App& app, Invocation& invocation);
+
+}  // namespace kvant::tools

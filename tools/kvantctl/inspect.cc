@@ -1,0 +1,114 @@
+// kvantctl inspect: one sequence with its blocks (checksums verified by the daemon), or one store.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <memory>
+#include <optional>
+
+#include "tools/kvantctl/command.h"
+#include "tools/kvantctl/render.h"
+
+namespace kvant::tools {
+namespace {
+
+std::optional<SequenceId> ParseId(const std::string& text) {
+  SequenceId id = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, id);
+  if (error != std::errc() || rest != end) return std::nullopt;
+  return id;
+}
+
+std::string Text(const SequenceDetail& detail) {
+  Listing listing;
+  const SequenceRow& row = detail.row;
+  listing.Add("sequence", std::to_string(row.id) + (row.read_only ? " (reads another)" : ""));
+  listing.Add("store", row.store);
+  listing.Add("client", row.client);
+  listing.Add("label", row.label);
+  listing.Add("tokens", HumanCount(row.length) + "  (" + HumanCount(row.sealed_tokens) + " sealed, " +
+                            HumanCount(row.prefix_hit_tokens) + " found at open)");
+  listing.Add("tail", "from position " + std::to_string(detail.tail_first_position) + ", room for " +
+                          HumanCount(detail.tail_capacity_tokens) + " tokens");
+  listing.Add("marks", HumanCount(row.marks));
+  std::string text = listing.ToString();
+  if (detail.blocks.empty()) return text;
+  Table table({{"POSITION", Align::kRight},
+               {"CHAIN"},
+               {"SLAB", Align::kRight},
+               {"SLOT", Align::kRight},
+               {"GENERATION", Align::kRight},
+               {"LEASES", Align::kRight},
+               {"CHECKSUM"}});
+  for (const BlockRow& block : detail.blocks) {
+    table.Add({std::to_string(block.first_position), block.chain, std::to_string(block.slab), std::to_string(block.slot),
+               std::to_string(block.generation), std::to_string(block.leases), block.checksum_ok ? "ok" : "BAD"});
+  }
+  return text + "\n" + table.ToString();
+}
+
+std::string Text(const StoreRow& row) {
+  Listing listing;
+  listing.Add("store", row.name);
+  listing.Add("identity", row.identity);
+  listing.Add("model", row.model);
+  listing.Add("shape", std::to_string(row.layers) + " layers, " + std::to_string(row.kv_heads) + " KV heads, head size " +
+                           std::to_string(row.head_dim) + ", " + std::to_string(row.block_tokens) + " tokens per block");
+  listing.Add("keys", row.keys);
+  listing.Add("values", row.values);
+  listing.Add("blocks", HumanCount(row.blocks) + "  (" + HumanCount(row.leased_blocks) + " leased)");
+  listing.Add("sequences", HumanCount(row.sequences));
+  listing.Add("logical (as f16)", HumanBytes(row.bytes.logical_f16_bytes));
+  listing.Add("compressed", HumanBytes(row.bytes.compressed_bytes) + "  (f16 is " +
+                                HumanRatio(row.bytes.logical_f16_bytes, row.bytes.compressed_bytes) + ")");
+  listing.Add("resident", HumanBytes(row.bytes.resident_bytes));
+  listing.Add("prefix hit tokens", HumanCount(row.prefix_hit_tokens) + " of " + HumanCount(row.prefix_lookup_tokens) + "  (" +
+                                       HumanShare(row.prefix_hit_tokens, row.prefix_lookup_tokens) + ")");
+  listing.Add("blocks deduplicated", HumanCount(row.deduplicated_blocks));
+  listing.Add("blocks evicted", HumanCount(row.evicted_blocks));
+  return listing.ToString();
+}
+
+int InspectSequence(const Globals& globals, Admin& admin, SequenceId id) {
+  const auto detail = admin.Inspect(id);
+  if (!detail) return Report(globals, detail.error());
+  if (globals.format == Format::kJson) {
+    Print(Json{{"sequence", ToJson(*detail)}});
+  } else {
+    Print(Text(*detail));
+  }
+  const bool sound = std::all_of(detail->blocks.begin(), detail->blocks.end(), [](const BlockRow& b) { return b.checksum_ok; });
+  return sound ? kOk : kFailure;
+}
+
+int InspectStore(const Globals& globals, Admin& admin, const std::string& name) {
+  const auto rows = admin.Stores();
+  if (!rows) return Report(globals, rows.error());
+  const auto row = std::find_if(rows->begin(), rows->end(), [&](const StoreRow& r) { return r.name == name; });
+  if (row == rows->end()) return Report(globals, {ErrorCode::kNotFound, "inspect: no store is named " + name});
+  if (globals.format == Format::kJson) {
+    Print(Json{{"store", ToJson(*row)}});
+  } else {
+    Print(Text(*row));
+  }
+  return kOk;
+}
+
+int Inspect(const Globals& globals, const std::string& what) {
+  return WithAdmin(globals, [&](Admin& admin) -> int {
+    if (const auto id = ParseId(what)) return InspectSequence(globals, admin, *id);
+    return InspectStore(globals, admin, what);
+  });
+}
+
+}  // namespace
+
+void AddInspect(CLI::App& app, Invocation& invocation) {
+  CLI::App* command = app.add_subcommand(
+      "inspect", "Show one sequence with its blocks, or one store; exit code 1 if a block's checksum is wrong");
+  auto what = std::make_shared<std::string>();
+  command->add_option("target", *what, "A sequence's number (see sequences) or a store's name (see stores)")->required();
+  command->callback([&invocation, what] { invocation.exit_code = Inspect(invocation.globals, *what); });
+}
+
+}  // namespace kvant::tools

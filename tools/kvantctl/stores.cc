@@ -1,0 +1,54 @@
+// kvantctl stores: one line per store.
+#include <CLI/CLI.hpp>
+
+#include "tools/kvantctl/command.h"
+#include "tools/kvantctl/render.h"
+
+namespace kvant::tools {
+namespace {
+
+std::string Text(const std::vector<StoreRow>& rows) {
+  Table table({{"STORE"},
+               {"KEYS"},
+               {"VALUES"},
+               {"BLOCKS", Align::kRight},
+               {"LEASED", Align::kRight},
+               {"SEQUENCES", Align::kRight},
+               {"AS F16", Align::kRight},
+               {"COMPRESSED", Align::kRight},
+               {"RESIDENT", Align::kRight},
+               {"PREFIX HITS", Align::kRight},
+               {"EVICTED", Align::kRight}});
+  for (const StoreRow& row : rows) {
+    table.Add({row.name, row.keys, row.values, HumanCount(row.blocks), HumanCount(row.leased_blocks), HumanCount(row.sequences),
+               HumanBytes(row.bytes.logical_f16_bytes), HumanBytes(row.bytes.compressed_bytes),
+               HumanBytes(row.bytes.resident_bytes), HumanShare(row.prefix_hit_tokens, row.prefix_lookup_tokens),
+               HumanCount(row.evicted_blocks)});
+  }
+  return table.ToString();
+}
+
+int Stores(const Globals& globals) {
+  return WithAdmin(globals, [&](Admin& admin) -> int {
+    const auto rows = admin.Stores();
+    if (!rows) return Report(globals, rows.error());
+    if (globals.format == Format::kJson) {
+      Json list = Json::array();
+      for (const StoreRow& row : *rows) list.push_back(ToJson(row));
+      Print(Json{{"stores", list}});
+    } else {
+      Print(Text(*rows));
+    }
+    return kOk;
+  });
+}
+
+}  // namespace
+
+void AddStores(CLI::App& app, Invocation& invocation) {
+  app.add_subcommand("stores", "List the stores")->callback([&invocation] {
+    invocation.exit_code = Stores(invocation.globals);
+  });
+}
+
+}  // namespace kvant::tools
