@@ -176,7 +176,7 @@ struct BlockRef {
 }
 
 struct BlockTable {
-  # A piece of a sequence's block table: block i holds tokens [i*blockTokens, (i+1)*blockTokens).
+  # A piece of a sequence's block table: blocks[i] holds the tokens [(first+i)*blockTokens, (first+i+1)*blockTokens).
   first @0 :UInt32;           # index of blocks[0]
   blocks @1 :List(BlockRef);
   sinks @2 :BlockRef;         # companion slot with the raw rows of the first sinkTokens tokens; present with block 0
@@ -282,7 +282,8 @@ interface Session {
   mark @13 (sequence :UInt64) -> Outcome(Mark);
   # Marks the present length. While a mark is held nothing newer switches, so that rewind restores the point exactly.
   rewind @14 (sequence :UInt64, mark :Mark) -> Outcome(SequenceState);
-  release @15 (sequence :UInt64, mark :Mark) -> Status;
+  release @15 (sequence :UInt64, mark :Mark) -> Advanced;
+  # Lets go of a mark. Sealing goes on from here, so blocks may switch as in an advance without tokens.
 
   blocks @16 (sequence :UInt64, from :UInt32) -> Outcome(BlockTable);
   # The block table from that index on (sealed blocks that did not switch yet included).

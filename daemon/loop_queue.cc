@@ -1,0 +1,42 @@
+#include "daemon/loop_queue.h"
+
+#include <cstdint>
+#include <utility>
+
+#include <kj/debug.h>
+#include <unistd.h>
+
+namespace kvant::daemon {
+
+LoopQueue::LoopQueue(kj::UnixEventPort& port, protocol::UniqueFd eventfd, std::function<void()> on_work)
+    : eventfd_(std::move(eventfd)),
+      on_work_(std::move(on_work)),
+      observer_(port, eventfd_.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ),
+      drain_(Drain().eagerlyEvaluate([](kj::Exception&& exception) { KJ_LOG(FATAL, "loop queue", exception); })) {}
+
+void LoopQueue::Post(std::function<void()> work) {
+  {
+    const std::lock_guard lock(mutex_);
+    posted_.push_back(std::move(work));
+  }
+  const std::uint64_t one = 1;
+  // Fails only if the counter is at its end, and then the loop will wake anyway.
+  [[maybe_unused]] const auto written = ::write(eventfd_.get(), &one, sizeof(one));
+}
+
+kj::Promise<void> LoopQueue::Drain() {
+  return observer_.whenBecomesReadable().then([this] {
+    std::uint64_t count = 0;
+    [[maybe_unused]] const auto read = ::read(eventfd_.get(), &count, sizeof(count));
+    {
+      const std::lock_guard lock(mutex_);
+      running_.swap(posted_);
+    }
+    if (on_work_) on_work_();
+    for (auto& work : running_) work();
+    running_.clear();
+    return Drain();
+  });
+}
+
+}  // namespace kvant::daemon

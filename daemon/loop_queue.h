@@ -1,0 +1,37 @@
+// Work for the event loop from other threads.
+#pragma once
+
+#include <functional>
+#include <mutex>
+#include <vector>
+
+#include <kj/async-unix.h>
+
+#include "protocol/memfd.h"
+
+namespace kvant::daemon {
+
+/// Made and destroyed on the loop thread; Post from anywhere while it lives (workers are joined before it goes).
+class LoopQueue {
+ public:
+  /// `on_work` is called on the loop thread before posted work runs; may be empty.
+  LoopQueue(kj::UnixEventPort& port, protocol::UniqueFd eventfd, std::function<void()> on_work);
+  LoopQueue(const LoopQueue&) = delete;
+  LoopQueue& operator=(const LoopQueue&) = delete;
+
+  /// Runs `work` on the loop thread, in the order posted. `work` must not throw.
+  void Post(std::function<void()> work);
+
+ private:
+  kj::Promise<void> Drain();
+
+  std::mutex mutex_;
+  std::vector<std::function<void()>> posted_;  // guarded by mutex_
+  std::vector<std::function<void()>> running_;
+  protocol::UniqueFd eventfd_;
+  std::function<void()> on_work_;
+  kj::UnixEventPort::FdObserver observer_;
+  kj::Promise<void> drain_;  // last: runs over the others
+};
+
+}  // namespace kvant::daemon

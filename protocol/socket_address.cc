@@ -1,0 +1,85 @@
+#include "protocol/socket_address.h"
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <system_error>
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+namespace kvant::protocol {
+namespace {
+
+constexpr std::string_view kScheme = "unix:";
+constexpr std::size_t kMaxPathBytes = sizeof(sockaddr_un::sun_path) - 1;
+
+std::string ErrnoText(int error) { return std::generic_category().message(error) + ", errno " + std::to_string(error); }
+
+/// Requires: path.size() <= kMaxPathBytes.
+sockaddr_un AddressOf(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  return address;
+}
+
+Result<UniqueFd> StreamSocket(const std::string& path) {
+  // Both functions take any string: never write past sun_path.
+  if (auto checked = ParseSocketPath(path); !checked) return checked.error();
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return Error{ErrorCode::kSystem, "socket for \"" + path + "\": " + ErrnoText(errno)};
+  return fd;
+}
+
+}  // namespace
+
+Result<std::string> ParseSocketPath(std::string_view address) {
+  std::string_view path = address;
+  if (path.starts_with(kScheme)) path.remove_prefix(kScheme.size());
+  if (path.empty()) {
+    return Error{ErrorCode::kInvalidArgument, "socket address \"" + std::string(address) + "\" has no path (PATH or unix:PATH)"};
+  }
+  if (path.find('\0') != std::string_view::npos) {
+    return Error{ErrorCode::kInvalidArgument, "socket address holds a NUL byte at " + std::to_string(path.find('\0'))};
+  }
+  if (path.size() > kMaxPathBytes) {
+    return Error{ErrorCode::kInvalidArgument, "socket path \"" + std::string(path) + "\" is too long: " +
+                                                  std::to_string(path.size()) + " bytes, a unix socket takes " +
+                                                  std::to_string(kMaxPathBytes)};
+  }
+  return std::string(path);
+}
+
+Result<UniqueFd> ConnectUnixSocket(const std::string& path) {
+  auto fd = StreamSocket(path);
+  if (!fd) return fd;
+  const sockaddr_un address = AddressOf(path);
+  int status = 0;
+  do {
+    status = ::connect(fd->get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  } while (status != 0 && errno == EINTR);
+  if (status != 0) {
+    const int error = errno;
+    const char* meaning = error == ENOENT         ? "no daemon was started there"
+                          : error == ECONNREFUSED ? "a daemon ended there and left its socket"
+                          : error == EAGAIN       ? "the daemon there does not accept connections"
+                                                  : "cannot connect";
+    return Error{ErrorCode::kDisconnected, "connect to \"" + path + "\": " + meaning + " (" + ErrnoText(error) + ")"};
+  }
+  return fd;
+}
+
+Result<UniqueFd> BindUnixSocket(const std::string& path) {
+  auto fd = StreamSocket(path);
+  if (!fd) return fd;
+  const sockaddr_un address = AddressOf(path);
+  if (::bind(fd->get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    const int error = errno;
+    const char* meaning = error == ENOENT ? "its directory does not exist: " : "";
+    return Error{ErrorCode::kSystem, "bind \"" + path + "\": " + meaning + ErrnoText(error)};
+  }
+  return fd;
+}
+
+}  // namespace kvant::protocol

@@ -1,0 +1,25 @@
+// Addresses of daemons as users write them, and unix stream sockets on them.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include <kvant/result.h>
+
+#include "protocol/memfd.h"
+
+namespace kvant::protocol {
+
+/// The path in "PATH" or "unix:PATH". kInvalidArgument if it is empty, holds a NUL, or is longer than a socket address can
+/// hold (107 bytes): the kernel would cut it off or refuse it without saying why.
+Result<std::string> ParseSocketPath(std::string_view address);
+
+/// A connected, non-blocking, close-on-exec stream socket. kDisconnected names the path and what errno means: no such file,
+/// or a socket file that nobody listens on any more.
+Result<UniqueFd> ConnectUnixSocket(const std::string& path);
+
+/// A bound, not yet listening, non-blocking, close-on-exec stream socket. kSystem names the path and errno.
+/// Requires: nothing exists at `path`.
+Result<UniqueFd> BindUnixSocket(const std::string& path);
+
+}  // namespace kvant::protocol
