@@ -1,0 +1,73 @@
+#include "client/examples/llama/files.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include <sys/stat.h>
+#include <xxhash.h>
+
+namespace kvant::examples {
+namespace {
+
+struct CloseFile {
+  void operator()(std::FILE* file) const noexcept { std::fclose(file); }
+};
+using File = std::unique_ptr<std::FILE, CloseFile>;
+
+Error SystemError(const char* operation, const std::string& path) {
+  const ErrorCode code = errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kSystem;
+  return {code, std::string(operation) + " '" + path + "': " + std::strerror(errno)};
+}
+
+template <typename Container>
+Result<Container> ReadAll(const std::string& path) {
+  const File file(std::fopen(path.c_str(), "rb"));
+  if (!file) return SystemError("open", path);
+  struct stat info {};
+  if (fstat(fileno(file.get()), &info) == 0 && S_ISDIR(info.st_mode)) {
+    return Error{ErrorCode::kInvalidArgument, "read '" + path + "': it is a directory"};
+  }
+  Container content;
+  std::size_t used = 0;
+  for (;;) {  // pipes too, so the size is not asked for first
+    content.resize(used + (std::size_t{1} << 20));
+    const std::size_t got = std::fread(content.data() + used, 1, content.size() - used, file.get());
+    used += got;
+    if (got == 0) break;
+  }
+  if (std::ferror(file.get()) != 0) return SystemError("read", path);
+  content.resize(used);
+  return content;
+}
+
+}  // namespace
+
+Result<std::vector<std::byte>> ReadFile(const std::string& path) { return ReadAll<std::vector<std::byte>>(path); }
+
+Result<std::string> ReadText(const std::string& path) { return ReadAll<std::string>(path); }
+
+Result<void> WriteFile(const std::string& path, std::span<const std::byte> bytes) {
+  File file(std::fopen(path.c_str(), "wb"));
+  if (!file) return SystemError("create", path);
+  if (std::fwrite(bytes.data(), 1, bytes.size(), file.get()) != bytes.size()) return SystemError("write", path);
+  if (std::fclose(file.release()) != 0) return SystemError("close", path);
+  return {};
+}
+
+std::string Digest(std::span<const std::byte> bytes) {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes.data(), bytes.size()));
+  std::string hex;
+  for (const unsigned char byte : canonical.digest) {
+    constexpr char kDigits[] = "0123456789abcdef";
+    hex.push_back(kDigits[byte >> 4]);
+    hex.push_back(kDigits[byte & 15]);
+  }
+  return hex;
+}
+
+std::string Digest(const std::string& text) { return Digest(std::as_bytes(std::span(text))); }
+
+}  // namespace kvant::examples
