@@ -10,6 +10,7 @@
 
 #include "quantizers/plan.h"
 #include "quantizers/registry.h"
+#include "tools/codec_specs.h"
 #include "tools/kvantctl/command.h"
 #include "tools/kvantctl/render.h"
 
@@ -37,18 +38,6 @@ struct Variant {
   std::optional<SideFigures> values;
 };
 
-/// The default spec, and one per allowed value of every parameter that has a list of them.
-std::vector<std::string> Specs(const Codec& codec) {
-  std::vector<std::string> specs;
-  for (const ParamSpec& param : codec.params) {
-    for (const std::int64_t value : param.allowed) {
-      specs.push_back(std::string(codec.name) + ":" + std::string(param.name) + "=" + std::to_string(value));
-    }
-  }
-  if (specs.empty()) specs.emplace_back(codec.name);
-  return specs;
-}
-
 /// The codec on one side with f32 on the other, which every shape allows; nothing if no plan can be made of it.
 std::optional<SideFigures> Measure(const quantizers::Registry& registry, const std::string& spec, Side side,
                                    const Shape& shape) {
@@ -75,7 +64,7 @@ std::optional<SideFigures> Measure(const quantizers::Registry& registry, const s
 
 std::vector<Variant> Variants(const quantizers::Registry& registry, const Codec& codec, const Shape& shape) {
   std::vector<Variant> variants;
-  for (const std::string& spec : Specs(codec)) {
+  for (const std::string& spec : CodecSpecs(codec)) {
     variants.push_back({spec, Measure(registry, spec, Side::kKeys, shape), Measure(registry, spec, Side::kValues, shape)});
   }
   return variants;
