@@ -9,6 +9,7 @@
 
 #include <kvant/store_spec.h>
 
+#include "kernels/rope.h"
 #include "quantizers/artifact.h"
 #include "quantizers/codec.h"
 #include "quantizers/registry.h"
@@ -44,9 +45,13 @@ class Plan {
   /// True if the keys of this layer are handed over before RoPE.
   [[nodiscard]] bool pre_rope(std::size_t layer) const { return layers_[layer].keys->pre_rope(); }
 
+  /// The model's rotary positions, for raw keys of pre-RoPE layers.
+  [[nodiscard]] const kernels::Rope& rope() const noexcept { return rope_; }
+
  private:
-  Plan() = default;
+  explicit Plan(const StoreSpec& spec) : spec_(spec), rope_(spec.rope, spec.head_dim) {}
   StoreSpec spec_;
+  kernels::Rope rope_;
   std::unique_ptr<const Artifact> artifact_;
   std::vector<LayerCodecs> layers_;
   std::size_t payload_bytes_ = 0;

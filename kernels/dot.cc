@@ -1,0 +1,89 @@
+#include "kernels/dot.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/dot.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "kernels/rows-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvant::kernels::HWY_NAMESPACE {
+
+// A tile of queries x tokens shares its loads; 16 accumulators fill half of AVX-512's registers, 8 half of the others'.
+constexpr std::size_t kQueryTile = 4;
+constexpr std::size_t kTokenTile = HWY_MAX_BYTES >= 64 ? 4 : 2;
+
+template <std::size_t kQ, std::size_t kT, typename T>
+HWY_INLINE void DotTile(const float* HWY_RESTRICT queries, std::size_t dim, const T* HWY_RESTRICT rows, std::size_t stride,
+                        float* HWY_RESTRICT logits, std::size_t logit_stride) {
+  const hn::ScalableTag<float> d;
+  const std::size_t step = hn::Lanes(d);
+  hn::Vec<decltype(d)> acc[kQ][kT];
+  for (std::size_t q = 0; q < kQ; ++q) {
+    for (std::size_t t = 0; t < kT; ++t) acc[q][t] = hn::Zero(d);
+  }
+  std::size_t i = 0;
+  for (; i + step <= dim; i += step) {
+    hn::Vec<decltype(d)> row[kT];
+    for (std::size_t t = 0; t < kT; ++t) row[t] = LoadFloats(d, rows + t * stride + i);
+    for (std::size_t q = 0; q < kQ; ++q) {
+      const auto query = hn::LoadU(d, queries + q * dim + i);
+      for (std::size_t t = 0; t < kT; ++t) acc[q][t] = hn::MulAdd(query, row[t], acc[q][t]);
+    }
+  }
+  if (i < dim) {
+    for (std::size_t q = 0; q < kQ; ++q) {
+      const auto query = LoadFloatsTail(d, queries + q * dim + i);
+      for (std::size_t t = 0; t < kT; ++t) {
+        acc[q][t] = hn::MulAdd(query, LoadFloatsTail(d, rows + t * stride + i), acc[q][t]);
+      }
+    }
+  }
+  for (std::size_t q = 0; q < kQ; ++q) {
+    for (std::size_t t = 0; t < kT; ++t) logits[q * logit_stride + t] = hn::GetLane(hn::SumOfLanes(d, acc[q][t]));
+  }
+}
+
+template <std::size_t kQ, typename T>
+HWY_INLINE void DotQueries(const float* queries, const T* rows, const RowsView& view, float* logits, std::size_t logit_stride) {
+  std::size_t t = 0;
+  for (; t + kTokenTile <= view.count; t += kTokenTile) {
+    DotTile<kQ, kTokenTile>(queries, view.dim, rows + t * view.stride, view.stride, logits + t, logit_stride);
+  }
+  for (; t < view.count; ++t) {
+    DotTile<kQ, 1>(queries, view.dim, rows + t * view.stride, view.stride, logits + t, logit_stride);
+  }
+}
+
+template <typename T>
+void DotTyped(const float* queries, std::size_t n, const T* rows, const RowsView& view, float* logits, std::size_t logit_stride) {
+  std::size_t q = 0;
+  for (; q + kQueryTile <= n; q += kQueryTile) {
+    DotQueries<kQueryTile>(queries + q * view.dim, rows, view, logits + q * logit_stride, logit_stride);
+  }
+  for (; q < n; ++q) DotQueries<1>(queries + q * view.dim, rows, view, logits + q * logit_stride, logit_stride);
+}
+
+void DotRowsTarget(const float* queries, std::size_t n, const RowsView& view, float* logits, std::size_t logit_stride) {
+  switch (view.type) {
+    case ElementType::kF32: DotTyped(queries, n, static_cast<const float*>(view.data), view, logits, logit_stride); break;
+    case ElementType::kF16: DotTyped(queries, n, static_cast<const hwy::float16_t*>(view.data), view, logits, logit_stride); break;
+    case ElementType::kBF16: DotTyped(queries, n, static_cast<const hwy::bfloat16_t*>(view.data), view, logits, logit_stride); break;
+  }
+}
+
+}  // namespace kvant::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kvant::kernels {
+
+HWY_EXPORT(DotRowsTarget);
+
+void DotRows(const float* queries, std::size_t n, const RowsView& rows, float* logits, std::size_t logit_stride) noexcept {
+  HWY_DYNAMIC_DISPATCH(DotRowsTarget)(queries, n, rows, logits, logit_stride);
+}
+
+}  // namespace kvant::kernels
+#endif

@@ -1,0 +1,116 @@
+#include "kernels/softmax.h"
+
+#include <limits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/softmax.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace kvant::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// exp(x) for x <= 0: 2^n * e^r with |r| <= ln(2)/2 and the Taylor series of e^r to r^7 (remainder 2^-27).
+template <class D>
+HWY_INLINE hn::Vec<D> ExpNonPositive(D d, hn::Vec<D> x) {
+  const hn::RebindToSigned<D> di;
+  const auto in_range = hn::Ge(x, hn::Set(d, -87.3f));
+  x = hn::Max(x, hn::Set(d, -87.3f));
+  const auto n = hn::NearestInt(hn::Mul(x, hn::Set(d, 1.44269504f)));
+  const auto nf = hn::ConvertTo(d, n);
+  // ln(2) in two parts; the first has 9 significant bits, so n * part is exact.
+  auto r = hn::NegMulAdd(nf, hn::Set(d, 0.693359375f), x);
+  r = hn::NegMulAdd(nf, hn::Set(d, -2.12194440e-4f), r);
+  auto p = hn::Set(d, 1.0f / 5040);
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 720));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 120));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 24));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 6));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.5f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
+  const auto scaled = hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(n)));
+  return hn::IfThenElseZero(in_range, scaled);
+}
+
+template <class D>
+HWY_INLINE std::size_t MaxVectors(D d, const float* x, std::size_t i, std::size_t n, float* result) {
+  const std::size_t step = hn::Lanes(d);
+  if (i + step > n) return i;
+  auto max = hn::LoadU(d, x + i);
+  for (i += step; i + step <= n; i += step) max = hn::Max(max, hn::LoadU(d, x + i));
+  const float m = hn::GetLane(hn::MaxOfLanes(d, max));
+  *result = m > *result ? m : *result;
+  return i;
+}
+
+float MaxOfTarget(const float* x, std::size_t n) {
+  float result = -std::numeric_limits<float>::infinity();
+  const std::size_t i = MaxVectors(hn::ScalableTag<float>(), x, 0, n, &result);
+  MaxVectors(hn::CappedTag<float, 1>(), x, i, n, &result);
+  return result;
+}
+
+template <class D>
+HWY_INLINE std::size_t ExpVectors(D d, float* x, std::size_t i, std::size_t n, float max, float* total) {
+  const std::size_t step = hn::Lanes(d);
+  if (i + step > n) return i;
+  const auto m = hn::Set(d, max);
+  auto sum = hn::Zero(d);
+  for (; i + step <= n; i += step) {
+    const auto e = ExpNonPositive(d, hn::Sub(hn::LoadU(d, x + i), m));
+    hn::StoreU(e, d, x + i);
+    sum = hn::Add(sum, e);
+  }
+  *total += hn::GetLane(hn::SumOfLanes(d, sum));
+  return i;
+}
+
+float ExpShiftedTarget(float* x, std::size_t n, float max) {
+  float total = 0.0f;
+  const std::size_t i = ExpVectors(hn::ScalableTag<float>(), x, 0, n, max, &total);
+  ExpVectors(hn::CappedTag<float, 1>(), x, i, n, max, &total);
+  return total;
+}
+
+template <class D>
+HWY_INLINE std::size_t CapVectors(D d, float* x, std::size_t i, std::size_t n, float cap) {
+  const std::size_t step = hn::Lanes(d);
+  const auto c = hn::Set(d, cap);
+  const auto inverse = hn::Set(d, 1.0f / cap);
+  // Beyond 10, tanh is 1 in f32; the bound keeps Highway's polynomial in its range.
+  const auto limit = hn::Set(d, 10.0f);
+  for (; i + step <= n; i += step) {
+    const auto z = hn::Max(hn::Min(hn::Mul(hn::LoadU(d, x + i), inverse), limit), hn::Neg(limit));
+    hn::StoreU(hn::Mul(c, hn::Tanh(d, z)), d, x + i);
+  }
+  return i;
+}
+
+void SoftCapTarget(float* x, std::size_t n, float cap) {
+  const std::size_t i = CapVectors(hn::ScalableTag<float>(), x, 0, n, cap);
+  CapVectors(hn::CappedTag<float, 1>(), x, i, n, cap);
+}
+
+}  // namespace kvant::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kvant::kernels {
+
+HWY_EXPORT(MaxOfTarget);
+HWY_EXPORT(ExpShiftedTarget);
+HWY_EXPORT(SoftCapTarget);
+
+float MaxOf(const float* logits, std::size_t n) noexcept { return HWY_DYNAMIC_DISPATCH(MaxOfTarget)(logits, n); }
+
+float ExpShifted(float* logits, std::size_t n, float max) noexcept {
+  return HWY_DYNAMIC_DISPATCH(ExpShiftedTarget)(logits, n, max);
+}
+
+void SoftCap(float* logits, std::size_t n, float cap) noexcept { HWY_DYNAMIC_DISPATCH(SoftCapTarget)(logits, n, cap); }
+
+}  // namespace kvant::kernels
+#endif

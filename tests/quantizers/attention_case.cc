@@ -1,0 +1,218 @@
+#include "tests/quantizers/attention_case.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+#include "kernels/reference/rope.h"
+#include "kernels/reference/rows.h"
+#include "kernels/rows.h"
+
+namespace kvant::quantizers::test {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+std::byte* Align(std::vector<std::byte>& memory) {
+  const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
+  return memory.data() + (kAlignment - address % kAlignment) % kAlignment;
+}
+
+std::vector<std::byte> Store(const std::vector<float>& numbers, ElementType type) {
+  std::vector<std::byte> bytes(numbers.size() * ElementBytes(type));
+  kernels::StoreRow(numbers.data(), numbers.size(), type, bytes.data());
+  return bytes;
+}
+
+}  // namespace
+
+AttentionCase::AttentionCase(const Registry& registry, const CaseShape& shape, std::uint64_t seed)
+    : shape_(shape), total_(shape.sealed_blocks * shape.block_tokens + shape.tail) {
+  StoreSpec spec;
+  spec.name = "test";
+  spec.model = "model";
+  spec.tokenizer = "bytes";
+  spec.layers = 1;
+  spec.kv_heads = static_cast<std::uint32_t>(shape.kv_heads);
+  spec.head_dim = static_cast<std::uint32_t>(shape.head_dim);
+  spec.block_tokens = static_cast<std::uint32_t>(shape.block_tokens);
+  spec.sink_tokens = static_cast<std::uint32_t>(shape.sinks);
+  spec.rope = shape.rope;
+  spec.plan.keys = shape.keys;
+  spec.plan.values = shape.values;
+  spec.plan.artifact = shape.artifact;
+  auto plan = Plan::Make(registry, spec);
+  if (!plan) throw std::invalid_argument(plan.error().message);
+  plan_ = *std::move(plan);
+  std::mt19937_64 random(seed);
+  Fill(random);
+  Encode();
+}
+
+void AttentionCase::Fill(std::mt19937_64& random) {
+  std::normal_distribution<float> normal;
+  const std::size_t dim = shape_.head_dim;
+  const std::size_t heads = shape_.kv_heads * shape_.group;
+  const auto numbers = [&](std::size_t n) {
+    std::vector<float> v(n);
+    for (float& x : v) x = normal(random);
+    return v;
+  };
+  keys_ = numbers(shape_.kv_heads * total_ * dim);
+  values_ = numbers(shape_.kv_heads * total_ * dim);
+  raw_keys_ = Store(keys_, shape_.raw_type);
+  raw_values_ = Store(values_, shape_.raw_type);
+
+  const auto piece = [&](std::size_t begin, std::size_t end) {
+    const std::size_t offset = begin * dim * ElementBytes(shape_.raw_type);
+    if (begin < end) {
+      raw_.push_back({raw_keys_.data() + offset, raw_values_.data() + offset, shape_.raw_type, total_ * dim, dim, begin, end - begin});
+    }
+  };
+  const std::size_t tail_begin = shape_.sealed_blocks * shape_.block_tokens - shape_.raw_overlap;
+  piece(0, std::min(shape_.sinks, tail_begin));
+  for (std::size_t i = 0; i < shape_.raw_pieces; ++i) {
+    const std::size_t length = total_ - tail_begin;
+    piece(tail_begin + length * i / shape_.raw_pieces, tail_begin + length * (i + 1) / shape_.raw_pieces);
+  }
+
+  q_ = Store(numbers(shape_.queries * heads * dim), shape_.query_type);
+  out_.resize(shape_.queries * heads * dim * ElementBytes(shape_.out_type));
+  lse_.resize(shape_.queries * heads);
+  if (shape_.sink_logits) sink_logits_ = numbers(heads);
+  const std::size_t token_stride = shape_.head_major ? dim : heads * dim;
+  const std::size_t head_stride = shape_.head_major ? shape_.queries * dim : dim;
+  Query& query = item_.query;
+  query.q = {q_.data(), shape_.query_type, shape_.queries, heads, dim, token_stride, head_stride};
+  query.out = {out_.data(), shape_.out_type, shape_.queries, heads, dim, token_stride, head_stride};
+  query.lse = lse_.data();
+  query.sink_logits = shape_.sink_logits ? sink_logits_.data() : nullptr;
+  query.first_position = total_ - shape_.queries;
+  query.scale = shape_.spread / std::sqrt(static_cast<float>(dim));
+  query.softcap = shape_.softcap;
+  query.window = shape_.window;
+}
+
+void AttentionCase::Encode() {
+  const LayerCodecs& codecs = plan_->layer(0);
+  const std::size_t dim = shape_.head_dim;
+  for (std::size_t b = 0; b < shape_.sealed_blocks; ++b) {
+    slots_.emplace_back(plan_->payload_bytes() + kAlignment);
+    std::byte* slot = Align(slots_.back());
+    blocks_.push_back(slot);
+    for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+      const std::uint64_t position = b * shape_.block_tokens;
+      const std::size_t offset = (h * total_ + position) * dim;
+      std::byte* keys = slot + codecs.offset + h * codecs.head_stride;
+      const RowsView key_rows{keys_.data() + offset, ElementType::kF32, shape_.block_tokens, dim, dim};
+      const RowsView value_rows{values_.data() + offset, ElementType::kF32, shape_.block_tokens, dim, dim};
+      const auto stored = codecs.keys->Encode(h, position, key_rows, keys);
+      if (!stored) throw std::runtime_error(stored.error().message);
+      const auto values = codecs.values->Encode(h, position, value_rows, keys + codecs.values_offset);
+      if (!values) throw std::runtime_error(values.error().message);
+    }
+  }
+  item_.cache = {plan_.get(), 0, blocks_, raw_};
+}
+
+void AttentionCase::ClearOutput() {
+  std::fill(out_.begin(), out_.end(), std::byte{0x7b});
+  std::fill(lse_.begin(), lse_.end(), -1234.5f);
+}
+
+std::vector<double> AttentionCase::Output(std::size_t t, std::size_t h) const {
+  const TensorView& out = item_.query.out;
+  std::vector<double> row(out.dim);
+  for (std::size_t k = 0; k < out.dim; ++k) {
+    row[k] = kernels::reference::ElementAt(out_.data(), out.type, t * out.token_stride + h * out.head_stride + k);
+  }
+  return row;
+}
+
+std::vector<double> AttentionCase::Outputs() const {
+  std::vector<double> all;
+  for (std::size_t t = 0; t < shape_.queries; ++t) {
+    for (std::size_t h = 0; h < shape_.kv_heads * shape_.group; ++h) {
+      const auto row = Output(t, h);
+      all.insert(all.end(), row.begin(), row.end());
+    }
+  }
+  return all;
+}
+
+double AttentionCase::Distance(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return sum;
+}
+
+AttentionCase::Answer AttentionCase::Reference(bool decoded) const {
+  const LayerCodecs& codecs = plan_->layer(0);
+  const std::size_t dim = shape_.head_dim;
+  const std::size_t sealed = shape_.sealed_blocks * shape_.block_tokens;
+  // Rows of all positions: raw ones where raw rows cover them, else what the codec gives back.
+  std::vector<double> keys(keys_.begin(), keys_.end());
+  std::vector<double> values(values_.begin(), values_.end());
+  std::vector<float> row(dim);
+  for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+    for (std::size_t p = 0; p < total_; ++p) {
+      const std::size_t offset = (h * total_ + p) * dim;
+      const bool raw = p < shape_.sinks || p >= sealed - shape_.raw_overlap;
+      const std::byte* block = raw ? nullptr : blocks_[p / shape_.block_tokens] + codecs.offset + h * codecs.head_stride;
+      const std::size_t in_block = p % shape_.block_tokens;
+      if (raw) {
+        for (std::size_t k = 0; k < dim; ++k) {
+          keys[offset + k] = kernels::reference::ElementAt(raw_keys_.data(), shape_.raw_type, offset + k);
+          values[offset + k] = kernels::reference::ElementAt(raw_values_.data(), shape_.raw_type, offset + k);
+        }
+      } else if (decoded) {
+        codecs.keys->Decode(h, p - in_block, block, in_block, in_block + 1, row.data());
+        std::copy(row.begin(), row.end(), keys.begin() + static_cast<std::ptrdiff_t>(offset));
+        codecs.values->Decode(h, p - in_block, block + codecs.values_offset, in_block, in_block + 1, row.data());
+        std::copy(row.begin(), row.end(), values.begin() + static_cast<std::ptrdiff_t>(offset));
+      }
+      if (codecs.keys->pre_rope()) kernels::reference::Rotate(shape_.rope, dim, keys.data() + offset, p);
+    }
+  }
+
+  Answer answer;
+  const Query& query = item_.query;
+  const std::size_t heads = shape_.kv_heads * shape_.group;
+  for (std::size_t t = 0; t < shape_.queries; ++t) {
+    const std::size_t position = query.first_position + t;
+    for (std::size_t h = 0; h < heads; ++h) {
+      const std::size_t base = (h / shape_.group) * total_ * dim;
+      std::vector<double> logits;
+      std::vector<std::size_t> positions;
+      for (std::size_t p = 0; p <= position; ++p) {
+        if (query.window != 0 && p + query.window <= position) continue;
+        double sum = 0;
+        for (std::size_t k = 0; k < dim; ++k) {
+          const std::size_t at = t * query.q.token_stride + h * query.q.head_stride + k;
+          sum += kernels::reference::ElementAt(q_.data(), query.q.type, at) * keys[base + p * dim + k];
+        }
+        sum *= query.scale;
+        if (query.softcap > 0) sum = query.softcap * std::tanh(sum / query.softcap);
+        logits.push_back(sum);
+        positions.push_back(p);
+      }
+      double max = *std::max_element(logits.begin(), logits.end());
+      if (query.sink_logits != nullptr) max = std::max<double>(max, query.sink_logits[h]);
+      double total = query.sink_logits != nullptr ? std::exp(query.sink_logits[h] - max) : 0.0;
+      std::vector<double> out(dim);
+      for (std::size_t i = 0; i < logits.size(); ++i) {
+        const double weight = std::exp(logits[i] - max);
+        total += weight;
+        for (std::size_t k = 0; k < dim; ++k) out[k] += weight * values[base + positions[i] * dim + k];
+      }
+      for (double& x : out) x /= total;
+      answer.out.insert(answer.out.end(), out.begin(), out.end());
+      answer.lse.push_back(max + std::log(total));
+    }
+  }
+  return answer;
+}
+
+}  // namespace kvant::quantizers::test
