@@ -16,6 +16,12 @@ using quantizers::LayerCodecs;
 
 constexpr std::size_t kGroup = kQueryHeads / kKvHeads;
 
+/// Seconds per token of a block: printed with a unit prefix, "22.9n" is 22.9 ns.
+benchmark::Counter PerUnit() {
+  using Counter = benchmark::Counter;
+  return Counter(kBlockTokens, static_cast<Counter::Flags>(Counter::kIsIterationInvariantRate | Counter::kInvert));
+}
+
 /// 64-byte aligned memory, as the codec contract asks.
 class AlignedBytes {
  public:
@@ -92,9 +98,7 @@ void BenchEncode(benchmark::State& state, const Workload& w, quantizers::Side si
     benchmark::ClobberMemory();
     next = (next + 1) % kBlocks;
   }
-  state.SetItemsProcessed(state.iterations() * static_cast<std::int64_t>(kBlockTokens));
-  state.counters["ns_per_row"] = benchmark::Counter(static_cast<double>(state.iterations()) * kBlockTokens * 1e-9,
-                                                    benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["per_row"] = PerUnit();
 }
 
 void BenchScore(benchmark::State& state, const Workload& w, double bound) {
@@ -109,8 +113,7 @@ void BenchScore(benchmark::State& state, const Workload& w, double bound) {
     score();
     benchmark::ClobberMemory();
   }
-  state.counters["ns_per_token"] = benchmark::Counter(static_cast<double>(state.iterations()) * kBlockTokens * 1e-9,
-                                                      benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["per_token"] = PerUnit();
 }
 
 void BenchAccumulate(benchmark::State& state, const Workload& w, double bound) {
@@ -135,8 +138,7 @@ void BenchAccumulate(benchmark::State& state, const Workload& w, double bound) {
     accumulate();
     benchmark::ClobberMemory();
   }
-  state.counters["ns_per_token"] = benchmark::Counter(static_cast<double>(state.iterations()) * kBlockTokens * 1e-9,
-                                                      benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["per_token"] = PerUnit();
 }
 
 }  // namespace
