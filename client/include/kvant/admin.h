@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <kvant/client.h>
+#include <kvant/export.h>
 #include <kvant/result.h>
 
 namespace kvant {
@@ -26,7 +27,7 @@ struct StoreRow {
   std::string name;
   std::string identity;  ///< hex digest
   std::string model;
-  std::string keys;      ///< the plan's default codec specs
+  std::string keys;  ///< the plan's default codec specs
   std::string values;
   std::uint32_t layers = 0;
   std::uint32_t kv_heads = 0;
@@ -62,16 +63,16 @@ struct StatsReport {
   std::uint64_t stores = 0;
   std::uint64_t sequences = 0;
   std::uint64_t sessions = 0;
-  std::uint64_t leases = 0;          ///< block leases held by sequences
+  std::uint64_t leases = 0;  ///< block leases held by sequences
   std::uint64_t arenas = 0;
   std::uint64_t arena_bytes = 0;
   std::uint64_t prefix_lookup_tokens = 0;
   std::uint64_t prefix_hit_tokens = 0;
-  std::uint64_t sealed_blocks = 0;   ///< encoded since start
+  std::uint64_t sealed_blocks = 0;  ///< encoded since start
   std::uint64_t deduplicated_blocks = 0;
   std::uint64_t evicted_blocks = 0;
   std::uint64_t attend_calls = 0;
-  std::uint64_t bytes_copied = 0;     ///< tensor bytes the daemon copied (append from elsewhere, forks)
+  std::uint64_t bytes_copied = 0;  ///< tensor bytes the daemon copied (append from elsewhere, forks)
   std::uint64_t store_full_errors = 0;
   std::uint64_t dropped_clients = 0;  ///< hung clients whose lease ran out
 };
@@ -107,7 +108,7 @@ struct EvictReport {
 };
 
 /// A connection for administration. Thread rules as Client.
-class Admin {
+class KVANT_API Admin {
  public:
   /// kPermissionDenied if this peer may not administer the daemon.
   static Result<Admin> Connect(std::string_view uri, const ClientOptions& options = {});

@@ -13,9 +13,9 @@
 //   }
 //
 // Threads: a Client and all that was opened from it belong to the thread that connected (kWrongThread otherwise); several
-// clients in several threads are fine. Lifetimes: Store, Sequence, Tensor keep the connection alive; destroying a Sequence gives
-// its blocks back to the store, where they stay for others until evicted.
-// Errors: every call that can fail returns Result; every call that waits has a deadline (ClientOptions::deadline).
+// clients in several threads are fine. Lifetimes: Store, Sequence, Tensor keep the connection alive; destroying a Sequence
+// gives its blocks back to the store, where they stay for others until evicted. Errors: every call that can fail returns
+// Result; every call that waits has a deadline (ClientOptions::deadline).
 #pragma once
 
 #include <chrono>
@@ -28,6 +28,7 @@
 #include <string_view>
 #include <vector>
 
+#include <kvant/export.h>
 #include <kvant/result.h>
 #include <kvant/store_spec.h>
 #include <kvant/tensor.h>
@@ -47,11 +48,11 @@ enum class Placement : std::uint8_t {
 };
 
 struct ClientOptions {
-  std::string name;                                 ///< shown to operators; empty: the program's name
-  std::chrono::milliseconds deadline{30000};        ///< of every call that waits
-  std::chrono::microseconds spin{50};               ///< how long to spin for an answer before sleeping
-  std::size_t arena_bytes = std::size_t{256} << 20; ///< address space of the arena; pages are used as they are touched
-  std::size_t threads = 1;                          ///< local placement: threads of attention, the caller's included
+  std::string name;                                  ///< shown to operators; empty: the program's name
+  std::chrono::milliseconds deadline{30000};         ///< of every call that waits
+  std::chrono::microseconds spin{50};                ///< how long to spin for an answer before sleeping
+  std::size_t arena_bytes = std::size_t{256} << 20;  ///< address space of the arena; pages are used as they are touched
+  std::size_t threads = 1;                           ///< local placement: threads of attention, the caller's included
   std::size_t embedded_budget_bytes = std::size_t{512} << 20;  ///< `embedded:` only: budget of the daemon inside
 };
 
@@ -64,7 +65,8 @@ struct DaemonInfo {
   std::uint32_t segment_layout_version = 0;
 };
 
-/// What this client did, since it connected. `bytes_copied` counts tensor bytes copied by the library or, for it, by the daemon.
+/// What this client did, since it connected. `bytes_copied` counts tensor bytes copied by the library or, for it, by the
+/// daemon.
 struct ClientCounters {
   std::uint64_t rpc_calls = 0;
   std::uint64_t attend_calls = 0;
@@ -86,16 +88,16 @@ struct SequenceOptions {
 /// Sizes of one open store.
 struct StoreInfo {
   std::string name;
-  std::string identity;              ///< hex digest
-  bool created = false;              ///< by this OpenStore
-  std::uint64_t block_bytes = 0;     ///< of one sealed block, header and padding included
+  std::string identity;                   ///< hex digest
+  bool created = false;                   ///< by this OpenStore
+  std::uint64_t block_bytes = 0;          ///< of one sealed block, header and padding included
   std::uint64_t logical_block_bytes = 0;  ///< the same tokens as f16
-  double key_bits_per_element = 0;   ///< side information included, mean over layers
+  double key_bits_per_element = 0;        ///< side information included, mean over layers
   double value_bits_per_element = 0;
 };
 
 /// A tensor in the arena: memory that the daemon sees too. Freed on destruction. Movable.
-class Tensor {
+class KVANT_API Tensor {
  public:
   Tensor(Tensor&&) noexcept;
   Tensor& operator=(Tensor&&) noexcept;
@@ -125,7 +127,7 @@ struct AttendArgs {
 };
 
 /// Raw rows for the next tokens of a sequence, in the arena: write them in place, layer by layer.
-class NewRows {
+class KVANT_API NewRows {
  public:
   [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
   /// [tokens, kv_heads, head_dim] of SequenceOptions::tail_type; heads are far apart, tokens adjacent.
@@ -146,7 +148,7 @@ struct Mark {
 };
 
 /// Tokens of one conversation: sealed blocks shared with others, and an open tail of its own.
-class Sequence {
+class KVANT_API Sequence {
  public:
   Sequence(Sequence&&) noexcept;
   Sequence& operator=(Sequence&&) noexcept;
@@ -161,8 +163,8 @@ class Sequence {
   /// Reserving again before Advance gives the same rows. kTailFull if there is no room.
   Result<NewRows> Reserve(std::size_t tokens);
 
-  /// Copies keys and values [tokens, kv_heads, head_dim] of the reserved tokens into their rows, from any memory, element type and
-  /// strides. One copy (counted). kNotFinite if a number is NaN, infinite or overflows the tail's type.
+  /// Copies keys and values [tokens, kv_heads, head_dim] of the reserved tokens into their rows, from any memory, element type
+  /// and strides. One copy (counted). kNotFinite if a number is NaN, infinite or overflows the tail's type.
   Result<void> Append(std::size_t layer, const ConstTensorView& keys, const ConstTensorView& values);
 
   /// Attention of the reserved tokens' queries over everything before them and the reserved rows of this layer, which must be
@@ -199,7 +201,7 @@ class Sequence {
 };
 
 /// An open store.
-class Store {
+class KVANT_API Store {
  public:
   Store(Store&&) noexcept;
   Store& operator=(Store&&) noexcept;
@@ -231,7 +233,7 @@ struct AttendBatchItem {
 };
 
 /// A connection to a daemon, or a daemon inside this process.
-class Client {
+class KVANT_API Client {
  public:
   /// `uri`: "unix:PATH" or "PATH" for a daemon's socket, "embedded:" for a daemon inside this process.
   static Result<Client> Connect(std::string_view uri, const ClientOptions& options = {});

@@ -1,0 +1,145 @@
+#include "client/arena.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <new>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include <boost/interprocess/indexes/iset_index.hpp>
+#include <boost/interprocess/managed_external_buffer.hpp>
+#include <boost/interprocess/mem_algo/rbtree_best_fit.hpp>
+#include <boost/interprocess/offset_ptr.hpp>
+#include <boost/interprocess/sync/mutex_family.hpp>
+
+#include "protocol/segment_layout.h"
+
+namespace kvant::client {
+namespace {
+
+namespace bip = boost::interprocess;
+
+// No locks in memory: one thread of one process allocates. The index stays empty: nothing in an arena has a name.
+using ExternalBuffer =
+    bip::basic_managed_external_buffer<char, bip::rbtree_best_fit<bip::null_mutex_family, bip::offset_ptr<void>>,
+                                       bip::iset_index>;
+
+constexpr std::size_t kAlignment = 64;
+
+/// Makes the pages of [data, data + bytes) present and writable.
+Result<void> Populate(std::byte* data, std::size_t bytes) {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(data) / page * page;
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes + page - 1) / page * page;
+  if (::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE) == 0) return {};
+  if (errno == EINVAL) return {};  // a kernel before 5.14: pages come at first touch
+  const int error = errno;
+  return Error{ErrorCode::kSystem,
+               "populate " + std::to_string(end - begin) + " bytes of the arena: " + std::generic_category().message(error)};
+}
+
+}  // namespace
+
+Heartbeat::Heartbeat(std::uint64_t* counter, std::chrono::milliseconds interval) {
+  // The host's signals are for the host's threads.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  thread_ = std::thread([this, counter, interval] {
+    std::unique_lock lock(mutex_);
+    do {
+      std::atomic_ref<std::uint64_t>(*counter).fetch_add(1, std::memory_order_relaxed);
+    } while (!wake_.wait_for(lock, interval, [this] { return ending_; }));
+  });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+Heartbeat::~Heartbeat() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+struct Arena::Allocator {
+  ExternalBuffer buffer;
+};
+
+Arena::Arena(protocol::MappedSegment segment) : segment_(std::move(segment)) {}
+
+Arena::~Arena() = default;
+
+Result<std::shared_ptr<Arena>> Arena::Make(protocol::MappedSegment segment, std::chrono::milliseconds heartbeat) {
+  if (segment.size() < protocol::kSegmentHeaderBytes + 4096) {
+    return Error{ErrorCode::kInvalidArgument, "open the arena: " + std::to_string(segment.size()) + " bytes are too few"};
+  }
+  std::shared_ptr<Arena> arena(new Arena(std::move(segment)));
+  std::byte* const base = arena->segment_.data();
+  try {
+    arena->allocator_ = std::make_unique<Allocator>(Allocator{ExternalBuffer(
+        bip::create_only, base + protocol::kSegmentHeaderBytes, arena->segment_.size() - protocol::kSegmentHeaderBytes)});
+    arena->heartbeat_ = std::make_unique<Heartbeat>(&reinterpret_cast<protocol::ArenaHeader*>(base)->heartbeat, heartbeat);
+  } catch (const std::exception& error) {
+    return Error{ErrorCode::kSystem, "open an arena of " + std::to_string(arena->segment_.size()) + " bytes: " + error.what()};
+  }
+  return arena;
+}
+
+Result<std::byte*> Arena::Allocate(std::size_t bytes, std::string_view purpose) {
+  const auto no_room = [&] {
+    return Error{ErrorCode::kOutOfRange, "allocate " + std::to_string(bytes) + " bytes for " + std::string(purpose) +
+                                             ": the arena has " + std::to_string(allocator_->buffer.get_free_memory()) +
+                                             " of " + std::to_string(segment_.size()) +
+                                             " bytes free; raise ClientOptions::arena_bytes"};
+  };
+  if (bytes == 0 || bytes > segment_.size()) return no_room();
+  void* memory = nullptr;
+  try {
+    memory = allocator_->buffer.allocate_aligned(bytes, kAlignment, std::nothrow);
+  } catch (const std::exception&) {
+    memory = nullptr;
+  }
+  if (memory == nullptr) return no_room();
+  auto* const data = static_cast<std::byte*>(memory);
+  if (auto populated = Populate(data, bytes); !populated) {
+    Free(data);
+    return populated.error();
+  }
+  std::memset(data, 0, bytes);
+  return data;
+}
+
+void Arena::Free(std::byte* memory) noexcept {
+  if (holds_ > 0) {
+    freed_while_held_.push_back(memory);
+  } else {
+    allocator_->buffer.deallocate(memory);
+  }
+}
+
+void Arena::Release() noexcept {
+  if (--holds_ > 0) return;
+  for (std::byte* const memory : freed_while_held_) allocator_->buffer.deallocate(memory);
+  freed_while_held_.clear();
+}
+
+std::optional<std::uint64_t> Arena::OffsetOf(const void* data, std::size_t bytes) const noexcept {
+  const auto base = reinterpret_cast<std::uintptr_t>(segment_.data());
+  const auto begin = reinterpret_cast<std::uintptr_t>(data);
+  if (begin < base + protocol::kSegmentHeaderBytes || begin > base + segment_.size()) return std::nullopt;
+  if (bytes > segment_.size() - (begin - base)) return std::nullopt;
+  return begin - base;
+}
+
+std::size_t Arena::bytes() const noexcept { return segment_.size(); }
+
+}  // namespace kvant::client

@@ -1,0 +1,21 @@
+// Attention for several sequences of one connection, in either placement.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include <kvant/client.h>
+
+#include "client/sequence_state.h"
+
+namespace kvant::client {
+
+struct AttendRequest {
+  SequenceState* sequence = nullptr;
+  const AttendArgs* args = nullptr;
+};
+
+/// One layer of every sequence. All or nothing is not promised: on an error other outputs may have been written.
+[[nodiscard]] Result<void> Attend(std::size_t layer, std::span<const AttendRequest> requests);
+
+}  // namespace kvant::client

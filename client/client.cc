@@ -1,0 +1,143 @@
+#include <kvant/client.h>
+
+#include <chrono>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "client/attend.h"
+#include "client/guard.h"
+#include "client/handles.h"
+
+namespace kvant {
+
+using client::Guard;
+using client::MovedFrom;
+
+Tensor::Tensor(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tensor::Tensor(Tensor&&) noexcept = default;
+
+Tensor& Tensor::operator=(Tensor&& other) noexcept {
+  std::swap(impl_, other.impl_);
+  return *this;
+}
+
+Tensor::~Tensor() {
+  if (!impl_) return;
+  client::Transport& transport = impl_->connection->transport();
+  client::Dispose(transport, std::shared_ptr<void>(std::move(impl_)));
+}
+
+const TensorView& Tensor::view() const noexcept {
+  static constexpr TensorView kNone{};
+  return impl_ ? impl_->view : kNone;
+}
+
+float* Tensor::f32() noexcept {
+  return impl_ && impl_->view.type == ElementType::kF32 ? static_cast<float*>(impl_->view.data) : nullptr;
+}
+
+Client::Client(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Client::Client(Client&&) noexcept = default;
+
+Client& Client::operator=(Client&& other) noexcept {
+  std::swap(impl_, other.impl_);
+  return *this;
+}
+
+Client::~Client() {
+  if (!impl_) return;
+  client::Transport& transport = impl_->connection->transport();
+  client::Dispose(transport, std::shared_ptr<void>(std::move(impl_)));
+}
+
+Result<Client> Client::Connect(std::string_view uri, const ClientOptions& options) {
+  return Guard("connect", [&]() -> Result<Client> {
+    auto connection = client::Connection::Open(uri, options);
+    if (!connection) return connection.error();
+    return Client(std::make_shared<Impl>(Impl{std::move(*connection)}));
+  });
+}
+
+const DaemonInfo& Client::daemon() const noexcept {
+  static const DaemonInfo kNone;
+  return impl_ ? impl_->connection->daemon() : kNone;
+}
+
+Result<std::chrono::nanoseconds> Client::Ping() {
+  return Guard("ping", [&]() -> Result<std::chrono::nanoseconds> {
+    if (!impl_) return MovedFrom("ping");
+    client::Transport& transport = impl_->connection->transport();
+    if (auto entered = transport.Enter("ping"); !entered) return entered.error();
+    const auto begin = std::chrono::steady_clock::now();
+    auto request = impl_->connection->session().pingRequest();
+    if (auto answer = transport.Call(request, "ping"); !answer) return answer.error();
+    return std::chrono::steady_clock::now() - begin;
+  });
+}
+
+Result<Store> Client::OpenStore(const StoreSpec& spec) {
+  return Guard("open store", [&]() -> Result<Store> {
+    if (!impl_) return MovedFrom("open store");
+    if (auto entered = impl_->connection->transport().Enter("open store"); !entered) return entered.error();
+    auto state = client::StoreState::Open(impl_->connection, spec);
+    if (!state) return state.error();
+    return Store(std::make_shared<Store::Impl>(Store::Impl{std::move(*state)}));
+  });
+}
+
+Result<Tensor> Client::Allocate(std::size_t tokens, std::size_t heads, std::size_t dim, ElementType type) {
+  return Guard("allocate", [&]() -> Result<Tensor> {
+    if (!impl_) return MovedFrom("allocate");
+    if (auto entered = impl_->connection->transport().Enter("allocate"); !entered) return entered.error();
+    const std::string shape =
+        "a tensor [" + std::to_string(tokens) + ", " + std::to_string(heads) + ", " + std::to_string(dim) + "]";
+    std::size_t rows = 0;
+    std::size_t elements = 0;
+    std::size_t bytes = 0;
+    if (tokens == 0 || heads == 0 || dim == 0 || static_cast<unsigned>(type) > static_cast<unsigned>(ElementType::kBF16) ||
+        __builtin_mul_overflow(tokens, heads, &rows) || __builtin_mul_overflow(rows, dim, &elements) ||
+        __builtin_mul_overflow(elements, ElementBytes(type), &bytes)) {
+      return Error{ErrorCode::kInvalidArgument, "allocate " + shape + " of element type " +
+                                                    std::to_string(static_cast<unsigned>(type)) +
+                                                    ": empty, larger than memory or of no known type"};
+    }
+    auto memory = impl_->connection->Allocate(bytes, shape);
+    if (!memory) return memory.error();
+    auto impl = std::make_unique<Tensor::Impl>();
+    impl->connection = impl_->connection;
+    impl->memory = std::move(*memory);
+    impl->view = {impl->memory.data(), type, tokens, heads, dim, heads * dim, dim};
+    return Tensor(std::move(impl));
+  });
+}
+
+Result<void> Client::AttendBatch(std::size_t layer, std::span<const AttendBatchItem> items) {
+  return Guard("attend", [&]() -> Result<void> {
+    if (!impl_) return MovedFrom("attend");
+    if (auto entered = impl_->connection->transport().Enter("attend"); !entered) return entered;
+    std::vector<client::AttendRequest> requests;
+    requests.reserve(items.size());
+    for (const AttendBatchItem& item : items) {
+      if (item.sequence == nullptr || !item.sequence->impl_) {
+        return Error{ErrorCode::kInvalidArgument, "attend: item " + std::to_string(requests.size()) + " has no sequence"};
+      }
+      client::SequenceState& sequence = *item.sequence->impl_->state;
+      if (&sequence.connection() != impl_->connection.get()) {
+        return Error{ErrorCode::kInvalidArgument,
+                     "attend: item " + std::to_string(requests.size()) + " is a sequence of another client"};
+      }
+      requests.push_back({&sequence, &item.args});
+    }
+    return client::Attend(layer, requests);
+  });
+}
+
+ClientCounters Client::counters() const noexcept {
+  if (!impl_) return {};
+  ClientCounters counters = impl_->connection->counters();
+  counters.rpc_calls = impl_->connection->transport().calls();
+  return counters;
+}
+
+}  // namespace kvant

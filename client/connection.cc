@@ -1,0 +1,122 @@
+#include "client/connection.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "protocol/mapped_segment.h"
+#include "protocol/memfd.h"
+#include "protocol/wire.h"
+
+namespace kvant::client {
+namespace {
+
+constexpr std::size_t kFirstScratchBytes = std::size_t{1} << 20;
+
+std::string Str(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
+
+}  // namespace
+
+DaemonInfo ReadDaemonInfo(wire::DaemonInfo::Reader from) {
+  return {.version = Str(from.getVersion()),
+          .boot_token = from.getBootToken(),
+          .pid = from.getPid(),
+          .budget_bytes = from.getBudgetBytes(),
+          .protocol_version = from.getProtocolVersion(),
+          .segment_layout_version = from.getSegmentLayoutVersion()};
+}
+
+void WriteHello(std::string_view client_name, wire::Hello::Builder to) {
+  to.setProtocolVersion(wire::kProtocolVersion);
+  to.setSegmentLayoutVersion(protocol::kSegmentLayoutVersion);
+  to.setClientName(capnp::Text::Reader(std::string(client_name).c_str(), client_name.size()));
+}
+
+Connection::Connection(std::unique_ptr<Transport> transport, wire::Session::Client session, DaemonInfo daemon,
+                       std::chrono::milliseconds lease, const ClientOptions& options)
+    : transport_(std::move(transport)),
+      session_(kj::mv(session)),
+      daemon_(std::move(daemon)),
+      lease_(lease),
+      arena_bytes_(options.arena_bytes),
+      threads_(std::max<std::size_t>(1, options.threads)) {}
+
+Result<std::shared_ptr<Connection>> Connection::Open(std::string_view uri, const ClientOptions& options) {
+  auto transport = Transport::Connect(uri, options);
+  if (!transport) return transport.error();
+  auto daemon = (*transport)->Bootstrap();
+  auto request = daemon.helloRequest();
+  WriteHello((*transport)->client_name(), request.initHello());
+  auto answer = (*transport)->Call(request, "connect");
+  if (!answer) return answer.error();
+  if (answer->isError()) return wire::ReadError(answer->getError());
+  const auto welcome = answer->getOk();
+  const std::chrono::milliseconds lease(welcome.getDaemon().getLeaseMs());
+  return std::shared_ptr<Connection>(
+      new Connection(std::move(*transport), welcome.getSession(), ReadDaemonInfo(welcome.getDaemon()), lease, options));
+}
+
+Result<std::shared_ptr<Arena>> Connection::GetArena() {
+  if (arena_) return arena_;
+  auto request = session_.createArenaRequest();
+  request.setBytes(arena_bytes_);
+  auto answer = transport_->Call(request, "create the arena");
+  if (!answer) return answer.error();
+  if (answer->isError()) return wire::ReadError(answer->getError());
+  const auto info = answer->getOk();
+  auto fd = transport_->TakeFd(info.getSegment(), "create the arena");
+  if (!fd) return fd.error();
+  const protocol::UniqueFd owned(*fd);
+  auto segment = protocol::MapSegment(owned.get(), {.kind = protocol::SegmentKind::kArena,
+                                                    .access = protocol::Access::kReadWrite,
+                                                    .bytes = info.getBytes(),
+                                                    .boot_token = daemon_.boot_token,
+                                                    .identity = {}});
+  if (!segment) return segment.error();
+  // A quarter of the lease: three beats may be late before the daemon gives up on this process.
+  auto arena = Arena::Make(std::move(*segment), std::max(lease_ / 4, std::chrono::milliseconds(1)));
+  if (!arena) return arena.error();
+  arena_ = std::move(*arena);
+  arena_id_ = info.getArena();
+  return arena_;
+}
+
+Result<ArenaMemory> Connection::Allocate(std::size_t bytes, std::string_view purpose) {
+  auto arena = GetArena();
+  if (!arena) return arena.error();
+  auto memory = (*arena)->Allocate(bytes, purpose);
+  if (!memory) return memory.error();
+  return ArenaMemory(*arena, *memory, bytes);
+}
+
+std::optional<std::uint64_t> Connection::ArenaOffset(const void* data, std::size_t bytes) const noexcept {
+  return arena_ ? arena_->OffsetOf(data, bytes) : std::nullopt;
+}
+
+Result<std::byte*> Connection::Scratch(std::size_t bytes) {
+  bytes = (bytes + 63) / 64 * 64;
+  if (scratch_used_ == 0 && scratch_.size() > 1) scratch_.erase(scratch_.begin(), scratch_.end() - 1);
+  if (scratch_.empty() || scratch_.back().bytes() - scratch_used_ < bytes) {
+    const std::size_t last = scratch_.empty() ? kFirstScratchBytes / 2 : scratch_.back().bytes();
+    auto memory = Allocate(std::max(2 * last, 2 * bytes), "staging tensors that do not lie in the arena");
+    if (!memory) return memory.error();
+    scratch_.push_back(std::move(*memory));
+    scratch_used_ = 0;
+  }
+  std::byte* const place = scratch_.back().data() + scratch_used_;
+  scratch_used_ += bytes;
+  return place;
+}
+
+LocalAttention& Connection::local() {
+  if (!local_) local_ = std::make_unique<LocalAttention>(threads_);
+  return *local_;
+}
+
+void Dispose(Transport& transport, std::shared_ptr<void> remains) {
+  if (transport.InThisThread()) return;
+  // Once buried, `transport` may be gone at any time; if it could not be buried it is leaked and stays.
+  if (!transport.loop().Bury(std::move(remains))) transport.Abandon();
+}
+
+}  // namespace kvant::client

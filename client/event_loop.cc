@@ -1,0 +1,74 @@
+#include "client/event_loop.h"
+
+#include <atomic>
+#include <cstdint>
+#include <utility>
+
+#include <kj/exception.h>
+
+namespace kvant::client {
+namespace {
+
+/// A number no two threads of a process share, unlike std::thread::id, which is used again.
+std::uint64_t ThreadNumber() noexcept {
+  static std::atomic<std::uint64_t> next{1};
+  thread_local const std::uint64_t number = next.fetch_add(1, std::memory_order_relaxed);
+  return number;
+}
+
+}  // namespace
+
+/// Knows the thread's loop, and destroys at the thread's end what other threads left for it.
+struct EventLoop::ThreadEnd {
+  std::weak_ptr<EventLoop> loop;
+  ~ThreadEnd() {
+    if (const auto held = loop.lock()) {
+      held->Exhume();
+      const std::lock_guard lock(held->mutex_);
+      held->thread_ended_ = true;
+    }
+  }
+};
+
+Result<std::shared_ptr<EventLoop>> EventLoop::ForThisThread() {
+  thread_local ThreadEnd here;
+  if (auto loop = here.loop.lock()) return loop;
+  std::shared_ptr<EventLoop> loop;
+  const auto failure =
+      kj::runCatchingExceptions([&] { loop = std::shared_ptr<EventLoop>(new EventLoop(kj::setupAsyncIo(), ThreadNumber())); });
+  KJ_IF_MAYBE (exception, failure) {
+    return Error{ErrorCode::kUnsupported,
+                 std::string("start an event loop: this thread has a kj event loop already, or kj cannot make one (") +
+                     exception->getDescription().cStr() + "); connect from another thread"};
+  }
+  here.loop = loop;
+  return loop;
+}
+
+EventLoop::EventLoop(kj::AsyncIoContext io, std::uint64_t thread) : io_(kj::mv(io)), thread_(thread) {}
+
+EventLoop::~EventLoop() = default;
+
+bool EventLoop::InThisThread() const noexcept { return ThreadNumber() == thread_; }
+
+bool EventLoop::Bury(std::shared_ptr<void> remains) {
+  const std::lock_guard lock(mutex_);
+  if (thread_ended_) {
+    // Destroying kj objects outside their thread is undefined: leak them.
+    static_cast<void>(new std::shared_ptr<void>(std::move(remains)));
+    return false;
+  }
+  grave_.push_back(std::move(remains));
+  return true;
+}
+
+void EventLoop::Exhume() {
+  std::vector<std::shared_ptr<void>> remains;
+  {
+    const std::lock_guard lock(mutex_);
+    remains.swap(grave_);
+  }
+  remains.clear();
+}
+
+}  // namespace kvant::client

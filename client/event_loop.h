@@ -1,0 +1,54 @@
+// One kj event loop per thread, shared by all connections of that thread.
+//
+// kj allows one loop per thread. The loop is made by the first connection and ends with the last one. Objects that are
+// destroyed on another thread than their loop's are buried: kept until the owning thread's next call into the library, or its
+// end.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include <kvant/result.h>
+
+namespace kvant::client {
+
+class EventLoop {
+ public:
+  /// The calling thread's loop. kUnsupported if the host runs a kj event loop of its own in this thread, kSystem if kj cannot
+  /// start.
+  static Result<std::shared_ptr<EventLoop>> ForThisThread();
+
+  ~EventLoop();
+  EventLoop(const EventLoop&) = delete;
+  EventLoop& operator=(const EventLoop&) = delete;
+
+  /// Thread-safe.
+  [[nodiscard]] bool InThisThread() const noexcept;
+
+  [[nodiscard]] kj::WaitScope& wait_scope() noexcept { return io_.waitScope; }
+  [[nodiscard]] kj::Timer& timer() noexcept { return io_.provider->getTimer(); }
+  [[nodiscard]] kj::LowLevelAsyncIoProvider& low_level() noexcept { return *io_.lowLevelProvider; }
+
+  /// Keeps `remains` until the owning thread can destroy them. If that thread has ended they are leaked, and false is returned.
+  /// Thread-safe. shared_ptr<void> because the grave holds any type.
+  bool Bury(std::shared_ptr<void> remains);
+
+  /// Destroys what was buried. Owning thread only.
+  void Exhume();
+
+ private:
+  struct ThreadEnd;
+  EventLoop(kj::AsyncIoContext io, std::uint64_t thread);
+
+  kj::AsyncIoContext io_;
+  const std::uint64_t thread_;
+  std::mutex mutex_;  // guards the two below
+  std::vector<std::shared_ptr<void>> grave_;
+  bool thread_ended_ = false;
+};
+
+}  // namespace kvant::client

@@ -1,0 +1,35 @@
+// What the public handles hold. A handle may be destroyed in any thread (Dispose); everything else is its connection's
+// thread's.
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include <kvant/client.h>
+
+#include "client/connection.h"
+#include "client/sequence_state.h"
+#include "client/store_state.h"
+
+namespace kvant {
+
+/// Shared because Store and Client handles are equal owners of what they name.
+struct Client::Impl {
+  std::shared_ptr<client::Connection> connection;
+};
+
+struct Store::Impl {
+  std::shared_ptr<client::StoreState> state;
+};
+
+struct Sequence::Impl {
+  std::shared_ptr<client::SequenceState> state;
+};
+
+struct Tensor::Impl {
+  std::shared_ptr<client::Connection> connection;  // outlives memory
+  client::ArenaMemory memory;
+  TensorView view;
+};
+
+}  // namespace kvant

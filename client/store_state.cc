@@ -1,0 +1,140 @@
+#include "client/store_state.h"
+
+#include <cstring>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "protocol/memfd.h"
+#include "protocol/wire.h"
+#include "quantizers/registry.h"
+
+namespace kvant::client {
+namespace {
+
+std::string Str(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
+
+std::optional<protocol::Digest> ParseDigest(std::string_view hex) noexcept {
+  protocol::Digest digest{};
+  if (hex.size() != 2 * digest.size()) return std::nullopt;
+  for (std::size_t i = 0; i < hex.size(); ++i) {
+    const char c = hex[i];
+    const int nibble = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    if (nibble < 0) return std::nullopt;
+    digest[i / 2] = static_cast<std::uint8_t>(digest[i / 2] * 16 + nibble);
+  }
+  return digest;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<StoreState>> StoreState::Open(std::shared_ptr<Connection> connection, const StoreSpec& spec) {
+  const std::string operation = "open store \"" + spec.name + "\"";
+  std::shared_ptr<StoreState> store(new StoreState(std::move(connection), spec));
+  Connection& link = *store->connection_;
+  auto request = link.session().openStoreRequest();
+  wire::WriteStoreSpec(spec, request.initSpec());
+  ArenaMemory artifact;
+  if (!spec.plan.artifact.empty()) {
+    auto memory = link.Allocate(spec.plan.artifact.size(), "the plan's artifact");
+    if (!memory) return Error{memory.error().code, operation + ": " + memory.error().message};
+    artifact = std::move(*memory);
+    std::memcpy(artifact.data(), spec.plan.artifact.data(), spec.plan.artifact.size());
+    auto range = request.getSpec().initArtifact();
+    range.setArena(link.arena_id());
+    range.setOffset(*link.ArenaOffset(artifact.data(), spec.plan.artifact.size()));
+    range.setBytes(spec.plan.artifact.size());
+  }
+  auto answer = link.transport().Call(request, operation);
+  if (!answer) return answer.error();
+  if (answer->isError()) return wire::ReadError(answer->getError());
+  const auto opened = answer->getOk();
+  store->id_ = opened.getStore();
+  store->daemon_plan_ = Str(opened.getPlan());
+  store->info_ = {.name = spec.name,
+                  .identity = Str(opened.getIdentity()),
+                  .created = opened.getCreated(),
+                  .block_bytes = opened.getSlotBytes(),
+                  .logical_block_bytes = opened.getLogicalBlockBytes(),
+                  .key_bits_per_element = opened.getKeyBitsPerElement(),
+                  .value_bits_per_element = opened.getValueBitsPerElement()};
+  const auto identity = ParseDigest(store->info_.identity);
+  if (!identity)
+    return Error{ErrorCode::kInternal, operation + ": the daemon's identity is no digest: " + store->info_.identity};
+  store->identity_ = *identity;
+  return store;
+}
+
+Result<const quantizers::Plan*> StoreState::plan() {
+  if (plan_) return plan_.get();
+  auto plan = quantizers::Plan::Make(quantizers::Registry::Builtin(), spec_);
+  if (!plan) return plan.error();
+  if ((*plan)->canonical() != daemon_plan_) {
+    return Error{ErrorCode::kVersionMismatch, "local placement in store \"" + spec_.name + "\": this library makes the plan\n" +
+                                                  (*plan)->canonical() + "\nand the daemon\n" + daemon_plan_ +
+                                                  "\nuse Placement::kService or upgrade one side"};
+  }
+  plan_ = std::move(*plan);
+  return plan_.get();
+}
+
+Result<std::shared_ptr<const Slab>> StoreState::FindSlab(std::uint32_t index) {
+  if (const auto known = slabs_.find(index); known != slabs_.end()) return known->second;
+  // Mappings that no sequence looks into any more would keep memory alive that the daemon has given back.
+  std::erase_if(slabs_, [](const auto& entry) { return entry.second.use_count() == 1; });
+  const std::string operation = "map slab " + std::to_string(index) + " of store \"" + spec_.name + "\"";
+  auto request = connection_->session().slabsRequest();
+  request.setStore(id_);
+  request.setFrom(index);
+  auto answer = connection_->transport().Call(request, operation);
+  if (!answer) return answer.error();
+  if (answer->isError()) return wire::ReadError(answer->getError());
+  for (const auto info : answer->getOk()) {
+    if (slabs_.contains(info.getIndex())) continue;
+    auto fd = connection_->transport().TakeFd(info.getSegment(), operation);
+    if (!fd) return fd.error();
+    const protocol::UniqueFd owned(*fd);
+    auto segment = protocol::MapSegment(owned.get(), {.kind = protocol::SegmentKind::kSlab,
+                                                      .access = protocol::Access::kReadOnly,
+                                                      .bytes = info.getBytes(),
+                                                      .boot_token = connection_->daemon().boot_token,
+                                                      .identity = identity_});
+    if (!segment) return Error{segment.error().code, operation + ": " + segment.error().message};
+    auto header = protocol::ReadSlabHeader(segment->data(), segment->size());
+    if (!header) return Error{header.error().code, operation + ": " + header.error().message};
+    if (header->slab_index != info.getIndex() || header->slot_bytes != info_.block_bytes ||
+        header->block_tokens != spec_.block_tokens) {
+      return Error{ErrorCode::kCorrupt, operation + ": the header speaks of slab " + std::to_string(header->slab_index) +
+                                            " with slots of " + std::to_string(header->slot_bytes) + " bytes"};
+    }
+    slabs_.emplace(info.getIndex(), std::make_shared<const Slab>(Slab{std::move(*segment), *header}));
+  }
+  const auto found = slabs_.find(index);
+  if (found == slabs_.end()) return Error{ErrorCode::kInternal, operation + ": the daemon does not list it"};
+  return found->second;
+}
+
+Result<SlotView> StoreState::Slot(wire::BlockRef::Reader ref, protocol::BlockKind kind) {
+  auto slab = FindSlab(ref.getSlab());
+  if (!slab) return slab.error();
+  const auto bad = [&](const std::string& what) {
+    return Error{ErrorCode::kCorrupt, "slot " + std::to_string(ref.getSlot()) + " of slab " + std::to_string(ref.getSlab()) +
+                                          " of store \"" + spec_.name + "\": " + what};
+  };
+  const protocol::SlabHeader& shape = (*slab)->header;
+  if (ref.getSlot() >= shape.slot_count) return bad("the slab has " + std::to_string(shape.slot_count) + " slots");
+  const std::byte* const slot =
+      (*slab)->segment.data() + protocol::kSegmentHeaderBytes + std::size_t{ref.getSlot()} * shape.slot_bytes;
+  protocol::BlockHeader header;
+  std::memcpy(&header, slot, sizeof(header));
+  if (header.magic != protocol::kBlockMagic || header.kind != kind || header.generation != ref.getGeneration() ||
+      header.identity != identity_ || header.element_type > static_cast<std::uint32_t>(ElementType::kBF16) ||
+      header.payload_bytes > shape.slot_bytes - protocol::PayloadOffset(spec_.block_tokens)) {
+    return bad("its header is not that of generation " + std::to_string(ref.getGeneration()));
+  }
+  return SlotView{.payload = slot + protocol::PayloadOffset(spec_.block_tokens),
+                  .element_type = static_cast<ElementType>(header.element_type),
+                  .slab = *slab};
+}
+
+}  // namespace kvant::client

@@ -1,0 +1,181 @@
+#include "client/transport.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <thread>
+
+namespace kvant::client {
+namespace {
+
+constexpr std::string_view kEmbedded = "embedded:";
+
+struct IgnoreErrors final : kj::TaskSet::ErrorHandler {
+  void taskFailed(kj::Exception&&) override {}
+};
+
+std::string ErrnoText(int error) { return std::generic_category().message(error); }
+
+/// What /proc says this program is called.
+std::string ProgramName() {
+  char buffer[64] = {};
+  const int fd = ::open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return "unknown";
+  const ssize_t n = ::read(fd, buffer, sizeof(buffer) - 1);
+  ::close(fd);
+  std::string name(buffer, n > 0 ? static_cast<std::size_t>(n) : 0);
+  while (!name.empty() && name.back() == '\n') name.pop_back();
+  return name.empty() ? "unknown" : name;
+}
+
+/// A connected, non-blocking socket.
+Result<int> ConnectSocket(const std::string& path, std::chrono::nanoseconds deadline) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty()) return Error{ErrorCode::kInvalidArgument, "connect: the socket path is empty"};
+  if (path.size() >= sizeof(address.sun_path)) {
+    return Error{ErrorCode::kInvalidArgument, "connect to " + path + ": the path has " + std::to_string(path.size()) +
+                                                  " bytes, a unix socket allows " +
+                                                  std::to_string(sizeof(address.sun_path) - 1)};
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return Error{ErrorCode::kSystem, "connect to " + path + ": socket: " + ErrnoText(errno)};
+  const auto end = std::chrono::steady_clock::now() + deadline;
+  for (;;) {
+    if (::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) return fd;
+    const int error = errno;
+    if (error == EINTR) continue;
+    // EAGAIN: the daemon's queue of connections is full.
+    if (error == EAGAIN && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      continue;
+    }
+    ::close(fd);
+    if (error == EAGAIN)
+      return Error{ErrorCode::kDeadlineExceeded, "connect to " + path + ": the daemon accepts no connection"};
+    if (error == EACCES || error == EPERM) {
+      return Error{ErrorCode::kPermissionDenied, "connect to " + path + ": " + ErrnoText(error)};
+    }
+    return Error{ErrorCode::kDisconnected, "connect to " + path + ": no daemon answers there (" + ErrnoText(error) + ")"};
+  }
+}
+
+}  // namespace
+
+Transport::Transport(std::shared_ptr<EventLoop> loop, const ClientOptions& options)
+    : loop_(std::move(loop)),
+      client_name_(options.name.empty() ? ProgramName() : options.name),
+      spin_(options.spin),
+      deadline_(options.deadline) {}
+
+Result<std::unique_ptr<Transport>> Transport::Connect(std::string_view uri, const ClientOptions& options) {
+  auto loop = EventLoop::ForThisThread();
+  if (!loop) return loop.error();
+  std::unique_ptr<Transport> transport(new Transport(std::move(*loop), options));
+  int fd = -1;
+  if (uri == kEmbedded) {
+    DaemonOptions inside;
+    inside.budget_bytes = options.embedded_budget_bytes;
+    auto daemon = Daemon::Start(std::move(inside));
+    if (!daemon) return daemon.error();
+    transport->daemon_ = std::move(*daemon);
+    transport->peer_ = kEmbedded;
+    auto socket = transport->daemon_->Connect();
+    if (!socket) return socket.error();
+    fd = *socket;
+    if (const int flags = ::fcntl(fd, F_GETFL); flags >= 0) ::fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+  } else {
+    std::string_view path = uri;
+    if (path.starts_with("unix:")) path.remove_prefix(5);
+    transport->peer_ = std::string(path);
+    auto socket = ConnectSocket(transport->peer_, transport->deadline_);
+    if (!socket) return socket.error();
+    fd = *socket;
+  }
+  transport->socket_ = fd;
+  const auto failure = kj::runCatchingExceptions([&] {
+    constexpr unsigned kFlags = kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP | kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC |
+                                kj::LowLevelAsyncIoProvider::ALREADY_NONBLOCK;
+    transport->stream_ = transport->loop_->low_level().wrapUnixSocketFd(fd, kFlags);
+    transport->client_ = kj::heap<capnp::TwoPartyClient>(*transport->stream_, wire::kMaxFdsPerMessage);
+    transport->ignore_errors_ = kj::heap<IgnoreErrors>();
+    transport->forgotten_ = kj::heap<kj::TaskSet>(*transport->ignore_errors_);
+  });
+  KJ_IF_MAYBE (exception, failure) return transport->Failed(*exception, "connect");
+  return transport;
+}
+
+Transport::~Transport() = default;
+
+wire::Daemon::Client Transport::Bootstrap() { return client_->bootstrap().castAs<wire::Daemon>(); }
+
+Result<void> Transport::Enter(std::string_view operation) {
+  if (!InThisThread()) {
+    return Error{ErrorCode::kWrongThread,
+                 std::string(operation) + ": this connection belongs to the thread that made it; connect from this thread too"};
+  }
+  loop_->Exhume();
+  if (dead_) return Dead(operation);
+  return {};
+}
+
+void Transport::Sleep(kj::Promise<void> done) {
+  const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline_ - spin_).count();
+  auto timeout = loop_->timer().afterDelay((left > 0 ? left : 0) * kj::NANOSECONDS);
+  done.exclusiveJoin(kj::mv(timeout)).wait(loop_->wait_scope());
+}
+
+Result<int> Transport::TakeFd(wire::Segment::Client segment, std::string_view operation) {
+  const auto null_fd = [&] {
+    return Error{ErrorCode::kInternal, std::string(operation) + ": the segment came without a file descriptor"};
+  };
+  std::optional<int> copy;
+  bool answered = false;
+  const auto failure = kj::runCatchingExceptions([&] {
+    auto fd = segment.getFd().then([&](kj::Maybe<int> held) {
+      KJ_IF_MAYBE (number, held) copy = ::fcntl(*number, F_DUPFD_CLOEXEC, 0);
+      answered = true;
+    });
+    auto task = fd.eagerlyEvaluate(nullptr);
+    if (!Spin([&] { return answered; })) Sleep(kj::mv(task));
+  });
+  KJ_IF_MAYBE (exception, failure) return Failed(*exception, operation);
+  if (!answered) return Late(operation);
+  if (!copy) return null_fd();
+  if (*copy < 0)
+    return Error{ErrorCode::kSystem, std::string(operation) + ": duplicate the segment's descriptor: " + ErrnoText(errno)};
+  return *copy;
+}
+
+void Transport::Abandon() noexcept {
+  if (socket_ >= 0) ::shutdown(socket_, SHUT_RDWR);
+}
+
+Error Transport::Dead(std::string_view operation) const {
+  return {dead_->code, std::string(operation) + ": " + dead_->message};
+}
+
+Error Transport::Late(std::string_view operation) const {
+  return {ErrorCode::kDeadlineExceeded,
+          std::string(operation) + ": no answer from the daemon at " + peer_ + " within " +
+              std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(deadline_).count()) + " ms"};
+}
+
+Error Transport::Failed(const kj::Exception& exception, std::string_view operation) {
+  Error error = wire::FromException(exception, operation, peer_);
+  if (error.code == ErrorCode::kDisconnected && !dead_) {
+    dead_ =
+        Error{ErrorCode::kDisconnected, "the connection to the daemon at " + peer_ + " has ended; connect again and reopen"};
+    return Dead(operation);
+  }
+  return error;
+}
+
+}  // namespace kvant::client
