@@ -18,7 +18,7 @@ first. --compare-exact cuts the text into windows and runs each twice, with --ex
 KL divergence count the tokens of each window from --skip on (not given: the last three quarters).
 
 Exit codes: 0 done, 1 failed (message on stderr), 2 wrong usage, 3 no daemon at the socket, 4 no such sequence or file,
-5 refused (store full, another identity, no permission).)";
+5 refused (store full, another identity, no permission), 6 no answer in time, 7 incompatible daemon version.)";
 
 void AddModelOptions(CLI::App& app, CommandLine& line) {
   app.add_option("--model", line.model,

@@ -40,6 +40,8 @@ int ExitCode(ErrorCode code) {
     case ErrorCode::kTailFull:
     case ErrorCode::kIdentityMismatch:
     case ErrorCode::kPermissionDenied: return 5;
+    case ErrorCode::kDeadlineExceeded: return 6;
+    case ErrorCode::kVersionMismatch: return 7;
     default: return 1;
   }
 }

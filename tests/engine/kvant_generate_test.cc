@@ -1,0 +1,218 @@
+// kvant-generate as users run it: a real kvantd, several processes, options, JSON, exit codes.
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/engine/byte_model.h"
+#include "tests/engine/process.h"
+
+namespace kvant::examples {
+namespace {
+
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+
+std::string Program(const char* name) { return std::string(KVANT_PROGRAM_DIR "/") + name; }
+
+bool Accepts(const std::string& socket_path) {
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, socket_path.c_str(), sizeof(address.sun_path) - 1);
+  const bool accepted = connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+  close(fd);
+  return accepted;
+}
+
+/// A kvantd in a folder of its own, and kvant-generate against it.
+class KvantGenerateTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string folder = (std::filesystem::temp_directory_path() / "kvant_engine_XXXXXX").string();
+    ASSERT_NE(mkdtemp(folder.data()), nullptr);
+    folder_ = folder;
+  }
+  void TearDown() override {
+    daemon_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  void StartDaemon() {
+    daemon_ =
+        std::make_unique<Process>(std::vector<std::string>{Program("kvantd"), "--socket", Socket(), "--budget", "64MiB"}, "");
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!Accepts(Socket())) {
+      ASSERT_TRUE(daemon_->Running()) << daemon_->Errors();
+      ASSERT_LT(std::chrono::steady_clock::now(), end);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  }
+
+  [[nodiscard]] std::string Socket() const { return (folder_ / "kvantd.sock").string(); }
+  [[nodiscard]] std::string File(const char* name, const std::string& content) const {
+    const std::string path = (folder_ / name).string();
+    std::ofstream(path, std::ios::binary) << content;
+    return path;
+  }
+
+  [[nodiscard]] std::vector<std::string> Arguments(const std::vector<std::string>& more) const {
+    std::vector<std::string> arguments = {Program("kvant-generate"), "--model", ModelFolder(), "--socket", Socket()};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  [[nodiscard]] Finished Run(const std::vector<std::string>& more, const std::string& input = {}) const {
+    return RunProgram(Arguments(more), input);
+  }
+  [[nodiscard]] Json RunJson(std::vector<std::string> more, const std::string& input = {}) const {
+    more.insert(more.end(), {"-o", "json"});
+    const Finished finished = Run(more, input);
+    EXPECT_EQ(finished.status, 0) << finished.errors;
+    return Json::parse(finished.output, nullptr, false);
+  }
+
+  std::filesystem::path folder_;
+  std::unique_ptr<Process> daemon_;
+};
+
+TEST_F(KvantGenerateTest, SeveralProcessesShareAStoreAndWriteTheExactText) {
+  StartDaemon();
+  const std::string prompt = ProjectText({"protocol/include/kvant/result.h"}, 1200);
+  const std::string file = File("prompt.txt", prompt);
+  const std::vector<std::string> common = {"--keys", "f32", "--values", "f32", "--max-tokens", "40"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), common.begin(), common.end());
+    return more;
+  };
+  const Json exact = RunJson(with({"--exact", "--prompt-file", file}));
+  const Json first = RunJson(with({"--prompt-file", file}));
+  const Json second = RunJson(with({"--placement", "local"}), prompt);  // from stdin
+  const Json third = RunJson(with({"--prompt", prompt}));
+
+  EXPECT_EQ(exact["placement"], "exact");
+  EXPECT_EQ(first["placement"], "service");
+  EXPECT_EQ(second["placement"], "local");
+  for (const Json& json : {first, second, third}) {
+    EXPECT_EQ(json["text"], exact["text"]);
+    EXPECT_EQ(json["prompt_tokens"], 1200);
+    EXPECT_EQ(json["generated_tokens"], 40);
+    EXPECT_NEAR(json["nll_per_token"].get<double>(), exact["nll_per_token"].get<double>(), 1e-5);
+    EXPECT_GT(json["ttft_ms"], 0.0);
+    EXPECT_GT(json["tokens_per_second"], 0.0);
+    EXPECT_EQ(json["bytes_copied"], 0);
+    EXPECT_EQ(json["store"], first["store"]);
+  }
+  EXPECT_EQ(first["prefix_hit_tokens"], 0);
+  EXPECT_EQ(second["prefix_hit_tokens"], 1024);  // blocks older than the 64 recent tokens: 1239 - 64 - slack 32 = 1143
+  EXPECT_EQ(third["prefix_hit_tokens"], 1024);
+
+  const Finished text = Run(with({"--prompt-file", file, "-o", "text"}));
+  EXPECT_EQ(text.status, 0);
+  EXPECT_EQ(text.output, exact["text"].get<std::string>() + "\n");
+  EXPECT_THAT(text.errors, HasSubstr("1024 of them from shared blocks"));
+}
+
+TEST_F(KvantGenerateTest, AForkContinuesAnotherProcessesLiveSequence) {
+  StartDaemon();
+  const std::string prompt = ProjectText({"protocol/include/kvant/result.h"}, 600);
+  const std::vector<std::string> plan = {"--keys", "f32", "--values", "f32", "--max-tokens", "20", "-o", "json"};
+  std::vector<std::string> hold = {"--prompt", prompt, "--hold-on-stdin", "--seq-label", "source"};
+  hold.insert(hold.end(), plan.begin(), plan.end());
+  Process source(Arguments(hold), "");
+  ASSERT_TRUE(source.WaitForOutput("\n}\n", std::chrono::seconds(60))) << source.Errors();
+  const auto id = Json::parse(source.Output())["sequence_id"].get<std::uint64_t>();
+
+  const Json fork = RunJson({"--fork-from", std::to_string(id), "--fork-at", "450", "--prompt", "// And now", "--keys", "f32",
+                             "--values", "f32", "--max-tokens", "20"});
+  EXPECT_EQ(fork["forked_tokens"], 450);
+  EXPECT_EQ(fork["prompt_tokens"], 10);
+  const Json whole = RunJson({"--exact", "--prompt", prompt.substr(0, 450) + "// And now", "--max-tokens", "20"});
+  EXPECT_EQ(fork["text"], whole["text"]);
+  EXPECT_TRUE(source.Running());
+  source.CloseInput();
+  EXPECT_EQ(source.Wait(), 0);
+
+  const Finished gone = Run({"--fork-from", std::to_string(id), "--prompt", "x", "--keys", "f32", "--values", "f32"});
+  EXPECT_EQ(gone.status, 4) << gone.errors;
+}
+
+TEST_F(KvantGenerateTest, ScoresATextAndHonoursSkip) {
+  const std::string file = File("text.txt", ProjectText({"LICENSE"}, 1024));
+  const Json exact = RunJson({"--exact", "--score", file});
+  EXPECT_NEAR(exact["nll_per_token"].get<double>(), 0.652445700, 2e-6);
+  EXPECT_EQ(exact["scored_tokens"], 1023);
+  StartDaemon();
+  const Json kvant = RunJson({"--keys", "f32", "--values", "f32", "--score", file, "--score-skip", "512"});
+  EXPECT_NEAR(kvant["nll_per_token"].get<double>(), 0.810402844, 1e-5);
+  EXPECT_EQ(kvant["scored_tokens"], 512);
+  for (const char* field : {"text", "prompt_tokens", "prefix_hit_tokens", "generated_tokens", "ttft_ms", "tokens_per_second"}) {
+    EXPECT_TRUE(kvant.contains(field)) << field;
+  }
+}
+
+TEST_F(KvantGenerateTest, CalibratesAndComparesInsideOneProcess) {
+  const std::string text = File("text.txt", ProjectText({"LICENSE"}, 1024));
+  const std::string means = (folder_ / "means.safetensors").string();
+  const std::vector<std::string> model = {Program("kvant-generate"), "--model", ModelFolder(), "-o", "json"};
+  const auto run = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), model.begin(), model.end());
+    const Finished finished = RunProgram(more);
+    EXPECT_EQ(finished.status, 0) << finished.errors;
+    return Json::parse(finished.output, nullptr, false);
+  };
+  EXPECT_EQ(run({"--calibrate", text, "--artifact-out", means, "--window", "512"})["tokens"], 1024);
+  const std::string codec = "turboquant_mse:bits=4,center=1";
+  const Json compared = run({"--compare-exact", text, "--window", "1024", "--max-step", "64", "--block-tokens", "64",
+                             "--socket", "embedded:", "--artifact", means, "--keys", codec, "--values", codec});
+  EXPECT_EQ(compared["compared_tokens"], 768);  // the last three quarters
+  EXPECT_GT(compared["kl_per_token"], 0.0);
+  EXPECT_LT(compared["kl_per_token"], 0.01);
+  EXPECT_EQ(compared["windows"], 1);
+}
+
+TEST_F(KvantGenerateTest, FailuresHaveDocumentedExitCodesAndNameTheirObject) {
+  const Finished nobody = Run({"--prompt", "x"});
+  EXPECT_EQ(nobody.status, 3);
+  EXPECT_THAT(nobody.errors, HasSubstr(Socket()));
+  EXPECT_EQ(nobody.output, "");
+
+  EXPECT_EQ(RunProgram({Program("kvant-generate"), "--prompt", "x"}).status, 2);  // no --model
+  EXPECT_EQ(Run({"--exact", "--fork-from", "1", "--prompt", "x"}).status, 2);
+  EXPECT_EQ(Run({"--placement", "moon", "--prompt", "x"}).status, 2);
+  EXPECT_EQ(RunProgram({Program("kvant-generate"), "--help"}).status, 0);
+
+  const Finished absent = RunProgram({Program("kvant-generate"), "--model", "/nonexistent", "--exact", "--prompt", "x"});
+  EXPECT_EQ(absent.status, 4);
+  EXPECT_THAT(absent.errors, HasSubstr("/nonexistent/config.json"));
+
+  StartDaemon();
+  const Finished codec = Run({"--keys", "nocodec", "--prompt", "x"});
+  EXPECT_EQ(codec.status, 1);
+  EXPECT_THAT(codec.errors, HasSubstr("nocodec"));
+  EXPECT_EQ(Run({"--fork-from", "12345", "--prompt", "x"}).status, 4);
+}
+
+TEST_F(KvantGenerateTest, BytesThatAreNotUtf8DoNotBreakTheJson) {
+  StartDaemon();
+  const Json json = RunJson({"--max-tokens", "30", "--temperature", "50", "--seed", "3"}, "\xff\xfe bytes \xc3");
+  EXPECT_EQ(json["prompt_tokens"], 10);
+  EXPECT_TRUE(json["text"].is_string());
+  EXPECT_EQ(json["text"], RunJson({"--max-tokens", "30", "--temperature", "50", "--seed", "3"}, "\xff\xfe bytes \xc3")["text"]);
+}
+
+}  // namespace
+}  // namespace kvant::examples
