@@ -46,7 +46,7 @@ class BlockPool {
   BlockPool& operator=(const BlockPool&) = delete;
 
   /// A free slot of a slab that is there, or of a new slab if the budget has room for one. kStoreFull if not, kSystem if the system
-  /// has no memory. The slot's header is cleared.
+  /// has no memory. The slot's header is zero; its pages may be missing yet (Slab::Populate).
   Result<SlotRef> Allocate();
   void Free(SlotRef slot);
 
@@ -65,6 +65,7 @@ class BlockPool {
   [[nodiscard]] std::size_t slab_bytes() const noexcept;
   [[nodiscard]] std::size_t resident_bytes() const noexcept;
   [[nodiscard]] std::size_t used_slots() const noexcept { return used_slots_; }
+  [[nodiscard]] std::size_t used_slots(std::uint32_t slab_index) const { return slabs_.at(slab_index).used; }
 
  private:
   struct Entry {

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include <kvant/tensor.h>
+
 #include "daemon/block_pool.h"
 #include "daemon/budget.h"
 #include "protocol/segment_layout.h"
@@ -25,12 +27,16 @@ struct Block {
   std::uint64_t generation = 0;
   SlotRef slot;
   std::optional<SlotRef> sinks;  ///< companion slot, with the block at position 0 only
+  const std::byte* sink_rows = nullptr;           ///< in that slot: [layer][keys, values][kv_head][sink_tokens][head_dim]
+  ElementType sink_type = ElementType::kF32;
   std::span<const std::uint32_t> tokens;  ///< in the slot
   const std::byte* payload = nullptr;     ///< in the slot
   Charge charge;
 
   // Kept by the index.
-  std::uint32_t children = 0;
+  Block* first_child = nullptr;
+  Block* next_sibling = nullptr;
+  Block* previous_sibling = nullptr;
   std::uint32_t leases = 0;
   std::uint64_t last_use = 0;  ///< counts lease changes of the whole index: larger is later
 };
@@ -59,7 +65,7 @@ class PrefixIndex {
 
   /// The evictable block that was used longest ago, taken out; null if none is evictable.
   std::unique_ptr<Block> EvictOne();
-  /// Takes out a block and all that follow it, those last. Requires: no leases on `block` (then none on what follows it).
+  /// Takes out a block and all that follow it, ancestors before descendants. Requires: no leases on `block` (then none on what follows it).
   std::vector<std::unique_ptr<Block>> TakeOut(Block& block);
 
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
@@ -71,6 +77,7 @@ class PrefixIndex {
   struct DigestHash {
     std::size_t operator()(const protocol::Digest& digest) const noexcept;
   };
+  static void Unlink(Block& block) noexcept;
   std::unique_ptr<Block> Remove(Block& block);
   void UpdateEvictable(Block& block, bool evictable);
 

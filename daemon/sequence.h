@@ -23,6 +23,8 @@
 
 namespace kvant::daemon {
 
+struct SealJob;
+
 struct SequenceConfig {
   std::uint32_t recent_tokens = 64;
   std::uint32_t max_step_tokens = 512;
@@ -87,7 +89,7 @@ class Sequence {
   [[nodiscard]] const TailView& tail() const noexcept { return tail_; }
   [[nodiscard]] std::uint64_t length() const noexcept { return length_; }
   [[nodiscard]] std::uint64_t prefix_hit_tokens() const noexcept { return prefix_hit_tokens_; }
-  [[nodiscard]] std::uint64_t switched_blocks() const noexcept { return switched_; }
+  [[nodiscard]] std::uint64_t switched_blocks() const noexcept { return payloads_.size(); }
   [[nodiscard]] std::uint64_t sealed_blocks() const noexcept { return blocks_.size(); }
   /// First position whose row is raw.
   [[nodiscard]] std::uint64_t tail_first_position() const noexcept;
@@ -109,16 +111,18 @@ class Sequence {
   /// Calls `ready` once settled(): from inside the call, or later from the loop; also when the sequence is closed first.
   void WhenSettled(std::function<void()> ready);
 
-  /// Drops tokens from the end. Inside a sealed block the rows that stay are decoded into the tail. Marks beyond are dropped.
-  /// kOutOfRange beyond length(); on any error nothing changed. Requires: settled().
+  /// Drops tokens from the end. Inside a sealed block the rows that stay are decoded into the tail. Marks beyond are dropped, and all
+  /// of them if a block that is read as codes goes. kOutOfRange beyond length(); on any error nothing changed. Requires: settled().
   Result<void> Trim(std::uint64_t length);
 
-  /// Marks the present length and returns it. While a mark is held no block switches and no encoding begins. Requires: settled().
-  std::uint64_t SetMark();
+  static constexpr std::size_t kMaxMarks = 1024;
+  /// Marks the present length and returns it. While a mark is held no block switches and no encoding begins. kOutOfRange beyond
+  /// kMaxMarks. Requires: settled().
+  Result<std::uint64_t> SetMark();
   /// Back to the mark: the same block table, the same tail bytes. The mark stays held, later ones are dropped. kNotFound if no such
   /// mark is held. Requires: settled().
   Result<void> Rewind(std::uint64_t mark);
-  /// Lets go of a mark. When it was the oldest, sealing goes on: `done` as in Advance. kNotFound if no such mark is held.
+  /// Lets go of a mark. When it was the last, sealing goes on: `done` as in Advance. kNotFound if no such mark is held.
   void Release(std::uint64_t mark, Done done);
   [[nodiscard]] std::span<const std::uint64_t> marks() const noexcept { return marks_; }
 
@@ -129,28 +133,34 @@ class Sequence {
  private:
   struct Seal;  // one block on its way: being encoded, encoded, or failed
   struct Waiter {
-    std::uint64_t blocks = 0;       // what must be sealed
-    bool to_switch = false;         // and switched then
-    Done done;                      // null: a WhenSettled
+    std::uint64_t sealed = 0;     // blocks that must be sealed
+    std::uint64_t switch_to = 0;  // blocks that switch then
+    Done done;                    // null: a WhenSettled
     std::function<void()> ready;
   };
+  enum class DecodePass : std::uint8_t { kCheck, kStore };
 
-  Sequence(std::shared_ptr<Store> store, TailView tail, const SequenceConfig& config, Charge charge);
+  Sequence(std::shared_ptr<Store> store, TailView tail, const SequenceConfig& config);
 
   static Result<void> CheckTail(const Store& store, const TailView& tail, const SequenceConfig& config);
-  Result<void> Attach(std::span<Block* const> blocks);
-  Result<std::uint64_t> DecodeRows(const Block& block, std::uint64_t end, const TailView& to) const;
+  /// A sequence without tokens that holds `blocks`, all switched.
+  static Result<std::unique_ptr<Sequence>> Make(std::shared_ptr<Store> store, std::span<Block* const> blocks, TailView tail,
+                                                const SequenceConfig& config);
+  Result<void> Hold(Block& block);
+  Result<std::uint64_t> DecodeRows(const Block& block, std::uint64_t rows, const TailView& to, DecodePass pass) const;
   void DropBlocks(std::size_t keep);
-  void DropSeals(std::uint64_t from_block);
 
-  void Begin(SealWait wait, Done done);
+  // sequence_sealing.cc
+  void Continue(SealWait wait, Done done);
   void StartSeals(std::uint64_t due);
-  void StartSeal(Seal& seal);
-  void SealEnded(Seal& seal, Result<void> outcome);
+  bool StartSeal(Seal& seal);
+  void SealEnded(const SealJob* job, Result<void> outcome);
   void LinkFinished();
+  void DropSeals(std::uint64_t from_block);
   void SwitchUpTo(std::uint64_t blocks);
   void AnswerWaiters();
-  [[nodiscard]] std::span<const std::uint32_t> BlockTokens(std::uint64_t block) const;
+  [[nodiscard]] const protocol::Digest& ChainOf(std::uint64_t block) const;
+  [[nodiscard]] std::span<const std::uint32_t> RawTokens(std::uint64_t block) const;
 
   const std::shared_ptr<Store> store_;
   const TailView tail_;
@@ -160,20 +170,20 @@ class Sequence {
   std::vector<Charge> block_charges_;       // one per entry of blocks_
   std::vector<Block*> blocks_;              // leased
   std::vector<const std::byte*> payloads_;  // of the switched blocks
-  std::uint64_t switched_ = 0;
   std::uint64_t length_ = 0;
   std::uint64_t prefix_hit_tokens_ = 0;
   std::vector<std::uint32_t> tail_tokens_;  // of positions [tail_first_position, length)
   std::vector<std::uint64_t> marks_;        // ascending
   std::deque<std::unique_ptr<Seal>> seals_; // of blocks blocks_.size(), +1, ...
   std::deque<Waiter> waiters_;
-  std::shared_ptr<Sequence*> self_;         // for jobs that end after the sequence did: weak there
+  std::shared_ptr<Sequence*> self_;         // null inside once the sequence is gone; jobs hold it weakly
 };
 
 /// A reader of a live sequence of any session: sees what the owner has advanced. Owned by a session; loop thread.
 class Reader {
  public:
-  Reader(Sequence& source, std::string client);
+  /// kStoreFull if the budget has no room for its record.
+  static Result<std::unique_ptr<Reader>> Open(Sequence& source, std::string client);
   ~Reader();
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
@@ -183,11 +193,15 @@ class Reader {
   [[nodiscard]] Result<Sequence*> source() const;
   [[nodiscard]] SequenceFigures Figures() const;
 
+  [[nodiscard]] Store& store() const noexcept { return *store_; }
+
  private:
-  Store& store() const noexcept { return *store_; }
+  Reader(Sequence& source, std::string client, Charge charge);
+
   const std::shared_ptr<Store> store_;
   const std::uint64_t source_id_;
   const std::string client_;
+  const Charge charge_;
   std::uint64_t id_ = 0;
 };
 

@@ -16,7 +16,7 @@ class Reader;
 /// Ids carry bits of the boot token, so that an id of an earlier daemon is told apart.
 class SequenceTable {
  public:
-  explicit SequenceTable(std::uint64_t boot_token) noexcept : epoch_((boot_token & 0x7FFFFF) << 40) {}
+  explicit SequenceTable(std::uint64_t boot_token) noexcept;
   SequenceTable(const SequenceTable&) = delete;
   SequenceTable& operator=(const SequenceTable&) = delete;
 

@@ -49,6 +49,8 @@ class Slab {
   /// Makes the pages of slots [0, end) present. kSystem (no memory) instead of a SIGBUS at the first touch. Any thread; cheap
   /// when they are present already.
   Result<void> Populate(std::uint32_t end);
+  /// Marks a slot as holding nothing. Touches no page that is not there.
+  void Clear(std::uint32_t i) noexcept;
   /// Populated bytes, header included.
   [[nodiscard]] std::size_t resident_bytes() const noexcept { return populated_.load(std::memory_order_relaxed); }
 

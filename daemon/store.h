@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <kvant/result.h>
@@ -28,8 +30,9 @@ class PendingBlock;
 /// holds and that has no blocks when the budget needs the room. Loop thread only.
 class Store : public std::enable_shared_from_this<Store> {
  public:
-  /// kStoreFull if the budget can never hold one block of this shape, kUnsupported if the sink rows do not fit a slot.
-  static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan);
+  /// `charge` pays for the store's record and plan. kStoreFull if the budget can never hold one block of this shape, kUnsupported if
+  /// the sink rows do not fit a slot even as f16.
+  static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
   ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
@@ -104,7 +107,8 @@ class PendingBlock {
   [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
 
   /// Makes the encoded slots a block of the index, without leases. Requires: the slot is finished, parent in the index.
-  Block* Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position) &&;
+  /// `sink_type`: of the rows in the sinks' slot, if there is one.
+  Block* Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position, ElementType sink_type) &&;
 
  private:
   friend class Store;
