@@ -1,0 +1,233 @@
+// kvantctl as an operator or a script meets it: a real kvantd, a real client that fills a store, exit codes and JSON.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <kvant/admin.h>
+#include <kvant/client.h>
+#include <signal.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tests/tools/processes.h"
+
+namespace kvant::tests {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::uint32_t kHeadDim = 64;
+constexpr std::uint32_t kBlockTokens = 16;
+constexpr std::uint32_t kLayers = 2;
+constexpr std::uint32_t kKvHeads = 2;
+
+Finished Kvantctl(std::vector<std::string> arguments) {
+  return RunProgram(std::string(KVANT_PROGRAM_DIR) + "/kvantctl", arguments);
+}
+
+StoreSpec Spec(const std::string& name) {
+  StoreSpec spec;
+  spec.name = name;
+  spec.model = "model-digest";
+  spec.tokenizer = "bytes";
+  spec.layers = kLayers;
+  spec.kv_heads = kKvHeads;
+  spec.head_dim = kHeadDim;
+  spec.block_tokens = kBlockTokens;
+  spec.sink_tokens = 0;
+  spec.plan.keys = "f16";
+  spec.plan.values = "f16";
+  return spec;
+}
+
+/// Adds tokens first, first + 1, ... until the sequence holds `length`.
+Result<void> Grow(Sequence& sequence, std::uint64_t length) {
+  std::vector<float> rows(kKvHeads * kHeadDim);
+  while (sequence.length() < length) {
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = std::sin(static_cast<float>(i + 7 * sequence.length()));
+    if (auto reserved = sequence.Reserve(1); !reserved) return reserved.error();
+    const ConstTensorView view{rows.data(), ElementType::kF32, 1, kKvHeads, kHeadDim, kKvHeads * kHeadDim, kHeadDim};
+    for (std::size_t layer = 0; layer < kLayers; ++layer) {
+      if (auto done = sequence.Append(layer, view, view); !done) return done;
+    }
+    const auto token = static_cast<TokenId>(sequence.length());
+    if (auto done = sequence.Advance({&token, 1}); !done) return done;
+  }
+  return {};
+}
+
+/// A daemon and a client with one sequence of 100 tokens, whose first blocks are sealed.
+class KvantctlTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    daemon_.emplace(std::vector<std::string>{"--budget", "64MiB"});
+    ASSERT_FALSE(daemon_->socket().empty()) << "kvantd did not come up";
+    ClientOptions options;
+    options.name = "filler";
+    options.arena_bytes = std::size_t{32} << 20;
+    auto client = Client::Connect(daemon_->socket(), options);
+    ASSERT_TRUE(client) << client.error().message;
+    client_.emplace(std::move(*client));
+    auto store = client_->OpenStore(Spec("test/store"));
+    ASSERT_TRUE(store) << store.error().message;
+    store_.emplace(std::move(*store));
+    SequenceOptions sequence_options;
+    sequence_options.recent_tokens = 16;
+    sequence_options.label = "chat \xFF";  // not UTF-8
+    auto sequence = store_->Open({}, sequence_options);
+    ASSERT_TRUE(sequence) << sequence.error().message;
+    sequence_.emplace(std::move(*sequence));
+    const auto grown = Grow(*sequence_, 100);
+    ASSERT_TRUE(grown) << grown.error().message;
+  }
+
+  Finished Ctl(std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"--socket", "unix:" + daemon_->socket()});
+    return Kvantctl(std::move(arguments));
+  }
+
+  Json CtlJson(std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"-o", "json"});
+    const Finished finished = Ctl(arguments);
+    EXPECT_EQ(finished.exit_code, 0) << finished.err;
+    return Json::parse(finished.out, nullptr, false);
+  }
+
+  std::optional<RunningDaemon> daemon_;
+  std::optional<Client> client_;
+  std::optional<Store> store_;
+  std::optional<Sequence> sequence_;
+};
+
+TEST_F(KvantctlTest, PingAnswersWithTimes) {
+  const Json json = CtlJson({"ping", "--count", "3"});
+  EXPECT_EQ(json["count"], 3);
+  EXPECT_GT(json["min_ns"], 0);
+  EXPECT_LE(json["min_ns"], json["median_ns"]);
+  EXPECT_LE(json["median_ns"], json["max_ns"]);
+  EXPECT_THAT(Ctl({"ping"}).out, testing::StartsWith("pong: 1 call"));
+}
+
+TEST_F(KvantctlTest, InfoNamesTheProcessAndItsBudget) {
+  const Json json = CtlJson({"info"});
+  EXPECT_EQ(json["pid"], daemon_->pid());
+  EXPECT_EQ(json["budget_bytes"], 64U << 20);
+  EXPECT_THAT(Ctl({"info"}).out, testing::HasSubstr("64.0 MiB"));
+}
+
+TEST_F(KvantctlTest, StatsAndStoresAgreeOnTheFigures) {
+  const Json stats = CtlJson({"stats"});
+  const Json stores = CtlJson({"stores"})["stores"];
+  ASSERT_EQ(stores.size(), 1U);
+  EXPECT_EQ(stores[0]["name"], "test/store");
+  EXPECT_EQ(stores[0]["keys"], "f16");
+  const std::uint64_t blocks = stores[0]["blocks"];
+  EXPECT_GE(blocks, 4U);  // (100 - 16 recent) / 16, less the slack
+  EXPECT_EQ(stores[0]["leased_blocks"], blocks);
+  // As f16: blocks x tokens x layers x heads x 2 sides x head size x 2 bytes.
+  EXPECT_EQ(stores[0]["bytes"]["logical_f16_bytes"], blocks * kBlockTokens * kLayers * kKvHeads * 2 * kHeadDim * 2);
+  EXPECT_EQ(stats["bytes"]["logical_f16_bytes"], stores[0]["bytes"]["logical_f16_bytes"]);
+  EXPECT_EQ(stats["stores"], 1);
+  EXPECT_EQ(stats["sequences"], 1);
+  EXPECT_EQ(stats["sealed_blocks"], blocks);
+  EXPECT_GE(stats["leases"], blocks);
+  EXPECT_THAT(Ctl({"stats"}).out,
+              testing::AllOf(testing::HasSubstr("block leases"), testing::HasSubstr("tensor bytes copied")));
+  EXPECT_THAT(Ctl({"stores"}).out, testing::HasSubstr("test/store"));
+}
+
+TEST_F(KvantctlTest, SequencesAreListedAndInspected) {
+  const Json list = CtlJson({"sequences"})["sequences"];
+  ASSERT_EQ(list.size(), 1U);
+  EXPECT_EQ(list[0]["id"], sequence_->id());
+  EXPECT_EQ(list[0]["length"], 100);
+  EXPECT_EQ(list[0]["client"], "filler");
+  EXPECT_TRUE(CtlJson({"sequences", "--store", "another"})["sequences"].empty());
+
+  const Json detail = CtlJson({"inspect", std::to_string(sequence_->id())})["sequence"];
+  EXPECT_EQ(detail["length"], 100);
+  ASSERT_FALSE(detail["blocks"].empty());
+  std::uint64_t position = 0;
+  for (const Json& block : detail["blocks"]) {
+    EXPECT_EQ(block["first_position"], position);
+    EXPECT_EQ(block["checksum_ok"], true);
+    EXPECT_GE(block["leases"], 1);
+    position += kBlockTokens;
+  }
+  EXPECT_EQ(detail["sealed_tokens"], position);
+  EXPECT_EQ(CtlJson({"inspect", "test/store"})["store"]["model"], "model-digest");
+}
+
+TEST_F(KvantctlTest, EvictTakesOnlyWhatNobodyHoldsAndOnlyWhenAsked) {
+  EXPECT_EQ(Ctl({"evict"}).exit_code, 2);
+  EXPECT_EQ(Ctl({"evict", "--store", ""}).exit_code, 2);
+  EXPECT_EQ(CtlJson({"evict", "--all"})["blocks"], 0);  // everything is leased
+  const std::uint64_t blocks = CtlJson({"stores"})["stores"][0]["blocks"];
+  sequence_.reset();
+  EXPECT_EQ(CtlJson({"evict", "--store", "test/store", "--dry-run"})["blocks"], blocks);
+  EXPECT_EQ(CtlJson({"stores"})["stores"][0]["blocks"], blocks);
+  const Json one = CtlJson({"evict", "--store", "test/store", "--max-blocks", "1"});
+  EXPECT_EQ(one["blocks"], 1);
+  EXPECT_GT(one["bytes"], 0);
+  EXPECT_EQ(CtlJson({"stores"})["stores"][0]["blocks"], blocks - 1);
+  EXPECT_EQ(CtlJson({"evict", "--all"})["blocks"], blocks - 1);
+  EXPECT_EQ(CtlJson({"stats"})["evicted_blocks"], blocks);
+}
+
+TEST_F(KvantctlTest, WhatIsNotThereHasItsOwnExitCode) {
+  EXPECT_EQ(Ctl({"inspect", "999999999"}).exit_code, 4);
+  EXPECT_EQ(Ctl({"inspect", "no-such-store"}).exit_code, 4);
+  EXPECT_EQ(Ctl({"evict", "--store", "no-such-store"}).exit_code, 4);
+}
+
+TEST_F(KvantctlTest, AStoppedDaemonTimesOut) {
+  ASSERT_EQ(kill(daemon_->pid(), SIGSTOP), 0);
+  const Finished finished = Ctl({"stats", "--timeout", "0.3", "-o", "json"});
+  ASSERT_EQ(kill(daemon_->pid(), SIGCONT), 0);
+  EXPECT_EQ(finished.exit_code, 6);
+  const Json error = Json::parse(finished.err, nullptr, false);
+  EXPECT_EQ(error["error"]["code"], "deadline_exceeded");
+  EXPECT_EQ(error["error"]["exit_code"], 6);
+}
+
+TEST(KvantctlCommandLineTest, NoDaemonHasItsOwnExitCodeAndNamesTheSocket) {
+  const Finished finished = Kvantctl({"ping", "--socket", "/nonexistent/kvantd.sock"});
+  EXPECT_EQ(finished.exit_code, 3);
+  EXPECT_THAT(finished.err, testing::HasSubstr("/nonexistent/kvantd.sock"));
+  EXPECT_TRUE(finished.out.empty());
+}
+
+TEST(KvantctlCommandLineTest, WrongUsageIsTwoAndHelpIsZero) {
+  EXPECT_EQ(Kvantctl({}).exit_code, 2);
+  EXPECT_EQ(Kvantctl({"no-such-command"}).exit_code, 2);
+  EXPECT_EQ(Kvantctl({"stats", "-o", "xml"}).exit_code, 2);
+  EXPECT_EQ(Kvantctl({"ping", "--timeout", "-1"}).exit_code, 2);
+  EXPECT_EQ(Kvantctl({"codecs", "--head-dim", "100"}).exit_code, 2);
+  const Finished help = Kvantctl({"--help"});
+  EXPECT_EQ(help.exit_code, 0);
+  EXPECT_THAT(help.out, testing::HasSubstr("Exit codes: 0 ok"));
+}
+
+TEST(KvantctlCommandLineTest, CodecsGivesRealSizesWithoutADaemon) {
+  const Finished finished = Kvantctl({"codecs", "-o", "json"});
+  ASSERT_EQ(finished.exit_code, 0) << finished.err;
+  const Json json = Json::parse(finished.out, nullptr, false);
+  const auto bits_of = [&](const std::string& spec) -> double {
+    for (const Json& codec : json["codecs"]) {
+      for (const Json& variant : codec["variants"]) {
+        if (variant["spec"] == spec) return variant["keys"]["bits_per_element"];
+      }
+    }
+    return -1.0;
+  };
+  EXPECT_EQ(bits_of("f32"), 32.0);
+  EXPECT_EQ(bits_of("f16"), 16.0);
+  EXPECT_EQ(bits_of("turboquant_mse:bits=4"), 4.125);  // 4 bits and a 16-bit scale per 128 numbers
+  EXPECT_EQ(bits_of("turboquant_mse:bits=2"), 2.125);
+  EXPECT_THAT(Kvantctl({"codecs"}).out, testing::HasSubstr("turboquant_mse:bits"));
+}
+
+}  // namespace
+}  // namespace kvant::tests
