@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Writes the golden bytes of segments from SEGMENT.md alone, without the project's code (libxxhash through ctypes).
+
+Usage: make_segments.py [FOLDER]   (default: beside this file). Run again only with a new layout version.
+"""
+import ctypes, pathlib, struct, sys
+
+xxh = ctypes.CDLL("libxxhash.so.0")
+xxh.XXH3_64bits.restype = ctypes.c_uint64
+xxh.XXH3_64bits.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+xxh64 = lambda b: xxh.XXH3_64bits(b, len(b))
+
+class Hash128(ctypes.Structure):
+    _fields_ = [("low", ctypes.c_uint64), ("high", ctypes.c_uint64)]
+xxh.XXH3_128bits.restype = Hash128
+xxh.XXH3_128bits.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+def xxh128(b):
+    h = xxh.XXH3_128bits(b, len(b))
+    return struct.pack(">QQ", h.high, h.low)
+
+identity = bytes(range(16))
+boot = 0x0123456789ABCDEF
+slab = struct.pack("<8sIIQQII16sQ", b"KVNTSLAB", 1, 7, 4096 + 2 * 4096, 4096, 2, 16, identity, boot)
+arena = struct.pack("<8sIIQQQ", b"KVNTAREN", 1, 0, 1 << 20, boot, 42)
+
+# A slot of 16 tokens: header 128, token ids 64 (already a multiple of 64), payload 100 bytes.
+tokens = struct.pack("<16I", *[1000 + 3 * i for i in range(16)])
+payload = bytes((5 * i) & 255 for i in range(100))
+chain = xxh128(identity + tokens)
+header = struct.pack("<4sHHII16s16s16sQQQQ24s", b"KBLK", 1, 1, 16, 0, identity, chain, identity, 0, 9, len(payload),
+                     xxh64(payload), bytes(24))
+slot = header + struct.pack("<Q", xxh64(header + tokens)) + tokens + payload
+
+folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent)
+for name, data in (("slab_header", slab), ("arena_header", arena), ("block_slot", slot)):
+    text = data.hex()
+    (folder / f"{name}.hex").write_text("\n".join(text[i:i + 64] for i in range(0, len(text), 64)) + "\n")

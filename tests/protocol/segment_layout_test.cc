@@ -1,0 +1,124 @@
+// The layout of segments against bytes that were made from SEGMENT.md alone (tests/golden/make_segments.py).
+#include "protocol/segment_layout.h"
+
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "protocol/block_format.h"
+#include "protocol/digest.h"
+#include "protocol/mapped_segment.h"
+
+namespace kvant::protocol {
+namespace {
+
+std::vector<std::byte> Golden(const std::string& name) {
+  std::ifstream file(std::string(KVANT_SOURCE_DIR) + "/tests/golden/" + name + ".hex");
+  std::vector<std::byte> bytes;
+  std::string line;
+  while (std::getline(file, line)) {
+    for (std::size_t i = 0; i + 1 < line.size(); i += 2) {
+      bytes.push_back(static_cast<std::byte>(std::stoi(line.substr(i, 2), nullptr, 16)));
+    }
+  }
+  return bytes;
+}
+
+Digest CountingDigest() {
+  Digest digest;
+  for (std::size_t i = 0; i < digest.size(); ++i) digest[i] = static_cast<std::uint8_t>(i);
+  return digest;
+}
+
+constexpr std::uint64_t kBoot = 0x0123456789ABCDEF;
+
+TEST(SegmentLayoutTest, SlabHeaderMatchesGoldenBytes) {
+  const std::vector<std::byte> golden = Golden("slab_header");
+  ASSERT_EQ(golden.size(), 64u);
+  SlabHeader header{};
+  header.magic = kSlabMagic;
+  header.layout_version = kSegmentLayoutVersion;
+  header.slab_index = 7;
+  header.slab_bytes = 4096 + 2 * 4096;
+  header.slot_bytes = 4096;
+  header.slot_count = 2;
+  header.block_tokens = 16;
+  header.identity = CountingDigest();
+  header.boot_token = kBoot;
+  EXPECT_EQ(std::memcmp(&header, golden.data(), golden.size()), 0);
+  EXPECT_TRUE(ReadSlabHeader(golden.data(), 4096 + 2 * 4096).has_value());
+}
+
+TEST(SegmentLayoutTest, ArenaHeaderMatchesGoldenBytes) {
+  const std::vector<std::byte> golden = Golden("arena_header");
+  ASSERT_EQ(golden.size(), sizeof(ArenaHeader));
+  const ArenaHeader header{kArenaMagic, kSegmentLayoutVersion, 0, 1 << 20, kBoot, 42};
+  EXPECT_EQ(std::memcmp(&header, golden.data(), golden.size()), 0);
+  EXPECT_TRUE(ReadArenaHeader(golden.data(), 1 << 20).has_value());
+}
+
+TEST(SegmentLayoutTest, BlockSlotMatchesGoldenBytes) {
+  const std::vector<std::byte> golden = Golden("block_slot");
+  constexpr std::uint32_t kTokens = 16;
+  ASSERT_EQ(golden.size(), PayloadOffset(kTokens) + 100);
+
+  std::vector<std::uint32_t> tokens;
+  for (std::uint32_t i = 0; i < kTokens; ++i) tokens.push_back(1000 + 3 * i);
+  std::vector<std::byte> slot(golden.size(), std::byte{0xEE});
+  for (std::size_t i = 0; i < 100; ++i) slot[PayloadOffset(kTokens) + i] = static_cast<std::byte>(5 * i);
+  FinishSlot(slot.data(), kTokens,
+             {.kind = BlockKind::kCodes,
+              .element_type = 0,
+              .identity = CountingDigest(),
+              .chain = ChainDigest(CountingDigest(), tokens),
+              .parent = CountingDigest(),
+              .first_position = 0,
+              .generation = 9},
+             tokens, 100);
+  EXPECT_EQ(slot, golden);
+  EXPECT_TRUE(VerifySlot(golden, kTokens).has_value());
+}
+
+TEST(SegmentLayoutTest, EveryFlippedBitOfASlotIsFound) {
+  const std::vector<std::byte> golden = Golden("block_slot");
+  for (std::size_t bit = 0; bit < golden.size() * 8; ++bit) {
+    std::vector<std::byte> damaged = golden;
+    damaged[bit / 8] ^= static_cast<std::byte>(1u << bit % 8);
+    EXPECT_FALSE(VerifySlot(damaged, 16).has_value()) << "bit " << bit;
+  }
+}
+
+TEST(SegmentLayoutTest, VerifyStaysInsideAHostileSlot) {
+  std::vector<std::byte> slot = Golden("block_slot");
+  BlockHeader header;
+  std::memcpy(&header, slot.data(), sizeof header);
+  header.payload_bytes = ~std::uint64_t{0} - 8;
+  std::memcpy(slot.data(), &header, sizeof header);
+  EXPECT_FALSE(VerifySlot(slot, 16).has_value());
+  header.payload_bytes = 100;
+  header.token_count = 0xFFFFFFFF;
+  std::memcpy(slot.data(), &header, sizeof header);
+  EXPECT_FALSE(VerifySlot(slot, 16).has_value());
+  EXPECT_FALSE(VerifySlot(std::span(slot).first(10), 16).has_value());
+}
+
+TEST(SegmentLayoutTest, ClearedSlotIsNoBlock) {
+  std::vector<std::byte> slot = Golden("block_slot");
+  ClearSlot(slot.data());
+  EXPECT_FALSE(VerifySlot(slot, 16).has_value());
+}
+
+TEST(SegmentLayoutTest, ChainDigestDependsOnParentAndEveryToken) {
+  const std::vector<std::uint32_t> tokens = {1, 2, 3};
+  const Digest chain = ChainDigest(CountingDigest(), tokens);
+  EXPECT_NE(chain, ChainDigest(Digest{}, tokens));
+  EXPECT_NE(chain, ChainDigest(CountingDigest(), std::vector<std::uint32_t>{1, 2, 4}));
+  EXPECT_NE(chain, ChainDigest(CountingDigest(), std::vector<std::uint32_t>{1, 2}));
+  EXPECT_EQ(DigestHex(CountingDigest()), "000102030405060708090a0b0c0d0e0f");
+}
+
+}  // namespace
+}  // namespace kvant::protocol
