@@ -10,6 +10,7 @@ namespace kvant::quantizers {
 extern const Codec kF32;
 extern const Codec kF16;
 extern const Codec kBF16;
+extern const Codec kInt8;
 
 namespace {
 
@@ -75,6 +76,7 @@ Registry Registry::Builtin() {
       &kF32,
       &kF16,
       &kBF16,
+      &kInt8,
   };
   return registry;
 }

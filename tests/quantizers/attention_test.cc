@@ -73,7 +73,7 @@ TEST_P(AttentionGridTest, MatchesBruteForceOverShapes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Codecs, AttentionGridTest, testing::Values("f32", "f16", "bf16"),
+INSTANTIATE_TEST_SUITE_P(Codecs, AttentionGridTest, testing::Values("f32", "f16", "bf16", "int8"),
                          [](const auto& codec) { return codec.param; });
 
 TEST(AttentionTest, OddHeadSizesAndElementTypes) {
