@@ -1,0 +1,218 @@
+#include "kernels/lloyd_accumulate.h"
+
+#include <algorithm>
+
+#include "kernels/lloyd_layout.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/lloyd_accumulate.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "kernels/lloyd_dot-inl.h"
+#include "kernels/ufloat16-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvant::kernels {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+inline constexpr std::size_t kQueriesAtOnce = HWY_CAP_GE512 ? 4 : 2;
+inline constexpr std::size_t kVectorsAtOnce = HWY_CAP_GE512 ? 4 : 2;
+/// Words of a query's integer weights: one per quad of tokens, with 8 bits two (tokens 0 and 2, tokens 1 and 3).
+inline constexpr std::size_t kWordsPerQuery = kLloydWeightRun / 2;
+
+/// The scratch of one run of tokens.
+struct Run {
+  float* scales;         ///< [kLloydWeightRun]
+  std::uint32_t* words;  ///< [queries][kWordsPerQuery]
+  float* steps;          ///< [queries]; 0: all weights are 0
+};
+
+/// Integer weights of one query for a run: count <= kLloydWeightRun tokens, a multiple of 16.
+template <std::uint32_t kBits>
+HWY_INLINE void RoundWeights(const float* HWY_RESTRICT weights, std::size_t count, const float* HWY_RESTRICT scales,
+                             std::uint32_t* HWY_RESTRICT words, float* HWY_RESTRICT step) {
+  const hn::CappedTag<float, 16> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  const std::size_t n = hn::Lanes(d);
+  auto largest = hn::Zero(d);
+  for (std::size_t t = 0; t < count; t += n) largest = hn::Max(largest, hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t)));
+  const float top = hn::GetLane(hn::MaxOfLanes(d, largest));
+  constexpr auto kLimit = static_cast<float>(LloydWeightMax(kBits));
+  if (!(top >= 1e-30f)) {
+    *step = 0.0f;
+    std::fill(words, words + kWordsPerQuery, 0u);
+    return;
+  }
+  *step = top / kLimit;
+  const auto factor = hn::Set(d, kLimit / top);
+  for (std::size_t t = 0; t < count; t += n) {
+    const auto term = hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t));
+    const auto rounded = hn::Min(hn::NearestInt(hn::Mul(term, factor)), hn::Set(di, LloydWeightMax(kBits)));
+    if constexpr (kBits == 8) {
+      alignas(64) std::int32_t lanes[16];
+      hn::Store(rounded, di, lanes);
+      for (std::size_t i = 0; i < n; i += 4) {
+        words[(t + i) / 2] = static_cast<std::uint32_t>(lanes[i] | lanes[i + 2] << 16);
+        words[(t + i) / 2 + 1] = static_cast<std::uint32_t>(lanes[i + 1] | lanes[i + 3] << 16);
+      }
+    } else {
+      const hn::Rebind<std::uint8_t, decltype(d)> d8;
+      hn::StoreU(hn::DemoteTo(d8, rounded), d8, reinterpret_cast<std::uint8_t*>(words) + t);
+    }
+  }
+}
+
+/// Where a run's codes lie; a step is 16 tokens: four quads.
+struct ValueCodes {
+  const std::uint8_t* codes = nullptr;  ///< of the run's first supertile
+  const std::uint8_t* tops = nullptr;   ///< 3 bits: of the top bits
+  std::size_t tile_bytes = 0;           ///< of a supertile
+  std::size_t steps = 0;
+};
+
+/// One step: adds four quads' products to sums[vector][query].
+template <std::uint32_t kBits, std::size_t kHalf, std::size_t kVectors, std::size_t kQueries, class D8>
+HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTables<D8, kBits == 8 ? 4 : kBits>& tables,
+                               const ValueCodes& at, std::size_t offset, std::size_t step, const std::uint32_t* HWY_RESTRICT words,
+                               hn::Vec<SumTag<D8>> (&sums)[kVectors][kQueries]) {
+  const SumTag<D8> di;
+  const std::size_t n = hn::Lanes(d8);
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    if constexpr (kBits == 8) {
+      const PairTag<D8> d16;
+      for (std::size_t f = 0; f < 4; ++f) {
+        const Pairs<D8> centroids = LookUpWords(d8, table, at.codes + (4 * step + f) * at.tile_bytes + offset + v * n);
+        for (std::size_t q = 0; q < kQueries; ++q) {
+          const std::uint32_t* word = words + q * kWordsPerQuery + (4 * step + f) * 2;
+          const Pairs<D8> weights{hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[0]))),
+                                  hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[1])))};
+          sums[v][q] = DotPairs(d8, sums[v][q], centroids, weights);
+        }
+      }
+    } else {
+      const std::size_t tile = kBits == 4 ? 2 * step : kBits == 1 ? step / 2 : step;
+      const auto a = hn::LoadU(d8, at.codes + tile * at.tile_bytes + offset + v * n);
+      auto b = a;
+      if constexpr (kBits == 4) b = hn::LoadU(d8, at.codes + (tile + 1) * at.tile_bytes + offset + v * n);
+      if constexpr (kBits == 3) b = hn::LoadU(d8, at.tops + step / 2 * at.tile_bytes + offset + v * n);
+      hn::Vec<D8> centroids[4];
+      LookUp<kBits, kHalf, 4>(d8, tables, a, b, centroids);
+#if HWY_TARGET == HWY_AVX3_DL
+      for (std::size_t f = 0; f < 4; ++f) {
+        for (std::size_t q = 0; q < kQueries; ++q) {
+          const auto weights = hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(words[q * kWordsPerQuery + 4 * step + f])));
+          sums[v][q] = DotUnsignedSigned(sums[v][q], weights, centroids[f]);
+        }
+      }
+#else
+      for (std::size_t f = 0; f < 4; ++f) {
+        const Pairs<D8> wide = WidenSigned(d8, centroids[f]);
+        for (std::size_t q = 0; q < kQueries; ++q) {
+          const auto word = static_cast<std::int32_t>(words[q * kWordsPerQuery + 4 * step + f]);
+          sums[v][q] = DotPairs(d8, sums[v][q], wide, WidenUnsigned(d8, hn::BitCast(d8, hn::Set(di, word))));
+        }
+      }
+#endif
+    }
+  }
+}
+
+/// kVectors vectors of dims from byte `offset` of each supertile, kQueries queries, all tokens of a run.
+template <std::uint32_t kBits, std::size_t kVectors, std::size_t kQueries, class D8>
+HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const Run& run, const ValueCodes& at, std::size_t offset,
+                                  std::size_t query, Prefetch& prefetch) {
+  const SumTag<D8> di;
+  const hn::RebindToFloat<SumTag<D8>> df;
+  const NibbleTables<D8, kBits == 8 ? 4 : kBits> tables(d8, *args.table, 0);
+  const std::uint32_t* HWY_RESTRICT words = run.words + query * kWordsPerQuery;
+  hn::Vec<SumTag<D8>> sums[kVectors][kQueries];
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    for (std::size_t q = 0; q < kQueries; ++q) sums[v][q] = hn::Zero(di);
+  }
+  for (std::size_t step = 0; step < at.steps; step += kBits == 1 || kBits == 3 ? 2 : 1) {
+    prefetch.Step();
+    AccumulateStep<kBits, 0, kVectors, kQueries>(d8, *args.table, tables, at, offset, step, words, sums);
+    if constexpr (kBits == 1 || kBits == 3) {
+      AccumulateStep<kBits, 1, kVectors, kQueries>(d8, *args.table, tables, at, offset, step + 1, words, sums);
+    }
+  }
+  for (std::size_t q = 0; q < kQueries; ++q) {
+    const auto step = hn::Set(df, run.steps[query + q]);
+    float* HWY_RESTRICT acc = args.acc + (query + q) * args.acc_stride + offset / 4;
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      float* to = acc + v * hn::Lanes(df);
+      hn::StoreU(hn::Add(hn::LoadU(df, to), hn::Mul(hn::ConvertTo(df, sums[v][q]), step)), df, to);
+    }
+  }
+}
+
+/// All dims of kQueries queries for one run.
+template <std::uint32_t kBits, std::size_t kQueries>
+HWY_INLINE void AccumulateQueries(const LloydAccumulateArgs& args, const Run& run, const ValueCodes& at, std::size_t query,
+                                  Prefetch& prefetch) {
+  bool none = true;
+  for (std::size_t q = 0; q < kQueries; ++q) none = none && run.steps[query + q] == 0.0f;
+  if (none) return;
+  const CodeTag d8;
+  const std::size_t n = hn::Lanes(d8), bytes = 4 * args.dim;
+  std::size_t offset = 0;
+  for (; offset + kVectorsAtOnce * n <= bytes; offset += kVectorsAtOnce * n) {
+    AccumulateVectors<kBits, kVectorsAtOnce, kQueries>(d8, args, run, at, offset, query, prefetch);
+  }
+  for (; offset + n <= bytes; offset += n) AccumulateVectors<kBits, 1, kQueries>(d8, args, run, at, offset, query, prefetch);
+  const hn::CappedTag<std::uint8_t, 32> cell;
+  if (offset < bytes) AccumulateVectors<kBits, 1, kQueries>(cell, args, run, at, offset, query, prefetch);
+}
+
+template <std::uint32_t kBits>
+HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
+  const hn::CappedTag<float, 16> d;
+  const std::size_t dim = args.dim;
+  const std::uint8_t* tops = args.block + LloydPlaneBytes(2, dim, args.tokens);  // 3 bits only
+  const auto* scales = reinterpret_cast<const std::uint16_t*>(args.block + LloydCodesBytes(kBits, dim, args.tokens));
+  Run run;
+  run.scales = reinterpret_cast<float*>(args.scratch);
+  run.words = reinterpret_cast<std::uint32_t*>(run.scales + kLloydWeightRun);
+  run.steps = reinterpret_cast<float*>(run.words + args.queries * kWordsPerQuery);
+  const std::size_t passes = (4 * dim + 64 * kVectorsAtOnce - 1) / (64 * kVectorsAtOnce);
+  Prefetch prefetch(args.next, args.next_bytes, passes * args.tokens / (kBits == 1 || kBits == 3 ? 32 : 16));
+  for (std::size_t first = 0; first < args.tokens; first += kLloydWeightRun) {
+    const std::size_t count = std::min(kLloydWeightRun, args.tokens - first);
+    for (std::size_t t = 0; t < count; t += hn::Lanes(d)) hn::Store(LoadUfloat16(d, scales + first + t), d, run.scales + t);
+    for (std::size_t q = 0; q < args.queries; ++q) {
+      RoundWeights<kBits>(args.weights + q * args.stride + first, count, run.scales, run.words + q * kWordsPerQuery, run.steps + q);
+    }
+    constexpr std::uint32_t kPlaneBits = LloydPlaneAt(kBits, 0).bits;
+    const ValueCodes at{args.block + first * dim * kPlaneBits / 8, tops + first * dim / 8, 4 * dim, count / 16};
+    std::size_t query = 0;
+    for (; query + kQueriesAtOnce <= args.queries; query += kQueriesAtOnce) {
+      AccumulateQueries<kBits, kQueriesAtOnce>(args, run, at, query, prefetch);
+    }
+    for (; query < args.queries; ++query) AccumulateQueries<kBits, 1>(args, run, at, query, prefetch);
+  }
+}
+
+void AccumulateAll(const LloydAccumulateArgs& args) {
+  switch (args.table->bits) {
+    case 1: return AccumulateBits<1>(args);
+    case 2: return AccumulateBits<2>(args);
+    case 3: return AccumulateBits<3>(args);
+    case 4: return AccumulateBits<4>(args);
+    default: return AccumulateBits<8>(args);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvant::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kvant::kernels {
+
+HWY_EXPORT(AccumulateAll);
+
+void LloydAccumulate(const LloydAccumulateArgs& args) noexcept { HWY_DYNAMIC_DISPATCH(AccumulateAll)(args); }
+
+}  // namespace kvant::kernels
+#endif  // HWY_ONCE

@@ -1,0 +1,108 @@
+#include "kernels/lloyd_query.h"
+
+#include <cmath>
+
+#include <kvant/tensor.h>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/lloyd_query.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "kernels/hadamard-inl.h"
+#include "kernels/transpose-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvant::kernels {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using LaneTagU = hn::RebindToUnsigned<LaneTag>;
+using LaneTagI = hn::RebindToSigned<LaneTag>;
+using LaneVecI = hn::Vec<LaneTagI>;
+
+HWY_INLINE void Bias(LaneTag d, std::size_t dim, const float* HWY_RESTRICT mean, const float* HWY_RESTRICT x, float* HWY_RESTRICT bias) {
+  LaneVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  for (std::size_t i = 0; i < dim; i += 4) {
+    for (std::size_t j = 0; j < 4; ++j) {
+      sums[j] = hn::Add(sums[j], hn::Mul(hn::Load(d, x + (i + j) * kLanes), hn::Set(d, mean[i + j])));
+    }
+  }
+  hn::Store(hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])), d, bias);
+}
+
+HWY_INLINE void Round(LaneTag d, std::uint32_t bits, std::size_t dim, float to_logit, const float* HWY_RESTRICT x, std::size_t lane,
+                      LloydQueryHead& head, std::uint32_t* HWY_RESTRICT words) {
+  const LaneTagI di;
+  const LaneTagU du;
+  LaneVec largest = hn::Zero(d);
+  for (std::size_t i = 0; i < dim; ++i) largest = hn::Max(largest, hn::Abs(hn::Load(d, x + i * kLanes)));
+  const std::int32_t limit = LloydQueryMax(bits, dim);
+  const auto none = hn::Lt(largest, hn::Set(d, 1e-30f));
+  const LaneVec factor = hn::IfThenZeroElse(none, hn::Div(hn::Set(d, static_cast<float>(limit)), largest));
+  hn::Store(hn::IfThenZeroElse(none, hn::Mul(largest, hn::Set(d, to_logit))), d, head.scale + lane);
+  const LaneVecI top = hn::Set(di, limit), bottom = hn::Set(di, -limit);
+  LaneVecI sum = hn::Zero(di);
+  const std::size_t rows = LloydQueryRowsPerGroup(bits);
+  for (std::size_t g = 0; g < dim / 4; ++g) {
+    LaneVecI q[4];
+    for (std::size_t j = 0; j < 4; ++j) {
+      const LaneVecI nearest = hn::NearestInt(hn::Mul(hn::Load(d, x + (4 * g + j) * kLanes), factor));
+      q[j] = hn::Min(hn::Max(nearest, bottom), top);
+      sum = hn::Add(sum, q[j]);
+    }
+    std::uint32_t* to = words + g * rows * kLanes + lane;
+    if (bits == 8) {
+      const LaneVecI low = hn::Set(di, 0xFFFF);
+      hn::Store(hn::BitCast(du, hn::Or(hn::And(q[0], low), hn::ShiftLeft<16>(q[2]))), du, to);
+      hn::Store(hn::BitCast(du, hn::Or(hn::And(q[1], low), hn::ShiftLeft<16>(q[3]))), du, to + kLanes);
+    } else {
+      const LaneVecI low = hn::Set(di, 0xFF);
+      const LaneVecI a = hn::Or(hn::And(q[0], low), hn::ShiftLeft<8>(hn::And(q[1], low)));
+      const LaneVecI b = hn::Or(hn::ShiftLeft<16>(hn::And(q[2], low)), hn::ShiftLeft<24>(q[3]));
+      hn::Store(hn::BitCast(du, hn::Or(a, b)), du, to);
+    }
+  }
+  hn::Store(sum, di, head.sums + lane);
+}
+
+void PrepareAll(const LloydQueryConfig& config, const float* queries, std::size_t n, float to_logit, std::byte* prepared) {
+  const LaneTag d;
+  const std::size_t dim = config.shape.dim;
+  const std::uint32_t bits = config.table->bits;
+  alignas(64) float columns[kMaxHeadDim * kLanes];
+  const RowsView rows{queries, ElementType::kF32, n, dim, dim};
+  for (std::size_t first = 0; first < n; first += kLanes, prepared += LloydQueryBatchBytes(bits, dim)) {
+    auto& head = *reinterpret_cast<LloydQueryHead*>(prepared);
+    auto* words = reinterpret_cast<std::uint32_t*>(prepared + sizeof(LloydQueryHead));
+    LoadColumnsOf(rows, first, n - first < kLanes ? n - first : kLanes, columns);
+    for (std::size_t lane = 0; lane < kLanes; lane += hn::Lanes(d)) {
+      if (config.mean != nullptr) {
+        Bias(d, dim, config.mean, columns + lane, head.bias + lane);
+      } else {
+        hn::Store(hn::Zero(d), d, head.bias + lane);
+      }
+    }
+    HadamardColumns(config.shape, config.rounds, config.signs, columns);
+    for (std::size_t lane = 0; lane < kLanes; lane += hn::Lanes(d)) Round(d, bits, dim, to_logit, columns + lane, lane, head, words);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvant::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kvant::kernels {
+
+HWY_EXPORT(PrepareAll);
+
+void LloydPrepareQueries(const LloydQueryConfig& config, const float* queries, std::size_t n, std::byte* prepared) noexcept {
+  // A row reads back as scale * code / (unit * sqrt(dim)); the integer query is (limit / largest) * gain times the rotated one.
+  const double dim = config.shape.dim;
+  const double to_logit = 1.0 / (LloydQueryMax(config.table->bits, config.shape.dim) * config.shape.gain(config.rounds) *
+                                 config.table->unit * std::sqrt(dim));
+  HWY_DYNAMIC_DISPATCH(PrepareAll)(config, queries, n, static_cast<float>(to_logit), prepared);
+}
+
+}  // namespace kvant::kernels
+#endif  // HWY_ONCE

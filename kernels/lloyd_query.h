@@ -1,0 +1,49 @@
+// Queries -> what lloyd_score.h reads: rotated, rounded to integers, 16 queries to a batch, lanes = queries.
+//
+// Batch: LloydQueryHead, then for each group of 4 dims one row of 16 words, word i for query i of the batch:
+//   up to 4 bits: four signed bytes, |q| <= 127;
+//   8 bits: two rows: signed 16-bit pairs (dims 0, 2), then (dims 1, 3), |q| <= 2047 (less for dims beyond 256, so that sums fit 32 bits).
+// Lanes beyond the last query are 0. In memory only, never stored.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/hadamard.h"
+#include "kernels/lloyd_table.h"
+
+namespace kvant::kernels {
+
+/// logit = (float(integer sum) * token's scale) * scale + bias.
+struct LloydQueryHead {
+  float scale[kLanes];
+  float bias[kLanes];        ///< <query, mean>; 0 without one
+  std::int32_t sums[kLanes]; ///< of the integer query: undoes the offset of unsigned codes
+};
+
+constexpr std::size_t LloydQueryRowsPerGroup(std::uint32_t bits) noexcept { return bits == 8 ? 2 : 1; }
+
+constexpr std::size_t LloydQueryBatchBytes(std::uint32_t bits, std::size_t dim) noexcept {
+  return sizeof(LloydQueryHead) + dim / 4 * LloydQueryRowsPerGroup(bits) * kLanes * sizeof(std::uint32_t);
+}
+
+/// The largest integer a query's number becomes.
+constexpr std::int32_t LloydQueryMax(std::uint32_t bits, std::size_t dim) noexcept {
+  if (bits != 8) return 127;
+  const auto fits = static_cast<std::int32_t>(INT32_MAX / (2047 * static_cast<std::int64_t>(dim)));
+  return fits < 2047 ? fits : 2047;
+}
+
+struct LloydQueryConfig {
+  const LloydTable* table = nullptr;
+  HadamardShape shape;
+  std::size_t rounds = 0;
+  const std::uint32_t* signs = nullptr;
+  const float* mean = nullptr;  ///< [dim] or null
+};
+
+/// queries: [n, dim], adjacent. prepared: ceil(n / 16) batches, 64-byte aligned. Finite queries give the same bytes on every target;
+/// others give some bytes.
+void LloydPrepareQueries(const LloydQueryConfig& config, const float* queries, std::size_t n, std::byte* prepared) noexcept;
+
+}  // namespace kvant::kernels

@@ -1,0 +1,35 @@
+// Integer codebooks for numbers of standard deviation 1, scaled to `unit` codebook units. Part of the stored format.
+// The positive half is listed; the codebook is symmetric. The real Lloyd-Max codebook (Lloyd 1982, Max 1960) divided by these is
+// constant within rounding: what rounding costs is below 0.1 % of the distortion up to 4 bits, 1.4 % at 8 bits.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace kvant::kernels {
+
+struct LloydTable {
+  std::uint32_t bits = 0;
+  float unit = 0.0f;  ///< codebook units per standard deviation: minimises E(z - c / unit)^2 over N(0, 1)
+  /// [2^(bits-1)] centroids of the positive half, ascending, at most 127 (8 bits: 2047).
+  std::array<std::int16_t, 128> magnitudes{};
+  /// [2^(bits-1) - 1] in codebook units: |z| >= thresholds[i] has at least magnitude i + 1. Midpoints (8 bits: rounded up).
+  std::array<float, 128> thresholds{};
+  /// 8 bits only: the magnitude's index of floor(|z|), for |z| in [0, 2048).
+  std::array<std::uint8_t, 2048> grid{};
+
+  /// Up to 4 bits: nibbles[f][n] is the centroid of field f (of `bits` bits; 3 bits: the low ones) of the nibble n.
+  alignas(64) std::array<std::array<std::int8_t, 16>, 4> nibbles{};
+
+  [[nodiscard]] constexpr std::uint32_t half() const noexcept { return 1u << (bits - 1); }
+  /// The centroid of a code.
+  [[nodiscard]] constexpr int Centroid(std::uint32_t index) const noexcept {
+    return index >= half() ? magnitudes[index - half()] : -magnitudes[half() - 1 - index];
+  }
+};
+
+/// The table of 1, 2, 3, 4 or 8 bits; null for any other number.
+[[nodiscard]] const LloydTable* FindLloydTable(std::uint32_t bits) noexcept;
+
+}  // namespace kvant::kernels
