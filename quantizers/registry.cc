@@ -11,6 +11,7 @@ extern const Codec kF32;
 extern const Codec kF16;
 extern const Codec kBF16;
 extern const Codec kInt8;
+extern const Codec kTurboQuantMse;
 
 namespace {
 
@@ -77,6 +78,7 @@ Registry Registry::Builtin() {
       &kF16,
       &kBF16,
       &kInt8,
+      &kTurboQuantMse,
   };
   return registry;
 }

@@ -1,0 +1,152 @@
+#include "quantizers/codebook.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace kvant::quantizers {
+namespace {
+
+constexpr int kCells = 16384;
+
+/// E f(magnitude of z) over both halves, f given per cell as weights of the cell's moments 0, 1 and 2.
+template <class PerCell>
+double Expect(const HalfLaw& law, const kernels::LloydTable& table, PerCell per_cell) {
+  double sum = 0.0;
+  for (std::uint32_t i = 0; i < table.half(); ++i) {
+    const double low = i == 0 ? 0.0 : table.thresholds[i - 1] / static_cast<double>(table.unit);
+    const double high = i + 1 == table.half() ? law.end() : table.thresholds[i] / static_cast<double>(table.unit);
+    double moments[3];
+    for (int k = 0; k < 3; ++k) moments[k] = law.Moment(k, std::min(high, law.end())) - law.Moment(k, std::min(low, law.end()));
+    sum += 2.0 * per_cell(static_cast<double>(table.magnitudes[i]), moments, low, high);
+  }
+  return sum;
+}
+
+/// Integral of x^3 over the normal density on [a, b].
+double NormalThird(double a, double b) {
+  const auto lower = [](double x) { return (x * x + 2.0) * std::exp(-0.5 * x * x) / std::sqrt(2.0 * std::numbers::pi); };
+  return lower(a) - lower(b);
+}
+
+}  // namespace
+
+HalfLaw::HalfLaw(const std::function<double(double)>& density, double end) : end_(end), step_(end / kCells), density_(kCells + 1) {
+  for (int i = 0; i <= kCells; ++i) density_[static_cast<std::size_t>(i)] = density(i * step_);
+  for (int k = 0; k < 3; ++k) {
+    integral_[k].assign(kCells + 1, 0.0);
+    for (int i = 0; i < kCells; ++i) {  // Simpson's rule on each cell
+      const double a = i * step_, m = a + 0.5 * step_, b = a + step_;
+      const auto n = static_cast<std::size_t>(i);
+      const double area = step_ / 6.0 *
+                          (density_[n] * std::pow(a, k) + 4.0 * density(m) * std::pow(m, k) + density_[n + 1] * std::pow(b, k));
+      integral_[k][n + 1] = integral_[k][n] + area;
+    }
+  }
+}
+
+HalfLaw HalfLaw::Gaussian() {
+  return HalfLaw([](double x) { return std::exp(-0.5 * x * x) / std::sqrt(2.0 * std::numbers::pi); }, 12.0);
+}
+
+HalfLaw HalfLaw::Laplace() {
+  return HalfLaw([](double x) { return std::exp(-std::numbers::sqrt2 * x) / std::numbers::sqrt2; }, 32.0);
+}
+
+HalfLaw HalfLaw::Sphere(std::uint32_t dim) {
+  const double d = dim;
+  const double log_norm = std::lgamma(0.5 * d) - std::lgamma(0.5 * (d - 1.0)) - 0.5 * std::log(std::numbers::pi * d);
+  const double end = std::min(std::sqrt(d), 12.0);
+  return HalfLaw([=](double x) { return std::exp(log_norm + 0.5 * (d - 3.0) * std::log(std::max(1.0 - x * x / d, 1e-300))); }, end);
+}
+
+double HalfLaw::Moment(int power, double x) const {
+  const double at = std::min(x / step_, static_cast<double>(kCells));
+  const auto i = std::min(static_cast<std::size_t>(at), static_cast<std::size_t>(kCells - 1));
+  // Cubic Hermite: the integrals' slopes are the integrands.
+  const double t = at - static_cast<double>(i);
+  const double a = static_cast<double>(i) * step_, b = a + step_;
+  const double slope_a = density_[i] * std::pow(a, power) * step_, slope_b = density_[i + 1] * std::pow(b, power) * step_;
+  const double from = integral_[power][i], rise = integral_[power][i + 1] - from;
+  return from + t * (slope_a + t * (3.0 * rise - 2.0 * slope_a - slope_b + t * (slope_a + slope_b - 2.0 * rise)));
+}
+
+Codebook LloydMax(const HalfLaw& law, std::uint32_t bits) {
+  const std::size_t n = std::size_t{1} << (bits - 1);
+  // Start near the optimum: point density proportional to the density's cube root (Panter and Dite 1951).
+  std::vector<double> centroids(n);
+  {
+    constexpr int kSteps = 4096;
+    std::vector<double> mass(kSteps + 1, 0.0);
+    const double h = law.end() / kSteps;
+    for (int i = 0; i < kSteps; ++i) {
+      const double density = (law.Moment(0, (i + 1) * h) - law.Moment(0, i * h)) / h;
+      mass[static_cast<std::size_t>(i) + 1] = mass[static_cast<std::size_t>(i)] + std::cbrt(std::max(density, 0.0));
+    }
+    for (std::size_t k = 0; k < n; ++k) {
+      const double target = mass[kSteps] * (static_cast<double>(k) + 0.5) / static_cast<double>(n);
+      centroids[k] = h * static_cast<double>(std::lower_bound(mass.begin(), mass.end(), target) - mass.begin());
+    }
+  }
+  const auto edge = [&](const std::vector<double>& c, std::size_t i) {
+    return i == 0 ? 0.0 : i == n ? law.end() : 0.5 * (c[i - 1] + c[i]);
+  };
+  const auto mean = [&](double a, double b) {
+    return (law.Moment(1, b) - law.Moment(1, a)) / (law.Moment(0, b) - law.Moment(0, a));
+  };
+  // Lloyd's iteration, over-relaxed; a step that breaks the order falls back to the plain one.
+  std::vector<double> plain(n), relaxed(n);
+  for (int iteration = 0; iteration < 200000; ++iteration) {
+    double change = 0.0;
+    for (std::size_t i = 0; i < n; ++i) {
+      plain[i] = mean(edge(centroids, i), edge(centroids, i + 1));
+      change = std::max(change, std::fabs(plain[i] - centroids[i]));
+      relaxed[i] = centroids[i] + 1.9 * (plain[i] - centroids[i]);
+    }
+    const bool ordered = iteration >= 50 && relaxed[0] > 0.0 && std::ranges::is_sorted(relaxed);
+    centroids = ordered ? relaxed : plain;
+    if (change < 1e-11) break;
+  }
+  Codebook book{centroids, 0.0};
+  for (std::size_t i = 0; i < n; ++i) {
+    const double a = edge(centroids, i), b = edge(centroids, i + 1), c = centroids[i];
+    const auto over = [&](int k) { return law.Moment(k, b) - law.Moment(k, a); };
+    book.distortion += 2.0 * (over(2) - 2.0 * c * over(1) + c * c * over(0));
+  }
+  return book;
+}
+
+double RotatedLloydError(const kernels::LloydTable& table, std::uint32_t dim, kernels::LloydScale scale) {
+  // With x = mean(z c) and y = mean(c^2) over the dims of a row, z its normalised numbers, cos^2 = x^2 / y.
+  const HalfLaw sphere = HalfLaw::Sphere(dim);
+  const double x = Expect(sphere, table, [](double c, const double* m, double, double) { return c * m[1]; });
+  const double y = Expect(sphere, table, [](double c, const double* m, double, double) { return c * c * m[0]; });
+  const double unit = table.unit;
+  if (scale == kernels::LloydScale::kRaw) return 1.0 - 2.0 * x / unit + y / (unit * unit);
+  // Fluctuations of x and y at fixed norm: normal moments with the regression on z^2 taken out.
+  const HalfLaw normal = HalfLaw::Gaussian();
+  const auto expect = [&](auto per_cell) { return Expect(normal, table, per_cell); };
+  const double zc = expect([](double c, const double* m, double, double) { return c * m[1]; });
+  const double cc = expect([](double c, const double* m, double, double) { return c * c * m[0]; });
+  const double zzcc = expect([](double c, const double* m, double, double) { return c * c * m[2]; });
+  const double zccc = expect([](double c, const double* m, double, double) { return c * c * c * m[1]; });
+  const double cccc = expect([](double c, const double* m, double, double) { return c * c * c * c * m[0]; });
+  const double zzzc = expect([](double c, const double*, double a, double b) { return c * NormalThird(a, b); });
+  const double slope_x = zzzc - zc, slope_y = zzcc - cc;
+  const double var_x = zzcc - zc * zc - 0.5 * slope_x * slope_x;
+  const double var_y = cccc - cc * cc - 0.5 * slope_y * slope_y;
+  const double cov = zccc - zc * cc - 0.5 * slope_x * slope_y;
+  const double cosine2 = x * x / y + (var_x / y - 2.0 * x * cov / (y * y) + x * x * var_y / (y * y * y)) / dim;
+  const double by_x = 2.0 * x / y, by_y = -x * x / (y * y);
+  const double variance = (by_x * by_x * var_x + 2.0 * by_x * by_y * cov + by_y * by_y * var_y) / dim;
+  switch (scale) {
+    case kernels::LloydScale::kNormCorrected: {
+      const double cosine = std::sqrt(cosine2) - variance / (8.0 * std::pow(cosine2, 1.5));
+      return 2.0 * (1.0 - cosine);
+    }
+    case kernels::LloydScale::kUnbiased: return 1.0 / cosine2 + variance / (cosine2 * cosine2 * cosine2) - 1.0;
+    default: return 1.0 - cosine2;
+  }
+}
+
+}  // namespace kvant::quantizers

@@ -1,0 +1,49 @@
+#include "quantizers/rotation.h"
+
+#include <string>
+
+#include <xxhash.h>
+
+namespace kvant::quantizers {
+namespace {
+
+void AppendNumber(std::string& text, std::uint32_t number) {
+  for (int shift = 0; shift < 32; shift += 8) text += static_cast<char>(number >> shift & 0xFFu);
+}
+
+void AppendText(std::string& text, std::string_view part) {
+  AppendNumber(text, static_cast<std::uint32_t>(part.size()));
+  text += part;
+}
+
+std::uint64_t NextSplitMix(std::uint64_t& state) {
+  state += 0x9E3779B97F4A7C15u;
+  std::uint64_t z = state;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+
+}  // namespace
+
+std::uint64_t RotationSeed(const RotationKey& key) {
+  std::string text = "kvant.rotation";
+  AppendText(text, key.codec);
+  AppendText(text, key.model);
+  AppendNumber(text, key.version);
+  AppendNumber(text, key.layer);
+  AppendNumber(text, key.kv_head);
+  AppendNumber(text, static_cast<std::uint32_t>(key.side));
+  return XXH3_64bits(text.data(), text.size());
+}
+
+Rotation::Rotation(std::uint32_t head_dim, std::size_t rounds, std::uint64_t seed)
+    : shape_(kernels::HadamardShape::For(head_dim)), rounds_(rounds), signs_(shape_.sign_words(rounds)) {
+  std::uint64_t bits = 0;
+  for (std::size_t i = 0; i < signs_.size(); ++i) {
+    if (i % 64 == 0) bits = NextSplitMix(seed);
+    signs_[i] = (bits >> (i % 64) & 1u) != 0 ? 0x80000000u : 0u;
+  }
+}
+
+}  // namespace kvant::quantizers

@@ -1,0 +1,47 @@
+// The random rotations of a codec: which signs stand before which Hadamard mixing. Stored codes depend on every bit of this.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "kernels/hadamard.h"
+#include "quantizers/codec.h"
+
+namespace kvant::quantizers {
+
+/// Rounds of {signs, mixing} of stored codes. One is not safe for sparse rows; three leave below 1 % of the worst bias.
+inline constexpr std::size_t kRotationRounds = 3;
+
+/// What a rotation may depend on: nothing per token or per request, or blocks could not be shared.
+struct RotationKey {
+  std::string_view codec;  ///< name
+  std::uint32_t version = 1;
+  std::string_view model;  ///< the identity's model digest
+  std::uint32_t layer = 0;
+  std::uint32_t kv_head = 0;
+  Side side = Side::kKeys;
+};
+
+/// XXH3-64 of: "kvant.rotation", codec and model (each with its length before it), then version, layer, kv_head, side; all numbers u32
+/// little-endian.
+[[nodiscard]] std::uint64_t RotationSeed(const RotationKey& key);
+
+/// An orthogonal map of rows. Immutable.
+class Rotation {
+ public:
+  /// The signs are the bits of the splitmix64 sequence (Steele, Lea, Flood 2014) of `seed`, lowest first; 1 means -1.
+  Rotation(std::uint32_t head_dim, std::size_t rounds, std::uint64_t seed);
+
+  [[nodiscard]] const kernels::HadamardShape& shape() const noexcept { return shape_; }
+  [[nodiscard]] std::size_t rounds() const noexcept { return rounds_; }
+  [[nodiscard]] const std::uint32_t* signs() const noexcept { return signs_.data(); }
+
+ private:
+  kernels::HadamardShape shape_;
+  std::size_t rounds_;
+  std::vector<std::uint32_t> signs_;
+};
+
+}  // namespace kvant::quantizers
