@@ -14,6 +14,7 @@ namespace {
 __extension__ using Wide = unsigned __int128;
 
 constexpr std::uint64_t kPageBytes = 4096;
+constexpr std::uint64_t kTailAlignment = 64;
 constexpr std::uint64_t kHeaderBytes = protocol::kSegmentHeaderBytes;
 
 /// Larger segments cannot be mapped anyway; keeps the rounding below from overflowing.
@@ -71,12 +72,15 @@ Result<TensorView> Arena::CheckTensor(std::string_view what, const TensorPlace& 
                                                   std::to_string(place.heads) + ", " + std::to_string(place.dim) + "] is empty"};
   }
   const Wide elements = Wide{place.tokens - 1} * place.token_stride + Wide{place.heads - 1} * place.head_stride + place.dim;
-  const Wide bytes = elements * ElementBytes(place.type);
+  // Strides may make elements coincide; that must not make more work than the arena's bytes could.
+  const Wide named = Wide{place.tokens} * place.heads * place.dim;
+  const Wide bytes = (elements > named ? elements : named) * ElementBytes(place.type);
   if (bytes > segment_.size()) {
-    return Error{ErrorCode::kOutOfRange, std::string(what) + ": " + Decimal(bytes) + " bytes from first to last element, the arena has " +
+    return Error{ErrorCode::kOutOfRange, std::string(what) + ": " + Decimal(bytes) + " bytes, the arena has " +
                                              std::to_string(segment_.size())};
   }
-  auto data = CheckRange(what, place.offset, static_cast<std::uint64_t>(bytes), ElementBytes(place.type));
+  const Wide reach = elements * ElementBytes(place.type);
+  auto data = CheckRange(what, place.offset, static_cast<std::uint64_t>(reach), ElementBytes(place.type));
   if (!data) return data.error();
   return TensorView{.data = *data,
                     .type = place.type,
@@ -85,6 +89,26 @@ Result<TensorView> Arena::CheckTensor(std::string_view what, const TensorPlace& 
                     .dim = place.dim,
                     .token_stride = static_cast<std::size_t>(place.token_stride),
                     .head_stride = static_cast<std::size_t>(place.head_stride)};
+}
+
+Result<TailView> CheckTail(const std::shared_ptr<const Arena>& arena, const TailPlace& place, const StoreSpec& store) {
+  TailView tail;
+  tail.layout = {.layers = store.layers,
+                 .kv_heads = store.kv_heads,
+                 .head_dim = store.head_dim,
+                 .capacity = place.capacity_tokens,
+                 .type = place.type};
+  // 2^10 layers, 2 sides, 2^10 heads, 2^32 rows of 2^12 bytes: one bit more than 64.
+  const Wide bytes = Wide{store.layers} * 2 * store.kv_heads * place.capacity_tokens * tail.layout.row_bytes();
+  if (bytes == 0 || bytes > arena->bytes()) {
+    return Error{ErrorCode::kOutOfRange, "tail: " + std::to_string(place.capacity_tokens) + " tokens of " + Decimal(bytes) +
+                                             " bytes do not fit the arena's " + std::to_string(arena->bytes())};
+  }
+  auto base = arena->CheckRange("tail", place.offset, static_cast<std::uint64_t>(bytes), kTailAlignment);
+  if (!base) return base.error();
+  tail.base = *base;
+  tail.mapping = arena;
+  return tail;
 }
 
 }  // namespace kvant::daemon

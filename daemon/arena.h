@@ -8,8 +8,10 @@
 #include <string_view>
 
 #include <kvant/result.h>
+#include <kvant/store_spec.h>
 #include <kvant/tensor.h>
 
+#include "daemon/tail.h"
 #include "protocol/mapped_segment.h"
 #include "protocol/memfd.h"
 
@@ -24,6 +26,13 @@ struct TensorPlace {
   std::uint32_t dim = 0;
   std::uint64_t token_stride = 0;  ///< in elements
   std::uint64_t head_stride = 0;
+};
+
+/// A sequence's tail as a message names it.
+struct TailPlace {
+  std::uint64_t offset = 0;
+  ElementType type = ElementType::kF32;
+  std::uint32_t capacity_tokens = 0;
 };
 
 /// Shared: the session owns it, and encode jobs and tails on workers keep the mapping while they read from it.
@@ -53,5 +62,9 @@ class Arena {
   protocol::UniqueFd fd_;
   protocol::MappedSegment segment_;
 };
+
+/// The ring of a sequence of `store` in `arena`, 64-byte aligned; the view keeps the arena mapped. Whether the capacity suits the
+/// sequence is Sequence's to check.
+[[nodiscard]] Result<TailView> CheckTail(const std::shared_ptr<const Arena>& arena, const TailPlace& place, const StoreSpec& store);
 
 }  // namespace kvant::daemon

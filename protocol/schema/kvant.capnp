@@ -204,8 +204,8 @@ struct AppendItem {
 struct AttendItem {
   # out = softmax(scale * q K^T + mask) V. The queries stand at positions length .. length + q.tokens. With newTokens = n, the
   # n rows behind the sequence's length must be written in this layer's tail, and query t sees those up to its own position
-  # (q.tokens <= n). With newTokens = 0 (a reader, a probe) every query must be alone (q.tokens = 1) and sees the sequence's
-  # length tokens.
+  # (q.tokens <= n). With newTokens = 0 (a reader, a probe) the query must be alone (q.tokens = 1) and sees the sequence's
+  # length tokens (of them, with a window, the last window - 1); if that is none the call is refused.
   sequence @0 :UInt64;
   layer @1 :UInt32;
   newTokens @2 :UInt32;

@@ -1,0 +1,166 @@
+#include <kvant/daemon.h>
+
+#include <cerrno>
+#include <condition_variable>
+#include <exception>
+#include <future>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <kj/exception.h>
+
+#include "daemon/budget.h"
+#include "daemon/event_loop.h"
+#include "daemon/listener.h"
+#include "protocol/memfd.h"
+#include "protocol/socket_address.h"
+
+namespace kvant {
+namespace {
+
+constexpr std::chrono::milliseconds kMinLease{10};
+constexpr std::chrono::milliseconds kMaxLease{std::chrono::hours(24)};
+
+Error System(const std::string& what) {
+  const int error = errno;
+  return {ErrorCode::kSystem, what + ": " + std::generic_category().message(error) + ", errno " + std::to_string(error)};
+}
+
+Result<void> CheckOptions(const DaemonOptions& options) {
+  if (options.lease < kMinLease || options.lease > kMaxLease) {
+    return Error{ErrorCode::kInvalidArgument, "start daemon: lease of " + std::to_string(options.lease.count()) + " ms; allowed are " +
+                                                  std::to_string(kMinLease.count()) + " to " + std::to_string(kMaxLease.count())};
+  }
+  if (options.spin.count() < 0) {
+    return Error{ErrorCode::kInvalidArgument, "start daemon: spin of " + std::to_string(options.spin.count()) + " us is negative"};
+  }
+  if (options.workers > 1024) {
+    return Error{ErrorCode::kInvalidArgument, "start daemon: " + std::to_string(options.workers) + " workers; at most 1024"};
+  }
+  return {};
+}
+
+}  // namespace
+
+/// `loop_` lives on the daemon's thread; others reach it under the mutex, and only while it is there.
+struct Daemon::Impl {
+  std::mutex mutex;
+  std::condition_variable ended_changed;
+  daemon::EventLoop* loop = nullptr;  // guarded by mutex
+  bool ended = false;                 // guarded by mutex
+  std::optional<Error> fault;         // guarded by mutex
+  std::thread thread;
+
+  ~Impl() {
+    Stop();
+    if (thread.joinable()) thread.join();
+  }
+
+  void Stop() noexcept {
+    const std::lock_guard lock(mutex);
+    if (loop != nullptr) loop->Stop();
+  }
+
+  /// The daemon's thread. `started` gets the outcome of making the loop.
+  void Main(const DaemonOptions& options, daemon::Budget budget, std::optional<daemon::Listener> listener,
+            protocol::UniqueFd eventfd, std::promise<Result<void>> started) {
+    bool told = false;
+    const auto serve = [&] {
+      daemon::EventLoop here(options, std::move(budget), std::move(listener), std::move(eventfd));
+      SetLoop(&here);
+      started.set_value({});
+      told = true;
+      try {
+        here.Run();
+      } catch (...) {
+        SetLoop(nullptr);
+        throw;
+      }
+      SetLoop(nullptr);
+    };
+    std::string what;
+    try {
+      serve();
+    } catch (const kj::Exception& exception) {
+      what.assign(exception.getDescription().begin(), exception.getDescription().size());
+    } catch (const std::exception& exception) {
+      what = exception.what();
+    }
+    if (!what.empty()) {
+      const Error error{ErrorCode::kInternal, "the daemon's event loop failed: " + what};
+      if (!told) started.set_value(error);
+      const std::lock_guard lock(mutex);
+      fault = error;
+    }
+    const std::lock_guard lock(mutex);
+    ended = true;
+    ended_changed.notify_all();
+  }
+
+  void SetLoop(daemon::EventLoop* to) {
+    const std::lock_guard lock(mutex);
+    loop = to;
+  }
+};
+
+Daemon::Daemon(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Daemon::~Daemon() = default;
+
+Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
+  if (auto checked = CheckOptions(options); !checked) return checked.error();
+  auto budget = daemon::Budget::Make(options.budget_bytes);
+  if (!budget) return budget.error();
+  std::optional<daemon::Listener> listener;
+  if (!options.socket.empty()) {
+    auto path = protocol::ParseSocketPath(options.socket);
+    if (!path) return path.error();
+    auto opened = daemon::Listener::Open(*path);
+    if (!opened) return opened.error();
+    listener.emplace(*std::move(opened));
+  }
+  protocol::UniqueFd eventfd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!eventfd.valid()) return System("start daemon: eventfd");
+
+  auto impl = std::make_unique<Impl>();
+  std::promise<Result<void>> promise;
+  auto started = promise.get_future();
+  try {
+    impl->thread = std::thread([impl = impl.get(), options = std::move(options), budget = *std::move(budget), listener = std::move(listener),
+                                eventfd = std::move(eventfd), promise = std::move(promise)]() mutable {
+      impl->Main(options, std::move(budget), std::move(listener), std::move(eventfd), std::move(promise));
+    });
+  } catch (const std::system_error& failure) {
+    return Error{ErrorCode::kSystem, std::string("start daemon: thread: ") + failure.what()};
+  }
+  if (auto outcome = started.get(); !outcome) return outcome.error();
+  return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));
+}
+
+Result<int> Daemon::Connect() {
+  int ends[2] = {-1, -1};
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) return System("connect to the daemon: socketpair");
+  protocol::UniqueFd ours(ends[0]);
+  protocol::UniqueFd theirs(ends[1]);
+  const std::lock_guard lock(impl_->mutex);
+  if (impl_->loop == nullptr) return Error{ErrorCode::kDisconnected, "connect to the daemon: it has ended"};
+  impl_->loop->Serve(std::move(theirs));
+  return ours.Release();
+}
+
+void Daemon::Stop() noexcept { impl_->Stop(); }
+
+Result<void> Daemon::Wait() {
+  std::unique_lock lock(impl_->mutex);
+  impl_->ended_changed.wait(lock, [this] { return impl_->ended; });
+  if (impl_->fault) return *impl_->fault;
+  return {};
+}
+
+}  // namespace kvant

@@ -1,0 +1,157 @@
+// kvantd: the daemon in the foreground. Flags, signals, exit codes; no logic.
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <thread>
+
+#include <CLI/CLI.hpp>
+#include <pthread.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <kvant/daemon.h>
+
+#include "daemon/byte_size.h"
+
+namespace {
+
+constexpr int kExitOk = 0;
+constexpr int kExitFault = 1;
+constexpr int kExitUsage = 2;
+constexpr int kExitCannotServe = 3;
+
+constexpr const char* kExitCodes =
+    "Runs in the foreground and is ready when the socket accepts. SIGTERM and SIGINT end it.\n"
+    "Exit codes: 0 ended by a signal; 1 the daemon failed while it ran; 2 wrong usage; 3 it could not serve the socket\n"
+    "(another daemon answers there, path too long, directory missing, budget too small).";
+
+struct DefaultSocket {
+  std::string path;
+  std::string directory;
+};
+
+/// $XDG_RUNTIME_DIR/kvant/kvantd.sock, or /run/kvant/kvantd.sock where there is no such directory.
+DefaultSocket FindDefaultSocket() {
+  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+  const std::string directory = (runtime != nullptr && *runtime != '\0' ? std::string(runtime) : std::string("/run")) + "/kvant";
+  return {directory + "/kvantd.sock", directory};
+}
+
+/// Only the default's own directory is made; a directory that a user names must be there.
+void MakeDefaultDirectory(const std::string& directory) {
+  std::error_code ignored;  // the daemon will say that the directory is missing
+  if (std::filesystem::create_directory(directory, ignored)) ::chmod(directory.c_str(), 0750);
+}
+
+/// Each client costs a descriptor, each slab two.
+void RaiseDescriptorLimit(spdlog::logger& log) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  if (limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log.warn("cannot raise the limit of open files limit={}", limit.rlim_max);
+}
+
+/// Blocked in all threads, so that only the waiting one takes them.
+sigset_t BlockEndSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+/// Waits for a signal on a thread of its own and stops the daemon; ends by itself when the daemon has ended.
+class SignalThread {
+ public:
+  SignalThread(kvant::Daemon& daemon, spdlog::logger& log, sigset_t signals)
+      : thread_([&daemon, &log, signals] {
+          int signal = 0;
+          if (::sigwait(&signals, &signal) != 0) return;
+          if (signal == SIGTERM || signal == SIGINT) log.info("ending signal={}", signal);
+          daemon.Stop();
+        }) {}
+  ~SignalThread() {
+    ::pthread_kill(thread_.native_handle(), SIGTERM);
+    thread_.join();
+  }
+  SignalThread(const SignalThread&) = delete;
+  SignalThread& operator=(const SignalThread&) = delete;
+
+ private:
+  std::thread thread_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const DefaultSocket default_socket = FindDefaultSocket();
+  kvant::DaemonOptions options;
+  std::string budget = "512MiB";
+  std::int64_t lease_ms = options.lease.count();
+  std::int64_t spin_us = options.spin.count();
+  std::string log_level = "info";
+  options.socket = default_socket.path;
+
+  CLI::App app{"kvantd: keeps compressed key/value caches of language models in shared memory and answers attention over them"};
+  app.footer(kExitCodes);
+  app.set_version_flag("--version", "kvantd " KVANT_VERSION);
+  app.add_option("--socket", options.socket, "Where to listen: PATH or unix:PATH")->capture_default_str();
+  app.add_option("--budget", budget, "Memory of all stores together, metadata included; KiB, MiB, GiB")->capture_default_str();
+  app.add_option("--workers", options.workers, "Threads that seal blocks and help attend; 0: as many as cores")->capture_default_str();
+  app.add_option("--lease", lease_ms, "Milliseconds after which a client that hangs is dropped")
+      ->check(CLI::Range(std::int64_t{10}, std::int64_t{86'400'000}))
+      ->capture_default_str();
+  app.add_option("--spin", spin_us, "Microseconds to spin for the next request before sleeping; costs a core, saves a wake-up")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1'000'000}))
+      ->capture_default_str();
+  app.add_option("--log-level", log_level, "What is logged to stderr")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  auto budget_bytes = kvant::daemon::ParseByteSize(budget);
+  if (!budget_bytes) {
+    std::cerr << "kvantd: --budget: " << budget_bytes.error().message << '\n';
+    return kExitUsage;
+  }
+
+  auto log = std::make_shared<spdlog::logger>("kvantd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  log->set_level(spdlog::level::from_str(log_level));
+  log->flush_on(spdlog::level::info);
+  options.budget_bytes = *budget_bytes;
+  options.lease = std::chrono::milliseconds(lease_ms);
+  options.spin = std::chrono::microseconds(spin_us);
+  options.log = log;
+  if (options.socket == default_socket.path) MakeDefaultDirectory(default_socket.directory);
+  RaiseDescriptorLimit(*log);
+
+  const sigset_t end_signals = BlockEndSignals();
+  auto daemon = kvant::Daemon::Start(options);
+  if (!daemon) {
+    std::cerr << "kvantd: " << daemon.error().message << '\n';
+    return kExitCannotServe;
+  }
+  kvant::Result<void> ended;
+  {
+    const SignalThread signal_thread(**daemon, *log, end_signals);
+    ended = (*daemon)->Wait();
+  }
+  if (!ended) {
+    std::cerr << "kvantd: " << ended.error().message << '\n';
+    return kExitFault;
+  }
+  return kExitOk;
+}

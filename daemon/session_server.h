@@ -1,0 +1,58 @@
+// wire::Session: translates messages to Session's calls and their outcomes back.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <kvant/kvant.capnp.h>
+
+#include "daemon/session.h"
+
+namespace kvant::daemon {
+
+/// A descriptor as a capability; keeps what it belongs to alive as long as a client holds it.
+class SegmentServer final : public wire::Segment::Server {
+ public:
+  SegmentServer(int fd, std::uint64_t bytes, std::shared_ptr<const void> owner) : fd_(fd), bytes_(bytes), owner_(std::move(owner)) {}
+  kj::Promise<void> size(SizeContext context) override;
+  kj::Maybe<int> getFd() override { return fd_; }
+
+ private:
+  const int fd_;
+  const std::uint64_t bytes_;
+  const std::shared_ptr<const void> owner_;
+};
+
+/// One per connection. Calls that have to wait for encodings hold the session, not the connection; a connection that ends closes
+/// the session first. Loop thread.
+class SessionServer final : public wire::Session::Server {
+ public:
+  explicit SessionServer(std::shared_ptr<Session> session) : session_(std::move(session)) {}
+  /// The client has dropped its session: without it nothing of it can be used.
+  ~SessionServer() noexcept(false);
+
+  kj::Promise<void> ping(PingContext context) override;
+  kj::Promise<void> createArena(CreateArenaContext context) override;
+  kj::Promise<void> openStore(OpenStoreContext context) override;
+  kj::Promise<void> slabs(SlabsContext context) override;
+  kj::Promise<void> openSequence(OpenSequenceContext context) override;
+  kj::Promise<void> fork(ForkContext context) override;
+  kj::Promise<void> read(ReadContext context) override;
+  kj::Promise<void> close(CloseContext context) override;
+  kj::Promise<void> append(AppendContext context) override;
+  kj::Promise<void> attend(AttendContext context) override;
+  kj::Promise<void> step(StepContext context) override;
+  kj::Promise<void> advance(AdvanceContext context) override;
+  kj::Promise<void> trim(TrimContext context) override;
+  kj::Promise<void> mark(MarkContext context) override;
+  kj::Promise<void> rewind(RewindContext context) override;
+  kj::Promise<void> release(ReleaseContext context) override;
+  kj::Promise<void> blocks(BlocksContext context) override;
+  kj::Promise<void> stats(StatsContext context) override;
+
+ private:
+  const std::shared_ptr<Session> session_;  // shared with calls that wait
+};
+
+}  // namespace kvant::daemon
