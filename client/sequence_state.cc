@@ -369,7 +369,10 @@ Result<void> SequenceState::Settle(std::string_view operation) {
         Error{ErrorCode::kInternal, "the daemon answered one advance with " + std::to_string(outcomes.size()) + " outcomes"};
     return *lost_;
   }
-  const auto outcome = outcomes[0];
+  return AdoptAdvanced(outcomes[0], operation);
+}
+
+Result<void> SequenceState::AdoptAdvanced(wire::Advanced::Reader outcome, std::string_view operation) {
   auto status = wire::ReadStatus(outcome.getStatus());
   seal_error_.reset();
   if (!status) seal_error_ = status.error();
@@ -449,10 +452,13 @@ Result<void> SequenceState::Release(const Mark& mark) {
   request.initMark().setLength(mark.length);
   auto answer = connection().transport().Call(request, "release");
   if (!answer) return Lose(answer.error());
-  if (auto released = wire::ReadStatus(*answer); !released) return released;
+  if (auto adopted = AdoptAdvanced(*answer, "release"); !adopted) return adopted;
+  if (seal_error_ && seal_error_->code == ErrorCode::kNotFound) return *std::exchange(seal_error_, std::nullopt);
   if (const auto held = std::find(marks_.begin(), marks_.end(), mark.length); held != marks_.end()) marks_.erase(held);
   // What the mark held back may be sealed now.
-  return local() ? AdvanceLocal() : Result<void>();
+  if (local()) return AdvanceLocal();
+  if (seal_error_) return *seal_error_;
+  return {};
 }
 
 LocalView SequenceState::View(std::size_t layer) const noexcept {

@@ -81,6 +81,7 @@ class SequenceState {
   void WriteOptions(wire::SequenceOptions::Builder to) const;
   Result<void> Adopt(wire::SequenceState::Reader state);
   Result<void> AdoptTable(wire::BlockTable::Reader table);
+  Result<void> AdoptAdvanced(wire::Advanced::Reader outcome, std::string_view operation);
   Result<void> SendAdvance(std::string_view operation);
   Result<void> AdvanceLocal();
   Result<void> Writable(std::string_view operation) const;

@@ -11,6 +11,8 @@
 #include <system_error>
 #include <thread>
 
+#include <kvant/daemon.h>
+
 namespace kvant::client {
 namespace {
 

@@ -14,12 +14,15 @@
 #include <utility>
 
 #include <kvant/client.h>
-#include <kvant/daemon.h>
 #include <kvant/kvant.capnp.h>
 #include <kvant/result.h>
 
 #include "client/event_loop.h"
 #include "protocol/wire.h"
+
+namespace kvant {
+class Daemon;
+}
 
 namespace kvant::client {
 
