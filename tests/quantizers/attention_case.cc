@@ -6,14 +6,19 @@
 #include <limits>
 #include <stdexcept>
 
+#include <gtest/gtest.h>
+
 #include "kernels/reference/rope.h"
 #include "kernels/reference/rows.h"
 #include "kernels/rows.h"
+#include "quantizers/worker_team.h"
 
 namespace kvant::quantizers::test {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
+// What float arithmetic may add, relative to the answer.
+constexpr double kFloatError = 1e-5;
 
 std::byte* Align(std::vector<std::byte>& memory) {
   const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
@@ -213,6 +218,38 @@ AttentionCase::Answer AttentionCase::Reference(bool decoded) const {
     }
   }
   return answer;
+}
+
+void ExpectMatchesReference(const Registry& registry, const CaseShape& shape, std::uint64_t seed) {
+  SCOPED_TRACE(shape.keys + " / " + shape.values + " seed " + std::to_string(seed));
+  AttentionCase problem(registry, shape, seed);
+  ASSERT_TRUE(CheckItem(problem.item())) << CheckItem(problem.item()).error().message;
+  WorkerTeam alone(0);
+  Attention attention(alone);
+  problem.ClearOutput();
+  attention.Run({&problem.item(), 1});
+
+  const auto decoded = problem.Reference(true);
+  const auto exact = problem.Reference(false);
+  const auto outputs = problem.Outputs();
+  double norm = 0;
+  for (const double x : exact.out) norm += x * x;
+  const double own = AttentionCase::Distance(decoded.out, exact.out);
+  // Half a step of the output type, uniformly distributed: relative 2^-p / sqrt(12) at most.
+  const double out_error = shape.out_type == ElementType::kF32 ? 0 : shape.out_type == ElementType::kF16 ? std::ldexp(1, -11) : std::ldexp(1, -8);
+  const double allowed = 0.05 * own + (kFloatError * kFloatError + out_error * out_error) * norm;
+  EXPECT_LE(AttentionCase::Distance(outputs, decoded.out), allowed) << "own error " << own << ", norm " << norm;
+
+  double lse_own = 0;
+  double lse_hidden = 0;
+  for (std::size_t t = 0; t < shape.queries; ++t) {
+    for (std::size_t h = 0; h < shape.kv_heads * shape.group; ++h) {
+      const std::size_t i = t * shape.kv_heads * shape.group + h;
+      lse_own += std::pow(decoded.lse[i] - exact.lse[i], 2);
+      lse_hidden += std::pow(problem.Lse(t, h) - decoded.lse[i], 2);
+    }
+  }
+  EXPECT_LE(lse_hidden, 0.05 * lse_own + std::pow(kFloatError, 2) * 100 * static_cast<double>(decoded.lse.size()));
 }
 
 }  // namespace kvant::quantizers::test

@@ -90,4 +90,8 @@ class AttentionCase {
   AttendItem item_;
 };
 
+/// Runs one problem and compares with brute force over the decoded rows. What the integer arithmetic of a codec adds must stay below
+/// 5 % of what the codec itself costs against the rows before encoding; float arithmetic may add a relative 1e-5.
+void ExpectMatchesReference(const Registry& registry, const CaseShape& shape, std::uint64_t seed);
+
 }  // namespace kvant::quantizers::test

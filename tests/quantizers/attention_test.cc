@@ -1,6 +1,7 @@
 #include "quantizers/attention.h"
 
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <vector>
@@ -16,42 +17,7 @@ namespace {
 using test::AttentionCase;
 using test::CaseShape;
 
-/// Runs one problem and compares with brute force over the decoded rows. What the integer arithmetic of a codec adds must stay below
-/// 5 % of what the codec itself costs against the rows before encoding; float arithmetic may add a relative `kFloatError`.
-constexpr double kFloatError = 1e-5;
-
-void ExpectMatchesReference(const CaseShape& shape, std::uint64_t seed) {
-  SCOPED_TRACE(shape.keys + " / " + shape.values + " seed " + std::to_string(seed));
-  const Registry registry = Registry::Builtin();
-  AttentionCase problem(registry, shape, seed);
-  ASSERT_TRUE(CheckItem(problem.item())) << CheckItem(problem.item()).error().message;
-  WorkerTeam alone(0);
-  Attention attention(alone);
-  problem.ClearOutput();
-  attention.Run({&problem.item(), 1});
-
-  const auto decoded = problem.Reference(true);
-  const auto exact = problem.Reference(false);
-  const auto outputs = problem.Outputs();
-  double norm = 0;
-  for (const double x : exact.out) norm += x * x;
-  const double own = AttentionCase::Distance(decoded.out, exact.out);
-  // Half a step of the output type, uniformly distributed: relative 2^-p / sqrt(12) at most.
-  const double out_error = shape.out_type == ElementType::kF32 ? 0 : shape.out_type == ElementType::kF16 ? std::ldexp(1, -11) : std::ldexp(1, -8);
-  const double allowed = 0.05 * own + (kFloatError * kFloatError + out_error * out_error) * norm;
-  EXPECT_LE(AttentionCase::Distance(outputs, decoded.out), allowed) << "own error " << own << ", norm " << norm;
-
-  double lse_own = 0;
-  double lse_hidden = 0;
-  for (std::size_t t = 0; t < shape.queries; ++t) {
-    for (std::size_t h = 0; h < shape.kv_heads * shape.group; ++h) {
-      const std::size_t i = t * shape.kv_heads * shape.group + h;
-      lse_own += std::pow(decoded.lse[i] - exact.lse[i], 2);
-      lse_hidden += std::pow(problem.Lse(t, h) - decoded.lse[i], 2);
-    }
-  }
-  EXPECT_LE(lse_hidden, 0.05 * lse_own + std::pow(kFloatError, 2) * 100 * static_cast<double>(decoded.lse.size()));
-}
+void ExpectMatchesReference(const CaseShape& shape, std::uint64_t seed) { test::ExpectMatchesReference(Registry::Builtin(), shape, seed); }
 
 class AttentionGridTest : public testing::TestWithParam<std::string> {};
 
