@@ -26,7 +26,7 @@ struct Core {
 
   /// Gives bytes back to the budget by dropping unleased blocks of stores other than `asker` until `bytes` are available; false
   /// if that cannot be. Set by StoreTable.
-  std::function<bool(std::size_t bytes, const Store* asker)> reclaim;
+  std::function<bool(std::size_t bytes, const Store* asker)> reclaim = nullptr;
 };
 
 }  // namespace kvant::daemon
