@@ -62,6 +62,8 @@ class AttentionCase {
   struct Answer {
     std::vector<double> out;
     std::vector<double> lse;
+    std::vector<double> logits;   ///< of every visible (token, head, position), in that order
+    std::vector<double> weights;  ///< their softmax
   };
   [[nodiscard]] Answer Reference(bool decoded) const;
 
