@@ -8,8 +8,8 @@
 
 #include <kvant/client.h>
 
-#include "tests/client/conversation.h"
-#include "tests/client/daemon_env.h"
+#include "tests/support/conversation.h"
+#include "tests/support/daemon_env.h"
 
 namespace kvant::testing {
 namespace {

@@ -48,7 +48,7 @@ enum class Placement : std::uint8_t {
 };
 
 struct ClientOptions {
-  std::string name;                                  ///< shown to operators; empty: the program's name
+  std::string name{};                                ///< shown to operators; empty: the program's name
   std::chrono::milliseconds deadline{30000};         ///< of every call that waits
   std::chrono::microseconds spin{50};                ///< how long to spin for an answer before sleeping
   std::size_t arena_bytes = std::size_t{256} << 20;  ///< address space of the arena; pages are used as they are touched
@@ -82,7 +82,7 @@ struct SequenceOptions {
   /// Most tokens one Reserve can give; with recent_tokens and block_tokens it sizes the tail.
   std::uint32_t max_step_tokens = 512;
   ElementType tail_type = ElementType::kF16;  ///< element type of raw rows
-  std::string label;                          ///< shown to operators
+  std::string label{};                        ///< shown to operators
 };
 
 /// Sizes of one open store.
@@ -117,8 +117,8 @@ class KVANT_API Tensor {
 /// One call of attention for one layer. Tensors may lie anywhere; those in the arena are used in place, others are copied
 /// through it in service placement (and the counters say so).
 struct AttendArgs {
-  ConstTensorView q;                   ///< [tokens, q_heads, head_dim]; q_heads a multiple of kv_heads
-  TensorView out;                      ///< [tokens, q_heads, head_dim]
+  ConstTensorView q{};                 ///< [tokens, q_heads, head_dim]; q_heads a multiple of kv_heads
+  TensorView out{};                    ///< [tokens, q_heads, head_dim]
   float* lse = nullptr;                ///< [tokens, q_heads]: natural log of the softmax denominator; null if not wanted
   const float* sink_logits = nullptr;  ///< [q_heads] learned attention sinks; null for none
   float scale = 0.0f;                  ///< multiplies q.k; required

@@ -1,4 +1,4 @@
-#include "tests/client/conversation.h"
+#include "tests/support/conversation.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "tests/client/daemon_env.h"
+#include "tests/support/daemon_env.h"
 
 #include <cstdlib>
 #include <filesystem>
