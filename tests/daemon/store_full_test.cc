@@ -1,0 +1,152 @@
+// Stores at the end of their budget.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core_support.h"
+
+namespace kvant::daemon {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr SequenceConfig kConfig{.recent_tokens = 20, .max_step_tokens = 24, .client = "test", .label = ""};
+
+/// Slots of about 98 KiB: ten fill the least budget a daemon may have.
+StoreSpec BigSlots(std::string name) {
+  StoreSpec spec = SmallSpec(std::move(name));
+  spec.layers = 6;
+  spec.head_dim = 64;
+  return spec;
+}
+
+struct StoreFullTest : testing::Test {
+  TestCore core{Budget::kMinimumBytes};
+  std::shared_ptr<Store> store = core.stores.Open(BigSlots("a")).value().store;
+
+  TestSequence Open(const std::shared_ptr<Store>& in) { return TestSequence::Open(in, {}, kConfig); }
+
+  /// Advances token by token until a block cannot be sealed; the tokens held then.
+  std::optional<Error> GrowUntilFull(TestSequence& sequence, std::uint32_t seed, std::size_t most = 400) {
+    const auto tokens = Tokens(most, seed);
+    while (sequence.tokens.size() < most) {
+      std::optional<Result<Advanced>> answer;
+      sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 1), &answer);
+      core.encode.RunAll();
+      EXPECT_LE(core.budget.slab_bytes() + core.budget.metadata_bytes(), core.budget.limit());
+      if (!*answer) return answer->error();
+      if ((*answer)->seal_error) return (*answer)->seal_error;
+    }
+    return std::nullopt;
+  }
+};
+
+TEST_F(StoreFullTest, AFullStoreRefusesClearlyAndTheSequenceStaysUsable) {
+  TestSequence sequence = Open(store);
+  const std::optional<Error> full = GrowUntilFull(sequence, 1);
+  ASSERT_TRUE(full.has_value());
+  EXPECT_EQ(full->code, ErrorCode::kStoreFull);
+  EXPECT_THAT(full->message, HasSubstr("block at position"));
+  EXPECT_THAT(full->message, HasSubstr("the budget of 1048576 bytes"));
+  EXPECT_GE(store->counters().store_full_errors, 1u);
+  EXPECT_EQ(sequence.Fault(), "");
+  const std::uint64_t sealed = sequence.sequence->sealed_blocks();
+  EXPECT_GE(sealed, 7u);
+  EXPECT_EQ(store->Figures().blocks, sealed);  // nothing leased was evicted
+
+  // The tail takes more until the ring is full.
+  std::uint32_t more = 0;
+  while (sequence.sequence->free_rows() != 0) {
+    std::optional<Result<Advanced>> answer;
+    sequence.Advance(Tokens(1, 1000 + more++), &answer);
+    ASSERT_TRUE(answer->has_value());
+    EXPECT_EQ((*answer)->seal_error->code, ErrorCode::kStoreFull);
+    ASSERT_EQ(sequence.Fault(), "");
+  }
+  EXPECT_GT(more, 0u);
+  std::optional<Result<Advanced>> answer;
+  sequence.Advance(Tokens(1), &answer);
+  EXPECT_EQ(answer->error().code, ErrorCode::kTailFull);
+  EXPECT_EQ(sequence.Fault(), "");
+}
+
+TEST_F(StoreFullTest, SealingIsTriedAgainAndSucceedsOnceThereIsRoom) {
+  TestSequence other = Open(store);
+  ASSERT_EQ(GrowUntilFull(other, 2, 60), std::nullopt);  // two blocks
+  TestSequence sequence = Open(store);
+  ASSERT_EQ(GrowUntilFull(sequence, 1)->code, ErrorCode::kStoreFull);
+  const std::uint64_t before = sequence.sequence->switched_blocks();
+  other.sequence.reset();
+  std::optional<Result<Advanced>> answer;
+  sequence.Advance({}, &answer);  // no tokens: tries again
+  core.encode.RunAll();
+  ASSERT_TRUE(answer->has_value());
+  EXPECT_FALSE((*answer)->seal_error.has_value());
+  EXPECT_GT((*answer)->switched_blocks, before);
+  EXPECT_EQ(sequence.Fault(), "");
+}
+
+TEST_F(StoreFullTest, UnleasedLeavesAreEvictedLeastRecentlyUsedFirst) {
+  { TestSequence old = Open(store); ASSERT_EQ(GrowUntilFull(old, 1, 72), std::nullopt); }
+  { TestSequence young = Open(store); ASSERT_EQ(GrowUntilFull(young, 2, 72), std::nullopt); }
+  const std::uint64_t blocks = store->Figures().blocks;
+  ASSERT_EQ(blocks, 6u);
+  TestSequence sequence = Open(store);
+  ASSERT_EQ(GrowUntilFull(sequence, 3, 72), std::nullopt);
+  EXPECT_GT(store->counters().evicted_blocks, 0u);
+  EXPECT_EQ(sequence.Fault(), "");
+  // The older conversation lost its end first; the younger is whole.
+  const auto held = [&](std::uint32_t seed) { return store->index().LongestPrefix(store->identity(), Tokens(72, seed), 16).size(); };
+  EXPECT_EQ(held(2), 3u);
+  EXPECT_LT(held(1), 3u);
+}
+
+TEST_F(StoreFullTest, AnotherStoreWithoutLeasesMakesRoom) {
+  { TestSequence done = Open(store); ASSERT_EQ(GrowUntilFull(done, 1, 120), std::nullopt); }
+  const auto other = core.stores.Open(BigSlots("b")).value().store;
+  TestSequence sequence = TestSequence::Open(other, {}, kConfig);
+  ASSERT_EQ(GrowUntilFull(sequence, 5, 120), std::nullopt);
+  EXPECT_EQ(sequence.Fault(), "");
+  EXPECT_GT(store->counters().evicted_blocks, 0u);
+  // And the other way round nothing leased goes.
+  TestSequence loser = Open(store);
+  const std::optional<Error> full = GrowUntilFull(loser, 6);
+  ASSERT_TRUE(full.has_value());
+  EXPECT_EQ(full->code, ErrorCode::kStoreFull);
+  EXPECT_EQ(sequence.Fault(), "");
+}
+
+TEST_F(StoreFullTest, EvictGivesMemoryBack) {
+  { TestSequence done = Open(store); ASSERT_EQ(GrowUntilFull(done, 1, 120), std::nullopt); }
+  const std::uint64_t blocks = store->Figures().blocks;
+  const EvictFigures dry = core.stores.Evict("", 0, true).value();
+  EXPECT_EQ(dry.blocks, blocks);
+  EXPECT_EQ(dry.bytes, (blocks + 1) * store->slot_bytes());
+  EXPECT_EQ(store->Figures().blocks, blocks);
+  EXPECT_EQ(core.stores.Evict("a", 2, false).value().blocks, 2u);
+  EXPECT_EQ(store->Figures().blocks, blocks - 2);
+  EXPECT_EQ(core.stores.Evict("", 0, false).value().blocks, blocks - 2);
+  core.populate.RunAll();
+  EXPECT_EQ(core.budget.slab_bytes(), 0u);
+  EXPECT_EQ(store->Figures().bytes.resident_bytes, 0u);
+  EXPECT_EQ(core.stores.Evict("nobody", 0, false).error().code, ErrorCode::kNotFound);
+}
+
+TEST_F(StoreFullTest, SequencesAreChargedToo) {
+  std::vector<TestSequence> sequences;
+  for (;;) {
+    auto opened = Sequence::Open(store, {}, MakeTail(store->spec(), kConfig), kConfig);
+    if (!opened) {
+      EXPECT_EQ(opened.error().code, ErrorCode::kStoreFull);
+      break;
+    }
+    ASSERT_LT(sequences.size(), 2000u);
+    sequences.push_back({std::move(*opened), {}});
+  }
+  EXPECT_GT(sequences.size(), 100u);
+  EXPECT_EQ(core.core.sequences.size(), sequences.size());
+  sequences.clear();
+  EXPECT_EQ(core.core.sequences.size(), 0u);
+}
+
+}  // namespace
+}  // namespace kvant::daemon
