@@ -1,0 +1,157 @@
+#include "kernels/int8_tiles.h"
+
+#include <random>
+#include <vector>
+
+#include <hwy/tests/hwy_gtest.h>
+
+#include "kernels/reference/int8_tiles.h"
+
+namespace kvant::kernels {
+namespace {
+
+std::vector<float> Gaussian(std::size_t n, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> v(n);
+  for (float& x : v) x = normal(random);
+  return v;
+}
+
+std::vector<std::byte> RandomCodes(std::size_t n) {
+  std::mt19937_64 random(n);
+  std::vector<std::byte> codes(n);
+  for (std::byte& c : codes) c = static_cast<std::byte>(1 + random() % 255);
+  return codes;
+}
+
+std::vector<std::uint16_t> RandomScales(std::size_t n) {
+  std::mt19937_64 random(n);
+  std::vector<std::uint16_t> scales(n);
+  for (auto& s : scales) s = FloatToUfloat16(static_cast<float>(random() % 1000) * 1e-4f);
+  return scales;
+}
+
+class Int8TilesTest : public hwy::TestWithParamTarget {};
+HWY_TARGET_INSTANTIATE_TEST_SUITE_P(Int8TilesTest);
+
+TEST_P(Int8TilesTest, PacksCodesWhereTheLayoutSays) {
+  for (const std::size_t dim : {8, 16, 24, 64, 72, 128, 1024}) {
+    const auto rows = Gaussian(16 * dim, dim);
+    std::vector<float> inverse(16);
+    for (std::size_t t = 0; t < 16; ++t) inverse[t] = t == 3 ? 0.0f : 20.0f + 10.0f * static_cast<float>(t);  // many codes are clamped
+    std::vector<std::byte> keys(16 * dim + 1, std::byte{0x77});
+    std::vector<std::byte> values(4 * dim + 1, std::byte{0x77});
+    PackInt8Keys(rows.data(), inverse.data(), dim, keys.data());
+    PackInt8Values(rows.data(), inverse.data(), dim, values.data());
+    for (std::size_t t = 0; t < 16; ++t) {
+      for (std::size_t d = 0; d < dim; ++d) {
+        const int expected = reference::Int8Code(rows[t * dim + d], inverse[t]);
+        ASSERT_EQ(reference::CodeAt(keys.data(), reference::Int8KeyOffset(t, d, dim)), expected) << t << " " << d;
+        if (t < 4) {
+          ASSERT_EQ(reference::CodeAt(values.data(), reference::Int8ValueOffset(t, d, dim)), expected) << t << " " << d;
+        }
+      }
+    }
+    EXPECT_EQ(keys.back(), std::byte{0x77});
+    EXPECT_EQ(values.back(), std::byte{0x77});
+  }
+}
+
+TEST_P(Int8TilesTest, RoundsRowsTo15Bits) {
+  for (const std::size_t n : {4, 8, 100, 1024}) {
+    auto x = Gaussian(n, n);
+    x[n / 2] = -7.5f;
+    std::vector<std::int16_t> integers(n);
+    const Int16Row row = RoundToInt16(x.data(), n, integers.data());
+    float step;
+    const auto expected = reference::Int16Integers(x.data(), n, &step);
+    EXPECT_EQ(row.step, step);
+    int sum = 0;
+    const std::size_t order[] = {0, 2, 1, 3};
+    for (std::size_t i = 0; i < n; ++i) {
+      EXPECT_EQ(integers[i], expected[i / 4 * 4 + order[i % 4]]) << i;
+      sum += expected[i];
+    }
+    EXPECT_EQ(row.offset, -128 * sum);
+  }
+  const std::vector<float> zeros(16, 0.0f);
+  std::vector<std::int16_t> integers(16, 5);
+  const Int16Row row = RoundToInt16(zeros.data(), 16, integers.data());
+  EXPECT_EQ(row.step, 0.0f);
+  EXPECT_EQ(row.offset, 0);
+  EXPECT_EQ(integers, std::vector<std::int16_t>(16, 0));
+}
+
+TEST_P(Int8TilesTest, ScoresAreTheReferencesBits) {
+  for (const std::size_t dim : {8, 16, 24, 64, 72, 128}) {
+    for (const std::size_t tokens : {16, 32, 48, 128}) {
+      const auto codes = RandomCodes(tokens * dim);
+      const auto scales = RandomScales(tokens);
+      for (const std::size_t n : {0, 1, 3, 4, 6}) {
+        const auto queries = Gaussian(n * dim, n + dim);
+        std::vector<Int16Row> rows(n);
+        std::vector<std::int16_t> integers(n * dim);
+        for (std::size_t i = 0; i < n; ++i) rows[i] = RoundToInt16(queries.data() + i * dim, dim, integers.data() + i * dim);
+        const std::size_t stride = tokens + 1;
+        std::vector<float> logits(n * stride, 3.5f);
+        ScoreInt8(rows.data(), integers.data(), n, codes.data(), scales.data(), tokens, dim, logits.data(), stride, codes.data(), codes.size());
+        for (std::size_t i = 0; i < n; ++i) {
+          for (std::size_t t = 0; t < tokens; ++t) {
+            ASSERT_EQ(logits[i * stride + t], reference::Int8Logit(queries.data() + i * dim, codes.data(), scales.data(), t, dim));
+          }
+          ASSERT_EQ(logits[i * stride + tokens], 3.5f);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Int8TilesTest, SumsAreTheReferencesBits) {
+  for (const std::size_t dim : {8, 16, 24, 64, 72, 128}) {
+    for (const std::size_t tokens : {16, 48, 128}) {
+      const auto codes = RandomCodes(tokens * dim);
+      const auto scales = RandomScales(tokens);
+      for (const std::size_t n : {0, 1, 3, 4, 6}) {
+        auto weights = Gaussian(n * tokens, n + dim);
+        for (float& w : weights) w = w < 0 ? 0.0f : w;
+        std::vector<float> products(n * tokens);
+        std::vector<Int16Row> rows(n);
+        std::vector<std::int16_t> integers(n * tokens);
+        for (std::size_t i = 0; i < n; ++i) {
+          MultiplyScales(weights.data() + i * tokens, scales.data(), tokens, products.data() + i * tokens);
+          for (std::size_t t = 0; t < tokens; ++t) ASSERT_EQ(products[i * tokens + t], weights[i * tokens + t] * Ufloat16ToFloat(scales[t]));
+          rows[i] = RoundToInt16(products.data() + i * tokens, tokens, integers.data() + i * tokens);
+        }
+        std::vector<float> acc(n * (dim + 1), 0.25f);
+        AccumulateInt8(rows.data(), integers.data(), n, codes.data(), tokens, dim, acc.data(), dim + 1, nullptr, 0);
+        for (std::size_t i = 0; i < n; ++i) {
+          for (std::size_t d = 0; d < dim; ++d) {
+            ASSERT_EQ(acc[i * (dim + 1) + d], 0.25f + reference::Int8Sum(products.data() + i * tokens, codes.data(), tokens, d, dim)) << d;
+          }
+          ASSERT_EQ(acc[i * (dim + 1) + dim], 0.25f);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Int8TilesTest, LargestSumsDoNotOverflow) {
+  constexpr std::size_t kDim = 1024;
+  constexpr std::size_t kTokens = 1024;
+  const std::vector<float> ones(kDim, 1.0f);
+  std::vector<std::int16_t> integers(kDim);
+  const Int16Row row = RoundToInt16(ones.data(), kDim, integers.data());
+  const std::vector<std::byte> codes(16 * kDim, std::byte{1});  // code -127
+  const std::vector<std::uint16_t> scales(16, FloatToUfloat16(1.0f));
+  std::vector<float> logits(16);
+  ScoreInt8(&row, integers.data(), 1, codes.data(), scales.data(), 16, kDim, logits.data(), 16, nullptr, 0);
+  for (const float x : logits) EXPECT_FLOAT_EQ(x, -127.0f * kDim);
+  const std::vector<std::byte> block(kTokens * 8, std::byte{255});
+  std::vector<float> acc(8, 0.0f);
+  AccumulateInt8(&row, integers.data(), 1, block.data(), kTokens, 8, acc.data(), 8, nullptr, 0);
+  for (const float x : acc) EXPECT_FLOAT_EQ(x, 127.0f * kTokens);
+}
+
+}  // namespace
+}  // namespace kvant::kernels
