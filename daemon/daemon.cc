@@ -21,17 +21,13 @@
 #include "daemon/listener.h"
 #include "protocol/memfd.h"
 #include "protocol/socket_address.h"
+#include "protocol/system_error.h"
 
 namespace kvant {
 namespace {
 
 constexpr std::chrono::milliseconds kMinLease{10};
 constexpr std::chrono::milliseconds kMaxLease{std::chrono::hours(24)};
-
-Error System(const std::string& what) {
-  const int error = errno;
-  return {ErrorCode::kSystem, what + ": " + std::generic_category().message(error) + ", errno " + std::to_string(error)};
-}
 
 Result<void> CheckOptions(const DaemonOptions& options) {
   if (options.lease < kMinLease || options.lease > kMaxLease) {
@@ -126,7 +122,7 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
     listener.emplace(*std::move(opened));
   }
   protocol::UniqueFd eventfd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!eventfd.valid()) return System("start daemon: eventfd");
+  if (!eventfd.valid()) return protocol::SystemError("start daemon: eventfd", errno);
 
   auto impl = std::make_unique<Impl>();
   std::promise<Result<void>> promise;
@@ -145,7 +141,9 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
 
 Result<int> Daemon::Connect() {
   int ends[2] = {-1, -1};
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) return System("connect to the daemon: socketpair");
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) {
+    return protocol::SystemError("connect to the daemon: socketpair", errno);
+  };
   protocol::UniqueFd ours(ends[0]);
   protocol::UniqueFd theirs(ends[1]);
   const std::lock_guard lock(impl_->mutex);

@@ -2,7 +2,6 @@
 
 #include <cerrno>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include <fcntl.h>
@@ -12,16 +11,15 @@
 #include <unistd.h>
 
 #include "protocol/socket_address.h"
+#include "protocol/system_error.h"
 
 namespace kvant::daemon {
 namespace {
 
+using protocol::SystemError;
+
 constexpr mode_t kSocketMode = 0660;
 constexpr int kBacklog = 128;
-
-Error System(const std::string& what, int error) {
-  return {ErrorCode::kSystem, what + ": " + std::generic_category().message(error) + ", errno " + std::to_string(error)};
-}
 
 Error Occupied(const std::string& path) {
   return {ErrorCode::kSystem, "listen at \"" + path + "\": another daemon answers there"};
@@ -37,12 +35,12 @@ Result<protocol::UniqueFd> TakeLock(const std::string& path) {
     protocol::UniqueFd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!lock.valid()) {
       const int error = errno;
-      return System("listen at \"" + path + "\": " + (error == ENOENT ? "its directory does not exist" : "open " + lock_path), error);
+      return SystemError("listen at \"" + path + "\": " + (error == ENOENT ? "its directory does not exist" : "open " + lock_path), error);
     }
     if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
       const int error = errno;
       if (error == EWOULDBLOCK) return Occupied(path);
-      return System("listen at \"" + path + "\": lock " + lock_path, error);
+      return SystemError("listen at \"" + path + "\": lock " + lock_path, error);
     }
     struct stat held {};
     struct stat named {};
@@ -59,14 +57,14 @@ Result<void> RemoveStale(const std::string& path) {
   struct stat status {};
   if (::lstat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) return {};
-    return System("listen at \"" + path + "\"", errno);
+    return SystemError("listen at \"" + path + "\"", errno);
   }
   if (!S_ISSOCK(status.st_mode)) {
     return Error{ErrorCode::kSystem, "listen at \"" + path + "\": a file that is not a socket is in the way"};
   }
   // The lock of a daemon that was started without one, or under another name of this path, tells nothing: ask the socket.
   if (auto peer = protocol::ConnectUnixSocket(path); peer) return Occupied(path);
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return System("remove the stale socket \"" + path + "\"", errno);
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return SystemError("remove the stale socket \"" + path + "\"", errno);
   return {};
 }
 
@@ -75,17 +73,19 @@ Result<void> RemoveStale(const std::string& path) {
 Result<Listener> Listener::Open(const std::string& path) {
   auto lock = TakeLock(path);
   if (!lock) return lock.error();
-  if (auto removed = RemoveStale(path); !removed) {
-    return removed.error();  // the lock file stays for whoever holds the path
-  }
+  const auto failed = [&path](Error error) {
+    ::unlink(LockPath(path).c_str());  // still held
+    return error;
+  };
+  if (auto removed = RemoveStale(path); !removed) return failed(removed.error());
   auto socket = protocol::BindUnixSocket(path);
-  if (!socket) return socket.error();
+  if (!socket) return failed(socket.error());
   // Nobody can connect before listen, so there is no moment with the wrong mode.
   struct stat status {};
   if (::chmod(path.c_str(), kSocketMode) != 0 || ::lstat(path.c_str(), &status) != 0) {
-    return System("set the mode of \"" + path + "\"", errno);
+    return failed(SystemError("set the mode of \"" + path + "\"", errno));
   }
-  if (::listen(socket->get(), kBacklog) != 0) return System("listen at \"" + path + "\"", errno);
+  if (::listen(socket->get(), kBacklog) != 0) return failed(SystemError("listen at \"" + path + "\"", errno));
   return Listener(path, *std::move(lock), *std::move(socket), status.st_dev, status.st_ino);
 }
 

@@ -3,18 +3,17 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
-#include <system_error>
 
 #include <sys/socket.h>
 #include <sys/un.h>
+
+#include "protocol/system_error.h"
 
 namespace kvant::protocol {
 namespace {
 
 constexpr std::string_view kScheme = "unix:";
 constexpr std::size_t kMaxPathBytes = sizeof(sockaddr_un::sun_path) - 1;
-
-std::string ErrnoText(int error) { return std::generic_category().message(error) + ", errno " + std::to_string(error); }
 
 /// Requires: path.size() <= kMaxPathBytes.
 sockaddr_un AddressOf(const std::string& path) {
@@ -28,7 +27,7 @@ Result<UniqueFd> StreamSocket(const std::string& path) {
   // Both functions take any string: never write past sun_path.
   if (auto checked = ParseSocketPath(path); !checked) return checked.error();
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return Error{ErrorCode::kSystem, "socket for \"" + path + "\": " + ErrnoText(errno)};
+  if (!fd.valid()) return SystemError("socket for \"" + path + "\"", errno);
   return fd;
 }
 
@@ -65,7 +64,7 @@ Result<UniqueFd> ConnectUnixSocket(const std::string& path) {
                           : error == ECONNREFUSED ? "a daemon ended there and left its socket"
                           : error == EAGAIN       ? "the daemon there does not accept connections"
                                                   : "cannot connect";
-    return Error{ErrorCode::kDisconnected, "connect to \"" + path + "\": " + meaning + " (" + ErrnoText(error) + ")"};
+    return Error{ErrorCode::kDisconnected, SystemError("connect to \"" + path + "\": " + meaning, error).message};
   }
   return fd;
 }
@@ -76,8 +75,7 @@ Result<UniqueFd> BindUnixSocket(const std::string& path) {
   const sockaddr_un address = AddressOf(path);
   if (::bind(fd->get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     const int error = errno;
-    const char* meaning = error == ENOENT ? "its directory does not exist: " : "";
-    return Error{ErrorCode::kSystem, "bind \"" + path + "\": " + meaning + ErrnoText(error)};
+    return SystemError("bind \"" + path + "\"" + (error == ENOENT ? ": its directory does not exist" : ""), error);
   }
   return fd;
 }
