@@ -1,0 +1,129 @@
+#include "quantizers/plan.h"
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "tests/quantizers/safetensors_image.h"
+
+namespace kvant::quantizers {
+namespace {
+
+StoreSpec Good() {
+  StoreSpec spec;
+  spec.name = "model/v1.0:a=b,c-d_e";
+  spec.model = "digest";
+  spec.tokenizer = "bytes";
+  spec.layers = 4;
+  spec.kv_heads = 3;
+  spec.head_dim = 72;
+  spec.block_tokens = 48;
+  spec.plan.keys = "int8";
+  spec.plan.values = "f16";
+  return spec;
+}
+
+TEST(PlanTest, LaysOutLayersHeadsAndSidesWithoutOverlap) {
+  StoreSpec spec = Good();
+  spec.plan.overrides = {{1, 3, "f32", "int8"}, {2, 2, "bf16", "bf16"}};
+  const auto plan = Plan::Make(Registry::Builtin(), spec);
+  ASSERT_TRUE(plan) << plan.error().message;
+  const Plan& p = **plan;
+  ASSERT_EQ(p.layers(), 4u);
+  std::size_t end = 0;
+  for (std::size_t l = 0; l < p.layers(); ++l) {
+    const LayerCodecs& layer = p.layer(l);
+    EXPECT_EQ(layer.offset, end) << l;
+    EXPECT_EQ(layer.offset % 64, 0u);
+    EXPECT_EQ(layer.head_stride % 64, 0u);
+    EXPECT_EQ(layer.values_offset % 64, 0u);
+    EXPECT_GE(layer.values_offset, layer.keys->block_bytes());
+    EXPECT_LT(layer.values_offset, layer.keys->block_bytes() + 64);
+    EXPECT_GE(layer.head_stride, layer.values_offset + layer.values->block_bytes());
+    end = layer.offset + 3 * layer.head_stride;
+  }
+  EXPECT_EQ(p.payload_bytes(), end);
+  EXPECT_EQ(p.logical_bytes(), 2u * 2 * 48 * 4 * 3 * 72);
+  // Later overrides win.
+  EXPECT_EQ(p.layer(0).keys->block_bytes(), 48u * 72 + 48 * 2);
+  EXPECT_EQ(p.layer(1).keys->block_bytes(), 48u * 72 * 4);
+  EXPECT_EQ(p.layer(2).keys->block_bytes(), 48u * 72 * 2);
+  EXPECT_EQ(p.layer(3).values->block_bytes(), 48u * 72 + 48 * 2);
+  EXPECT_EQ(p.canonical(),
+            "layer 0 keys int8@1 values f16@1\nlayer 1 keys f32@1 values int8@1\n"
+            "layer 2 keys bf16@1 values bf16@1\nlayer 3 keys f32@1 values int8@1\n");
+}
+
+TEST(PlanTest, TheArtifactsDigestIsPartOfTheIdentity) {
+  StoreSpec spec = Good();
+  spec.plan.artifact = test::SafetensorsImage({{"a", {1}, {1.0f}}});
+  const auto one = Plan::Make(Registry::Builtin(), spec);
+  spec.plan.artifact = test::SafetensorsImage({{"a", {1}, {2.0f}}});
+  const auto two = Plan::Make(Registry::Builtin(), spec);
+  ASSERT_TRUE(one && two);
+  EXPECT_NE((*one)->canonical(), (*two)->canonical());
+  EXPECT_EQ((*one)->canonical().find("artifact "), 0u);
+}
+
+TEST(PlanTest, EveryFieldHasItsError) {
+  const auto refused = [](const std::function<void(StoreSpec&)>& change, const std::string& what) {
+    StoreSpec spec = Good();
+    change(spec);
+    const auto plan = Plan::Make(Registry::Builtin(), spec);
+    ASSERT_FALSE(plan) << what;
+    EXPECT_NE(plan.error().message.find(what), std::string::npos) << plan.error().message;
+  };
+  refused([](StoreSpec& s) { s.name.clear(); }, "name has 0");
+  refused([](StoreSpec& s) { s.name.assign(129, 'a'); }, "name has 129");
+  refused([](StoreSpec& s) { s.name = "a b"; }, "code 32");
+  refused([](StoreSpec& s) { s.name = std::string("a\0b", 3); }, "code 0");
+  refused([](StoreSpec& s) { s.name = "\xc3\xa9"; }, "code 195");
+  refused([](StoreSpec& s) { s.model.clear(); }, "model is empty");
+  refused([](StoreSpec& s) { s.tokenizer.clear(); }, "tokenizer is empty");
+  refused([](StoreSpec& s) { s.layers = 0; }, "layers 0");
+  refused([](StoreSpec& s) { s.layers = 1025; }, "layers 1025");
+  refused([](StoreSpec& s) { s.kv_heads = 0; }, "kv_heads 0");
+  refused([](StoreSpec& s) { s.kv_heads = 4'000'000'000; }, "kv_heads 4000000000");
+  refused([](StoreSpec& s) { s.head_dim = 0; }, "head_dim 0");
+  refused([](StoreSpec& s) { s.head_dim = 100; }, "head_dim 100");
+  refused([](StoreSpec& s) { s.head_dim = 1032; }, "head_dim 1032");
+  refused([](StoreSpec& s) { s.block_tokens = 8; }, "block_tokens 8");
+  refused([](StoreSpec& s) { s.block_tokens = 40; }, "block_tokens 40");
+  refused([](StoreSpec& s) { s.block_tokens = 2048; }, "block_tokens 2048");
+  refused([](StoreSpec& s) { s.sink_tokens = 49; }, "sink_tokens 49");
+  refused([](StoreSpec& s) { s.dtype = static_cast<ElementType>(9); }, "dtype 9");
+  refused([](StoreSpec& s) { s.layers = s.kv_heads = s.head_dim = 1024; }, "layers * kv_heads * head_dim is 1073741824");
+  refused([](StoreSpec& s) { s.rope = {RopePairing::kAdjacent, 0.0, 0}; }, "rope.theta");
+  refused([](StoreSpec& s) { s.rope = {RopePairing::kAdjacent, std::nan(""), 0}; }, "rope.theta");
+  refused([](StoreSpec& s) { s.rope = {RopePairing::kHalfSplit, 1e4, 7}; }, "rope.rotary_dims 7");
+  refused([](StoreSpec& s) { s.rope = {RopePairing::kHalfSplit, 1e4, 74}; }, "rope.rotary_dims 74");
+  refused([](StoreSpec& s) { s.rope.pairing = static_cast<RopePairing>(5); }, "rope.pairing 5");
+  refused([](StoreSpec& s) { s.plan.keys = "nope"; }, "plan.keys: unknown codec \"nope\"");
+  refused([](StoreSpec& s) { s.plan.values = "f16:x=1"; }, "plan.values");
+  refused([](StoreSpec& s) { s.plan.keys = "turboquant_mse:bits=4"; }, "multiples of 32, not 48");
+  refused([](StoreSpec& s) { s.plan.overrides = {{2, 1, "f16", "f16"}}; }, "overrides[0]: layers 2..1");
+  refused([](StoreSpec& s) { s.plan.overrides = {{0, 1, "f16", "f16"}, {3, 4, "f16", "f16"}}; }, "overrides[1]: layers 3..4");
+  refused([](StoreSpec& s) { s.plan.overrides = {{0, 1, "f16", "bad"}}; }, "overrides[0].values");
+  refused([](StoreSpec& s) { s.plan.artifact.assign(3, std::byte{1}); }, "artifact");
+}
+
+TEST(PlanTest, AcceptsTheLimits) {
+  StoreSpec spec = Good();
+  spec.head_dim = 1024;
+  spec.block_tokens = 1024;
+  spec.sink_tokens = 1024;
+  spec.layers = 1;
+  EXPECT_TRUE(Plan::Make(Registry::Builtin(), spec));
+  spec.head_dim = 8;
+  spec.block_tokens = 16;
+  spec.sink_tokens = 0;
+  spec.layers = 1024;
+  spec.kv_heads = 1024;
+  EXPECT_TRUE(Plan::Make(Registry::Builtin(), spec));
+}
+
+}  // namespace
+}  // namespace kvant::quantizers
