@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -81,6 +82,15 @@ TEST_F(PoolTest, ReusesTheLowestSlotAndNeverASlabIndex) {
   EXPECT_EQ(budget.slab_bytes(), 0u);
   EXPECT_EQ(pool.Allocate().value(), (SlotRef{1, 0}));
   EXPECT_EQ(pool.used_slots(), 1u);
+}
+
+TEST_F(PoolTest, AFreedSlotNoLongerLooksLikeABlock) {
+  const SlotRef slot = pool.Allocate().value();
+  ASSERT_TRUE(pool.slab(0)->Populate(1).has_value());
+  std::memset(pool.Address(slot), 0x4B, sizeof(protocol::BlockHeader));
+  pool.Free(slot);
+  const std::byte* header = pool.slab(0)->slot(0);
+  EXPECT_TRUE(std::all_of(header, header + sizeof(protocol::BlockHeader), [](std::byte b) { return b == std::byte{0}; }));
 }
 
 TEST_F(PoolTest, PopulatesAheadInSteps) {
