@@ -3,9 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 #include <new>
 #include <string>
@@ -46,30 +44,6 @@ Result<void> Populate(std::byte* data, std::size_t bytes) {
 
 }  // namespace
 
-Heartbeat::Heartbeat(std::uint64_t* counter, std::chrono::milliseconds interval) {
-  // The host's signals are for the host's threads.
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this, counter, interval] {
-    std::unique_lock lock(mutex_);
-    do {
-      std::atomic_ref<std::uint64_t>(*counter).fetch_add(1, std::memory_order_relaxed);
-    } while (!wake_.wait_for(lock, interval, [this] { return ending_; }));
-  });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-}
-
-Heartbeat::~Heartbeat() {
-  {
-    const std::lock_guard lock(mutex_);
-    ending_ = true;
-  }
-  wake_.notify_one();
-  thread_.join();
-}
-
 struct Arena::Allocator {
   ExternalBuffer buffer;
 };
@@ -78,7 +52,7 @@ Arena::Arena(protocol::MappedSegment segment) : segment_(std::move(segment)) {}
 
 Arena::~Arena() = default;
 
-Result<std::shared_ptr<Arena>> Arena::Make(protocol::MappedSegment segment, std::chrono::milliseconds heartbeat) {
+Result<std::shared_ptr<Arena>> Arena::Make(protocol::MappedSegment segment) {
   if (segment.size() < protocol::kSegmentHeaderBytes + 4096) {
     return Error{ErrorCode::kInvalidArgument, "open the arena: " + std::to_string(segment.size()) + " bytes are too few"};
   }
@@ -87,7 +61,6 @@ Result<std::shared_ptr<Arena>> Arena::Make(protocol::MappedSegment segment, std:
   try {
     arena->allocator_ = std::make_unique<Allocator>(Allocator{ExternalBuffer(
         bip::create_only, base + protocol::kSegmentHeaderBytes, arena->segment_.size() - protocol::kSegmentHeaderBytes)});
-    arena->heartbeat_ = std::make_unique<Heartbeat>(&reinterpret_cast<protocol::ArenaHeader*>(base)->heartbeat, heartbeat);
   } catch (const std::exception& error) {
     return Error{ErrorCode::kSystem, "open an arena of " + std::to_string(arena->segment_.size()) + " bytes: " + error.what()};
   }
@@ -138,6 +111,10 @@ std::optional<std::uint64_t> Arena::OffsetOf(const void* data, std::size_t bytes
   if (begin < base + protocol::kSegmentHeaderBytes || begin > base + segment_.size()) return std::nullopt;
   if (bytes > segment_.size() - (begin - base)) return std::nullopt;
   return begin - base;
+}
+
+std::uint64_t* Arena::heartbeat() const noexcept {
+  return &reinterpret_cast<protocol::ArenaHeader*>(segment_.data())->heartbeat;
 }
 
 std::size_t Arena::bytes() const noexcept { return segment_.size(); }

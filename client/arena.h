@@ -2,15 +2,11 @@
 // never looks at.
 #pragma once
 
-#include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -20,27 +16,11 @@
 
 namespace kvant::client {
 
-/// Counts ArenaHeader::heartbeat up while the process lives, so that the daemon can tell a hung client from an idle one.
-class Heartbeat {
- public:
-  /// `counter` must outlive this.
-  Heartbeat(std::uint64_t* counter, std::chrono::milliseconds interval);
-  ~Heartbeat();
-  Heartbeat(const Heartbeat&) = delete;
-  Heartbeat& operator=(const Heartbeat&) = delete;
-
- private:
-  std::mutex mutex_;  // guards ending_
-  std::condition_variable wake_;
-  bool ending_ = false;
-  std::thread thread_;
-};
-
-/// Owning thread only, but for Contains.
+/// Owning thread only.
 class Arena {
  public:
   /// `segment` is a checked, writable mapping that begins with an ArenaHeader.
-  static Result<std::shared_ptr<Arena>> Make(protocol::MappedSegment segment, std::chrono::milliseconds heartbeat);
+  static Result<std::shared_ptr<Arena>> Make(protocol::MappedSegment segment);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -59,6 +39,7 @@ class Arena {
   [[nodiscard]] std::optional<std::uint64_t> OffsetOf(const void* data, std::size_t bytes) const noexcept;
 
   [[nodiscard]] std::size_t bytes() const noexcept;
+  [[nodiscard]] std::uint64_t* heartbeat() const noexcept;
 
  private:
   struct Allocator;
@@ -66,7 +47,6 @@ class Arena {
 
   protocol::MappedSegment segment_;
   std::unique_ptr<Allocator> allocator_;
-  std::unique_ptr<Heartbeat> heartbeat_;
   std::size_t holds_ = 0;
   std::vector<std::byte*> freed_while_held_;
 };

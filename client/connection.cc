@@ -73,9 +73,10 @@ Result<std::shared_ptr<Arena>> Connection::GetArena() {
                                                     .boot_token = daemon_.boot_token,
                                                     .identity = {}});
   if (!segment) return segment.error();
-  // A quarter of the lease: three beats may be late before the daemon gives up on this process.
-  auto arena = Arena::Make(std::move(*segment), std::max(lease_ / 4, std::chrono::milliseconds(1)));
+  auto arena = Arena::Make(std::move(*segment));
   if (!arena) return arena.error();
+  // A quarter of the lease: three beats may be late before the daemon gives up on this process.
+  housekeeper_ = std::make_unique<Housekeeper>((*arena)->heartbeat(), std::max(lease_ / 4, std::chrono::milliseconds(1)));
   arena_ = std::move(*arena);
   arena_id_ = info.getArena();
   return arena_;

@@ -14,6 +14,7 @@
 #include <kvant/client.h>
 
 #include "client/arena.h"
+#include "client/housekeeper.h"
 #include "client/transport.h"
 #include "quantizers/attention.h"
 #include "quantizers/worker_team.h"
@@ -64,6 +65,8 @@ class Connection {
   void ResetScratch() noexcept { scratch_used_ = 0; }
 
   LocalAttention& local();
+  /// Requires an arena.
+  Housekeeper& housekeeper() { return *housekeeper_; }
 
   /// Transport::Call for calls that let the daemon write to the arena. If the deadline passes, freed memory is kept from use
   /// until the late answer is in, and `late` is called with that answer.
@@ -97,7 +100,8 @@ class Connection {
   ClientCounters counters_;
   std::shared_ptr<Arena> arena_;  // shared with the memory allocated in it
   std::uint32_t arena_id_ = 0;
-  std::vector<ArenaMemory> scratch_;  // the last one is in use, the others wait for the end of the call
+  std::unique_ptr<Housekeeper> housekeeper_;  // with the arena, whose heartbeat it counts
+  std::vector<ArenaMemory> scratch_;          // the last one is in use, the others wait for the end of the call
   std::size_t scratch_used_ = 0;
   std::unique_ptr<LocalAttention> local_;
 };

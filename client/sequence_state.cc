@@ -84,14 +84,16 @@ Result<void> SequenceState::PrepareTail(const SequenceOptions& options) {
   if (local()) {
     if (auto plan = store_->plan(); !plan) return plan.error();
   }
-  // With local placement the daemon hears of tokens a block at a time, so its steps are longer by up to a block.
-  const std::uint64_t daemon_step = std::uint64_t{options.max_step_tokens} + (local() ? spec.block_tokens : 0);
-  const std::uint64_t rows = (std::uint64_t{options.recent_tokens} + protocol::SealSlack(spec.block_tokens) +
-                              spec.block_tokens + daemon_step + spec.block_tokens - 1) /
-                             spec.block_tokens * spec.block_tokens;
-  if (daemon_step > UINT32_MAX || rows > UINT32_MAX) {
+  // With local placement the daemon hears of tokens a block at a time, so its steps are longer by up to a block. The tail is as
+  // large with service placement: where the ring wraps decides the order of additions, and both placements give the same bits.
+  const std::uint64_t daemon_step = std::uint64_t{options.max_step_tokens} + spec.block_tokens;
+  const std::uint64_t rows = daemon_step > UINT32_MAX ? UINT64_MAX
+                                                      : protocol::TailCapacity(spec.block_tokens, options.recent_tokens,
+                                                                               static_cast<std::uint32_t>(daemon_step));
+  constexpr std::uint64_t kMostRows = std::uint64_t{1} << 30;  // with 1024 layers, heads and dimensions sizes stay below 2^64
+  if (rows > kMostRows) {
     return InvalidArgument("open sequence: recent_tokens " + std::to_string(options.recent_tokens) + " and max_step_tokens " +
-                           std::to_string(options.max_step_tokens) + " need a tail of " + std::to_string(rows) + " rows");
+                           std::to_string(options.max_step_tokens) + " need a tail of more than 2^30 rows");
   }
   layout_ = {.layers = spec.layers,
              .kv_heads = spec.kv_heads,
@@ -184,6 +186,7 @@ Result<void> SequenceState::AdoptTable(wire::BlockTable::Reader table) {
     if (table.getFirst() + i < blocks_.size()) continue;
     auto slot = store_->Slot(blocks[i], protocol::BlockKind::kCodes);
     if (!slot) return slot.error();
+    store_->MapPagesAround(*slot);
     blocks_.push_back(std::move(*slot));
   }
   payloads_.resize(blocks_.size());
@@ -191,6 +194,7 @@ Result<void> SequenceState::AdoptTable(wire::BlockTable::Reader table) {
   if (table.getFirst() == 0 && blocks.size() > 0 && store_->spec().sink_tokens > 0) {
     auto slot = store_->Slot(table.getSinks(), protocol::BlockKind::kSinks);
     if (!slot) return slot.error();
+    store_->MapPagesAround(*slot);
     sinks_ = std::move(*slot);
   }
   return {};
@@ -301,7 +305,6 @@ Result<void> SequenceState::Advance(std::span<const TokenId> tokens) {
   counters.tokens_advanced += tokens.size();
   counters.bytes_zero_copy +=
       2 * layout_.kv_heads * tokens.size() * layout_.row_bytes() * (layout_.layers - reserved_layers_copied_);
-  told_length_ += tokens.size();
   reserved_ = 0;
   std::fill(layer_copied_.begin(), layer_copied_.end(), false);
   reserved_layers_copied_ = 0;
@@ -344,6 +347,7 @@ Result<void> SequenceState::SendAdvance(std::string_view operation) {
   auto ids = item.initTokens(static_cast<unsigned>(untold_.size()));
   for (unsigned i = 0; i < ids.size(); ++i) ids.set(i, untold_[i]);
   item.setWaitSealed(local());
+  told_length_ += untold_.size();
   untold_.clear();
   auto sent = connection().transport().Send(request, operation);
   if (!sent) return sent.error();

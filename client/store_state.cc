@@ -1,5 +1,6 @@
 #include "client/store_state.h"
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -135,6 +136,15 @@ Result<SlotView> StoreState::Slot(wire::BlockRef::Reader ref, protocol::BlockKin
   return SlotView{.payload = slot + protocol::PayloadOffset(spec_.block_tokens),
                   .element_type = static_cast<ElementType>(header.element_type),
                   .slab = *slab};
+}
+
+void StoreState::MapPagesAround(const SlotView& slot) {
+  // The daemon fills slots in ascending order and populates a few ahead; what it has not populated yet becomes present here.
+  constexpr std::size_t kSlotsAhead = 3;
+  const protocol::SlabHeader& shape = slot.slab->header;
+  const std::byte* const begin = slot.payload - protocol::PayloadOffset(spec_.block_tokens);
+  const auto left = static_cast<std::size_t>(slot.slab->segment.data() + slot.slab->segment.size() - begin);
+  connection_->housekeeper().MapPages(slot.slab, begin, std::min<std::size_t>(left, kSlotsAhead * shape.slot_bytes));
 }
 
 }  // namespace kvant::client

@@ -305,7 +305,11 @@ TEST(ArenaErrorsTest, FullArenaSaysHowMuchIsThere) {
   ExpectError(client.Allocate(SIZE_MAX / 2, SIZE_MAX / 2, 4), ErrorCode::kInvalidArgument, "larger than memory");
   ExpectError(client.Allocate(0, 1, 1), ErrorCode::kInvalidArgument, "empty");
   Store store = client.OpenStore(SpecOf(ModelShape{}, "int8", "int8")).value();
-  ExpectError(store.Open({}, Options(Placement::kService)), ErrorCode::kOutOfRange, "tail");
+  SequenceOptions large = Options(Placement::kService);
+  large.max_step_tokens = 4096;
+  ExpectError(store.Open({}, large), ErrorCode::kOutOfRange, "tail");
+  large.max_step_tokens = UINT32_MAX;
+  ExpectError(store.Open({}, large), ErrorCode::kInvalidArgument, "max_step_tokens");
 }
 
 TEST(ConnectErrorsTest, NobodyThere) {

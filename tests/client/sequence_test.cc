@@ -121,7 +121,8 @@ TEST_P(SequenceTest, AnotherClientForksALiveSequence) {
   Conversation fork = Talk(other, std::move(*forked), {prompt.begin(), prompt.begin() + 120});
   const std::vector<float> got = fork.Feed(RandomTokens(60, 17), 20);
   EXPECT_LT(MaxDifference(got, fork.Expected(120, 180)), kF32Tolerance);
-  EXPECT_EQ(other_store.Fork(987654321, std::nullopt, Options()).error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(other_store.Fork(source.sequence().id() + 100, std::nullopt, Options()).error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(other_store.Fork(987654321, std::nullopt, Options()).error().code, ErrorCode::kStaleDaemon);
 }
 
 TEST_P(SequenceTest, TrimGoesBackToAnyLength) {
@@ -263,7 +264,7 @@ TEST(LiveReadTest, SeesWhatTheOwnerHasAdvanced) {
     EXPECT_EQ(live.Advance({}).error().code, ErrorCode::kUnsupported);
     EXPECT_EQ(live.Fork().error().code, ErrorCode::kUnsupported);
   }
-  EXPECT_EQ(reader_store.Read(12345).error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(reader_store.Read(talk.sequence().id() + 100).error().code, ErrorCode::kNotFound);
 }
 
 }  // namespace

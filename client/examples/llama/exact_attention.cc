@@ -4,12 +4,13 @@
 
 #include <Eigen/Core>
 
+#include "client/examples/llama/matmul.h"
+
 namespace kvant::examples {
 namespace {
 
 using Eigen::Index;
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using ConstRows = Eigen::Map<const Matrix>;
 
 constexpr std::size_t kTileQueries = 64;  // logits of a tile stay in the cache: 64 x 4096 x 4 B = 1 MiB
 
@@ -65,30 +66,28 @@ ConstTensorView ExactAttention::Cached(const Rows& rows) const {
 }
 
 Result<void> ExactAttention::Attend(std::size_t layer, float scale) {
-  const auto dim = static_cast<Index>(head_dim_);
-  const auto row_stride = static_cast<Index>(q_heads_ * head_dim_);
-  Matrix logits;
+  const MatrixProducts& products = Products();
+  const std::size_t row_stride = q_heads_ * head_dim_;
+  std::vector<float> tile(std::min(kTileQueries, step_) * (length_ + step_));
   for (std::size_t head = 0; head < q_heads_; ++head) {
     const std::size_t kv_offset = head / (q_heads_ / kv_heads_) * capacity_ * head_dim_;
     for (std::size_t first = 0; first < step_; first += kTileQueries) {
       const std::size_t count = std::min(kTileQueries, step_ - first);
-      const auto seen = static_cast<Index>(length_ + first + count);  // by the last query of the tile
-      const ConstRows keys(keys_[layer].data() + kv_offset, seen, dim);
-      const ConstRows values(values_[layer].data() + kv_offset, seen, dim);
+      const std::size_t seen = length_ + first + count;  // by the last query of the tile
       const std::size_t at = (first * q_heads_ + head) * head_dim_;
-      const Eigen::Map<const Matrix, 0, Eigen::OuterStride<>> q(queries_.data() + at, static_cast<Index>(count), dim,
-                                                                Eigen::OuterStride<>(row_stride));
-      Eigen::Map<Matrix, 0, Eigen::OuterStride<>> out(outputs_.data() + at, static_cast<Index>(count), dim,
-                                                      Eigen::OuterStride<>(row_stride));
-      logits.noalias() = q * keys.transpose();
+      const ConstMatrixRef keys{keys_[layer].data() + kv_offset, seen, head_dim_, head_dim_};
+      const ConstMatrixRef values{values_[layer].data() + kv_offset, seen, head_dim_, head_dim_};
+      products.multiply_transposed({queries_.data() + at, count, head_dim_, row_stride}, keys,
+                                   {tile.data(), count, seen, seen});
+      Eigen::Map<Matrix> logits(tile.data(), static_cast<Index>(count), static_cast<Index>(seen));
       for (Index t = 0; t < logits.rows(); ++t) {
         const Index visible = static_cast<Index>(length_ + first) + t + 1;
         auto row = logits.row(t).head(visible).array();
         row = ((row - row.maxCoeff()) * scale).exp();
         row /= row.sum();
-        logits.row(t).tail(seen - visible).setZero();
+        logits.row(t).tail(logits.cols() - visible).setZero();
       }
-      out.noalias() = logits * values;
+      products.multiply({tile.data(), count, seen, seen}, values, {outputs_.data() + at, count, head_dim_, row_stride});
     }
   }
   return {};

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "client/examples/llama/files.h"
+#include "client/examples/llama/matmul.h"
 #include "client/examples/llama/rope.h"
 #include "client/examples/llama/safetensors.h"
 
@@ -18,6 +19,15 @@ Matrix RmsNorm(const Matrix& x, const Eigen::RowVectorXf& weight, double eps) {
   const Eigen::VectorXf scale =
       (x.rowwise().squaredNorm().array() / static_cast<float>(x.cols()) + static_cast<float>(eps)).rsqrt();
   return (x.array().colwise() * scale.array()).rowwise() * weight.array();
+}
+
+ConstMatrixRef Ref(const Matrix& m) {
+  const auto cols = static_cast<std::size_t>(m.cols());
+  return {m.data(), static_cast<std::size_t>(m.rows()), cols, cols};
+}
+MatrixRef Ref(Matrix& m) {
+  const auto cols = static_cast<std::size_t>(m.cols());
+  return {m.data(), static_cast<std::size_t>(m.rows()), cols, cols};
 }
 
 /// Writes one row of `dim` numbers in the view's element type.
@@ -165,11 +175,13 @@ Result<std::size_t> Model::Forward(std::span<const TokenId> tokens, Attention& a
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
   const auto inner = static_cast<Index>(c.intermediate);
   std::vector<float> row(c.head_dim);
-  Matrix qkv;
-  Matrix gate_up;
+  const MatrixProducts& products = Products();
+  Matrix qkv(count, c.q_width() + 2 * c.kv_width());
+  Matrix gate_up(count, 2 * c.intermediate);
+  const ConstMatrixRef gated{gate_up.data(), count, c.intermediate, 2 * c.intermediate};  // the gate half is overwritten
   for (std::size_t l = 0; l < c.layers; ++l) {
     const Layer& layer = layers_[l];
-    qkv.noalias() = RmsNorm(x, layer.attention_norm, c.rms_eps) * layer.qkv.transpose();
+    products.multiply_transposed(Ref(RmsNorm(x, layer.attention_norm, c.rms_eps)), Ref(layer.qkv), Ref(qkv));
     // Queries, keys and values go straight to where attention reads them: with kvant, into shared memory.
     const TensorView keys = attention.Keys(l);
     const TensorView values = attention.Values(l);
@@ -187,20 +199,21 @@ Result<std::size_t> Model::Forward(std::span<const TokenId> tokens, Attention& a
       }
     }
     if (const auto attended = attention.Attend(l, scale); !attended) return attended.error();
-    const Eigen::Map<const Matrix> heads(attention.outputs(), static_cast<Index>(count), static_cast<Index>(c.q_width()));
-    x.noalias() += heads * layer.output.transpose();
+    const ConstMatrixRef heads{attention.outputs(), count, c.q_width(), c.q_width()};
+    products.add_multiply_transposed(heads, Ref(layer.output), Ref(x));
 
-    gate_up.noalias() = RmsNorm(x, layer.mlp_norm, c.rms_eps) * layer.gate_up.transpose();
+    products.multiply_transposed(Ref(RmsNorm(x, layer.mlp_norm, c.rms_eps)), Ref(layer.gate_up), Ref(gate_up));
     auto gate = gate_up.leftCols(inner).array();
     gate = gate / (1.0f + (-gate).exp()) * gate_up.rightCols(inner).array();
-    x.noalias() += gate_up.leftCols(inner) * layer.down.transpose();
+    products.add_multiply_transposed(gated, Ref(layer.down), Ref(x));
   }
   if (const auto committed = attention.Commit(tokens); !committed) return committed.error();
 
   if (which != LogitsOf::kNone) {
     const Matrix last =
         which == LogitsOf::kAll ? RmsNorm(x, final_norm_, c.rms_eps) : RmsNorm(x.bottomRows<1>(), final_norm_, c.rms_eps);
-    logits.noalias() = last * (c.tied_embeddings ? embedding_ : head_).transpose();
+    logits.resize(last.rows(), static_cast<Index>(c.vocab));
+    products.multiply_transposed(Ref(last), Ref(c.tied_embeddings ? embedding_ : head_), Ref(logits));
   } else {
     logits.resize(0, static_cast<Index>(c.vocab));
   }
