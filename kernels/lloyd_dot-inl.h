@@ -139,12 +139,36 @@ HWY_INLINE void LookUp(D8 d8, const NibbleTables<D8, kBits>& tables, hn::Vec<D8>
 template <class D8>
 HWY_INLINE Pairs<D8> LookUpWords(D8 d8, const LloydTable& codebook, const std::uint8_t* HWY_RESTRICT codes) {
   const PairTag<D8> d16;
+#if HWY_TARGET == HWY_AVX3_DL
+  // Two look-ups in 128 bytes give a magnitude's two bytes; codes below 128 mirror those above.
+  const hn::FixedTag<std::uint8_t, 64> full;
+  const hn::RebindToUnsigned<PairTag<D8>> du16;
+  using D8Vec = hn::Vec<D8>;
+  const auto code = hn::LoadU(d8, codes);
+  const auto below = hn::Lt(code, hn::Set(d8, 128u));
+  const auto index = hn::IfThenElse(below, hn::Not(code), code);
+  const auto look_up = [&](const std::uint8_t* table) HWY_ATTR {
+    const auto low64 = hn::Load(full, table), high64 = hn::Load(full, table + 64);
+    if constexpr (sizeof(D8Vec) == 64) {
+      return hn::BitCast(du16, D8Vec{_mm512_permutex2var_epi8(low64.raw, index.raw, high64.raw)});
+    } else {
+      const auto wide = hn::ZeroExtendVector(full, index);
+      return hn::BitCast(du16, D8Vec{_mm512_castsi512_si256(_mm512_permutex2var_epi8(low64.raw, wide.raw, high64.raw))});
+    }
+  };
+  const auto low = look_up(codebook.low_bytes.data()), high = look_up(codebook.high_bytes.data());
+  const auto even = hn::BitCast(d16, hn::Or(hn::And(low, hn::Set(du16, 0x00FFu)), hn::ShiftLeft<8>(high)));
+  const auto odd = hn::BitCast(d16, hn::Or(hn::ShiftRight<8>(low), hn::And(high, hn::Set(du16, 0xFF00u))));
+  const Pairs<D8> sign = WidenSigned(d8, hn::VecFromMask(d8, below));
+  return {hn::Sub(hn::Xor(even, sign.even), sign.even), hn::Sub(hn::Xor(odd, sign.odd), sign.odd)};
+#else
   alignas(64) std::int16_t even[32], odd[32];
   for (std::size_t i = 0; i < hn::Lanes(d8) / 2; ++i) {
-    even[i] = static_cast<std::int16_t>(codebook.Centroid(codes[2 * i]));
-    odd[i] = static_cast<std::int16_t>(codebook.Centroid(codes[2 * i + 1]));
+    even[i] = codebook.centroids[codes[2 * i]];
+    odd[i] = codebook.centroids[codes[2 * i + 1]];
   }
   return {hn::Load(d16, even), hn::Load(d16, odd)};
+#endif
 }
 
 /// Asks for memory that will be wanted soon, a few lines at every step of a loop.

@@ -19,6 +19,11 @@ constexpr LloydTable MakeTable(std::uint32_t bits, float unit, const std::int16_
       while (index + 1u < kHalf && static_cast<float>(z) >= table.thresholds[index]) ++index;
       table.grid[z] = index;
     }
+    for (std::uint32_t i = 0; i < 256; ++i) table.centroids[i] = static_cast<std::int16_t>(table.Centroid(i));
+    for (std::size_t i = 0; i < kHalf; ++i) {
+      table.low_bytes[i] = static_cast<std::uint8_t>(magnitudes[i] & 0xFF);
+      table.high_bytes[i] = static_cast<std::uint8_t>(magnitudes[i] >> 8);
+    }
   }
   if (bits <= 4) {
     for (std::uint32_t field = 0; field < 4 / bits; ++field) {

@@ -22,6 +22,11 @@ struct LloydTable {
   /// Up to 4 bits: nibbles[f][n] is the centroid of field f (of `bits` bits; 3 bits: the low ones) of the nibble n.
   alignas(64) std::array<std::array<std::int8_t, 16>, 4> nibbles{};
 
+  /// 8 bits only: all centroids, and the two bytes of each of the positive half.
+  alignas(64) std::array<std::int16_t, 256> centroids{};
+  alignas(64) std::array<std::uint8_t, 128> low_bytes{};
+  alignas(64) std::array<std::uint8_t, 128> high_bytes{};
+
   [[nodiscard]] constexpr std::uint32_t half() const noexcept { return 1u << (bits - 1); }
   /// The centroid of a code.
   [[nodiscard]] constexpr int Centroid(std::uint32_t index) const noexcept {

@@ -1,0 +1,120 @@
+#include "kernels/lloyd_encode.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "hwy/tests/hwy_gtest.h"
+#include "kernels/reference/lloyd_encode.h"
+#include "tests/kernels/lloyd_inputs.h"
+
+namespace kvant::kernels {
+namespace {
+
+constexpr std::uint32_t kSeed = 11;
+
+class LloydEncodeTest : public hwy::TestWithParamTarget {};
+HWY_TARGET_INSTANTIATE_TEST_SUITE_P(LloydEncodeTest);
+
+std::vector<std::uint8_t> Encode(const LloydEncoding& how, const RowsView& rows, std::size_t* row) {
+  GuardedBytes block(LloydBlockBytes(how.table->bits, how.shape.dim, rows.count));
+  *row = LloydEncode(how, rows, block.data());
+  EXPECT_TRUE(block.Intact());
+  return block.Copy();
+}
+
+std::vector<std::uint8_t> EncodeByReference(const LloydEncoding& how, const RowsView& rows) {
+  std::vector<std::uint8_t> block(LloydBlockBytes(how.table->bits, how.shape.dim, rows.count));
+  EXPECT_EQ(reference::LloydEncode(how, rows, block.data()), rows.count);
+  return block;
+}
+
+TEST_P(LloydEncodeTest, BytesAreTheScalarTwins) {
+  std::mt19937 random(kSeed);
+  for (const std::uint32_t dim : {8u, 40u, 64u, 72u, 80u, 96u, 128u, 256u}) {
+    const auto shape = HadamardShape::For(dim);
+    const auto signs = RandomSigns(shape, 3, random);
+    const auto mean = RandomNormal(dim, random);
+    for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
+      for (const LloydLayout layout : {LloydLayout::kKeys, LloydLayout::kValues}) {
+        const std::size_t tokens = LloydBlockMultiple(bits) * (dim < 128 ? 2 : 1);
+        const auto values = PaddedRows(tokens, dim, dim + 3, random);
+        const RowsView rows{values.data(), ElementType::kF32, tokens, dim, dim + 3};
+        const auto scale = static_cast<LloydScale>(1 + random() % 4);
+        const LloydEncoding how{FindLloydTable(bits), shape, 3, signs.data(), random() % 2 == 0 ? nullptr : mean.data(), layout, scale};
+        std::size_t row = 0;
+        ASSERT_EQ(Encode(how, rows, &row), EncodeByReference(how, rows)) << "dim " << dim << " bits " << bits << " seed " << kSeed;
+        ASSERT_EQ(row, tokens);
+      }
+    }
+  }
+}
+
+TEST_P(LloydEncodeTest, HalfAndBrainRowsGiveTheBytesOfTheirNumbers) {
+  std::mt19937 random(kSeed);
+  const auto shape = HadamardShape::For(64);
+  const auto signs = RandomSigns(shape, 3, random);
+  for (const ElementType type : {ElementType::kF16, ElementType::kBF16}) {
+    std::vector<std::uint16_t> values(32 * 64);
+    for (auto& value : values) value = static_cast<std::uint16_t>((random() & 0x83FFu) | 0x3C00u);
+    const RowsView rows{values.data(), type, 32, 64, 64};
+    const LloydEncoding how{FindLloydTable(4), shape, 3, signs.data(), nullptr, LloydLayout::kKeys, LloydScale::kUnbiased};
+    std::size_t row = 0;
+    ASSERT_EQ(Encode(how, rows, &row), EncodeByReference(how, rows)) << "seed " << kSeed;
+  }
+}
+
+TEST_P(LloydEncodeTest, NamesTheFirstRowThatCannotBeStored) {
+  std::mt19937 random(kSeed);
+  const auto shape = HadamardShape::For(64);
+  const auto signs = RandomSigns(shape, 3, random);
+  const LloydEncoding how{FindLloydTable(2), shape, 3, signs.data(), nullptr, LloydLayout::kValues, LloydScale::kLeastSquares};
+  const float bad_numbers[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                               -std::numeric_limits<float>::infinity(), 3e38f, 1e10f};
+  for (const float bad : bad_numbers) {
+    for (const std::size_t at : {0u, 5u, 15u, 16u, 63u, 100u, 127u}) {
+      auto values = RandomNormal(128 * 64, random);
+      values[at * 64 + random() % 64] = bad;
+      values[127 * 64] = bad;
+      std::size_t row = 0;
+      Encode(how, {values.data(), ElementType::kF32, 128, 64, 64}, &row);
+      EXPECT_EQ(row, at) << bad << " seed " << kSeed;
+    }
+  }
+}
+
+TEST_P(LloydEncodeTest, HoldsRowsFarBeyondHalfPrecisionAndZeroesTinyOnes) {
+  std::mt19937 random(kSeed);
+  const auto shape = HadamardShape::For(128);
+  const auto signs = RandomSigns(shape, 3, random);
+  auto values = RandomNormal(128 * 128, random);
+  const float factors[] = {0.0f, -0.0f, 1e-45f, 1e-30f, 1e-20f, 1e-9f, 1.0f, 65504.0f, 1e6f, 3e8f};
+  for (std::size_t t = 0; t < 128; ++t) {
+    for (std::size_t i = 0; i < 128; ++i) values[t * 128 + i] *= factors[t % std::size(factors)];
+  }
+  const RowsView rows{values.data(), ElementType::kF32, 128, 128, 128};
+  for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
+    const LloydEncoding how{FindLloydTable(bits), shape, 3, signs.data(), nullptr, LloydLayout::kKeys, LloydScale::kUnbiased};
+    std::size_t row = 0;
+    const auto block = Encode(how, rows, &row);
+    ASSERT_EQ(row, 128u);
+    ASSERT_EQ(block, EncodeByReference(how, rows)) << "bits " << bits << " seed " << kSeed;
+    for (std::size_t t = 0; t < 128; ++t) {
+      const float factor = factors[t % std::size(factors)];
+      const float scale = reference::LloydScaleAt(bits, 128, 128, block.data(), t);
+      if (factor < 1e-19f) {
+        EXPECT_EQ(scale, 0.0f);
+      } else {
+        // The norm is factor * sqrt(128) within a factor of 1.3, and the unbiased scale at most 1.4 times as large at 1 bit.
+        EXPECT_GT(scale, 0.7f * factor * 11.3f);
+        EXPECT_LT(scale, 2.0f * factor * 11.3f);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvant::kernels
