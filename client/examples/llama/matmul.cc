@@ -6,14 +6,11 @@ namespace kvant::examples {
 
 #if defined(__x86_64__)
 extern const MatrixProducts kProductsAvx2;
-extern const MatrixProducts kProductsAvx512;
 #endif
 
 const MatrixProducts& Products() {
 #if defined(__x86_64__)
-  static const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
   static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (avx512) return kProductsAvx512;
   if (avx2) return kProductsAvx2;
 #endif
   return kProductsBaseline;

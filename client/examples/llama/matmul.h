@@ -1,4 +1,4 @@
-// Matrix products, by Eigen, in the widest vectors the processor has.
+// Matrix products, by Eigen, in the widest vectors of those compiled that the processor has.
 #pragma once
 
 #include <cstddef>
