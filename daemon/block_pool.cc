@@ -43,13 +43,14 @@ void BlockPool::Free(SlotRef slot) {
 Result<void> BlockPool::AddSlab() {
   const std::size_t target = std::min(kTargetSlabBytes, budget_.limit() / 16);
   const std::size_t bytes = std::max(smallest_slab_bytes(), std::min(target, budget_.available()));
-  const auto slots = static_cast<std::uint32_t>(
-      std::max<std::uint64_t>(1, (bytes - protocol::kSegmentHeaderBytes) / shape_.slot_bytes));
+  const auto slots =
+      static_cast<std::uint32_t>(std::max<std::uint64_t>(1, (bytes - protocol::kSegmentHeaderBytes) / shape_.slot_bytes));
   // Rounding up to pages must not take more than there is.
-  const std::uint32_t fitting = slots > 1 && Slab::SegmentBytes(shape_.slot_bytes, slots) > budget_.available() ? slots - 1 : slots;
+  const std::uint32_t fitting =
+      slots > 1 && Slab::SegmentBytes(shape_.slot_bytes, slots) > budget_.available() ? slots - 1 : slots;
 
-  Result<Charge> charge =
-      budget_.Take(ChargeKind::kSlab, Slab::SegmentBytes(shape_.slot_bytes, fitting), "a slab of " + std::to_string(fitting) + " blocks");
+  Result<Charge> charge = budget_.Take(ChargeKind::kSlab, Slab::SegmentBytes(shape_.slot_bytes, fitting),
+                                       "a slab of " + std::to_string(fitting) + " blocks");
   if (!charge) return charge.error();
   Result<std::shared_ptr<Slab>> slab = Slab::Create({.index = next_index_,
                                                      .slot_count = fitting,

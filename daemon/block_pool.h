@@ -39,14 +39,15 @@ class BlockPool {
   /// into a budget may be smaller.
   static constexpr std::size_t kTargetSlabBytes = std::size_t{32} << 20;
 
-  /// `budget` and `populate` outlive the pool. Pages are populated a few slots ahead of the highest slot in use by jobs of `populate`.
+  /// `budget` and `populate` outlive the pool. Pages are populated a few slots ahead of the highest slot in use by jobs of
+  /// `populate`.
   BlockPool(const Shape& shape, Budget& budget, JobRunner& populate);
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
 
-  /// A free slot of a slab that is there, or of a new slab if the budget has room for one. kStoreFull if not, kSystem if the system
-  /// has no memory. The slot's header is zero; its pages may be missing yet (Slab::Populate).
+  /// A free slot of a slab that is there, or of a new slab if the budget has room for one. kStoreFull if not, kSystem if the
+  /// system has no memory. The slot's header is zero; its pages may be missing yet (Slab::Populate).
   Result<SlotRef> Allocate();
   void Free(SlotRef slot);
 

@@ -20,8 +20,8 @@ Charge::~Charge() {
 
 Result<Budget> Budget::Make(std::size_t limit) {
   if (limit < kMinimumBytes) {
-    return Error{ErrorCode::kInvalidArgument, "budget of " + std::to_string(limit) + " bytes: the least is " +
-                                                  std::to_string(kMinimumBytes) + " bytes"};
+    return Error{ErrorCode::kInvalidArgument,
+                 "budget of " + std::to_string(limit) + " bytes: the least is " + std::to_string(kMinimumBytes) + " bytes"};
   }
   return Budget(limit);
 }

@@ -37,9 +37,8 @@ void AddPlanLines(const std::string& canonical, std::vector<IdentityField>& fiel
       continue;
     }
     const std::size_t codecs = line.find(" keys ");
-    layers.push_back(codecs == std::string::npos
-                         ? IdentityField{"plan line " + std::to_string(layers.size()), line}
-                         : IdentityField{"plan " + line.substr(0, codecs), line.substr(codecs + 1)});
+    layers.push_back(codecs == std::string::npos ? IdentityField{"plan line " + std::to_string(layers.size()), line}
+                                                 : IdentityField{"plan " + line.substr(0, codecs), line.substr(codecs + 1)});
   }
   fields.push_back({"plan.artifact", std::move(artifact)});
   for (IdentityField& layer : layers) fields.push_back(std::move(layer));
@@ -89,9 +88,9 @@ Result<void> CompareIdentity(const std::string& store, const std::vector<Identit
     // A tenant's salt is a secret: the message goes to whoever guessed wrong.
     const bool secret = existing[i].name == "salt";
     if (existing[i].name == asked[i].name && existing[i].value == asked[i].value) continue;
-    return Error{ErrorCode::kIdentityMismatch,
-                 "open store " + store + ": " + existing[i].name + " differs: the store has '" +
-                     (secret ? "(hidden)" : existing[i].value) + "', asked for '" + (secret ? "(hidden)" : asked[i].value) + "'"};
+    return Error{ErrorCode::kIdentityMismatch, "open store " + store + ": " + existing[i].name + " differs: the store has '" +
+                                                   (secret ? "(hidden)" : existing[i].value) + "', asked for '" +
+                                                   (secret ? "(hidden)" : asked[i].value) + "'"};
   }
   if (existing.size() != asked.size()) {  // cannot be while "layers" is a field before the plan's
     return Error{ErrorCode::kIdentityMismatch, "open store " + store + ": the plan has another number of lines"};

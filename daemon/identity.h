@@ -13,11 +13,12 @@
 namespace kvant::daemon {
 
 struct IdentityField {
-  std::string name;   ///< as in StoreSpec, for example "kv_heads"
+  std::string name;  ///< as in StoreSpec, for example "kv_heads"
   std::string value;
 };
 
-/// Every field of the spec the plan was made from, codecs in canonical form per layer, the artifact's digest, the layout version.
+/// Every field of the spec the plan was made from, codecs in canonical form per layer, the artifact's digest, the layout
+/// version.
 std::vector<IdentityField> IdentityFields(const quantizers::Plan& plan);
 
 /// "name length:value" lines: no value can imitate a field.

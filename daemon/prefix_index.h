@@ -26,8 +26,8 @@ struct Block {
   std::uint64_t first_position = 0;
   std::uint64_t generation = 0;
   SlotRef slot;
-  std::optional<SlotRef> sinks;  ///< companion slot, with the block at position 0 only
-  const std::byte* sink_rows = nullptr;           ///< in that slot: [layer][keys, values][kv_head][sink_tokens][head_dim]
+  std::optional<SlotRef> sinks;          ///< companion slot, with the block at position 0 only
+  const std::byte* sink_rows = nullptr;  ///< in that slot: [layer][keys, values][kv_head][sink_tokens][head_dim]
   ElementType sink_type = ElementType::kF32;
   std::span<const std::uint32_t> tokens;  ///< in the slot
   const std::byte* payload = nullptr;     ///< in the slot
@@ -41,8 +41,8 @@ struct Block {
   std::uint64_t last_use = 0;  ///< counts lease changes of the whole index: larger is later
 };
 
-/// A forest of blocks: roots at position 0. A lease on a block keeps it and so all its ancestors. Evictable are blocks without leases
-/// and children, in order of last use. Loop thread; owned by a store, which frees slots of blocks taken out.
+/// A forest of blocks: roots at position 0. A lease on a block keeps it and so all its ancestors. Evictable are blocks without
+/// leases and children, in order of last use. Loop thread; owned by a store, which frees slots of blocks taken out.
 class PrefixIndex {
  public:
   PrefixIndex() = default;
@@ -65,7 +65,8 @@ class PrefixIndex {
 
   /// The evictable block that was used longest ago, taken out; null if none is evictable.
   std::unique_ptr<Block> EvictOne();
-  /// Takes out a block and all that follow it, ancestors before descendants. Requires: no leases on `block` (then none on what follows it).
+  /// Takes out a block and all that follow it, ancestors before descendants. Requires: no leases on `block` (then none on what
+  /// follows it).
   std::vector<std::unique_ptr<Block>> TakeOut(Block& block);
 
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
@@ -81,7 +82,8 @@ class PrefixIndex {
   std::unique_ptr<Block> Remove(Block& block);
   void UpdateEvictable(Block& block, bool evictable);
 
-  std::unordered_multimap<protocol::Digest, std::unique_ptr<Block>, DigestHash> blocks_;  // multi: colliding digests live side by side
+  // Multi: blocks with colliding digests live side by side.
+  std::unordered_multimap<protocol::Digest, std::unique_ptr<Block>, DigestHash> blocks_;
   std::set<std::pair<std::uint64_t, Block*>> evictable_;  // by last_use
   std::size_t size_ = 0;
   std::size_t leased_blocks_ = 0;

@@ -12,7 +12,10 @@ Result<std::unique_ptr<Reader>> Reader::Open(Sequence& source, std::string clien
 }
 
 Reader::Reader(Sequence& source, std::string client, Charge charge)
-    : store_(source.store().shared_from_this()), source_id_(source.id()), client_(std::move(client)), charge_(std::move(charge)) {
+    : store_(source.store().shared_from_this()),
+      source_id_(source.id()),
+      client_(std::move(client)),
+      charge_(std::move(charge)) {
   id_ = store_->core().sequences.Add(*this);
   store_->SequenceOpened();
 }

@@ -12,10 +12,10 @@ namespace kvant::daemon {
 
 struct Sequence::Seal {
   enum class State : std::uint8_t {
-    kNoRoom,    // could not begin, or the system had no memory: tried again with the next advance
+    kNoRoom,  // could not begin, or the system had no memory: tried again with the next advance
     kEncoding,
-    kEncoded,   // waits for the blocks before it
-    kRefused,   // its rows are not finite: stays raw
+    kEncoded,  // waits for the blocks before it
+    kRefused,  // its rows are not finite: stays raw
   };
   std::uint64_t block = 0;  // index in the sequence
   protocol::Digest chain{};

@@ -49,9 +49,10 @@ Result<void> SealJob::EncodeCodes(std::byte* payload) {
       std::byte* const keys = payload + codecs.offset + head * codecs.head_stride;
       std::byte* const values = keys + codecs.values_offset;
       for (std::size_t side = 0; side < 2; ++side) {
-        const RowsView rows{tail.Ring(layer, side, head) + first_row * tail.layout.row_bytes(), tail.layout.type, spec.block_tokens,
-                            spec.head_dim, spec.head_dim};
-        const quantizers::BlockCodec& codec = side == 0 ? static_cast<const quantizers::BlockCodec&>(*codecs.keys) : *codecs.values;
+        const RowsView rows{tail.Ring(layer, side, head) + first_row * tail.layout.row_bytes(), tail.layout.type,
+                            spec.block_tokens, spec.head_dim, spec.head_dim};
+        const quantizers::BlockCodec& codec =
+            side == 0 ? static_cast<const quantizers::BlockCodec&>(*codecs.keys) : *codecs.values;
         std::byte* const block = side == 0 ? keys : values;
         if (Result<void> encoded = codec.Encode(head, info.first_position, rows, block); !encoded) {
           return Error{encoded.error().code, Where(*this, layer, side, head) + encoded.error().message};
@@ -78,7 +79,8 @@ Result<void> SealJob::CopySinks(std::byte* payload) {
           const float magnitude =
               kernels::LoadRow(from + i * tail.layout.row_bytes(), tail.layout.type, spec.head_dim, row.data());
           if (!(magnitude <= largest)) {
-            return Error{ErrorCode::kNotFinite, Where(*this, layer, side, head) + "row " + std::to_string(i) + " is NaN or infinite"};
+            return Error{ErrorCode::kNotFinite,
+                         Where(*this, layer, side, head) + "row " + std::to_string(i) + " is NaN or infinite"};
           }
           kernels::StoreRow(row.data(), spec.head_dim, tail.layout.type, payload);
           payload += tail.layout.row_bytes();

@@ -17,8 +17,9 @@
 
 namespace kvant::daemon {
 
-/// Everything an encoding needs, so that it can outlive the sequence, the session and the arena's owner. Made on the loop thread; Run
-/// on any; read again on the loop thread. The last reference must go on the loop thread: `place` gives its slots back.
+/// Everything an encoding needs, so that it can outlive the sequence, the session and the arena's owner. Made on the loop
+/// thread; Run on any; read again on the loop thread. The last reference must go on the loop thread: `place` gives its slots
+/// back.
 struct SealJob {
   std::shared_ptr<const quantizers::Plan> plan;
   TailView tail;  ///< hostile memory, kept mapped
@@ -26,12 +27,13 @@ struct SealJob {
   protocol::BlockInfo info;  ///< of the codes; sinks differ in kind and element type
   std::uint64_t sink_bytes = 0;
   std::shared_ptr<Slab> slab;
-  std::shared_ptr<Slab> sink_slab;   ///< null: no sinks in this block
-  std::optional<PendingBlock> place; ///< not touched by Run
+  std::shared_ptr<Slab> sink_slab;    ///< null: no sinks in this block
+  std::optional<PendingBlock> place;  ///< not touched by Run
 
   std::atomic<bool> cancelled{false};  ///< Run ends soon after; the outcome is then meaningless
 
-  /// kNotFinite naming layer, side, head and row; kSystem if there is no memory. On success the slots are complete, checksums included.
+  /// kNotFinite naming layer, side, head and row; kSystem if there is no memory. On success the slots are complete, checksums
+  /// included.
   Result<void> Run();
 
  private:

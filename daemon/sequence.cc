@@ -13,7 +13,8 @@ namespace {
 void LoadSink(const Block& block, const StoreSpec& spec, std::size_t layer, std::size_t side, std::size_t head, std::size_t i,
               float* row) {
   const std::size_t index = ((layer * 2 + side) * spec.kv_heads + head) * spec.sink_tokens + i;
-  kernels::LoadRow(block.sink_rows + index * spec.head_dim * ElementBytes(block.sink_type), block.sink_type, spec.head_dim, row);
+  kernels::LoadRow(block.sink_rows + index * spec.head_dim * ElementBytes(block.sink_type), block.sink_type, spec.head_dim,
+                   row);
 }
 
 Error Invalid(std::string message) { return {ErrorCode::kInvalidArgument, std::move(message)}; }
@@ -46,8 +47,8 @@ Result<void> Sequence::CheckTail(const Store& store, const TailView& tail, const
   const StoreSpec& spec = store.spec();
   const protocol::TailLayout& layout = tail.layout;
   if (layout.layers != spec.layers || layout.kv_heads != spec.kv_heads || layout.head_dim != spec.head_dim) {
-    return Invalid("tail: shape [" + std::to_string(layout.layers) + " layers, " + std::to_string(layout.kv_heads) + " heads, " +
-                   std::to_string(layout.head_dim) + "] differs from store " + spec.name);
+    return Invalid("tail: shape [" + std::to_string(layout.layers) + " layers, " + std::to_string(layout.kv_heads) +
+                   " heads, " + std::to_string(layout.head_dim) + "] differs from store " + spec.name);
   }
   if (layout.type != ElementType::kF32 && layout.type != ElementType::kF16 && layout.type != ElementType::kBF16) {
     return Invalid("tail: unknown element type " + std::to_string(static_cast<unsigned>(layout.type)));
@@ -62,10 +63,10 @@ Result<void> Sequence::CheckTail(const Store& store, const TailView& tail, const
     return Invalid("tail: its place is not 64-byte aligned");
   }
   if (store.SinkBytes(layout.type) > store.plan()->payload_bytes()) {
-    return Error{ErrorCode::kUnsupported, std::string("tail type ") + ElementTypeName(layout.type) + ": the raw rows of sink_tokens " +
-                                              std::to_string(spec.sink_tokens) + " take " + std::to_string(store.SinkBytes(layout.type)) +
-                                              " bytes, a slot of store " + spec.name + " holds " +
-                                              std::to_string(store.plan()->payload_bytes())};
+    return Error{ErrorCode::kUnsupported, std::string("tail type ") + ElementTypeName(layout.type) +
+                                              ": the raw rows of sink_tokens " + std::to_string(spec.sink_tokens) + " take " +
+                                              std::to_string(store.SinkBytes(layout.type)) + " bytes, a slot of store " +
+                                              spec.name + " holds " + std::to_string(store.plan()->payload_bytes())};
   }
   return {};
 }
@@ -105,8 +106,8 @@ Result<std::unique_ptr<Sequence>> Sequence::Make(std::shared_ptr<Store> store, s
   return sequence;
 }
 
-Result<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<Store> store, std::span<const std::uint32_t> tokens, TailView tail,
-                                                 const SequenceConfig& config) {
+Result<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<Store> store, std::span<const std::uint32_t> tokens,
+                                                 TailView tail, const SequenceConfig& config) {
   const std::uint32_t block_tokens = store->spec().block_tokens;
   const std::vector<Block*> prefix = store->index().LongestPrefix(store->identity(), tokens, block_tokens);
   Result<std::unique_ptr<Sequence>> sequence = Make(store, prefix, std::move(tail), config);
@@ -128,7 +129,8 @@ Result<std::unique_ptr<Sequence>> Sequence::Fork(const Sequence& source, std::ui
   const std::uint64_t shared = std::min<std::uint64_t>(source.switched_blocks(), length / block_tokens);
   const std::uint64_t raw = length - shared * block_tokens;
   if (raw > tail.layout.capacity) {
-    return Error{ErrorCode::kTailFull, what + std::to_string(raw) + " raw rows do not fit a tail of " + std::to_string(tail.layout.capacity)};
+    return Error{ErrorCode::kTailFull,
+                 what + std::to_string(raw) + " raw rows do not fit a tail of " + std::to_string(tail.layout.capacity)};
   }
   Result<std::unique_ptr<Sequence>> fork = Make(source.store_, source.blocks().first(shared), std::move(tail), config);
   if (!fork) return fork;
@@ -204,8 +206,9 @@ Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t row
           Result<void> stored = StoreRows(to, layer, side, head, block.first_position, rows, decoded.data());
           if (!stored) return stored.error();
         } else if (!std::ranges::all_of(decoded, [&](float x) { return x <= largest && x >= -largest; })) {
-          return Error{ErrorCode::kNotFinite, "decoded rows of layer " + std::to_string(layer) + ", head " + std::to_string(head) +
-                                                  " exceed the range of " + ElementTypeName(to.layout.type)};
+          return Error{ErrorCode::kNotFinite, "decoded rows of layer " + std::to_string(layer) + ", head " +
+                                                  std::to_string(head) + " exceed the range of " +
+                                                  ElementTypeName(to.layout.type)};
         }
       }
     }
@@ -244,7 +247,8 @@ Result<void> Sequence::Trim(std::uint64_t length) {
 
 Result<std::uint64_t> Sequence::SetMark() {
   if (marks_.size() >= kMaxMarks) {
-    return Error{ErrorCode::kOutOfRange, "sequence " + std::to_string(id_) + " holds " + std::to_string(kMaxMarks) + " marks already"};
+    return Error{ErrorCode::kOutOfRange,
+                 "sequence " + std::to_string(id_) + " holds " + std::to_string(kMaxMarks) + " marks already"};
   }
   marks_.push_back(length_);
   return length_;
@@ -252,7 +256,8 @@ Result<std::uint64_t> Sequence::SetMark() {
 
 Result<void> Sequence::Rewind(std::uint64_t mark) {
   if (std::ranges::find(marks_, mark) == marks_.end()) {
-    return Error{ErrorCode::kNotFound, "sequence " + std::to_string(id_) + " holds no mark at " + std::to_string(mark) + " tokens"};
+    return Error{ErrorCode::kNotFound,
+                 "sequence " + std::to_string(id_) + " holds no mark at " + std::to_string(mark) + " tokens"};
   }
   return Trim(mark);  // nothing has switched since the mark: only raw rows go
 }
@@ -260,7 +265,8 @@ Result<void> Sequence::Rewind(std::uint64_t mark) {
 void Sequence::Release(std::uint64_t mark, Done done) {
   const auto held = std::ranges::find(marks_, mark);
   if (held == marks_.end()) {
-    done(Error{ErrorCode::kNotFound, "sequence " + std::to_string(id_) + " holds no mark at " + std::to_string(mark) + " tokens"});
+    done(Error{ErrorCode::kNotFound,
+               "sequence " + std::to_string(id_) + " holds no mark at " + std::to_string(mark) + " tokens"});
     return;
   }
   marks_.erase(held);

@@ -35,11 +35,11 @@ struct SequenceConfig {
 /// Where a sequence stands after an advance.
 struct Advanced {
   std::uint64_t length = 0;
-  std::uint64_t switched_blocks = 0;  ///< that attention reads as codes; the tail's rows begin at switched_blocks * block_tokens
+  std::uint64_t switched_blocks = 0;  ///< that attention reads as codes; raw rows begin at switched_blocks * block_tokens
   std::uint64_t sealed_blocks = 0;    ///< encoded and held by this sequence, >= switched_blocks
   /// kStoreFull, kNotFinite or kSystem: a block that this advance waited for could not be sealed. The tokens are part of
-  /// the sequence, their rows stay raw, attention over them works. A full store is tried again with every advance; a row that is not
-  /// finite stays refused until the sequence is trimmed below its block.
+  /// the sequence, their rows stay raw, attention over them works. A full store is tried again with every advance; a row that
+  /// is not finite stays refused until the sequence is trimmed below its block.
   std::optional<Error> seal_error;
 };
 
@@ -56,27 +56,27 @@ struct CachedRows {
   std::span<const std::byte* const> blocks;
 };
 
-/// Owned by a session. Holds a lease on each of its blocks; closing it (destruction) gives them back, and abandons encodings that run.
-/// Loop thread only.
+/// Owned by a session. Holds a lease on each of its blocks; closing it (destruction) gives them back, and abandons encodings
+/// that run. Loop thread only.
 ///
 /// Advance and Release may leave the sequence waiting for blocks to be encoded. Until settled() every other call (Attend's view
 /// included) must wait: WhenSettled. The order of tokens and the lengths alone decide what is read as codes.
 ///
-/// Invariant: tail rows of positions [switched_blocks * block_tokens, length) are this sequence's; length minus that start never
-/// exceeds the tail's capacity.
+/// Invariant: tail rows of positions [switched_blocks * block_tokens, length) are this sequence's; length minus that start
+/// never exceeds the tail's capacity.
 class Sequence {
  public:
   using Done = std::function<void(Result<Advanced>)>;
 
-  /// A sequence that already holds the longest sealed prefix of `tokens`, in whole blocks. kInvalidArgument if the tail does not
-  /// fit the store or the options, kUnsupported if sink rows of its type do not fit a slot, kStoreFull if the budget has no room
-  /// for its records.
-  static Result<std::unique_ptr<Sequence>> Open(std::shared_ptr<Store> store, std::span<const std::uint32_t> tokens, TailView tail,
-                                                const SequenceConfig& config);
+  /// A sequence that already holds the longest sealed prefix of `tokens`, in whole blocks. kInvalidArgument if the tail does
+  /// not fit the store or the options, kUnsupported if sink rows of its type do not fit a slot, kStoreFull if the budget has no
+  /// room for its records.
+  static Result<std::unique_ptr<Sequence>> Open(std::shared_ptr<Store> store, std::span<const std::uint32_t> tokens,
+                                                TailView tail, const SequenceConfig& config);
 
-  /// Copy-on-write copy of `source` at `length` tokens. Blocks are shared, raw rows copied into `tail` (decoded where `length` lies
-  /// inside a sealed block). kOutOfRange beyond the source's length, kTailFull if the raw rows do not fit `tail`. Requires:
-  /// source.settled().
+  /// Copy-on-write copy of `source` at `length` tokens. Blocks are shared, raw rows copied into `tail` (decoded where `length`
+  /// lies inside a sealed block). kOutOfRange beyond the source's length, kTailFull if the raw rows do not fit `tail`.
+  /// Requires: source.settled().
   static Result<std::unique_ptr<Sequence>> Fork(const Sequence& source, std::uint64_t length, TailView tail,
                                                 const SequenceConfig& config);
   ~Sequence();
@@ -98,29 +98,31 @@ class Sequence {
   /// Sealed blocks in order; the first switched_blocks() of them are read as codes.
   [[nodiscard]] std::span<Block* const> blocks() const noexcept { return blocks_; }
 
-  /// One layer's cache, `new_rows` rows behind length() included. kTailFull if there are fewer free rows, kOutOfRange for the layer.
+  /// One layer's cache, `new_rows` rows behind length() included. kTailFull if there are fewer free rows, kOutOfRange for the
+  /// layer.
   Result<CachedRows> View(std::size_t layer, std::uint64_t new_rows) const;
 
-  /// Makes the rows behind length() part of the sequence, begins to seal blocks that fell due and calls `done` once: from inside
-  /// the call if nothing has to be waited for, else from the loop when encodings have ended. kTailFull, kInvalidArgument: nothing
-  /// changed. Empty `tokens`: tries again what could not be sealed. May be called while not settled(): answers come in order.
-  /// If the sequence is closed first, `done` gets kNotFound.
+  /// Makes the rows behind length() part of the sequence, begins to seal blocks that fell due and calls `done` once: from
+  /// inside the call if nothing has to be waited for, else from the loop when encodings have ended. kTailFull,
+  /// kInvalidArgument: nothing changed. Empty `tokens`: tries again what could not be sealed. May be called while not
+  /// settled(): answers come in order. If the sequence is closed first, `done` gets kNotFound.
   void Advance(std::span<const std::uint32_t> tokens, SealWait wait, Done done);
 
   [[nodiscard]] bool settled() const noexcept { return waiters_.empty(); }
   /// Calls `ready` once settled(): from inside the call, or later from the loop; also when the sequence is closed first.
   void WhenSettled(std::function<void()> ready);
 
-  /// Drops tokens from the end. Inside a sealed block the rows that stay are decoded into the tail. Marks beyond are dropped, and all
-  /// of them if a block that is read as codes goes. kOutOfRange beyond length(); on any error nothing changed. Requires: settled().
+  /// Drops tokens from the end. Inside a sealed block the rows that stay are decoded into the tail. Marks beyond are dropped,
+  /// and all of them if a block that is read as codes goes. kOutOfRange beyond length(); on any error nothing changed.
+  /// Requires: settled().
   Result<void> Trim(std::uint64_t length);
 
   static constexpr std::size_t kMaxMarks = 1024;
   /// Marks the present length and returns it. While a mark is held no block switches and no encoding begins. kOutOfRange beyond
   /// kMaxMarks. Requires: settled().
   Result<std::uint64_t> SetMark();
-  /// Back to the mark: the same block table, the same tail bytes. The mark stays held, later ones are dropped. kNotFound if no such
-  /// mark is held. Requires: settled().
+  /// Back to the mark: the same block table, the same tail bytes. The mark stays held, later ones are dropped. kNotFound if no
+  /// such mark is held. Requires: settled().
   Result<void> Rewind(std::uint64_t mark);
   /// Lets go of a mark. When it was the last, sealing goes on: `done` as in Advance. kNotFound if no such mark is held.
   void Release(std::uint64_t mark, Done done);
@@ -172,11 +174,11 @@ class Sequence {
   std::vector<const std::byte*> payloads_;  // of the switched blocks
   std::uint64_t length_ = 0;
   std::uint64_t prefix_hit_tokens_ = 0;
-  std::vector<std::uint32_t> tail_tokens_;  // of positions [tail_first_position, length)
-  std::vector<std::uint64_t> marks_;        // ascending
-  std::deque<std::unique_ptr<Seal>> seals_; // of blocks blocks_.size(), +1, ...
+  std::vector<std::uint32_t> tail_tokens_;   // of positions [tail_first_position, length)
+  std::vector<std::uint64_t> marks_;         // ascending
+  std::deque<std::unique_ptr<Seal>> seals_;  // of blocks blocks_.size(), +1, ...
   std::deque<Waiter> waiters_;
-  std::shared_ptr<Sequence*> self_;         // null inside once the sequence is gone; jobs hold it weakly
+  std::shared_ptr<Sequence*> self_;  // null inside once the sequence is gone; jobs hold it weakly
 };
 
 /// A reader of a live sequence of any session: sees what the owner has advanced. Owned by a session; loop thread.

@@ -43,8 +43,7 @@ void Sequence::WhenSettled(std::function<void()> ready) {
 void Sequence::Continue(SealWait wait, Done done) {
   Waiter waiter{.sealed = 0, .switch_to = 0, .done = std::move(done), .ready = nullptr};
   if (marks_.empty()) {
-    const protocol::SealCounts counts =
-        protocol::ScheduledSeals(length_, store_->spec().block_tokens, config_.recent_tokens);
+    const protocol::SealCounts counts = protocol::ScheduledSeals(length_, store_->spec().block_tokens, config_.recent_tokens);
     StartSeals(counts.due);
     LinkFinished();  // a block found in the store may have been all that finished ones behind it waited for
     waiter.sealed = wait == SealWait::kDue ? counts.due : counts.switched;
@@ -176,8 +175,10 @@ void Sequence::DropSeals(std::uint64_t from_block) {
 
 void Sequence::SwitchUpTo(std::uint64_t blocks) {
   const std::size_t before = payloads_.size();
-  while (payloads_.size() < std::min<std::uint64_t>(blocks, blocks_.size())) payloads_.push_back(blocks_[payloads_.size()]->payload);
-  const std::size_t tokens = std::min<std::size_t>((payloads_.size() - before) * store_->spec().block_tokens, tail_tokens_.size());
+  while (payloads_.size() < std::min<std::uint64_t>(blocks, blocks_.size()))
+    payloads_.push_back(blocks_[payloads_.size()]->payload);
+  const std::size_t tokens =
+      std::min<std::size_t>((payloads_.size() - before) * store_->spec().block_tokens, tail_tokens_.size());
   tail_tokens_.erase(tail_tokens_.begin(), tail_tokens_.begin() + static_cast<std::ptrdiff_t>(tokens));
 }
 
@@ -185,8 +186,8 @@ void Sequence::AnswerWaiters() {
   const std::shared_ptr<Sequence*> self = self_;
   while (!waiters_.empty()) {
     const Waiter& front = waiters_.front();
-    const bool sealing = !seals_.empty() && (seals_.front()->state == Seal::State::kEncoding ||
-                                             seals_.front()->state == Seal::State::kEncoded);
+    const bool sealing =
+        !seals_.empty() && (seals_.front()->state == Seal::State::kEncoding || seals_.front()->state == Seal::State::kEncoded);
     if (blocks_.size() < front.sealed && sealing) return;
     Waiter waiter = std::move(waiters_.front());
     waiters_.pop_front();
@@ -194,10 +195,8 @@ void Sequence::AnswerWaiters() {
     if (!waiter.done) {
       waiter.ready();  // may close the sequence, as may done below
     } else {
-      Advanced answer{.length = length_,
-                      .switched_blocks = switched_blocks(),
-                      .sealed_blocks = blocks_.size(),
-                      .seal_error = std::nullopt};
+      Advanced answer{
+          .length = length_, .switched_blocks = switched_blocks(), .sealed_blocks = blocks_.size(), .seal_error = std::nullopt};
       if (blocks_.size() < waiter.sealed && !seals_.empty()) {
         answer.seal_error = seals_.front()->error;
         if (answer.seal_error->code == ErrorCode::kStoreFull) ++store_->counters().store_full_errors;

@@ -24,7 +24,8 @@ class SequenceTable {
   std::uint64_t Add(Reader& reader);
   void Remove(std::uint64_t id) noexcept;
 
-  /// kStaleDaemon for an id of another daemon, kNotFound for one that is closed or was never given; a reader's id leads to its source.
+  /// kStaleDaemon for an id of another daemon, kNotFound for one that is closed or was never given; a reader's id leads to its
+  /// source.
   [[nodiscard]] Result<Sequence*> Find(std::uint64_t id) const;
 
   /// Every entry in order of id; exactly one of the two pointers is set.

@@ -60,7 +60,8 @@ Result<void> Slab::Populate(std::uint32_t end) {
   while (::madvise(segment_.data() + from, wanted - from, MADV_POPULATE_WRITE) != 0) {
     if (errno == EINTR) continue;
     if (errno == EINVAL) break;  // a kernel before 5.14: pages come with the first touch
-    return protocol::SystemError("populate slab " + std::to_string(shape_.index) + " up to byte " + std::to_string(wanted), errno);
+    return protocol::SystemError("populate slab " + std::to_string(shape_.index) + " up to byte " + std::to_string(wanted),
+                                 errno);
   }
   std::size_t seen = from;
   while (seen < wanted && !populated_.compare_exchange_weak(seen, wanted, std::memory_order_acq_rel)) {

@@ -15,8 +15,8 @@
 
 namespace kvant::daemon {
 
-/// Owned by its pool and, while they run, by encoding jobs. Dropping it unmaps it here and closes its descriptors; a client's mapping
-/// stays valid, for nothing is truncated or reused. The pool uses it on the loop thread; Populate is safe from any.
+/// Owned by its pool and, while they run, by encoding jobs. Dropping it unmaps it here and closes its descriptors; a client's
+/// mapping stays valid, for nothing is truncated or reused. The pool uses it on the loop thread; Populate is safe from any.
 class Slab {
  public:
   struct Shape {

@@ -21,9 +21,9 @@ struct Counters {
   std::uint64_t sealed_blocks = 0;        ///< encoded and kept
   std::uint64_t deduplicated_blocks = 0;  ///< seals that found the block already there
   std::uint64_t evicted_blocks = 0;
-  std::uint64_t bytes_copied = 0;         ///< tensor bytes of forks and trims
-  std::uint64_t store_full_errors = 0;    ///< seals that found no room
-  std::uint64_t not_finite_errors = 0;    ///< seals refused for NaN, infinity or a norm out of range
+  std::uint64_t bytes_copied = 0;       ///< tensor bytes of forks and trims
+  std::uint64_t store_full_errors = 0;  ///< seals that found no room
+  std::uint64_t not_finite_errors = 0;  ///< seals refused for NaN, infinity or a norm out of range
 };
 
 struct StoreFigures {

@@ -28,14 +28,15 @@ Result<std::shared_ptr<Store>> Store::Create(Core& core, std::shared_ptr<const q
   const std::string what = "create store " + spec.name;
   const std::size_t least = charge.bytes() + LeastBytes(*plan);
   if (least > core.budget.limit()) {
-    return Error{ErrorCode::kStoreFull, what + ": one block needs " + std::to_string(least) + " bytes with its records, the whole budget is " +
+    return Error{ErrorCode::kStoreFull, what + ": one block needs " + std::to_string(least) +
+                                            " bytes with its records, the whole budget is " +
                                             std::to_string(core.budget.limit())};
   }
   // Private constructor: make_shared cannot reach it.
   std::shared_ptr<Store> store(new Store(core, std::move(plan), std::move(charge)));
   if (const std::uint64_t bytes = store->SinkBytes(ElementType::kF16); bytes > store->plan()->payload_bytes()) {
-    return Error{ErrorCode::kUnsupported, what + ": the raw rows of sink_tokens " + std::to_string(spec.sink_tokens) + " take " +
-                                              std::to_string(bytes) + " bytes as f16, a block's codes " +
+    return Error{ErrorCode::kUnsupported, what + ": the raw rows of sink_tokens " + std::to_string(spec.sink_tokens) +
+                                              " take " + std::to_string(bytes) + " bytes as f16, a block's codes " +
                                               std::to_string(store->plan()->payload_bytes()) +
                                               "; choose fewer sink_tokens, more block_tokens or codecs with more bits"};
   }
@@ -49,7 +50,10 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
       identity_(IdentityDigest(fields_)),
       slot_bytes_(SlotBytes(*plan_)),
       charge_(std::move(charge)),
-      pool_({.slot_bytes = slot_bytes_, .block_tokens = plan_->spec().block_tokens, .identity = identity_, .boot_token = core.boot_token},
+      pool_({.slot_bytes = slot_bytes_,
+             .block_tokens = plan_->spec().block_tokens,
+             .identity = identity_,
+             .boot_token = core.boot_token},
             core.budget, core.populate) {}
 
 Store::~Store() = default;
@@ -212,7 +216,8 @@ PendingBlock::~PendingBlock() {
   if (sinks_) store_->pool_.Free(*sinks_);
 }
 
-Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position, ElementType sink_type) && {
+Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position,
+                          ElementType sink_type) && {
   const std::byte* slot = store_->pool_.Address(slot_);
   const std::uint32_t block_tokens = store_->spec().block_tokens;
   auto block = std::make_unique<Block>();

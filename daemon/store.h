@@ -26,12 +26,12 @@ namespace kvant::daemon {
 /// Movable. Keeps the store alive.
 class PendingBlock;
 
-/// Owned (shared) by the store table, by every session that has it open and by its sequences; the table drops a store that only it
-/// holds and that has no blocks when the budget needs the room. Loop thread only.
+/// Owned (shared) by the store table, by every session that has it open and by its sequences; the table drops a store that only
+/// it holds and that has no blocks when the budget needs the room. Loop thread only.
 class Store : public std::enable_shared_from_this<Store> {
  public:
-  /// `charge` pays for the store's record and plan. kStoreFull if the budget can never hold one block of this shape, kUnsupported if
-  /// the sink rows do not fit a slot even as f16.
+  /// `charge` pays for the store's record and plan. kStoreFull if the budget can never hold one block of this shape,
+  /// kUnsupported if the sink rows do not fit a slot even as f16.
   static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
   ~Store();
   Store(const Store&) = delete;
@@ -65,13 +65,15 @@ class Store : public std::enable_shared_from_this<Store> {
   [[nodiscard]] BlockPool& pool() noexcept { return pool_; }
   [[nodiscard]] Counters& counters() noexcept { return counters_; }
 
-  /// Takes `bytes` of metadata from the budget, evicting unleased blocks (own first) if need be. kStoreFull if there is no room.
+  /// Takes `bytes` of metadata from the budget, evicting unleased blocks (own first) if need be. kStoreFull if there is no
+  /// room.
   Result<Charge> TakeMetadata(std::size_t bytes, std::string_view what);
 
   /// Slots for a block (and its sinks), evicting if need be; kStoreFull if there is no room. The slots are cleared.
   Result<PendingBlock> Reserve(bool with_sinks);
 
-  /// Drops whole slabs without leased blocks, least recently used first, until the budget has `bytes` available; true if it has.
+  /// Drops whole slabs without leased blocks, least recently used first, until the budget has `bytes` available; true if it
+  /// has.
   bool GiveBack(std::size_t bytes);
 
   void SequenceOpened() noexcept { ++sequences_; }

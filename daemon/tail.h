@@ -31,11 +31,12 @@ std::size_t TailPieces(const TailView& tail, std::size_t layer, std::uint64_t fi
                        std::span<quantizers::RawRows> pieces);
 
 /// Copies positions [first, first + count) of all layers and heads from one tail into another, converting the element
-/// type; returns the bytes written. kNotFinite if a row holds NaN, infinity or a number beyond the target's type; the target's rows
-/// are then garbage (they lie beyond its sequence's length). Requires: same shape, count <= both capacities.
+/// type; returns the bytes written. kNotFinite if a row holds NaN, infinity or a number beyond the target's type; the target's
+/// rows are then garbage (they lie beyond its sequence's length). Requires: same shape, count <= both capacities.
 Result<std::uint64_t> CopyRows(const TailView& from, const TailView& to, std::uint64_t first, std::uint64_t count);
 
-/// Writes `count` rows of f32 ([count, head_dim], adjacent) of one ring at positions [first, first + count). Errors as CopyRows.
+/// Writes `count` rows of f32 ([count, head_dim], adjacent) of one ring at positions [first, first + count). Errors as
+/// CopyRows.
 Result<void> StoreRows(const TailView& to, std::size_t layer, std::size_t side, std::size_t head, std::uint64_t first,
                        std::uint64_t count, const float* rows);
 

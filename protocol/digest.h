@@ -12,8 +12,8 @@ namespace kvant::protocol {
 
 Digest DigestOf(std::string_view bytes);
 
-/// Digest of `parent` followed by the token ids as little-endian u32: names a block by all tokens up to its end. The parent of the
-/// first block is the identity digest, so chains of different stores differ. XXH3 resists accidents, not attackers: whoever
+/// Digest of `parent` followed by the token ids as little-endian u32: names a block by all tokens up to its end. The parent of
+/// the first block is the identity digest, so chains of different stores differ. XXH3 resists accidents, not attackers: whoever
 /// looks a chain up must compare parent and tokens.
 Digest ChainDigest(const Digest& parent, std::span<const std::uint32_t> tokens);
 

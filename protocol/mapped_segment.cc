@@ -91,7 +91,8 @@ Result<MappedSegment> MapWhole(int fd, Access access) {
   if (bytes == 0) return Corrupt(what);
   try {
     auto region = std::make_unique<MappedSegment::Region>();
-    region->mapping = bip::mapped_region(FdMemory{fd}, access == Access::kReadOnly ? bip::read_only : bip::read_write, 0, bytes);
+    region->mapping =
+        bip::mapped_region(FdMemory{fd}, access == Access::kReadOnly ? bip::read_only : bip::read_write, 0, bytes);
     return MappedSegment(std::move(region));
   } catch (const bip::interprocess_exception& failure) {
     return SystemError(what, failure.get_native_error());

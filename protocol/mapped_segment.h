@@ -45,9 +45,9 @@ class MappedSegment {
 /// Maps all of `fd` (as many bytes as fstat says) without looking at its contents: for the process that made it.
 Result<MappedSegment> MapWhole(int fd, Access access);
 
-/// Maps a segment after checking, in this order: a descriptor at all and an open one (kInvalidArgument), a regular memory file of the
-/// expected size (kCorrupt), sealed against shrinking, growing and further seals (kCorrupt), magic (kCorrupt), layout version
-/// (kVersionMismatch), sizes in the header (kCorrupt), boot token (kStaleDaemon), identity (kIdentityMismatch).
+/// Maps a segment after checking, in this order: a descriptor at all and an open one (kInvalidArgument), a regular memory file
+/// of the expected size (kCorrupt), sealed against shrinking, growing and further seals (kCorrupt), magic (kCorrupt), layout
+/// version (kVersionMismatch), sizes in the header (kCorrupt), boot token (kStaleDaemon), identity (kIdentityMismatch).
 Result<MappedSegment> MapSegment(int fd, const SegmentExpectation& expectation);
 
 /// Fields of a slab's header copied out and checked against each other and `mapped_bytes`; kCorrupt or kVersionMismatch.

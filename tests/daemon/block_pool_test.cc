@@ -9,8 +9,8 @@
 
 #include <gtest/gtest.h>
 
-#include "core_support.h"
 #include "protocol/mapped_segment.h"
+#include "tests/daemon/core_support.h"
 
 namespace kvant::daemon {
 namespace {
@@ -111,11 +111,15 @@ TEST_F(PoolTest, ADroppedSlabStaysValidInAClientsMapping) {
   const SlotRef slot = pool.Allocate().value();
   std::memset(pool.Address(slot), 0x5A, 1000);
   const int fd = ::dup(pool.slab(0)->read_only_fd());
-  const auto mapped = protocol::MapSegment(
-      fd, {.kind = protocol::SegmentKind::kSlab, .access = protocol::Access::kReadOnly, .bytes = pool.slab(0)->bytes(), .boot_token = 3, .identity = protocol::Digest{}});
+  const auto mapped = protocol::MapSegment(fd, {.kind = protocol::SegmentKind::kSlab,
+                                                .access = protocol::Access::kReadOnly,
+                                                .bytes = pool.slab(0)->bytes(),
+                                                .boot_token = 3,
+                                                .identity = protocol::Digest{}});
   ::close(fd);
   ASSERT_TRUE(mapped.has_value()) << mapped.error().message;
-  const std::size_t offset = static_cast<std::size_t>(pool.Address(slot) - pool.slab(0)->slot(0)) + protocol::kSegmentHeaderBytes;
+  const std::size_t offset =
+      static_cast<std::size_t>(pool.Address(slot) - pool.slab(0)->slot(0)) + protocol::kSegmentHeaderBytes;
   EXPECT_EQ(mapped->data()[offset + 999], std::byte{0x5A});
   populate.RunAll();
   pool.Free(slot);

@@ -1,5 +1,5 @@
-// What tests of the daemon's core share: a core on a queue that the test drains, tails in plain memory, and rows that tell which
-// tokens they stand for.
+// What tests of the daemon's core share: a core on a queue that the test drains, tails in plain memory, and rows that tell
+// which tokens they stand for.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,9 @@ namespace kvant::daemon {
 /// Keeps jobs until the test runs them, in any order.
 class QueueRunner final : public JobRunner {
  public:
-  void Submit(std::function<void()> job, std::function<void()> done) override { queue_.push_back({std::move(job), std::move(done)}); }
+  void Submit(std::function<void()> job, std::function<void()> done) override {
+    queue_.push_back({std::move(job), std::move(done)});
+  }
   [[nodiscard]] std::size_t size() const { return queue_.size(); }
   void RunAt(std::size_t i) {
     auto [job, done] = std::move(queue_[i]);
@@ -69,21 +71,22 @@ inline StoreSpec SmallSpec(std::string name = "small") {
 
 /// A tail in memory of its own.
 inline TailView MakeTail(const StoreSpec& spec, const SequenceConfig& config, ElementType type = ElementType::kF32) {
-  const protocol::TailLayout layout{
-      .layers = spec.layers,
-      .kv_heads = spec.kv_heads,
-      .head_dim = spec.head_dim,
-      .capacity = static_cast<std::uint32_t>(protocol::TailCapacity(spec.block_tokens, config.recent_tokens, config.max_step_tokens)),
-      .type = type};
-  std::shared_ptr<void> memory(::operator new(layout.total_bytes(), std::align_val_t{64}),
-                               [](void* p) { ::operator delete(p, std::align_val_t{64}); });
+  const protocol::TailLayout layout{.layers = spec.layers,
+                                    .kv_heads = spec.kv_heads,
+                                    .head_dim = spec.head_dim,
+                                    .capacity = static_cast<std::uint32_t>(protocol::TailCapacity(
+                                        spec.block_tokens, config.recent_tokens, config.max_step_tokens)),
+                                    .type = type};
+  std::shared_ptr<void> memory(::operator new (layout.total_bytes(), std::align_val_t{64}),
+                               [](void* p) { ::operator delete (p, std::align_val_t{64}); });
   std::memset(memory.get(), 0xFF, layout.total_bytes());  // NaN until written
   return {static_cast<std::byte*>(memory.get()), layout, memory};
 }
 
 /// The number at one place of the row of a token, given all tokens up to it: small, and the same in every element type.
 inline float RowValue(std::uint64_t history, std::size_t layer, std::size_t side, std::size_t head, std::size_t i) {
-  std::uint64_t x = history ^ (layer * 0x9E3779B97F4A7C15 + side * 0xC2B2AE3D27D4EB4F + head * 0x165667B19E3779F9 + i * 0x27D4EB2F165667C5);
+  std::uint64_t x =
+      history ^ (layer * 0x9E3779B97F4A7C15 + side * 0xC2B2AE3D27D4EB4F + head * 0x165667B19E3779F9 + i * 0x27D4EB2F165667C5);
   x ^= x >> 29;
   x *= 0xBF58476D1CE4E5B9;
   x ^= x >> 32;
@@ -118,8 +121,8 @@ inline void WriteRows(const TailView& tail, std::span<const std::uint64_t> histo
   }
 }
 
-/// Checks that what attention would read of a sequence is exactly the rows of `tokens`: codes (decoded), sinks and tail. Requires codecs
-/// without loss. Returns a description of the first difference, or nothing.
+/// Checks that what attention would read of a sequence is exactly the rows of `tokens`: codes (decoded), sinks and tail.
+/// Requires codecs without loss. Returns a description of the first difference, or nothing.
 inline std::string Difference(const Sequence& sequence, std::span<const std::uint32_t> tokens) {
   const StoreSpec& spec = sequence.store().spec();
   const quantizers::Plan& plan = *sequence.store().plan();
@@ -149,7 +152,8 @@ inline std::string Difference(const Sequence& sequence, std::span<const std::uin
         for (std::size_t side = 0; side < 2; ++side) {
           for (std::size_t head = 0; head < spec.kv_heads; ++head) {
             const auto* base = static_cast<const std::byte*>(side == 0 ? raw.keys : raw.values);
-            kernels::LoadRow(base + (head * raw.head_stride + r * raw.row_stride) * ElementBytes(raw.type), raw.type, row.size(), row.data());
+            kernels::LoadRow(base + (head * raw.head_stride + r * raw.row_stride) * ElementBytes(raw.type), raw.type,
+                             row.size(), row.data());
             if (std::string fault = check(raw.first_position + r, side, head, "raw"); !fault.empty()) return fault;
           }
         }
@@ -171,7 +175,8 @@ inline std::string Difference(const Sequence& sequence, std::span<const std::uin
     const std::uint64_t coded = view->blocks.size() * spec.block_tokens;
     for (std::uint64_t position = 0; position < tokens.size(); ++position) {
       const int expected = position >= coded ? 1 : position < spec.sink_tokens ? 1 : 0;
-      if (raw_cover[position] != expected) return "position " + std::to_string(position) + " is raw " + std::to_string(raw_cover[position]) + " times";
+      if (raw_cover[position] != expected)
+        return "position " + std::to_string(position) + " is raw " + std::to_string(raw_cover[position]) + " times";
     }
   }
   return {};
@@ -184,13 +189,15 @@ struct TestSequence {
 
   static TestSequence Open(const std::shared_ptr<Store>& store, std::vector<std::uint32_t> tokens, const SequenceConfig& config,
                            ElementType type = ElementType::kF32) {
-    TestSequence opened{Sequence::Open(store, tokens, MakeTail(store->spec(), config, type), config).value(), std::move(tokens)};
+    TestSequence opened{Sequence::Open(store, tokens, MakeTail(store->spec(), config, type), config).value(),
+                        std::move(tokens)};
     opened.tokens.resize(opened.sequence->length());
     return opened;
   }
 
   /// Writes the rows of `more` and advances by them; the answer arrives in `answer` once it is there.
-  void Advance(std::span<const std::uint32_t> more, std::optional<Result<Advanced>>* answer = nullptr, SealWait wait = SealWait::kSwitched) {
+  void Advance(std::span<const std::uint32_t> more, std::optional<Result<Advanced>>* answer = nullptr,
+               SealWait wait = SealWait::kSwitched) {
     const std::uint64_t first = tokens.size();
     std::vector<std::uint32_t> all = tokens;
     all.insert(all.end(), more.begin(), more.end());

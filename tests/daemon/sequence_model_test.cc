@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "core_support.h"
+#include "tests/daemon/core_support.h"
 
 namespace kvant::daemon {
 namespace {
@@ -28,15 +28,25 @@ class Model {
 
   void Step() {
     switch (Below(12)) {
-      case 0: if (live_.size() < 7) Open(); break;
-      case 1: if (!live_.empty() && Below(3) == 0) Close(); break;
-      case 2: if (!live_.empty() && live_.size() < 7) Fork(); break;
+      case 0:
+        if (live_.size() < 7) Open();
+        break;
+      case 1:
+        if (!live_.empty() && Below(3) == 0) Close();
+        break;
+      case 2:
+        if (!live_.empty() && live_.size() < 7) Fork();
+        break;
       case 3: Trim(); break;
       case 4: Mark(); break;
       case 5: Rewind(); break;
-      case 6: if (Below(4) == 0) static_cast<void>(core_.stores.Evict("", Below(3), false).value()); break;
+      case 6:
+        if (Below(4) == 0) static_cast<void>(core_.stores.Evict("", Below(3), false).value());
+        break;
       case 7: core_.populate.RunAll(); break;
-      case 8: if (core_.encode.size() != 0) core_.encode.RunAt(Below(core_.encode.size())); break;
+      case 8:
+        if (core_.encode.size() != 0) core_.encode.RunAt(Below(core_.encode.size()));
+        break;
       default: Advance(); break;
     }
     Check();
@@ -79,7 +89,8 @@ class Model {
 
   void Open() {
     const auto& store = stores_[Below(2)];
-    const SequenceConfig config{.recent_tokens = static_cast<std::uint32_t>(Below(40)), .max_step_tokens = 20, .client = "", .label = ""};
+    const SequenceConfig config{
+        .recent_tokens = static_cast<std::uint32_t>(Below(40)), .max_step_tokens = 20, .client = "", .label = ""};
     const std::vector<std::uint32_t> tokens = Talk(Below(120));
     const ElementType type = static_cast<ElementType>(Below(3));
     auto opened = Sequence::Open(store, tokens, MakeTail(store->spec(), config, type), config);
@@ -133,9 +144,11 @@ class Model {
   void Fork() {
     Live& source = Any();
     const std::uint64_t at = Below(source.held.tokens.size() + 1);
-    const SequenceConfig config{.recent_tokens = static_cast<std::uint32_t>(Below(40)), .max_step_tokens = 20, .client = "", .label = ""};
+    const SequenceConfig config{
+        .recent_tokens = static_cast<std::uint32_t>(Below(40)), .max_step_tokens = 20, .client = "", .label = ""};
     Store& store = source.held.sequence->store();
-    auto forked = Sequence::Fork(*source.held.sequence, at, MakeTail(store.spec(), config, static_cast<ElementType>(Below(3))), config);
+    auto forked =
+        Sequence::Fork(*source.held.sequence, at, MakeTail(store.spec(), config, static_cast<ElementType>(Below(3))), config);
     if (!forked) {
       EXPECT_TRUE(forked.error().code == ErrorCode::kStoreFull || forked.error().code == ErrorCode::kTailFull);
       return;

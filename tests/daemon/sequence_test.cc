@@ -7,7 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "core_support.h"
+#include "tests/daemon/core_support.h"
 
 namespace kvant::daemon {
 namespace {
@@ -185,7 +185,8 @@ TEST_F(SequenceTest, ForkIsACopyAndNeitherSideSeesTheOther) {
     EXPECT_EQ(fork.Fault(), "");
     EXPECT_EQ(source.Fault(), "");
   }
-  EXPECT_EQ(Sequence::Fork(*source.sequence, 121, MakeTail(store->spec(), kConfig), kConfig).error().code, ErrorCode::kOutOfRange);
+  EXPECT_EQ(Sequence::Fork(*source.sequence, 121, MakeTail(store->spec(), kConfig), kConfig).error().code,
+            ErrorCode::kOutOfRange);
 }
 
 TEST_F(SequenceTest, ForkOutlivesItsSourceAndConvertsTheTail) {

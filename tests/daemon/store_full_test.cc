@@ -2,7 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "core_support.h"
+#include "tests/daemon/core_support.h"
 
 namespace kvant::daemon {
 namespace {
@@ -86,8 +86,14 @@ TEST_F(StoreFullTest, SealingIsTriedAgainAndSucceedsOnceThereIsRoom) {
 }
 
 TEST_F(StoreFullTest, UnleasedLeavesAreEvictedLeastRecentlyUsedFirst) {
-  { TestSequence old = Open(store); ASSERT_EQ(GrowUntilFull(old, 1, 72), std::nullopt); }
-  { TestSequence young = Open(store); ASSERT_EQ(GrowUntilFull(young, 2, 72), std::nullopt); }
+  {
+    TestSequence old = Open(store);
+    ASSERT_EQ(GrowUntilFull(old, 1, 72), std::nullopt);
+  }
+  {
+    TestSequence young = Open(store);
+    ASSERT_EQ(GrowUntilFull(young, 2, 72), std::nullopt);
+  }
   const std::uint64_t blocks = store->Figures().blocks;
   ASSERT_EQ(blocks, 6u);
   TestSequence sequence = Open(store);
@@ -95,13 +101,18 @@ TEST_F(StoreFullTest, UnleasedLeavesAreEvictedLeastRecentlyUsedFirst) {
   EXPECT_GT(store->counters().evicted_blocks, 0u);
   EXPECT_EQ(sequence.Fault(), "");
   // The older conversation lost its end first; the younger is whole.
-  const auto held = [&](std::uint32_t seed) { return store->index().LongestPrefix(store->identity(), Tokens(72, seed), 16).size(); };
+  const auto held = [&](std::uint32_t seed) {
+    return store->index().LongestPrefix(store->identity(), Tokens(72, seed), 16).size();
+  };
   EXPECT_EQ(held(2), 3u);
   EXPECT_LT(held(1), 3u);
 }
 
 TEST_F(StoreFullTest, AnotherStoreWithoutLeasesMakesRoom) {
-  { TestSequence done = Open(store); ASSERT_EQ(GrowUntilFull(done, 1, 120), std::nullopt); }
+  {
+    TestSequence done = Open(store);
+    ASSERT_EQ(GrowUntilFull(done, 1, 120), std::nullopt);
+  }
   const auto other = core.stores.Open(BigSlots("b")).value().store;
   TestSequence sequence = TestSequence::Open(other, {}, kConfig);
   ASSERT_EQ(GrowUntilFull(sequence, 5, 120), std::nullopt);
@@ -116,7 +127,10 @@ TEST_F(StoreFullTest, AnotherStoreWithoutLeasesMakesRoom) {
 }
 
 TEST_F(StoreFullTest, EvictGivesMemoryBack) {
-  { TestSequence done = Open(store); ASSERT_EQ(GrowUntilFull(done, 1, 120), std::nullopt); }
+  {
+    TestSequence done = Open(store);
+    ASSERT_EQ(GrowUntilFull(done, 1, 120), std::nullopt);
+  }
   const std::uint64_t blocks = store->Figures().blocks;
   const EvictFigures dry = core.stores.Evict("", 0, true).value();
   EXPECT_EQ(dry.blocks, blocks);

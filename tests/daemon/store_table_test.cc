@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "core_support.h"
+#include "tests/daemon/core_support.h"
 
 namespace kvant::daemon {
 namespace {
@@ -33,8 +33,10 @@ TEST(StoreTableTest, EveryFieldTakesPartAndIsNamed) {
       {"tokenizer differs: the store has 'bytes', asked for 't2'", [](StoreSpec& s) { s.tokenizer = "t2"; }},
       {"adapter differs: the store has '', asked for 'lora'", [](StoreSpec& s) { s.adapter = "lora"; }},
       {"salt differs: the store has '(hidden)', asked for '(hidden)'", [](StoreSpec& s) { s.salt = "x"; }},
-      {"rope.pairing differs: the store has 'none', asked for 'half_split'", [](StoreSpec& s) { s.rope.pairing = RopePairing::kHalfSplit; }},
-      {"rope.theta differs: the store has '10000', asked for '10000.000000000002'", [](StoreSpec& s) { s.rope.theta = 10000.000000000002; }},
+      {"rope.pairing differs: the store has 'none', asked for 'half_split'",
+       [](StoreSpec& s) { s.rope.pairing = RopePairing::kHalfSplit; }},
+      {"rope.theta differs: the store has '10000', asked for '10000.000000000002'",
+       [](StoreSpec& s) { s.rope.theta = 10000.000000000002; }},
       {"rope.rotary_dims differs: the store has '0', asked for '8'", [](StoreSpec& s) { s.rope.rotary_dims = 8; }},
       {"layers differs: the store has '2', asked for '3'", [](StoreSpec& s) { s.layers = 3; }},
       {"kv_heads differs: the store has '2', asked for '1'", [](StoreSpec& s) { s.kv_heads = 1; }},
@@ -44,7 +46,10 @@ TEST(StoreTableTest, EveryFieldTakesPartAndIsNamed) {
       {"sink_tokens differs: the store has '4', asked for '0'", [](StoreSpec& s) { s.sink_tokens = 0; }},
       {"plan layer 0 differs", [](StoreSpec& s) { s.plan.keys = "f16"; }},
       {"plan layer 0 differs", [](StoreSpec& s) { s.plan.values = "bf16"; }},
-      {"plan layer 1 differs", [](StoreSpec& s) { s.plan.overrides.push_back({1, 1, "f16", "f32"}); }},
+      {"plan layer 1 differs",
+       [](StoreSpec& s) {
+         s.plan.overrides.push_back({1, 1, "f16", "f32"});
+       }},
   };
   TestCore core;
   const auto store = core.stores.Open(SmallSpec()).value().store;

@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-#include "core_support.h"
+#include "tests/daemon/core_support.h"
 
 namespace kvant::daemon {
 namespace {

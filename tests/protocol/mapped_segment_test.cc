@@ -42,8 +42,8 @@ UniqueFd SlabWith(const SlabHeader& header) {
 }
 
 SegmentExpectation Expected() {
-  SegmentExpectation expected{.kind = SegmentKind::kSlab, .access = Access::kReadOnly, .bytes = kBytes, .boot_token = kBoot,
-                              .identity = Digest{}};
+  SegmentExpectation expected{
+      .kind = SegmentKind::kSlab, .access = Access::kReadOnly, .bytes = kBytes, .boot_token = kBoot, .identity = Digest{}};
   expected.identity->fill(5);
   return expected;
 }
@@ -84,7 +84,9 @@ TEST(MappedSegmentTest, ReadOnlyDescriptorMapsReadOnlyOnly) {
   ExpectError(MapSegment(read_only.get(), writable), ErrorCode::kSystem, "EACCES");
 }
 
-TEST(MappedSegmentTest, NullDescriptor) { ExpectError(MapSegment(-1, Expected()), ErrorCode::kInvalidArgument, "without a descriptor"); }
+TEST(MappedSegmentTest, NullDescriptor) {
+  ExpectError(MapSegment(-1, Expected()), ErrorCode::kInvalidArgument, "without a descriptor");
+}
 
 TEST(MappedSegmentTest, ClosedDescriptor) {
   const int fd = SlabWith(GoodHeader()).Release();
@@ -136,7 +138,8 @@ TEST(MappedSegmentTest, WrongMagic) {
 TEST(MappedSegmentTest, OtherLayoutVersion) {
   SlabHeader header = GoodHeader();
   header.layout_version = kSegmentLayoutVersion + 1;
-  ExpectError(MapSegment(SlabWith(header).get(), Expected()), ErrorCode::kVersionMismatch, "layout version 2, this side knows 1");
+  ExpectError(MapSegment(SlabWith(header).get(), Expected()), ErrorCode::kVersionMismatch,
+              "layout version 2, this side knows 1");
 }
 
 TEST(MappedSegmentTest, OtherDaemon) {
@@ -153,10 +156,10 @@ TEST(MappedSegmentTest, OtherIdentity) {
 
 TEST(MappedSegmentTest, SlabSizesThatDoNotFit) {
   const std::function<void(SlabHeader&)> faults[] = {
-      [](SlabHeader& h) { h.slab_bytes = kBytes * 2; },      [](SlabHeader& h) { h.slot_count = 3; },
-      [](SlabHeader& h) { h.slot_count = 0; },               [](SlabHeader& h) { h.slot_bytes = 4096 + 32; },
-      [](SlabHeader& h) { h.slot_bytes = 0; },               [](SlabHeader& h) { h.slot_bytes = ~std::uint64_t{63}; },
-      [](SlabHeader& h) { h.block_tokens = 0; },             [](SlabHeader& h) { h.block_tokens = 0xFFFFFFFF; },
+      [](SlabHeader& h) { h.slab_bytes = kBytes * 2; }, [](SlabHeader& h) { h.slot_count = 3; },
+      [](SlabHeader& h) { h.slot_count = 0; },          [](SlabHeader& h) { h.slot_bytes = 4096 + 32; },
+      [](SlabHeader& h) { h.slot_bytes = 0; },          [](SlabHeader& h) { h.slot_bytes = ~std::uint64_t{63}; },
+      [](SlabHeader& h) { h.block_tokens = 0; },        [](SlabHeader& h) { h.block_tokens = 0xFFFFFFFF; },
       [](SlabHeader& h) { h.block_tokens = 1008; },  // ids alone take 4032 + 128 bytes
   };
   for (const auto& fault : faults) {
@@ -173,7 +176,10 @@ TEST(MappedSegmentTest, ArenaSizeMustAgree) {
   const UniqueFd fd = CreateSealedMemfd("arena", kBytes).value();
   ArenaHeader header{kArenaMagic, kSegmentLayoutVersion, 0, kBytes, kBoot, 0};
   ASSERT_EQ(::pwrite(fd.get(), &header, sizeof header, 0), static_cast<ssize_t>(sizeof header));
-  const SegmentExpectation expected{.kind = SegmentKind::kArena, .access = Access::kReadWrite, .bytes = kBytes, .boot_token = kBoot,
+  const SegmentExpectation expected{.kind = SegmentKind::kArena,
+                                    .access = Access::kReadWrite,
+                                    .bytes = kBytes,
+                                    .boot_token = kBoot,
                                     .identity = std::nullopt};
   EXPECT_TRUE(MapSegment(fd.get(), expected).has_value());
   header.arena_bytes = kBytes + 1;
