@@ -2,9 +2,14 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
+#include <memory>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -115,7 +120,7 @@ TEST_P(ProcessesTest, HungClientIsDroppedAfterTheLease) {
   std::this_thread::sleep_for(milliseconds(1500));
   ASSERT_EQ(admin.Stats().value().sequences, 1u);
   const auto stopped = Clock::now();
-  child->Signal(SIGSTOP);
+  child->Stop();
   ASSERT_TRUE(WaitUntil(milliseconds(5000), [&] {
     std::this_thread::sleep_for(milliseconds(5));
     return admin.Stats().value().sequences == 0;
@@ -180,7 +185,7 @@ TEST_P(ProcessesTest, StoppedDaemonMeetsTheDeadline) {
   const SequenceOptions options{.placement = placement, .recent_tokens = 16, .max_step_tokens = 64};
   Conversation talk(client, store.Open({}, options).value(), model, {}, 64);
   talk.Feed(RandomTokens(100, 1), 50);
-  daemon.child().Signal(SIGSTOP);
+  daemon.child().Stop();
   const auto begin = Clock::now();
   const auto ping = client.Ping();
   const auto took = Clock::now() - begin;
@@ -212,6 +217,62 @@ TEST_P(ProcessesTest, StoppedDaemonMeetsTheDeadline) {
   auto admin = Admin::Connect(daemon.socket()).value();
   ASSERT_TRUE(client.Ping());
   EXPECT_EQ(admin.Stats().value().sequences, 1u);
+}
+
+/// Page faults of each thread of a process, by thread id.
+std::map<int, long> PageFaults(pid_t pid) {
+  std::map<int, long> faults;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+    std::ifstream file(task.path() / "stat");
+    std::string text;
+    std::getline(file, text);
+    std::istringstream fields(text.substr(text.rfind(')') + 2));
+    std::string skipped;
+    for (int i = 0; i < 7; ++i) fields >> skipped;  // state .. flags
+    long minor = 0;
+    long of_children = 0;
+    long major = 0;
+    fields >> minor >> of_children >> major;
+    faults[std::stoi(task.path().filename())] = minor + major;
+  }
+  return faults;
+}
+
+TEST_P(ProcessesTest, DaemonMeetsNoPageFaultPerStep) {
+  KvantdProcess daemon;
+  const FakeModel model{ModelShape{}};
+  const ModelShape& shape = model.shape();
+  const Placement placement = std::string(GetParam()) == "local" ? Placement::kLocal : Placement::kService;
+  auto client = Client::Connect(daemon.socket(), {.arena_bytes = std::size_t{32} << 20}).value();
+  Store store = client.OpenStore(SpecOf(shape, "turboquant_mse:bits=4", "turboquant_mse:bits=4")).value();
+  Conversation talk(client, store.Open({}, {.placement = placement, .recent_tokens = 16, .max_step_tokens = 64}).value(), model,
+                    {}, 64);
+  talk.Feed(RandomTokens(700, 3), 1);
+  Tensor q = client.Allocate(1, shape.q_heads, shape.head_dim).value();
+  Tensor out = client.Allocate(1, shape.q_heads, shape.head_dim).value();
+  const auto step = [&](TokenId token) {
+    ASSERT_TRUE(talk.sequence().Reserve(1));
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      ASSERT_TRUE(talk.sequence().Attend(layer, {.q = AsConst(q.view()), .out = out.view(), .scale = 0.125f}));
+    }
+    ASSERT_TRUE(talk.sequence().Advance({&token, 1}));
+  };
+  step(1);
+  // 200 steps seal three blocks. Their slots were populated ahead by a thread that does nothing else: its faults are counted
+  // apart, all other threads must have none.
+  const std::map<int, long> before = PageFaults(daemon.child().pid());
+  for (TokenId token = 0; token < 200; ++token) step(token);
+  std::vector<long> faults;
+  for (const auto& [task, count] : PageFaults(daemon.child().pid())) {
+    const auto known = before.find(task);
+    ASSERT_NE(known, before.end()) << "a thread was started";
+    faults.push_back(count - known->second);
+  }
+  std::sort(faults.begin(), faults.end());
+  std::string all;
+  for (const long count : faults) all += std::to_string(count) + " ";
+  faults.pop_back();  // the one that populates
+  EXPECT_THAT(faults, ::testing::Each(0)) << "of all threads: " << all;
 }
 
 INSTANTIATE_TEST_SUITE_P(Placements, ProcessesTest, ::testing::Values("service", "local"),

@@ -77,6 +77,12 @@ std::optional<std::string> Child::Ask(const std::string& line) {
 
 void Child::Signal(int signal) const { ::kill(pid_, signal); }
 
+void Child::Stop() const {
+  ::kill(pid_, SIGSTOP);
+  int status = 0;
+  ::waitpid(pid_, &status, WUNTRACED);
+}
+
 int Child::Wait() {
   int status = 0;
   ::waitpid(pid_, &status, 0);

@@ -25,6 +25,8 @@ class Child {
   /// Send, then ReadLine.
   std::optional<std::string> Ask(const std::string& line);
   void Signal(int signal) const;
+  /// SIGSTOP, and waits until all its threads have stopped.
+  void Stop() const;
   /// Waits for its end; the exit status, or 128 + the signal that ended it.
   int Wait();
 
