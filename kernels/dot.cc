@@ -14,6 +14,24 @@ namespace kvant::kernels::HWY_NAMESPACE {
 constexpr std::size_t kQueryTile = 4;
 constexpr std::size_t kTokenTile = HWY_MAX_BYTES >= 64 ? 4 : 2;
 
+#if HWY_MAX_BYTES >= 64
+/// The sums of four vectors' lanes, in order.
+template <class D>
+HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> SumFour(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> c, hn::Vec<D> e) {
+  const hn::Repartition<double, D> d64;
+  const hn::Half<D> d2;
+  const hn::Half<decltype(d2)> d4;
+  // Within every 128-bit block: a0+a2, b0+b2, a1+a3, b1+b3.
+  const auto ab = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+  const auto ce = hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
+  const auto low = hn::InterleaveLower(d64, hn::BitCast(d64, ab), hn::BitCast(d64, ce));
+  const auto high = hn::InterleaveUpper(d64, hn::BitCast(d64, ab), hn::BitCast(d64, ce));
+  const auto blocks = hn::Add(hn::BitCast(d, low), hn::BitCast(d, high));
+  const auto half = hn::Add(hn::LowerHalf(d2, blocks), hn::UpperHalf(d2, blocks));
+  return hn::Add(hn::LowerHalf(d4, half), hn::UpperHalf(d4, half));
+}
+#endif
+
 template <std::size_t kQ, std::size_t kT, typename T>
 HWY_INLINE void DotTile(const float* HWY_RESTRICT queries, std::size_t dim, const T* HWY_RESTRICT rows, std::size_t stride,
                         float* HWY_RESTRICT logits, std::size_t logit_stride) {
@@ -40,9 +58,21 @@ HWY_INLINE void DotTile(const float* HWY_RESTRICT queries, std::size_t dim, cons
       }
     }
   }
+#if HWY_MAX_BYTES >= 64
+  // A single row at the end goes the same way, so that a sum does not depend on where its row stands.
+  const hn::CappedTag<float, 4> d4;
+  for (std::size_t q = 0; q < kQ; ++q) {
+    if constexpr (kT == 4) {
+      hn::StoreU(SumFour(d, acc[q][0], acc[q][1], acc[q][2], acc[q][3]), d4, logits + q * logit_stride);
+    } else {
+      logits[q * logit_stride] = hn::GetLane(SumFour(d, acc[q][0], acc[q][0], acc[q][0], acc[q][0]));
+    }
+  }
+#else
   for (std::size_t q = 0; q < kQ; ++q) {
     for (std::size_t t = 0; t < kT; ++t) logits[q * logit_stride + t] = hn::GetLane(hn::SumOfLanes(d, acc[q][t]));
   }
+#endif
 }
 
 template <std::size_t kQ, typename T>

@@ -98,12 +98,44 @@ class Prefetcher {
   std::size_t bytes_per_step_;
 };
 
+/// Largest magnitude of whole vectors from element `i` on.
+template <class DF>
+HWY_INLINE std::size_t LargestOf(DF df, const float* x, std::size_t i, std::size_t n, float* largest) {
+  const std::size_t step = hn::Lanes(df);
+  if (i + step > n) return i;
+  auto max = hn::Zero(df);
+  for (; i + step <= n; i += step) max = hn::Max(max, hn::Abs(hn::LoadU(df, x + i)));
+  const float m = hn::GetLane(hn::MaxOfLanes(df, max));
+  *largest = m > *largest ? m : *largest;
+  return i;
+}
+
+template <class DF>
+HWY_INLINE std::size_t RoundVectors(DF df, const float* x, std::size_t i, std::size_t n, float inverse, std::int16_t* integers,
+                                    std::int32_t* total) {
+  const hn::RebindToSigned<DF> di;
+  const hn::Rebind<std::int16_t, DF> d16;
+  const hn::Repartition<std::uint8_t, decltype(d16)> d8;
+  // 0, 1, 2, 3 -> 0, 2, 1, 3 within every four 16-bit numbers.
+  HWY_ALIGN static constexpr std::uint8_t kOrder[16] = {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15};
+  const auto order = hn::BitCast(d16, hn::LoadDup128(d8, kOrder));
+  const std::size_t step = hn::Lanes(df);
+  auto sum = hn::Zero(di);
+  for (; i + step <= n; i += step) {
+    const auto v = RoundAndClamp(df, hn::Mul(hn::LoadU(df, x + i), hn::Set(df, inverse)), kInt16Limit);
+    sum = hn::Add(sum, v);
+    hn::StoreU(hn::TableLookupBytes(hn::DemoteTo(d16, v), order), d16, integers + i);
+  }
+  *total += hn::GetLane(hn::SumOfLanes(di, sum));
+  return i;
+}
+
 Int16Row RoundTarget(const float* x, std::size_t n, std::int16_t* integers) {
-  const hn::CappedTag<float, 4> df;  // four at a time, whatever the target: the order 0, 2, 1, 3 is per four
-  const hn::RebindToSigned<decltype(df)> di;
-  auto largest = hn::Zero(df);
-  for (std::size_t i = 0; i < n; i += 4) largest = hn::Max(largest, hn::Abs(hn::LoadU(df, x + i)));
-  const float max = hn::GetLane(hn::MaxOfLanes(df, largest));
+  const hn::ScalableTag<float> df;
+  const hn::CappedTag<float, 4> four;
+  float max = 0.0f;
+  std::size_t i = LargestOf(df, x, 0, n, &max);
+  LargestOf(four, x, i, n, &max);
   Int16Row row;
   row.step = max / kInt16Limit;
   if (!(row.step > 0.0f)) {
@@ -111,21 +143,11 @@ Int16Row RoundTarget(const float* x, std::size_t n, std::int16_t* integers) {
     std::memset(integers, 0, n * sizeof(std::int16_t));
     return row;
   }
-  const auto inverse = hn::Set(df, static_cast<float>(kInt16Limit) / max);
-  auto sum = hn::Zero(di);
-  for (std::size_t i = 0; i < n; i += 4) {
-    const auto v = RoundAndClamp(df, hn::Mul(hn::LoadU(df, x + i), inverse), kInt16Limit);
-    sum = hn::Add(sum, v);
-    const hn::Rebind<std::int16_t, decltype(di)> d16;
-    // 0, 1, 2, 3 -> 0, 2, 1, 3
-    HWY_ALIGN std::int16_t four[4];
-    hn::StoreU(hn::DemoteTo(d16, v), d16, four);
-    integers[i] = four[0];
-    integers[i + 1] = four[2];
-    integers[i + 2] = four[1];
-    integers[i + 3] = four[3];
-  }
-  row.offset = -128 * hn::GetLane(hn::SumOfLanes(di, sum));
+  const float inverse = static_cast<float>(kInt16Limit) / max;
+  std::int32_t sum = 0;
+  i = RoundVectors(df, x, 0, n, inverse, integers, &sum);
+  RoundVectors(four, x, i, n, inverse, integers, &sum);
+  row.offset = -128 * sum;
   return row;
 }
 
