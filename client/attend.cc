@@ -41,6 +41,10 @@ Result<void> CheckArgs(const SequenceState& sequence, std::size_t layer, const A
   if (sequence.reserved() == 0 && args.q.tokens != 1) {
     return InvalidArgument(std::to_string(args.q.tokens) + " queries without reserved rows; a probe of what is cached has one");
   }
+  if (sequence.reserved() == 0 && (sequence.length() == 0 || args.window == 1)) {
+    return InvalidArgument(std::string("a query without reserved rows sees nothing: ") +
+                           (args.window == 1 ? "its window holds itself only" : "the sequence is empty"));
+  }
   if (sequence.reserved() > 0 && args.q.tokens > sequence.reserved()) {
     return InvalidArgument(std::to_string(args.q.tokens) + " queries for " + std::to_string(sequence.reserved()) +
                            " reserved rows");
@@ -153,6 +157,8 @@ Result<void> AttendHere(Connection& connection, std::size_t layer, std::span<con
     auto plan = sequence.store().plan();
     if (!plan) return plan.error();
     local.views[i] = sequence.View(layer);
+    // A probe stands at length() but has no row there: it sees what the last token sees, less the oldest of its window.
+    const std::uint32_t behind = sequence.reserved() == 0 ? 1 : 0;
     const quantizers::AttendItem item{.cache = {.plan = *plan,
                                                 .layer = layer,
                                                 .blocks = local.views[i].blocks,
@@ -161,10 +167,10 @@ Result<void> AttendHere(Connection& connection, std::size_t layer, std::span<con
                                                 .out = args.out,
                                                 .lse = args.lse,
                                                 .sink_logits = args.sink_logits,
-                                                .first_position = sequence.length(),
+                                                .first_position = sequence.length() - behind,
                                                 .scale = args.scale,
                                                 .softcap = args.softcap,
-                                                .window = args.window}};
+                                                .window = args.window == 0 ? 0 : args.window - behind}};
     if (auto good = quantizers::CheckItem(item); !good) return good;
     if (auto finite = sequence.CheckReservedRows(layer); !finite) return finite;
     local.items.push_back(item);

@@ -133,6 +133,8 @@ class Transport {
     Inflight<Results>& held = *call;
     kj::Promise<void> done = held.done() ? kj::Promise<void>(kj::READY_NOW) : held.WhenDone();
     forgotten_->add(done.then([&held, then = kj::mv(then)]() mutable { then(held); }).attach(kj::mv(call)));
+    // kj writes when its loop turns. Nobody waits here, and the engine may not call again soon: let the message leave now.
+    loop_->wait_scope().poll();
   }
 
   /// Ends the connection without touching kj: for the last handle of a thread that is gone. Thread-safe.

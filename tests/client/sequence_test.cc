@@ -160,8 +160,10 @@ TEST_P(SequenceTest, RewindRestoresTheSameBits) {
   for (std::uint64_t round = 0; round < 3; ++round) {
     // Far enough that a block would switch, were the mark not held.
     talk.Feed(RandomTokens(30 + 20 * round, 22 + round), 9);
+    const std::uint64_t calls = client.counters().rpc_calls;
     const auto rewound = talk.sequence().Rewind(mark);
     ASSERT_TRUE(rewound) << rewound.error().message;
+    EXPECT_EQ(client.counters().rpc_calls - calls, GetParam() == Placement::kLocal ? 0 : 1);
     talk.tokens().resize(tokens.size());
     EXPECT_EQ(talk.sequence().length(), tokens.size());
     ASSERT_TRUE(talk.AttendOnly(next, WriteMode::kInPlace, {}));
@@ -177,6 +179,35 @@ TEST_P(SequenceTest, RewindRestoresTheSameBits) {
   plain.Feed(tokens, 64);
   const std::vector<TokenId> rest = RandomTokens(100, 30);
   EXPECT_EQ(talk.Feed(rest, 10), plain.Feed(rest, 10));
+}
+
+TEST_P(SequenceTest, MarksNest) {
+  Client client = env_.Connect();
+  Store store = client.OpenStore(SpecOf(model_.shape(), "turboquant_mse:bits=4", "int8")).value();
+  Conversation talk = Talk(client, store.Open({}, Options(ElementType::kF16)).value(), {});
+  const std::vector<TokenId> next = RandomTokens(4, 50);
+  const auto look = [&] {
+    EXPECT_TRUE(talk.AttendOnly(next, WriteMode::kInPlace, {}));
+    return talk.out();
+  };
+  talk.Feed(RandomTokens(90, 51), 30);
+  const std::vector<float> at_outer = look();
+  const Mark outer = talk.sequence().SetMark().value();
+  talk.Feed(RandomTokens(15, 52), 5);
+  const std::vector<float> at_inner = look();
+  const Mark inner = talk.sequence().SetMark().value();
+  talk.Feed(RandomTokens(25, 53), 5);
+  ASSERT_TRUE(talk.sequence().Rewind(inner));
+  talk.tokens().resize(105);
+  EXPECT_EQ(look(), at_inner);
+  talk.Feed(RandomTokens(7, 54), 7);
+  ASSERT_TRUE(talk.sequence().Rewind(outer));
+  talk.tokens().resize(90);
+  EXPECT_EQ(look(), at_outer);
+  EXPECT_EQ(talk.sequence().Rewind(inner).error().code, ErrorCode::kNotFound) << "rewound past";
+  EXPECT_EQ(look(), at_outer) << "a refused rewind changes nothing";
+  ASSERT_TRUE(talk.sequence().Release(outer));
+  talk.Feed(RandomTokens(200, 55), 33);
 }
 
 TEST_P(SequenceTest, ReleaseLetsHeldBackBlocksSwitch) {

@@ -13,9 +13,13 @@
 //   }
 //
 // Threads: a Client and all that was opened from it belong to the thread that connected (kWrongThread otherwise); several
-// clients in several threads are fine. Lifetimes: Store, Sequence, Tensor keep the connection alive; destroying a Sequence
-// gives its blocks back to the store, where they stay for others until evicted. Errors: every call that can fail returns
-// Result; every call that waits has a deadline (ClientOptions::deadline).
+// clients in several threads are fine. Accessors and destructors may run in any thread: what is destroyed elsewhere is given
+// back when the connecting thread next calls the library, or at once if that thread has ended. The library runs a kj event loop
+// in the connecting thread while a call waits (a host with a kj loop of its own connects from another thread), keeps one
+// background thread per client, and ignores SIGPIPE for the process. Do not fork() a process that is connected. Lifetimes:
+// Store, Sequence, Tensor keep the connection alive; destroying a Sequence gives its blocks back to the store, where they stay
+// for others until evicted. Errors: every call that can fail returns Result; every call that waits has a deadline
+// (ClientOptions::deadline).
 #pragma once
 
 #include <chrono>
@@ -41,7 +45,8 @@ using TokenId = std::int64_t;
 /// Names a live sequence across processes.
 using SequenceId = std::uint64_t;
 
-/// Where attention runs. Both give the same bits.
+/// Where attention runs. Both give the same bits. With kLocal the daemon hears of new tokens once per block: until then forks
+/// and reads by other processes see the sequence as it was (Fork, Trim and SetMark of its own owner tell the daemon first).
 enum class Placement : std::uint8_t {
   kService,  ///< in the daemon: one round trip per call
   kLocal,    ///< in the calling thread (and ClientOptions::threads helpers), over the read-only mapping: no round trip
@@ -155,7 +160,7 @@ class KVANT_API Sequence {
   ~Sequence();  ///< closes the sequence
 
   [[nodiscard]] SequenceId id() const noexcept;
-  [[nodiscard]] std::uint64_t length() const noexcept;             ///< tokens held (advanced)
+  [[nodiscard]] std::uint64_t length() const noexcept;             ///< tokens held (advanced); of a reader: when it was opened
   [[nodiscard]] std::uint64_t prefix_hit_tokens() const noexcept;  ///< of those, found already sealed at Open
   [[nodiscard]] bool read_only() const noexcept;                   ///< opened with Store::Read
 
