@@ -11,6 +11,10 @@
 
 namespace kvant::wire {
 
+// kj's interfaces have no virtual destructors: its owners know the real type.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wnon-virtual-dtor"
+
 /// Descriptors are written, never read: those a peer sends are closed by the kernel. So this is the daemon's end of a connection.
 /// Owned by the connection beside the stream it wraps (which must outlive it); belongs to the thread of its event loop.
 class BufferedStream final : public kj::AsyncCapabilityStream {
@@ -67,5 +71,7 @@ class BufferedStream final : public kj::AsyncCapabilityStream {
   kj::Own<kj::PromiseFulfiller<void>> when_written_;
   kj::Promise<void> flush_ = kj::READY_NOW;  // last: runs over the others
 };
+
+#pragma GCC diagnostic pop
 
 }  // namespace kvant::wire
