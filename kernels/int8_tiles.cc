@@ -45,27 +45,20 @@ HWY_INLINE hn::Vec<D32> MultiplyPairs(D32 d, Vec16<D32> a, Vec16<D32> b, hn::Vec
 
 /// The 1st and 3rd, and the 2nd and 4th byte of every 32-bit lane, as pairs of 16-bit numbers.
 template <class D32>
-struct CodePairs {
-  Vec16<D32> even;
-  Vec16<D32> odd;
-};
-
-template <class D32>
-HWY_INLINE CodePairs<D32> LoadCodes(D32 d, const std::byte* p) {
+HWY_INLINE void LoadCodes(D32 d, const std::byte* p, Vec16<D32>& even, Vec16<D32>& odd) {
   const hn::Repartition<std::int16_t, D32> d16;
   const hn::Repartition<std::uint16_t, D32> du16;
-  const auto lanes = hn::LoadU(d, reinterpret_cast<const std::int32_t*>(p));
-  const auto words = hn::BitCast(du16, lanes);
-  return {hn::BitCast(d16, hn::And(words, hn::Set(du16, 0xff))), hn::BitCast(d16, hn::ShiftRight<8>(words))};
+  const auto words = hn::BitCast(du16, hn::LoadU(d, reinterpret_cast<const std::int32_t*>(p)));
+  even = hn::BitCast(d16, hn::And(words, hn::Set(du16, 0xff)));
+  odd = hn::BitCast(d16, hn::ShiftRight<8>(words));
 }
 
-/// Four integers in their order 0, 2, 1, 3: the first pair for the even codes, the second for the odd ones.
+/// Two adjacent integers in every 32-bit lane.
 template <class D32>
-HWY_INLINE CodePairs<D32> BroadcastFour(D32 d, const std::int16_t* four) {
-  const hn::Repartition<std::int16_t, D32> d16;
-  std::int32_t pairs[2];
-  std::memcpy(pairs, four, sizeof(pairs));
-  return {hn::BitCast(d16, hn::Set(d, pairs[0])), hn::BitCast(d16, hn::Set(d, pairs[1]))};
+HWY_INLINE Vec16<D32> BroadcastPair(D32 d, const std::int16_t* two) {
+  std::int32_t pair;
+  std::memcpy(&pair, two, sizeof(pair));
+  return hn::BitCast(hn::Repartition<std::int16_t, D32>(), hn::Set(d, pair));
 }
 
 template <class DF>
@@ -211,12 +204,14 @@ HWY_INLINE void ScoreTokens(const Int16Row* queries, const std::int16_t* HWY_RES
     for (std::size_t v = 0; v < kV; ++v) acc[q][v] = hn::Set(d, queries[q].offset);
   }
   for (std::size_t g = 0; g < dim / 4; ++g) {
-    CodePairs<D32> code[kV];
-    for (std::size_t v = 0; v < kV; ++v) code[v] = LoadCodes(d, base[v] + 64 * g);
+    Vec16<D32> even[kV];
+    Vec16<D32> odd[kV];
+    for (std::size_t v = 0; v < kV; ++v) LoadCodes(d, base[v] + 64 * g, even[v], odd[v]);
     for (std::size_t q = 0; q < kQ; ++q) {
-      const auto query = BroadcastFour(d, integers + q * dim + 4 * g);
-      for (std::size_t v = 0; v < kV; ++v) acc[q][v] = MultiplyPairs(d, code[v].even, query.even, acc[q][v]);
-      for (std::size_t v = 0; v < kV; ++v) acc[q][v] = MultiplyPairs(d, code[v].odd, query.odd, acc[q][v]);
+      const auto query_even = BroadcastPair(d, integers + q * dim + 4 * g);
+      const auto query_odd = BroadcastPair(d, integers + q * dim + 4 * g + 2);
+      for (std::size_t v = 0; v < kV; ++v) acc[q][v] = MultiplyPairs(d, even[v], query_even, acc[q][v]);
+      for (std::size_t v = 0; v < kV; ++v) acc[q][v] = MultiplyPairs(d, odd[v], query_odd, acc[q][v]);
     }
   }
   for (std::size_t v = 0; v < kV; ++v) {
@@ -263,12 +258,14 @@ HWY_INLINE void AccumulateDims(D32 d, const Int16Row* weights, const std::int16_
     for (std::size_t v = 0; v < kV; ++v) sum[q][v] = hn::Set(d, weights[q].offset);
   }
   for (std::size_t t = 0; t < tokens; t += kInt8ValueTile) {
-    CodePairs<D32> code[kV];
-    for (std::size_t v = 0; v < kV; ++v) code[v] = LoadCodes(d, codes + t * dim + 4 * (first + v * lanes));
+    Vec16<D32> even[kV];
+    Vec16<D32> odd[kV];
+    for (std::size_t v = 0; v < kV; ++v) LoadCodes(d, codes + t * dim + 4 * (first + v * lanes), even[v], odd[v]);
     for (std::size_t q = 0; q < kQ; ++q) {
-      const auto weight = BroadcastFour(d, integers + q * tokens + t);
-      for (std::size_t v = 0; v < kV; ++v) sum[q][v] = MultiplyPairs(d, code[v].even, weight.even, sum[q][v]);
-      for (std::size_t v = 0; v < kV; ++v) sum[q][v] = MultiplyPairs(d, code[v].odd, weight.odd, sum[q][v]);
+      const auto weight_even = BroadcastPair(d, integers + q * tokens + t);
+      const auto weight_odd = BroadcastPair(d, integers + q * tokens + t + 2);
+      for (std::size_t v = 0; v < kV; ++v) sum[q][v] = MultiplyPairs(d, even[v], weight_even, sum[q][v]);
+      for (std::size_t v = 0; v < kV; ++v) sum[q][v] = MultiplyPairs(d, odd[v], weight_odd, sum[q][v]);
     }
     prefetch.Step();
   }

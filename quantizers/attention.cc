@@ -393,7 +393,7 @@ class TileRun {
   std::size_t acc_floats_;
 };
 
-/// Adds run `from` to run `to` of the same tile.
+/// Adds run `from` to run `to` of the same tile. `to` is the first run, the only one with raw rows.
 void Merge(const Partial& from, Partial& to, std::size_t count, std::size_t acc_floats, std::size_t dim) {
   for (std::size_t i = 0; i < count; ++i) {
     const float max = std::max(from.max[i], to.max[i]);
@@ -408,9 +408,7 @@ void Merge(const Partial& from, Partial& to, std::size_t count, std::size_t acc_
     }
     const float factor = std::exp(from.max[i] - max);
     kernels::AddScaled(from.code_acc + i * acc_floats, acc_floats, factor, to.code_acc + i * acc_floats);
-    kernels::AddScaled(from.raw_acc + i * dim, dim, factor, to.raw_acc + i * dim);
     to.code_sum[i] += from.code_sum[i] * factor;
-    to.raw_sum[i] += from.raw_sum[i] * factor;
   }
 }
 
