@@ -177,7 +177,8 @@ TEST_F(KvantctlTest, EvictTakesOnlyWhatNobodyHoldsAndOnlyWhenAsked) {
 }
 
 TEST_F(KvantctlTest, WhatIsNotThereHasItsOwnExitCode) {
-  EXPECT_EQ(Ctl({"inspect", "999999999"}).exit_code, 4);
+  EXPECT_EQ(Ctl({"inspect", "999999999"}).exit_code, 4);                             // another daemon's
+  EXPECT_EQ(Ctl({"inspect", std::to_string(sequence_->id() + 1000)}).exit_code, 4);  // this daemon's, but never given
   EXPECT_EQ(Ctl({"inspect", "no-such-store"}).exit_code, 4);
   EXPECT_EQ(Ctl({"evict", "--store", "no-such-store"}).exit_code, 4);
 }

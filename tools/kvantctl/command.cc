@@ -10,6 +10,7 @@ ExitCode ExitCodeOf(ErrorCode code) noexcept {
   switch (code) {
     case ErrorCode::kDisconnected: return kNoDaemon;
     case ErrorCode::kNotFound: return kNotFound;
+    case ErrorCode::kStaleDaemon: return kNotFound;  // a number of another daemon's: not here either
     case ErrorCode::kPermissionDenied: return kRefused;
     case ErrorCode::kDeadlineExceeded: return kTimeout;
     case ErrorCode::kVersionMismatch: return kIncompatible;
