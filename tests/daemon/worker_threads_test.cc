@@ -99,6 +99,7 @@ TEST(WorkerThreadsTest, SequencesSealOnRealThreads) {
   Core core{budget, encode, populate, codecs, 1};
   StoreTable stores(core);
   const auto store = stores.Open(SmallSpec()).value().store;
+  std::optional<Result<Advanced>> unanswered;  // closing the sequence answers
   {
     TestSequence first = TestSequence::Open(store, {}, kConfig);
     TestSequence second = TestSequence::Open(store, {}, kConfig);
@@ -114,7 +115,6 @@ TEST(WorkerThreadsTest, SequencesSealOnRealThreads) {
     EXPECT_EQ(first.Fault(), "");
     EXPECT_EQ(second.Fault(), "");
     // Closed while jobs may still run.
-    std::optional<Result<Advanced>> unanswered;
     first.Advance(Tokens(24, 77), &unanswered);
     second.Advance(Tokens(24, 78));
   }
