@@ -53,6 +53,12 @@ wait_until() {
   return 1
 }
 need() { "$@" || kvant_fail "$*"; }
+# show COMMAND...: its output, indented.
+show() {
+  local output
+  output=$("$@") || kvant_fail "$*"
+  printf '%s\n' "$output" | sed 's/^/   /'
+}
 show_text() { json "$1" text | head -n 6 | cut -c 1-100 | sed 's/^/      | /'; }
 started=$SECONDS
 
@@ -61,7 +67,7 @@ kvant_say "1. The daemon"
 children+=($!)
 wait_until 10 ctl ping || { cat "$work/kvantd.log" >&2; kvant_fail "kvantd does not answer at $socket"; }
 echo "kvantd runs with a budget of 256 MiB and holds nothing yet:"
-need ctl stats | sed 's/^/   /'
+show ctl stats
 
 # 8 KB of this project's own sources: a task that several workers share, and two ways to go on.
 head -c 8000 < <(cat "$kvant_root"/protocol/include/kvant/*.h "$kvant_root"/client/include/kvant/client.h) >"$work/shared.txt"
@@ -90,10 +96,10 @@ show_text "$work/b.json"
 kvant_say "4. Engine C forks A's live conversation in the middle, at token 4000"
 need "${engine[@]}" --fork-from "$a_id" --fork-at 4000 --prompt "
 // In other words: " --seq-label C >"$work/c.json"
-echo "C copied no block: it continues $(json "$work/c.json" forked_tokens) tokens of A's with $(json "$work/c.json" prompt_tokens) of its own, first token after $(json "$work/c.json" ttft_ms) ms. It writes:"
+echo "C shares A's blocks and copied only the rows of the one it cut through: it continues $(json "$work/c.json" forked_tokens) tokens of A's with $(json "$work/c.json" prompt_tokens) of its own, first token after $(json "$work/c.json" ttft_ms) ms. It writes:"
 show_text "$work/c.json"
 echo "A, undisturbed, is still there:"
-need ctl sequences | sed 's/^/   /'
+show ctl sequences
 
 kvant_say "5. A is killed with -9"
 before=$(stat_now leases)
@@ -108,8 +114,8 @@ need "${engine[@]}" --prompt-file "$work/a.txt" --seq-label D >"$work/d.json"
 echo "engine D finds $(json "$work/d.json" prefix_hit_tokens) of $(json "$work/d.json" prompt_tokens) tokens of the dead A and answers after $(json "$work/d.json" ttft_ms) ms."
 
 kvant_say "6. What the daemon holds and did"
-need ctl stats | sed 's/^/   /'
-need ctl stores | sed 's/^/   /'
+show ctl stats
+show ctl stores
 
 for reader in b d; do
   [ "$(json "$work/$reader.json" prefix_hit_tokens)" -gt 7000 ] || kvant_fail "engine $reader found too few shared tokens"

@@ -199,16 +199,17 @@ TEST(KvantEngineTest, CompressionDamagesAboutAsMuchAsTheModelCardSays) {
   const std::string artifact = (std::filesystem::path(::testing::TempDir()) / "kvant_engine_means.safetensors").string();
   ASSERT_TRUE(WriteFile(artifact, Calibrate(ByteModel(), text, 2048).value()));
 
-  // The card: KL 0.0010 and loss +0.31 % for 4 bits centred, 0.0271 and +6.5 % for 2 bits. Text differs, so does the luck of
-  // 1536 tokens: within a factor of three of the KL, and a loss change of the same size or smaller.
+  // The card: KL 0.0010 and loss +0.31 % for 4 bits centred, 0.0271 and +6.5 % for 2 bits. Here 64 to 176 newest tokens are raw
+  // (blocks are encoded whole and a step sees its own rows), the card's run kept 64: less damage is expected, on another text.
   const Damage four = Measure("turboquant_mse:bits=4,center=1", artifact);
-  EXPECT_GT(four.kl, 0.0010 / 3);
-  EXPECT_LT(four.kl, 0.0010 * 3);
+  EXPECT_GT(four.kl, 0.0010 / 5);
+  EXPECT_LT(four.kl, 0.0010 * 2.5);
   EXPECT_LT(std::abs(four.loss_change), 0.012);
   const Damage two = Measure("turboquant_mse:bits=2,center=1", artifact);
-  EXPECT_GT(two.kl, 0.0271 / 3);
-  EXPECT_LT(two.kl, 0.0271 * 3);
-  EXPECT_LT(std::abs(two.loss_change), 0.15);
+  EXPECT_GT(two.kl, 0.0271 / 8);
+  EXPECT_LT(two.kl, 0.0271 * 1.5);
+  EXPECT_LT(std::abs(two.loss_change), 0.10);
+  EXPECT_GT(two.kl, 5 * four.kl);
   std::filesystem::remove(artifact);
 }
 

@@ -33,9 +33,9 @@ using Json = nlohmann::ordered_json;
 
 int ExitCode(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kDisconnected:
-    case ErrorCode::kStaleDaemon: return 3;
-    case ErrorCode::kNotFound: return 4;
+    case ErrorCode::kDisconnected: return 3;
+    case ErrorCode::kNotFound:
+    case ErrorCode::kStaleDaemon: return 4;  // a sequence of another daemon's: not here either
     case ErrorCode::kStoreFull:
     case ErrorCode::kTailFull:
     case ErrorCode::kIdentityMismatch:
