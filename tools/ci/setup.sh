@@ -56,6 +56,7 @@ kvant_build() {
   if [ -z "${CCACHE_DIR:-}" ] && { [ -z "${HOME:-}" ] || [ ! -w "${HOME:-}" ]; }; then
     export CCACHE_DIR="$kvant_root/.cache/ccache"
   fi
+  export CCACHE_BASEDIR="$kvant_root" CCACHE_NOHASHDIR=1  # the same answers for a checkout in another place
   kvant_say "Configuring preset $preset"
   (cd "$kvant_root" && cmake --preset "$preset" </dev/null >"$kvant_root/build/$preset.configure.log" 2>&1) || {
     tail -n 40 "$kvant_root/build/$preset.configure.log" >&2
