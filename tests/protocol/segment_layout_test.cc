@@ -1,12 +1,15 @@
 // The layout of segments against bytes that were made from SEGMENT.md alone (tests/golden/make_segments.py).
 #include "protocol/segment_layout.h"
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <string>
 #include <vector>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <xxhash.h>
 
 #include "protocol/block_format.h"
 #include "protocol/digest.h"
@@ -92,17 +95,27 @@ TEST(SegmentLayoutTest, EveryFlippedBitOfASlotIsFound) {
 }
 
 TEST(SegmentLayoutTest, VerifyStaysInsideAHostileSlot) {
-  std::vector<std::byte> slot = Golden("block_slot");
-  BlockHeader header;
-  std::memcpy(&header, slot.data(), sizeof header);
-  header.payload_bytes = ~std::uint64_t{0} - 8;
-  std::memcpy(slot.data(), &header, sizeof header);
-  EXPECT_FALSE(VerifySlot(slot, 16).has_value());
-  header.payload_bytes = 100;
-  header.token_count = 0xFFFFFFFF;
-  std::memcpy(slot.data(), &header, sizeof header);
-  EXPECT_FALSE(VerifySlot(slot, 16).has_value());
-  EXPECT_FALSE(VerifySlot(std::span(slot).first(10), 16).has_value());
+  const std::vector<std::byte> golden = Golden("block_slot");
+  // A forger knows how to compute a checksum: only the sizes stand between the reader and the end of the slot.
+  const auto forged = [&](std::uint64_t payload_bytes, std::uint32_t token_count) {
+    std::vector<std::byte> slot = golden;
+    BlockHeader header;
+    std::memcpy(&header, slot.data(), sizeof header);
+    header.payload_bytes = payload_bytes;
+    header.token_count = token_count;
+    std::memcpy(slot.data(), &header, sizeof header);
+    std::vector<std::byte> text(slot.begin(), slot.begin() + offsetof(BlockHeader, header_checksum));
+    const auto ids = slot.begin() + sizeof header;
+    text.insert(text.end(), ids, ids + std::min<std::ptrdiff_t>(std::ptrdiff_t{4} * token_count, slot.end() - ids));
+    header.header_checksum = XXH3_64bits(text.data(), text.size());
+    std::memcpy(slot.data(), &header, sizeof header);
+    return VerifySlot(slot, 16);
+  };
+  EXPECT_TRUE(forged(100, 16).has_value());
+  EXPECT_THAT(forged(101, 16).error().message, testing::HasSubstr("payload of 101 bytes"));
+  EXPECT_THAT(forged(~std::uint64_t{0} - 100, 16).error().message, testing::HasSubstr("payload of"));
+  EXPECT_THAT(forged(100, 17).error().message, testing::HasSubstr("token count 17"));
+  EXPECT_FALSE(VerifySlot(std::span(golden).first(10), 16).has_value());
 }
 
 TEST(SegmentLayoutTest, ClearedSlotIsNoBlock) {
