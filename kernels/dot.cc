@@ -87,7 +87,8 @@ HWY_INLINE void DotQueries(const float* queries, const T* rows, const RowsView& 
 }
 
 template <typename T>
-void DotTyped(const float* queries, std::size_t n, const T* rows, const RowsView& view, float* logits, std::size_t logit_stride) {
+void DotTyped(const float* queries, std::size_t n, const T* rows, const RowsView& view, float* logits,
+              std::size_t logit_stride) {
   std::size_t q = 0;
   for (; q + kQueryTile <= n; q += kQueryTile) {
     DotQueries<kQueryTile>(queries + q * view.dim, rows, view, logits + q * logit_stride, logit_stride);
@@ -98,8 +99,12 @@ void DotTyped(const float* queries, std::size_t n, const T* rows, const RowsView
 void DotRowsTarget(const float* queries, std::size_t n, const RowsView& view, float* logits, std::size_t logit_stride) {
   switch (view.type) {
     case ElementType::kF32: DotTyped(queries, n, static_cast<const float*>(view.data), view, logits, logit_stride); break;
-    case ElementType::kF16: DotTyped(queries, n, static_cast<const hwy::float16_t*>(view.data), view, logits, logit_stride); break;
-    case ElementType::kBF16: DotTyped(queries, n, static_cast<const hwy::bfloat16_t*>(view.data), view, logits, logit_stride); break;
+    case ElementType::kF16:
+      DotTyped(queries, n, static_cast<const hwy::float16_t*>(view.data), view, logits, logit_stride);
+      break;
+    case ElementType::kBF16:
+      DotTyped(queries, n, static_cast<const hwy::bfloat16_t*>(view.data), view, logits, logit_stride);
+      break;
   }
 }
 

@@ -78,7 +78,9 @@ HWY_INLINE hn::Vec<hn::RebindToSigned<DF>> RoundAndClamp(DF df, hn::Vec<DF> x, f
 class Prefetcher {
  public:
   Prefetcher(const std::byte* next, std::size_t bytes, std::size_t steps)
-      : next_(next), end_(next + bytes), bytes_per_step_((bytes / (steps == 0 ? 1 : steps) + kCacheLine) / kCacheLine * kCacheLine) {}
+      : next_(next),
+        end_(next + bytes),
+        bytes_per_step_((bytes / (steps == 0 ? 1 : steps) + kCacheLine) / kCacheLine * kCacheLine) {}
   HWY_INLINE void Step() {
     const std::byte* stop = static_cast<std::size_t>(end_ - next_) > bytes_per_step_ ? next_ + bytes_per_step_ : end_;
     for (; next_ < stop; next_ += kCacheLine) __builtin_prefetch(next_, 0, 2);
@@ -146,7 +148,8 @@ Int16Row RoundTarget(const float* x, std::size_t n, std::int16_t* integers) {
 
 /// Codes of one row as bytes, dims in order.
 template <class DF>
-HWY_INLINE std::size_t PackRow(DF df, const float* row, float inverse_scale, std::size_t i, std::size_t dim, std::uint8_t* bytes) {
+HWY_INLINE std::size_t PackRow(DF df, const float* row, float inverse_scale, std::size_t i, std::size_t dim,
+                               std::uint8_t* bytes) {
   const hn::RebindToSigned<DF> di;
   const hn::Rebind<std::uint8_t, DF> du8;
   const std::size_t step = hn::Lanes(df);
@@ -167,11 +170,13 @@ void PackKeysTarget(const float* rows, const float* inverse_scales, std::size_t 
 }
 
 template <class DF>
-HWY_INLINE std::size_t PackQuad(DF df, const float* rows, const float* inverse_scales, std::size_t i, std::size_t dim, std::byte* quad) {
+HWY_INLINE std::size_t PackQuad(DF df, const float* rows, const float* inverse_scales, std::size_t i, std::size_t dim,
+                                std::byte* quad) {
   const hn::RebindToSigned<DF> di;
   const std::size_t step = hn::Lanes(df);
   const auto code = [&](std::size_t t) HWY_ATTR {
-    return hn::Add(RoundAndClamp(df, hn::Mul(hn::LoadU(df, rows + t * dim + i), hn::Set(df, inverse_scales[t])), 127.0f), hn::Set(di, 128));
+    return hn::Add(RoundAndClamp(df, hn::Mul(hn::LoadU(df, rows + t * dim + i), hn::Set(df, inverse_scales[t])), 127.0f),
+                   hn::Set(di, 128));
   };
   for (; i + step <= dim; i += step) {
     const auto low = hn::Or(code(0), hn::ShiftLeft<8>(code(1)));
@@ -188,8 +193,9 @@ void PackValuesTarget(const float* rows, const float* inverse_scales, std::size_
 
 /// kV vectors of adjacent tokens, starting at token `first` (a multiple of the vector's lanes), against kQ queries.
 template <std::size_t kQ, std::size_t kV>
-HWY_INLINE void ScoreTokens(const Int16Row* queries, const std::int16_t* HWY_RESTRICT integers, const std::byte* HWY_RESTRICT codes,
-                            const std::uint16_t* scales, std::size_t first, std::size_t dim, float* HWY_RESTRICT logits, std::size_t stride) {
+HWY_INLINE void ScoreTokens(const Int16Row* queries, const std::int16_t* HWY_RESTRICT integers,
+                            const std::byte* HWY_RESTRICT codes, const std::uint16_t* scales, std::size_t first,
+                            std::size_t dim, float* HWY_RESTRICT logits, std::size_t stride) {
   using D32 = hn::CappedTag<std::int32_t, kInt8KeyTile>;
   const D32 d;
   const hn::RebindToFloat<D32> df;
@@ -225,8 +231,9 @@ HWY_INLINE void ScoreTokens(const Int16Row* queries, const std::int16_t* HWY_RES
 }
 
 template <std::size_t kQ>
-HWY_INLINE void ScoreQueries(const Int16Row* queries, const std::int16_t* integers, const std::byte* codes, const std::uint16_t* scales,
-                             std::size_t tokens, std::size_t dim, float* logits, std::size_t stride, Prefetcher& prefetch) {
+HWY_INLINE void ScoreQueries(const Int16Row* queries, const std::int16_t* integers, const std::byte* codes,
+                             const std::uint16_t* scales, std::size_t tokens, std::size_t dim, float* logits,
+                             std::size_t stride, Prefetcher& prefetch) {
   const std::size_t lanes = hn::Lanes(hn::CappedTag<std::int32_t, kInt8KeyTile>());
   std::size_t t = 0;
   for (; t + 2 * lanes <= tokens; t += 2 * lanes) {
@@ -236,21 +243,24 @@ HWY_INLINE void ScoreQueries(const Int16Row* queries, const std::int16_t* intege
   for (; t < tokens; t += lanes) ScoreTokens<kQ, 1>(queries, integers, codes, scales, t, dim, logits, stride);
 }
 
-void ScoreTarget(const Int16Row* queries, const std::int16_t* integers, std::size_t n, const std::byte* codes, const std::uint16_t* scales,
-                 std::size_t tokens, std::size_t dim, float* logits, std::size_t stride, const std::byte* next, std::size_t next_bytes) {
+void ScoreTarget(const Int16Row* queries, const std::int16_t* integers, std::size_t n, const std::byte* codes,
+                 const std::uint16_t* scales, std::size_t tokens, std::size_t dim, float* logits, std::size_t stride,
+                 const std::byte* next, std::size_t next_bytes) {
   Prefetcher prefetch(next, next_bytes, tokens / (2 * hn::Lanes(hn::CappedTag<std::int32_t, kInt8KeyTile>())));
   std::size_t q = 0;
   for (; q + kQueryTile <= n; q += kQueryTile) {
-    ScoreQueries<kQueryTile>(queries + q, integers + q * dim, codes, scales, tokens, dim, logits + q * stride, stride, prefetch);
+    ScoreQueries<kQueryTile>(queries + q, integers + q * dim, codes, scales, tokens, dim, logits + q * stride, stride,
+                             prefetch);
   }
-  for (; q < n; ++q) ScoreQueries<1>(queries + q, integers + q * dim, codes, scales, tokens, dim, logits + q * stride, stride, prefetch);
+  for (; q < n; ++q)
+    ScoreQueries<1>(queries + q, integers + q * dim, codes, scales, tokens, dim, logits + q * stride, stride, prefetch);
 }
 
 /// kV vectors of dims from dim `first` on, all tokens, for kQ rows of weights.
 template <std::size_t kQ, std::size_t kV, class D32>
-HWY_INLINE void AccumulateDims(D32 d, const Int16Row* weights, const std::int16_t* HWY_RESTRICT integers, const std::byte* HWY_RESTRICT codes,
-                               std::size_t tokens, std::size_t dim, std::size_t first, float* HWY_RESTRICT acc, std::size_t acc_stride,
-                               Prefetcher& prefetch) {
+HWY_INLINE void AccumulateDims(D32 d, const Int16Row* weights, const std::int16_t* HWY_RESTRICT integers,
+                               const std::byte* HWY_RESTRICT codes, std::size_t tokens, std::size_t dim, std::size_t first,
+                               float* HWY_RESTRICT acc, std::size_t acc_stride, Prefetcher& prefetch) {
   const hn::RebindToFloat<D32> df;
   const std::size_t lanes = hn::Lanes(d);
   hn::Vec<D32> sum[kQ][kV];
@@ -280,8 +290,9 @@ HWY_INLINE void AccumulateDims(D32 d, const Int16Row* weights, const std::int16_
 }
 
 template <std::size_t kQ>
-HWY_INLINE void AccumulateQueries(const Int16Row* weights, const std::int16_t* integers, const std::byte* codes, std::size_t tokens,
-                                  std::size_t dim, float* acc, std::size_t acc_stride, Prefetcher& prefetch) {
+HWY_INLINE void AccumulateQueries(const Int16Row* weights, const std::int16_t* integers, const std::byte* codes,
+                                  std::size_t tokens, std::size_t dim, float* acc, std::size_t acc_stride,
+                                  Prefetcher& prefetch) {
   const hn::ScalableTag<std::int32_t> d;
   const hn::CappedTag<std::int32_t, 8> tail;
   const std::size_t lanes = hn::Lanes(d);
@@ -289,18 +300,23 @@ HWY_INLINE void AccumulateQueries(const Int16Row* weights, const std::int16_t* i
   for (; i + kVectorTile * lanes <= dim; i += kVectorTile * lanes) {
     AccumulateDims<kQ, kVectorTile>(d, weights, integers, codes, tokens, dim, i, acc, acc_stride, prefetch);
   }
-  for (; i + lanes <= dim; i += lanes) AccumulateDims<kQ, 1>(d, weights, integers, codes, tokens, dim, i, acc, acc_stride, prefetch);
-  for (; i < dim; i += hn::Lanes(tail)) AccumulateDims<kQ, 1>(tail, weights, integers, codes, tokens, dim, i, acc, acc_stride, prefetch);
+  for (; i + lanes <= dim; i += lanes)
+    AccumulateDims<kQ, 1>(d, weights, integers, codes, tokens, dim, i, acc, acc_stride, prefetch);
+  for (; i < dim; i += hn::Lanes(tail))
+    AccumulateDims<kQ, 1>(tail, weights, integers, codes, tokens, dim, i, acc, acc_stride, prefetch);
 }
 
-void AccumulateTarget(const Int16Row* weights, const std::int16_t* integers, std::size_t n, const std::byte* codes, std::size_t tokens,
-                      std::size_t dim, float* acc, std::size_t acc_stride, const std::byte* next, std::size_t next_bytes) {
+void AccumulateTarget(const Int16Row* weights, const std::int16_t* integers, std::size_t n, const std::byte* codes,
+                      std::size_t tokens, std::size_t dim, float* acc, std::size_t acc_stride, const std::byte* next,
+                      std::size_t next_bytes) {
   Prefetcher prefetch(next, next_bytes, tokens / kInt8ValueTile);
   std::size_t q = 0;
   for (; q + kQueryTile <= n; q += kQueryTile) {
-    AccumulateQueries<kQueryTile>(weights + q, integers + q * tokens, codes, tokens, dim, acc + q * acc_stride, acc_stride, prefetch);
+    AccumulateQueries<kQueryTile>(weights + q, integers + q * tokens, codes, tokens, dim, acc + q * acc_stride, acc_stride,
+                                  prefetch);
   }
-  for (; q < n; ++q) AccumulateQueries<1>(weights + q, integers + q * tokens, codes, tokens, dim, acc + q * acc_stride, acc_stride, prefetch);
+  for (; q < n; ++q)
+    AccumulateQueries<1>(weights + q, integers + q * tokens, codes, tokens, dim, acc + q * acc_stride, acc_stride, prefetch);
 }
 
 void MultiplyScalesTarget(const float* weights, const std::uint16_t* scales, std::size_t tokens, float* products) {
@@ -335,13 +351,15 @@ void PackInt8Values(const float* rows, const float* inverse_scales, std::size_t 
   HWY_DYNAMIC_DISPATCH(PackValuesTarget)(rows, inverse_scales, dim, quad);
 }
 
-void ScoreInt8(const Int16Row* queries, const std::int16_t* integers, std::size_t n, const std::byte* codes, const std::uint16_t* scales,
-               std::size_t tokens, std::size_t dim, float* logits, std::size_t stride, const std::byte* next, std::size_t next_bytes) noexcept {
+void ScoreInt8(const Int16Row* queries, const std::int16_t* integers, std::size_t n, const std::byte* codes,
+               const std::uint16_t* scales, std::size_t tokens, std::size_t dim, float* logits, std::size_t stride,
+               const std::byte* next, std::size_t next_bytes) noexcept {
   HWY_DYNAMIC_DISPATCH(ScoreTarget)(queries, integers, n, codes, scales, tokens, dim, logits, stride, next, next_bytes);
 }
 
-void AccumulateInt8(const Int16Row* weights, const std::int16_t* integers, std::size_t n, const std::byte* codes, std::size_t tokens,
-                    std::size_t dim, float* acc, std::size_t acc_stride, const std::byte* next, std::size_t next_bytes) noexcept {
+void AccumulateInt8(const Int16Row* weights, const std::int16_t* integers, std::size_t n, const std::byte* codes,
+                    std::size_t tokens, std::size_t dim, float* acc, std::size_t acc_stride, const std::byte* next,
+                    std::size_t next_bytes) noexcept {
   HWY_DYNAMIC_DISPATCH(AccumulateTarget)(weights, integers, n, codes, tokens, dim, acc, acc_stride, next, next_bytes);
 }
 

@@ -15,8 +15,8 @@ class Rope {
   /// Requires: spec.rotary_dims is even and at most head_dim (0: all of it), theta > 0.
   Rope(const RopeSpec& spec, std::size_t head_dim);
 
-  /// Turns `count` adjacent rows of head_dim floats: row i stands at token `first_position + i`. Angles are computed in double and
-  /// are exact to 1e-9 radians up to 2^20 tokens. Does nothing for RopePairing::kNone.
+  /// Turns `count` adjacent rows of head_dim floats: row i stands at token `first_position + i`. Angles are computed in double
+  /// and are exact to 1e-9 radians up to 2^20 tokens. Does nothing for RopePairing::kNone.
   void Rotate(float* rows, std::size_t count, std::uint64_t first_position) const;
 
  private:

@@ -19,7 +19,8 @@ HWY_INLINE hn::Vec<D> LoadFloats(D d, const float* p) {
   return hn::LoadU(d, p);
 }
 
-// Highway 1.0.3's emulation on SSE4 turns infinities into 65536 and loses NaN, so targets without the instruction get their own.
+// Highway 1.0.3's emulation on SSE4 turns infinities into 65536 and loses NaN, so targets without the instruction get their
+// own.
 template <class D>
 HWY_INLINE hn::Vec<D> LoadFloats(D d, const hwy::float16_t* p) {
 #if HWY_ARCH_X86 && HWY_TARGET >= HWY_SSE4

@@ -52,7 +52,8 @@ float LoadRowTarget(const void* src, ElementType type, std::size_t n, float* out
   return 0.0f;
 }
 
-/// Bits of the nearest f16 in the low half of each lane. By hand, because Highway 1.0.3 truncates where there is no instruction.
+/// Bits of the nearest f16 in the low half of each lane. By hand, because Highway 1.0.3 truncates where there is no
+/// instruction.
 template <class D>
 HWY_INLINE hn::Vec<hn::RebindToSigned<D>> HalfBits(D d, hn::Vec<D> v) {
   const hn::RebindToSigned<D> di;

@@ -7,8 +7,8 @@
 
 namespace kvant::kernels {
 
-/// Widens `n` elements at `src` into `out`; each element is read once. Returns the largest magnitude, or a NaN or an infinity if
-/// any element is one: a result `m` with `!(m <= FLT_MAX)` means that the row is not finite.
+/// Widens `n` elements at `src` into `out`; each element is read once. Returns the largest magnitude, or a NaN or an infinity
+/// if any element is one: a result `m` with `!(m <= FLT_MAX)` means that the row is not finite.
 float LoadRow(const void* src, ElementType type, std::size_t n, float* out) noexcept;
 
 /// Narrows `n` floats to `type`, rounding to nearest even; beyond the type's range gives infinity, NaN stays NaN.

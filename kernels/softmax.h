@@ -9,7 +9,8 @@ namespace kvant::kernels {
 [[nodiscard]] float MaxOf(const float* logits, std::size_t n) noexcept;
 
 /// logits[i] = exp(logits[i] - max), in place; returns the sum. -infinity gives exactly 0, as does anything below -87.3 (where
-/// the exponential leaves f32's normal range). Relative error of one weight below 2^-22. Requires: max is finite and no logit exceeds it.
+/// the exponential leaves f32's normal range). Relative error of one weight below 2^-22. Requires: max is finite and no logit
+/// exceeds it.
 float ExpShifted(float* logits, std::size_t n, float max) noexcept;
 
 /// logits[i] = cap * tanh(logits[i] / cap), in place. Requires: cap > 0.

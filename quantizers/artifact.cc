@@ -9,8 +9,8 @@
 #include <optional>
 #include <utility>
 
-#include <nlohmann/json.hpp>
 #include <xxhash.h>
+#include <nlohmann/json.hpp>
 
 #include <kvant/tensor.h>
 
@@ -64,8 +64,8 @@ Result<Entry> ParseEntry(const std::string& name, const nlohmann::json& value, s
   Entry entry;
   const auto type = ParseType(dtype->get_ref<const std::string&>());
   if (!type) {
-    return Error{ErrorCode::kUnsupported, "codec plan artifact: " + tensor + " has dtype " + dtype->get_ref<const std::string&>() +
-                                              "; use F32, F16 or BF16"};
+    return Error{ErrorCode::kUnsupported, "codec plan artifact: " + tensor + " has dtype " +
+                                              dtype->get_ref<const std::string&>() + "; use F32, F16 or BF16"};
   }
   entry.type = *type;
   entry.elements = 1;
@@ -81,7 +81,8 @@ Result<Entry> ParseEntry(const std::string& name, const nlohmann::json& value, s
   const auto begin = AsSize((*offsets)[0]);
   const auto end = AsSize((*offsets)[1]);
   if (!begin || !end || *begin > *end || *end > data_bytes) {
-    return Corrupt(tensor + ": data_offsets " + offsets->dump() + " lie outside the " + std::to_string(data_bytes) + " data bytes");
+    return Corrupt(tensor + ": data_offsets " + offsets->dump() + " lie outside the " + std::to_string(data_bytes) +
+                   " data bytes");
   }
   const std::size_t bytes = entry.elements * ElementBytes(entry.type);
   if (*end - *begin != bytes) {
@@ -113,7 +114,8 @@ Result<std::unique_ptr<const Artifact>> Artifact::Make(std::span<const std::byte
   std::uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, image.data(), kLengthBytes);
   if (header_bytes > kMaxHeaderBytes || header_bytes > image.size() - kLengthBytes) {
-    return Corrupt("header length " + std::to_string(header_bytes) + " exceeds the image of " + std::to_string(image.size()) + " bytes");
+    return Corrupt("header length " + std::to_string(header_bytes) + " exceeds the image of " + std::to_string(image.size()) +
+                   " bytes");
   }
   const auto* text = reinterpret_cast<const char*>(image.data()) + kLengthBytes;
   const auto header = nlohmann::json::parse(text, text + header_bytes, nullptr, /*allow_exceptions=*/false);
@@ -147,7 +149,8 @@ Result<std::span<const float>> Artifact::Find(std::string_view name, std::size_t
   if (it == tensors_.end()) return Error{ErrorCode::kNotFound, text + " is missing"};
   const Tensor& tensor = it->second;
   const std::size_t wanted[] = {rows, cols};
-  const bool fits = std::ranges::equal(tensor.shape, wanted) || (rows == 1 && tensor.shape.size() == 1 && tensor.shape[0] == cols);
+  const bool fits =
+      std::ranges::equal(tensor.shape, wanted) || (rows == 1 && tensor.shape.size() == 1 && tensor.shape[0] == cols);
   if (!fits) {
     return Error{ErrorCode::kInvalidArgument, text + " has shape " + ShapeText(tensor.shape) + ", want " + ShapeText(wanted)};
   }

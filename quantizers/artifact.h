@@ -13,10 +13,12 @@
 
 namespace kvant::quantizers {
 
-/// A parsed artifact: tensors of F32, F16 or BF16 widened to f32. Immutable after Make; shared by threads; spans live as long as it does.
+/// A parsed artifact: tensors of F32, F16 or BF16 widened to f32. Immutable after Make; shared by threads; spans live as long
+/// as it does.
 class Artifact {
  public:
-  /// Parses a safetensors image. The image is hostile: every length and offset is checked. kCorrupt or kUnsupported if it cannot be served.
+  /// Parses a safetensors image. The image is hostile: every length and offset is checked. kCorrupt or kUnsupported if it
+  /// cannot be served.
   static Result<std::unique_ptr<const Artifact>> Make(std::span<const std::byte> image);
 
   [[nodiscard]] bool Has(std::string_view name) const;

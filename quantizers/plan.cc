@@ -6,7 +6,8 @@
 namespace kvant::quantizers {
 namespace {
 
-// Numbers of one token over all layers, keys or values. Bounds what a hostile spec can make codecs allocate for rotations and means.
+// Numbers of one token over all layers, keys or values. Bounds what a hostile spec can make codecs allocate for rotations and
+// means.
 constexpr std::uint64_t kMaxNumbersPerToken = std::uint64_t{1} << 24;
 constexpr std::size_t kAlignment = 64;
 
@@ -14,7 +15,8 @@ Error Invalid(std::string message) { return Error{ErrorCode::kInvalidArgument, "
 
 std::size_t AlignUp(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-Result<void> CheckRange(const char* field, std::uint64_t value, std::uint64_t min, std::uint64_t max, std::uint64_t multiple = 1) {
+Result<void> CheckRange(const char* field, std::uint64_t value, std::uint64_t min, std::uint64_t max,
+                        std::uint64_t multiple = 1) {
   if (value >= min && value <= max && value % multiple == 0) return {};
   std::string text = std::string(field) + " " + std::to_string(value) + " is not ";
   if (multiple != 1) text += "a multiple of " + std::to_string(multiple) + " ";
@@ -27,7 +29,8 @@ Result<void> CheckName(const std::string& name) {
   for (const char c : name) {
     const bool letter = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
     if (!letter && kPunctuation.find(c) == std::string_view::npos) {
-      return Invalid("name holds a character outside [A-Za-z0-9._/:=,-] (code " + std::to_string(static_cast<unsigned char>(c)) + ")");
+      return Invalid("name holds a character outside [A-Za-z0-9._/:=,-] (code " +
+                     std::to_string(static_cast<unsigned char>(c)) + ")");
     }
   }
   return {};
@@ -40,9 +43,11 @@ Result<void> CheckRope(const RopeSpec& rope, std::uint32_t head_dim) {
     case RopePairing::kAdjacent: break;
     default: return Invalid("rope.pairing " + std::to_string(static_cast<unsigned>(rope.pairing)) + " is unknown");
   }
-  if (!std::isfinite(rope.theta) || rope.theta <= 0) return Invalid("rope.theta " + std::to_string(rope.theta) + " is not positive");
+  if (!std::isfinite(rope.theta) || rope.theta <= 0)
+    return Invalid("rope.theta " + std::to_string(rope.theta) + " is not positive");
   if (rope.rotary_dims % 2 != 0 || rope.rotary_dims > head_dim) {
-    return Invalid("rope.rotary_dims " + std::to_string(rope.rotary_dims) + " is not an even number up to head_dim " + std::to_string(head_dim));
+    return Invalid("rope.rotary_dims " + std::to_string(rope.rotary_dims) + " is not an even number up to head_dim " +
+                   std::to_string(head_dim));
   }
   return {};
 }
@@ -61,7 +66,8 @@ Result<void> CheckShape(const StoreSpec& spec) {
   }
   const std::uint64_t numbers = std::uint64_t{spec.layers} * spec.kv_heads * spec.head_dim;
   if (numbers > kMaxNumbersPerToken) {
-    return Invalid("layers * kv_heads * head_dim is " + std::to_string(numbers) + ", at most " + std::to_string(kMaxNumbersPerToken));
+    return Invalid("layers * kv_heads * head_dim is " + std::to_string(numbers) + ", at most " +
+                   std::to_string(kMaxNumbersPerToken));
   }
   return CheckRope(spec.rope, spec.head_dim);
 }
@@ -72,17 +78,19 @@ struct Choice {
   ParsedSpec values;
 };
 
-Result<ParsedSpec> Choose(const Registry& registry, const StoreSpec& spec, Side side, const std::string& text, const std::string& where) {
+Result<ParsedSpec> Choose(const Registry& registry, const StoreSpec& spec, Side side, const std::string& text,
+                          const std::string& where) {
   auto parsed = registry.Parse(text);
   if (!parsed) return Error{parsed.error().code, "store spec: " + where + ": " + parsed.error().message};
   const Codec& codec = *parsed->codec;
   if (side == Side::kKeys ? codec.make_keys == nullptr : codec.make_values == nullptr) {
-    return Error{ErrorCode::kUnsupported, "store spec: " + where + ": codec " + std::string(codec.name) + " is not offered for this side"};
+    return Error{ErrorCode::kUnsupported,
+                 "store spec: " + where + ": codec " + std::string(codec.name) + " is not offered for this side"};
   }
   const std::uint32_t multiple = codec.block_multiple == nullptr ? 1 : codec.block_multiple(parsed->params);
   if (spec.block_tokens % multiple != 0) {
-    return Invalid(where + ": codec " + parsed->Canonical() + " needs block_tokens in multiples of " + std::to_string(multiple) +
-                   ", not " + std::to_string(spec.block_tokens));
+    return Invalid(where + ": codec " + parsed->Canonical() + " needs block_tokens in multiples of " +
+                   std::to_string(multiple) + ", not " + std::to_string(spec.block_tokens));
   }
   return parsed;
 }
@@ -105,7 +113,8 @@ Result<std::vector<Choice>> ChooseAll(const Registry& registry, const StoreSpec&
     if (!layer_keys) return layer_keys.error();
     auto layer_values = Choose(registry, spec, Side::kValues, entry.values, where + ".values");
     if (!layer_values) return layer_values.error();
-    for (std::size_t layer = entry.first_layer; layer <= entry.last_layer; ++layer) choices[layer] = {*layer_keys, *layer_values};
+    for (std::size_t layer = entry.first_layer; layer <= entry.last_layer; ++layer)
+      choices[layer] = {*layer_keys, *layer_values};
   }
   return choices;
 }
@@ -126,8 +135,11 @@ Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const S
   }
   for (std::uint32_t layer = 0; layer < spec.layers; ++layer) {
     const Choice& choice = (*choices)[layer];
-    CodecConfig config{Side::kKeys,       layer,     spec.kv_heads, spec.head_dim, spec.block_tokens, plan->spec_.model,
-                       plan->spec_.rope, choice.keys.params, plan->artifact_.get()};
+    CodecConfig config{Side::kKeys,          layer,
+                       spec.kv_heads,        spec.head_dim,
+                       spec.block_tokens,    plan->spec_.model,
+                       plan->spec_.rope,     choice.keys.params,
+                       plan->artifact_.get()};
     auto keys = choice.keys.codec->make_keys(config);
     if (!keys) return keys.error();
     config.side = Side::kValues;
@@ -140,7 +152,8 @@ Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const S
     codecs.head_stride = codecs.values_offset + AlignUp(codecs.values->block_bytes());
     plan->payload_bytes_ += codecs.head_stride * spec.kv_heads;
     plan->layers_.push_back(std::move(codecs));
-    plan->canonical_ += "layer " + std::to_string(layer) + " keys " + choice.keys.Canonical() + " values " + choice.values.Canonical() + "\n";
+    plan->canonical_ +=
+        "layer " + std::to_string(layer) + " keys " + choice.keys.Canonical() + " values " + choice.values.Canonical() + "\n";
   }
   return std::unique_ptr<const Plan>(std::move(plan));
 }

@@ -39,21 +39,24 @@ bool IsAllowed(const ParamSpec& param, std::int64_t value) {
 Result<void> ParseParam(const Codec& codec, std::string_view item, std::vector<std::int64_t>& params, std::vector<bool>& seen) {
   const std::string where = "codec " + std::string(codec.name) + ": ";
   const std::size_t equals = item.find('=');
-  if (equals == std::string_view::npos) return Invalid(where + "\"" + std::string(item) + "\" is not of the form parameter=value");
+  if (equals == std::string_view::npos)
+    return Invalid(where + "\"" + std::string(item) + "\" is not of the form parameter=value");
   const std::string_view name = item.substr(0, equals);
   const std::string_view text = item.substr(equals + 1);
   const auto it = std::ranges::find(codec.params, name, &ParamSpec::name);
   if (it == codec.params.end()) {
     std::string known;
     for (const ParamSpec& param : codec.params) known += (known.empty() ? "" : ", ") + std::string(param.name);
-    return Invalid(where + "unknown parameter \"" + std::string(name) + "\" (" + (known.empty() ? "it has none" : "known: " + known) + ")");
+    return Invalid(where + "unknown parameter \"" + std::string(name) + "\" (" +
+                   (known.empty() ? "it has none" : "known: " + known) + ")");
   }
   const auto index = static_cast<std::size_t>(it - codec.params.begin());
   if (seen[index]) return Invalid(where + "parameter " + std::string(name) + " is given twice");
   std::int64_t value = 0;
   const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (status != std::errc() || end != text.data() + text.size() || !IsAllowed(*it, value)) {
-    return Invalid(where + "parameter " + std::string(name) + "=" + std::string(text) + " is not one of the integers " + Allowed(*it));
+    return Invalid(where + "parameter " + std::string(name) + "=" + std::string(text) + " is not one of the integers " +
+                   Allowed(*it));
   }
   seen[index] = true;
   params[index] = value;
@@ -74,11 +77,7 @@ std::string ParsedSpec::Canonical() const {
 Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
-      &kF32,
-      &kF16,
-      &kBF16,
-      &kInt8,
-      &kTurboQuantMse,
+      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse,
   };
   return registry;
 }

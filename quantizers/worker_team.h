@@ -12,8 +12,9 @@
 
 namespace kvant::quantizers {
 
-/// Runs ForEach on the caller and on helpers that spin a while for the next call before they sleep: a wake-up costs more than most
-/// calls' work. ForEach is called from one thread at a time. Helpers that come late find the work done and go back to waiting.
+/// Runs ForEach on the caller and on helpers that spin a while for the next call before they sleep: a wake-up costs more than
+/// most calls' work. ForEach is called from one thread at a time. Helpers that come late find the work done and go back to
+/// waiting.
 class WorkerTeam final : public Executor {
  public:
   /// `helpers` threads besides the caller's (0: everything runs inline). Idle helpers spin for `spin` before they sleep.
@@ -36,9 +37,9 @@ class WorkerTeam final : public Executor {
   void (*task_)(void*, std::size_t, std::size_t) = nullptr;
   void* context_ = nullptr;
 
-  alignas(64) std::atomic<std::size_t> next_{0};       ///< next index to hand out
-  alignas(64) std::atomic<std::uint32_t> state_{0};    ///< kOpen while a call runs, plus the number of helpers inside
-  alignas(64) std::atomic<std::uint32_t> calls_{0};    ///< bumped per call and at the end: what sleepers wait on
+  alignas(64) std::atomic<std::size_t> next_{0};     ///< next index to hand out
+  alignas(64) std::atomic<std::uint32_t> state_{0};  ///< kOpen while a call runs, plus the number of helpers inside
+  alignas(64) std::atomic<std::uint32_t> calls_{0};  ///< bumped per call and at the end: what sleepers wait on
   std::atomic<bool> stop_{false};
   std::chrono::nanoseconds spin_;
   std::vector<std::jthread> helpers_;

@@ -16,7 +16,9 @@ inline int Int8Code(float x, float inverse_scale) {
   return static_cast<int>(std::nearbyint(std::clamp(x * inverse_scale, -127.0f, 127.0f)));
 }
 
-inline std::size_t Int8KeyOffset(std::size_t t, std::size_t d, std::size_t dim) { return t / 16 * (16 * dim) + d / 4 * 64 + t % 16 * 4 + d % 4; }
+inline std::size_t Int8KeyOffset(std::size_t t, std::size_t d, std::size_t dim) {
+  return t / 16 * (16 * dim) + d / 4 * 64 + t % 16 * 4 + d % 4;
+}
 
 inline std::size_t Int8ValueOffset(std::size_t t, std::size_t d, std::size_t dim) { return t / 4 * (4 * dim) + 4 * d + t % 4; }
 
@@ -32,14 +34,16 @@ inline std::vector<int> Int16Integers(const float* x, std::size_t n, float* step
   }
   const float inverse = static_cast<float>(kInt16Limit) / max;
   for (std::size_t i = 0; i < n; ++i) {
-    integers[i] = static_cast<int>(std::nearbyint(std::clamp(x[i] * inverse, -static_cast<float>(kInt16Limit), static_cast<float>(kInt16Limit))));
+    integers[i] = static_cast<int>(
+        std::nearbyint(std::clamp(x[i] * inverse, -static_cast<float>(kInt16Limit), static_cast<float>(kInt16Limit))));
   }
   return integers;
 }
 
 inline int CodeAt(const std::byte* codes, std::size_t offset) { return std::to_integer<int>(codes[offset]) - 128; }
 
-inline float Int8Logit(const float* query, const std::byte* codes, const std::uint16_t* scales, std::size_t t, std::size_t dim) {
+inline float Int8Logit(const float* query, const std::byte* codes, const std::uint16_t* scales, std::size_t t,
+                       std::size_t dim) {
   float step;
   const auto integers = Int16Integers(query, dim, &step);
   std::int64_t sum = 0;

@@ -13,7 +13,8 @@ inline void Rotate(const RopeSpec& spec, std::size_t head_dim, double* row, std:
   if (spec.pairing == RopePairing::kNone) return;
   const std::size_t dims = spec.rotary_dims == 0 ? head_dim : spec.rotary_dims;
   for (std::size_t p = 0; p < dims / 2; ++p) {
-    const double angle = static_cast<double>(position) * std::pow(spec.theta, -2.0 * static_cast<double>(p) / static_cast<double>(dims));
+    const double angle =
+        static_cast<double>(position) * std::pow(spec.theta, -2.0 * static_cast<double>(p) / static_cast<double>(dims));
     double& x = row[spec.pairing == RopePairing::kAdjacent ? 2 * p : p];
     double& y = row[spec.pairing == RopePairing::kAdjacent ? 2 * p + 1 : p + dims / 2];
     const double turned = x * std::cos(angle) - y * std::sin(angle);

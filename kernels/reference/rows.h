@@ -37,7 +37,8 @@ inline double ElementAt(const void* data, ElementType type, std::size_t i) {
   return NumberOf(bits, type == ElementType::kF16 ? 10 : 7);
 }
 
-/// Rounds to nearest even by trying: the two neighbours of |x| among the format's numbers, the nearer one, the even one on a tie.
+/// Rounds to nearest even by trying: the two neighbours of |x| among the format's numbers, the nearer one, the even one on a
+/// tie.
 inline std::uint16_t BitsOf(float x, int mantissa_bits) {
   const auto sign = static_cast<std::uint16_t>(std::signbit(x) ? 0x8000 : 0);
   const auto infinity = static_cast<std::uint16_t>(((1 << (15 - mantissa_bits)) - 1) << mantissa_bits);
@@ -51,8 +52,9 @@ inline std::uint16_t BitsOf(float x, int mantissa_bits) {
   const auto high = static_cast<std::uint16_t>(low + 1);
   // The step above the largest finite number leads to where infinity stands: 2^(emax + 1).
   const double below = NumberOf(low, mantissa_bits);
-  const double above =
-      high == infinity ? 2 * NumberOf(low, mantissa_bits) - NumberOf(static_cast<std::uint16_t>(low - 1), mantissa_bits) : NumberOf(high, mantissa_bits);
+  const double above = high == infinity
+                           ? 2 * NumberOf(low, mantissa_bits) - NumberOf(static_cast<std::uint16_t>(low - 1), mantissa_bits)
+                           : NumberOf(high, mantissa_bits);
   const double down = magnitude - below;
   const double up = above - magnitude;
   const bool take_high = std::isinf(magnitude) || up < down || (up == down && (low & 1) != 0);

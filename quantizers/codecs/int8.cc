@@ -1,11 +1,11 @@
 // int8: every row rounded to 8-bit integers against its own largest magnitude.
 //
 // Row x: scale s = max|x| / 127 as ufloat16 (kernels/ufloat16.h), codes c = round(x / s) in [-127, 127], x' = s * c.
-// Block: the codes (kernels/int8_tiles.h: keys in tiles of 16 tokens, values in quads of 4), block_tokens * head_dim bytes; then
-// block_tokens ufloat16 scales. bits per element: 8 + 16 / head_dim.
+// Block: the codes (kernels/int8_tiles.h: keys in tiles of 16 tokens, values in quads of 4), block_tokens * head_dim bytes;
+// then block_tokens ufloat16 scales. bits per element: 8 + 16 / head_dim.
 //
-// Rounding the query to 15 bits adds a relative noise of at most d / (12 * 16256^2) to a score's, the weights likewise: below 1e-3 of
-// the codes' own.
+// Rounding the query to 15 bits adds a relative noise of at most d / (12 * 16256^2) to a score's, the weights likewise: below
+// 1e-3 of the codes' own.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -45,10 +45,12 @@ class Int8Block {
     for (std::size_t first = 0; first < tokens_; first += kTile) {
       for (std::size_t i = 0; i < kTile; ++i) {
         const std::size_t t = first + i;
-        const float largest = kernels::LoadRow(src + t * rows.stride * ElementBytes(rows.type), rows.type, dim_, tile + i * dim_);
+        const float largest =
+            kernels::LoadRow(src + t * rows.stride * ElementBytes(rows.type), rows.type, dim_, tile + i * dim_);
         if (!(largest / 127.0f < kernels::kUfloat16Overflow)) {
-          return Error{ErrorCode::kNotFinite, "encode as int8: row " + std::to_string(t) +
-                                                  (std::isfinite(largest) ? " has numbers beyond 1e12" : " holds NaN or infinity")};
+          return Error{ErrorCode::kNotFinite,
+                       "encode as int8: row " + std::to_string(t) +
+                           (std::isfinite(largest) ? " has numbers beyond 1e12" : " holds NaN or infinity")};
         }
         scales[t] = kernels::FloatToUfloat16(largest / 127.0f);
         const float scale = kernels::Ufloat16ToFloat(scales[t]);
@@ -78,7 +80,8 @@ class Int8Keys final : public KeyCodec {
     return block_.Encode<kernels::kInt8KeyTile>(rows, block, kernels::PackInt8Keys);
   }
 
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const override {
+  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
+              float* rows) const override {
     const std::size_t dim = block_.dim();
     for (std::size_t t = begin; t < end; ++t) {
       const float scale = kernels::Ufloat16ToFloat(block_.Scales(block)[t]);
@@ -94,13 +97,15 @@ class Int8Keys final : public KeyCodec {
   void PrepareQueries(std::size_t, const float* queries, std::size_t n, std::byte* prepared) const override {
     auto* rows = reinterpret_cast<kernels::Int16Row*>(prepared);
     auto* integers = reinterpret_cast<std::int16_t*>(rows + n);
-    for (std::size_t i = 0; i < n; ++i) rows[i] = kernels::RoundToInt16(queries + i * block_.dim(), block_.dim(), integers + i * block_.dim());
+    for (std::size_t i = 0; i < n; ++i)
+      rows[i] = kernels::RoundToInt16(queries + i * block_.dim(), block_.dim(), integers + i * block_.dim());
   }
   void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
              std::size_t stride, const std::byte* next, std::size_t next_bytes) const override {
     const auto* rows = reinterpret_cast<const kernels::Int16Row*>(prepared);
     const auto* integers = reinterpret_cast<const std::int16_t*>(rows + n);
-    kernels::ScoreInt8(rows, integers, n, block, block_.Scales(block), block_.tokens(), block_.dim(), logits, stride, next, next_bytes);
+    kernels::ScoreInt8(rows, integers, n, block, block_.Scales(block), block_.tokens(), block_.dim(), logits, stride, next,
+                       next_bytes);
   }
 
  private:
@@ -116,7 +121,8 @@ class Int8Values final : public ValueCodec {
     return block_.Encode<kernels::kInt8ValueTile>(rows, block, kernels::PackInt8Values);
   }
 
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const override {
+  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
+              float* rows) const override {
     const std::size_t dim = block_.dim();
     for (std::size_t t = begin; t < end; ++t) {
       const float scale = kernels::Ufloat16ToFloat(block_.Scales(block)[t]);

@@ -32,8 +32,9 @@ class RawBlock {
     for (std::size_t t = 0; t < tokens_; ++t) {
       const float largest = kernels::LoadRow(src + t * rows.stride * ElementBytes(rows.type), rows.type, dim_, row);
       if (!(largest <= limit)) {
-        return Error{ErrorCode::kNotFinite, "encode as " + std::string(ElementTypeName(type_)) + ": row " + std::to_string(t) +
-                                                (std::isfinite(largest) ? " exceeds the type's range" : " holds NaN or infinity")};
+        return Error{ErrorCode::kNotFinite,
+                     "encode as " + std::string(ElementTypeName(type_)) + ": row " + std::to_string(t) +
+                         (std::isfinite(largest) ? " exceeds the type's range" : " holds NaN or infinity")};
       }
       kernels::StoreRow(row, dim_, type_, block + t * row_bytes);
     }
@@ -59,7 +60,8 @@ class RawKeys final : public KeyCodec {
   [[nodiscard]] Result<void> Encode(std::size_t, std::uint64_t, const RowsView& rows, std::byte* block) const override {
     return raw_.Encode(rows, block);
   }
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const override {
+  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
+              float* rows) const override {
     raw_.Decode(block, begin, end, rows);
   }
   [[nodiscard]] std::size_t prepared_bytes(std::size_t n) const noexcept override { return n * raw_.dim() * sizeof(float); }
@@ -82,13 +84,15 @@ class RawValues final : public ValueCodec {
   [[nodiscard]] Result<void> Encode(std::size_t, std::uint64_t, const RowsView& rows, std::byte* block) const override {
     return raw_.Encode(rows, block);
   }
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const override {
+  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
+              float* rows) const override {
     raw_.Decode(block, begin, end, rows);
   }
   [[nodiscard]] std::size_t accumulator_floats() const noexcept override { return raw_.dim(); }
   [[nodiscard]] std::size_t accumulate_scratch_bytes(std::size_t) const noexcept override { return 0; }
   void Accumulate(std::size_t, const float* weights, std::size_t stride, std::size_t n, const std::byte* block, float* acc,
-                  std::size_t acc_stride, std::byte* /*scratch*/, const std::byte* /*next*/, std::size_t /*next_bytes*/) const override {
+                  std::size_t acc_stride, std::byte* /*scratch*/, const std::byte* /*next*/,
+                  std::size_t /*next_bytes*/) const override {
     kernels::WeightedSumRows(weights, stride, n, raw_.View(block), acc, acc_stride);
   }
   void Finish(std::size_t, const float* acc, std::size_t acc_stride, const float* /*weight_sums*/, std::size_t n,
@@ -114,8 +118,8 @@ std::uint32_t AnyBlock(std::span<const std::int64_t>) { return 1; }
 
 double NoError(Side, std::uint32_t, std::span<const std::int64_t>) { return 0.0; }
 
-/// Rounding to `kMantissa` explicit bits: in the binade [2^e, 2^(e+1)) the error is uniform over a step of 2^(e - kMantissa), so
-/// D = sum over e of P(2^e <= |x| < 2^(e+1)) * 4^(e - kMantissa) / 12 for x of N(0,1).
+/// Rounding to `kMantissa` explicit bits: in the binade [2^e, 2^(e+1)) the error is uniform over a step of 2^(e - kMantissa),
+/// so D = sum over e of P(2^e <= |x| < 2^(e+1)) * 4^(e - kMantissa) / 12 for x of N(0,1).
 template <int kMantissa>
 double RoundingError(Side, std::uint32_t, std::span<const std::int64_t>) {
   double sum = 0;

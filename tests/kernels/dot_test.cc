@@ -17,7 +17,8 @@ namespace {
 
 /// Random rows with NaN between and behind them.
 struct Rows {
-  Rows(ElementType type, std::size_t count, std::size_t dim, std::size_t stride) : bytes((count * stride + 1) * ElementBytes(type), std::byte{0xff}) {
+  Rows(ElementType type, std::size_t count, std::size_t dim, std::size_t stride)
+      : bytes((count * stride + 1) * ElementBytes(type), std::byte{0xff}) {
     std::mt19937_64 random(count * 1000 + dim);
     std::normal_distribution<float> normal;
     std::byte* base = bytes.data() + ElementBytes(type);  // aligned to the element only
@@ -60,9 +61,11 @@ TEST_P(DotTest, MatchesReference) {
             for (std::size_t t = 0; t < count; ++t) {
               double magnitude = 0;
               for (std::size_t k = 0; k < dim; ++k) {
-                magnitude += std::abs(queries[i * dim + k] * reference::ElementAt(rows.view.data, type, t * rows.view.stride + k));
+                magnitude +=
+                    std::abs(queries[i * dim + k] * reference::ElementAt(rows.view.data, type, t * rows.view.stride + k));
               }
-              ASSERT_NEAR(logits[i * stride + t], reference::DotRow(queries.data() + i * dim, rows.view, t), RoundingBound(dim, magnitude));
+              ASSERT_NEAR(logits[i * stride + t], reference::DotRow(queries.data() + i * dim, rows.view, t),
+                          RoundingBound(dim, magnitude));
             }
             ASSERT_EQ(logits[i * stride + count], -9.0f);
           }
@@ -93,7 +96,8 @@ TEST_P(WeightedSumTest, MatchesReference) {
               for (std::size_t t = 0; t < count; ++t) {
                 magnitude += std::abs(w[t] * reference::ElementAt(rows.view.data, type, t * rows.view.stride + k));
               }
-              ASSERT_NEAR(acc[i * (dim + 1) + k], 2.0 + reference::WeightedSum(w, rows.view, k), RoundingBound(count + 1, magnitude));
+              ASSERT_NEAR(acc[i * (dim + 1) + k], 2.0 + reference::WeightedSum(w, rows.view, k),
+                          RoundingBound(count + 1, magnitude));
             }
             ASSERT_EQ(acc[i * (dim + 1) + dim], 2.0f);
           }

@@ -39,7 +39,8 @@ TEST_P(Int8TilesTest, PacksCodesWhereTheLayoutSays) {
   for (const std::size_t dim : {8, 16, 24, 64, 72, 128, 1024}) {
     const auto rows = Gaussian(16 * dim, dim);
     std::vector<float> inverse(16);
-    for (std::size_t t = 0; t < 16; ++t) inverse[t] = t == 3 ? 0.0f : 20.0f + 10.0f * static_cast<float>(t);  // many codes are clamped
+    for (std::size_t t = 0; t < 16; ++t)
+      inverse[t] = t == 3 ? 0.0f : 20.0f + 10.0f * static_cast<float>(t);  // many codes are clamped
     std::vector<std::byte> keys(16 * dim + 1, std::byte{0x77});
     std::vector<std::byte> values(4 * dim + 1, std::byte{0x77});
     PackInt8Keys(rows.data(), inverse.data(), dim, keys.data());
@@ -95,10 +96,12 @@ TEST_P(Int8TilesTest, ScoresAreTheReferencesBits) {
         for (std::size_t i = 0; i < n; ++i) rows[i] = RoundToInt16(queries.data() + i * dim, dim, integers.data() + i * dim);
         const std::size_t stride = tokens + 1;
         std::vector<float> logits(n * stride, 3.5f);
-        ScoreInt8(rows.data(), integers.data(), n, codes.data(), scales.data(), tokens, dim, logits.data(), stride, codes.data(), codes.size());
+        ScoreInt8(rows.data(), integers.data(), n, codes.data(), scales.data(), tokens, dim, logits.data(), stride,
+                  codes.data(), codes.size());
         for (std::size_t i = 0; i < n; ++i) {
           for (std::size_t t = 0; t < tokens; ++t) {
-            ASSERT_EQ(logits[i * stride + t], reference::Int8Logit(queries.data() + i * dim, codes.data(), scales.data(), t, dim));
+            ASSERT_EQ(logits[i * stride + t],
+                      reference::Int8Logit(queries.data() + i * dim, codes.data(), scales.data(), t, dim));
           }
           ASSERT_EQ(logits[i * stride + tokens], 3.5f);
         }
@@ -120,14 +123,17 @@ TEST_P(Int8TilesTest, SumsAreTheReferencesBits) {
         std::vector<std::int16_t> integers(n * tokens);
         for (std::size_t i = 0; i < n; ++i) {
           MultiplyScales(weights.data() + i * tokens, scales.data(), tokens, products.data() + i * tokens);
-          for (std::size_t t = 0; t < tokens; ++t) ASSERT_EQ(products[i * tokens + t], weights[i * tokens + t] * Ufloat16ToFloat(scales[t]));
+          for (std::size_t t = 0; t < tokens; ++t)
+            ASSERT_EQ(products[i * tokens + t], weights[i * tokens + t] * Ufloat16ToFloat(scales[t]));
           rows[i] = RoundToInt16(products.data() + i * tokens, tokens, integers.data() + i * tokens);
         }
         std::vector<float> acc(n * (dim + 1), 0.25f);
         AccumulateInt8(rows.data(), integers.data(), n, codes.data(), tokens, dim, acc.data(), dim + 1, nullptr, 0);
         for (std::size_t i = 0; i < n; ++i) {
           for (std::size_t d = 0; d < dim; ++d) {
-            ASSERT_EQ(acc[i * (dim + 1) + d], 0.25f + reference::Int8Sum(products.data() + i * tokens, codes.data(), tokens, d, dim)) << d;
+            ASSERT_EQ(acc[i * (dim + 1) + d],
+                      0.25f + reference::Int8Sum(products.data() + i * tokens, codes.data(), tokens, d, dim))
+                << d;
           }
           ASSERT_EQ(acc[i * (dim + 1) + dim], 0.25f);
         }

@@ -40,9 +40,28 @@ TEST_P(RowsTest, LoadsEveryHalfAndBrain) {
 }
 
 TEST_P(RowsTest, StoreRoundsToNearestEven) {
-  std::vector<float> numbers = {0.0f, -0.0f, 1.0f, kInfinity, -kInfinity, kNaN, 65504.0f, 65519.996f, 65520.0f, 65536.0f, 1e-8f, 2.98e-8f,
-                                2.9802322e-8f, 2.9802326e-8f, 5.96e-8f, 6.1e-5f, 6.1035156e-5f, 1e-42f, 3.4e38f, 3.3961775e38f,
-                                std::numeric_limits<float>::max(), -std::numeric_limits<float>::min()};
+  std::vector<float> numbers = {0.0f,
+                                -0.0f,
+                                1.0f,
+                                kInfinity,
+                                -kInfinity,
+                                kNaN,
+                                65504.0f,
+                                65519.996f,
+                                65520.0f,
+                                65536.0f,
+                                1e-8f,
+                                2.98e-8f,
+                                2.9802322e-8f,
+                                2.9802326e-8f,
+                                5.96e-8f,
+                                6.1e-5f,
+                                6.1035156e-5f,
+                                1e-42f,
+                                3.4e38f,
+                                3.3961775e38f,
+                                std::numeric_limits<float>::max(),
+                                -std::numeric_limits<float>::min()};
   std::mt19937 random(1);
   for (int i = 0; i < 20000; ++i) {
     const auto bits = static_cast<std::uint32_t>(random());

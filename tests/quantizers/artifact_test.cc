@@ -42,7 +42,8 @@ TEST(ArtifactTest, WidensHalvesAndBrains) {
   std::memcpy(data.data(), halves, 4);
   std::memcpy(data.data() + 4, brains, 4);
   const auto artifact = Artifact::Make(SafetensorsImage(
-      R"({"__metadata__":{"format":"pt"},"h":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]},"b":{"dtype":"BF16","shape":[1,2],"data_offsets":[4,8]}})", data));
+      R"({"__metadata__":{"format":"pt"},"h":{"dtype":"F16","shape":[1,2],"data_offsets":[0,4]},"b":{"dtype":"BF16","shape":[1,2],"data_offsets":[4,8]}})",
+      data));
   ASSERT_TRUE(artifact) << artifact.error().message;
   for (const char* name : {"h", "b"}) {
     const auto values = (*artifact)->Find(name, 1, 2);
@@ -92,9 +93,13 @@ TEST(ArtifactTest, HostileImagesAreRefused) {
   ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})"), "no data_offsets");
   ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})"), "lie outside");
   ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[16,20]}})"), "lie outside the 16 data bytes");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551612,18446744073709551615]}})"), "lie outside");
+  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551612,18446744073709551615]}})"),
+                "lie outside");
   ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})"), "takes 8 bytes, data_offsets give 4");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})"), "overlaps");
+  ExpectRefused(
+      header(
+          R"({"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})"),
+      "overlaps");
 }
 
 TEST(ArtifactTest, FlippedBytesNeverCrash) {

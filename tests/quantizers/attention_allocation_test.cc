@@ -1,4 +1,5 @@
-// Attention's buffers grow to the largest call and stay: a steady state allocates nothing. Counts every operator new of the binary.
+// Attention's buffers grow to the largest call and stay: a steady state allocates nothing. Counts every operator new of the
+// binary.
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
@@ -24,7 +25,9 @@ void* Allocate(std::size_t bytes, std::size_t alignment) {
 }  // namespace
 
 void* operator new(std::size_t bytes) { return Allocate(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) { return Allocate(bytes, static_cast<std::size_t>(alignment)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return Allocate(bytes, static_cast<std::size_t>(alignment));
+}
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }

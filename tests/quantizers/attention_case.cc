@@ -73,7 +73,8 @@ void AttentionCase::Fill(std::mt19937_64& random) {
   const auto piece = [&](std::size_t begin, std::size_t end) {
     const std::size_t offset = begin * dim * ElementBytes(shape_.raw_type);
     if (begin < end) {
-      raw_.push_back({raw_keys_.data() + offset, raw_values_.data() + offset, shape_.raw_type, total_ * dim, dim, begin, end - begin});
+      raw_.push_back(
+          {raw_keys_.data() + offset, raw_values_.data() + offset, shape_.raw_type, total_ * dim, dim, begin, end - begin});
     }
   };
   const std::size_t tail_begin = shape_.sealed_blocks * shape_.block_tokens - shape_.raw_overlap;
@@ -240,13 +241,16 @@ void ExpectMatchesReference(const Registry& registry, const CaseShape& shape, st
   for (const double x : exact.out) norm += x * x;
   const double own = AttentionCase::Distance(decoded.out, exact.out);
   // Half a step of the output type, uniformly distributed: relative 2^-p / sqrt(12) at most.
-  const double out_error = shape.out_type == ElementType::kF32 ? 0 : shape.out_type == ElementType::kF16 ? std::ldexp(1, -11) : std::ldexp(1, -8);
+  const double out_error = shape.out_type == ElementType::kF32   ? 0
+                           : shape.out_type == ElementType::kF16 ? std::ldexp(1, -11)
+                                                                 : std::ldexp(1, -8);
   const double allowed = 0.05 * own + (kFloatError * kFloatError + out_error * out_error) * norm;
   EXPECT_LE(AttentionCase::Distance(outputs, decoded.out), allowed) << "own error " << own << ", norm " << norm;
 
   // The log-sum-exp moves by no more than the logits do.
   double logit_own = 0;
-  for (std::size_t i = 0; i < exact.logits.size(); ++i) logit_own += exact.weights[i] * std::pow(decoded.logits[i] - exact.logits[i], 2);
+  for (std::size_t i = 0; i < exact.logits.size(); ++i)
+    logit_own += exact.weights[i] * std::pow(decoded.logits[i] - exact.logits[i], 2);
   double lse_hidden = 0;
   for (std::size_t i = 0; i < decoded.lse.size(); ++i) {
     const std::size_t heads = shape.kv_heads * shape.group;

@@ -17,7 +17,8 @@
 
 namespace kvant::quantizers::test {
 
-/// How one problem is laid out. Tokens [0, sealed) are in blocks, [0, sinks) and [raw_from, total) are raw; queries are the last ones.
+/// How one problem is laid out. Tokens [0, sealed) are in blocks, [0, sinks) and [raw_from, total) are raw; queries are the
+/// last ones.
 struct CaseShape {
   std::string keys = "f32";
   std::string values = "f32";
@@ -27,18 +28,18 @@ struct CaseShape {
   std::size_t block_tokens = 128;
   std::size_t sealed_blocks = 3;
   std::size_t sinks = 4;
-  std::size_t raw_overlap = 0;   ///< raw rows reach this many tokens back into the sealed blocks
-  std::size_t tail = 40;         ///< raw tokens after the last block, the queries' own included
+  std::size_t raw_overlap = 0;  ///< raw rows reach this many tokens back into the sealed blocks
+  std::size_t tail = 40;        ///< raw tokens after the last block, the queries' own included
   std::size_t queries = 1;
-  std::size_t raw_pieces = 1;    ///< the tail is handed over in this many pieces
+  std::size_t raw_pieces = 1;  ///< the tail is handed over in this many pieces
   ElementType raw_type = ElementType::kF32;
   ElementType query_type = ElementType::kF32;
   ElementType out_type = ElementType::kF32;
   float softcap = 0.0f;
   std::uint32_t window = 0;
   bool sink_logits = false;
-  bool head_major = false;       ///< q and out are [heads, tokens, dim]
-  float spread = 1.0f;           ///< logits have about this standard deviation
+  bool head_major = false;  ///< q and out are [heads, tokens, dim]
+  float spread = 1.0f;      ///< logits have about this standard deviation
   RopeSpec rope = {};
   std::vector<std::byte> artifact = {};
 };
@@ -58,7 +59,8 @@ class AttentionCase {
   [[nodiscard]] std::vector<std::byte> OutputBytes() const { return out_; }
   void ClearOutput();
 
-  /// The brute-force answers: over what the codecs decode to, or over the rows before encoding. [tokens, heads, dim] and [tokens, heads].
+  /// The brute-force answers: over what the codecs decode to, or over the rows before encoding. [tokens, heads, dim] and
+  /// [tokens, heads].
   struct Answer {
     std::vector<double> out;
     std::vector<double> lse;
@@ -78,11 +80,11 @@ class AttentionCase {
   CaseShape shape_;
   std::size_t total_ = 0;
   std::unique_ptr<const Plan> plan_;
-  std::vector<float> keys_;                     ///< [kv_heads, total, dim]; pre-RoPE where the codec wants that
+  std::vector<float> keys_;  ///< [kv_heads, total, dim]; pre-RoPE where the codec wants that
   std::vector<float> values_;
-  std::vector<std::vector<std::byte>> slots_;   ///< payloads, over-aligned by hand
+  std::vector<std::vector<std::byte>> slots_;  ///< payloads, over-aligned by hand
   std::vector<const std::byte*> blocks_;
-  std::vector<std::byte> raw_keys_;             ///< [kv_heads, total, dim] of raw_type
+  std::vector<std::byte> raw_keys_;  ///< [kv_heads, total, dim] of raw_type
   std::vector<std::byte> raw_values_;
   std::vector<RawRows> raw_;
   std::vector<std::byte> q_;
@@ -92,8 +94,8 @@ class AttentionCase {
   AttendItem item_;
 };
 
-/// Runs one problem and compares with brute force over the decoded rows. What the integer arithmetic of a codec adds must stay below
-/// 5 % of what the codec itself costs against the rows before encoding; float arithmetic may add a relative 1e-5.
+/// Runs one problem and compares with brute force over the decoded rows. What the integer arithmetic of a codec adds must stay
+/// below 5 % of what the codec itself costs against the rows before encoding; float arithmetic may add a relative 1e-5.
 void ExpectMatchesReference(const Registry& registry, const CaseShape& shape, std::uint64_t seed);
 
 }  // namespace kvant::quantizers::test

@@ -1,6 +1,6 @@
-// The noise model that turns a codec's error into attention's: Var(e) = |q|^2 |k|^2 / d * D / (1 - D) * (1 - rho^2) / (d - 1) per logit
-// (unbiased scales; rho the cosine of q and k), KL(p || p') = Var_p(e) / 2, and for the output
-// E|o - o'|^2 = sum p^2 (Var(e) |v - o|^2 + D_v |v|^2).
+// The noise model that turns a codec's error into attention's: Var(e) = |q|^2 |k|^2 / d * D / (1 - D) * (1 - rho^2) / (d - 1)
+// per logit (unbiased scales; rho the cosine of q and k), KL(p || p') = Var_p(e) / 2, and for the output E|o - o'|^2 = sum p^2
+// (Var(e) |v - o|^2 + D_v |v|^2).
 #include <cmath>
 #include <cstddef>
 #include <string>
@@ -21,7 +21,8 @@ class AttentionNoiseTest : public testing::TestWithParam<int> {};
 TEST_P(AttentionNoiseTest, IsWhatTheCodecsErrorPredicts) {
   const Registry registry = Registry::Builtin();
   const std::string spec = "turboquant_mse:bits=" + std::to_string(GetParam());
-  test::CaseShape shape{.keys = spec, .values = spec, .head_dim = kDim, .kv_heads = 4, .group = 4, .sealed_blocks = 4, .sinks = 0};
+  test::CaseShape shape{
+      .keys = spec, .values = spec, .head_dim = kDim, .kv_heads = 4, .group = 4, .sealed_blocks = 4, .sinks = 0};
   shape.tail = 16;
   shape.queries = 16;
   constexpr std::uint64_t kSeed = 42;

@@ -19,7 +19,9 @@ namespace {
 using test::AttentionCase;
 using test::CaseShape;
 
-void ExpectMatchesReference(const CaseShape& shape, std::uint64_t seed) { test::ExpectMatchesReference(Registry::Builtin(), shape, seed); }
+void ExpectMatchesReference(const CaseShape& shape, std::uint64_t seed) {
+  test::ExpectMatchesReference(Registry::Builtin(), shape, seed);
+}
 
 class AttentionGridTest : public testing::TestWithParam<std::string> {};
 
@@ -65,11 +67,12 @@ TEST_P(AttentionGridTest, OddHeadSizesAndElementTypes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Codecs, AttentionGridTest, testing::ValuesIn(test::CoveringSpecs(Registry::Builtin())), [](const auto& codec) {
-  std::string name = codec.param;
-  for (char& c : name) c = c == ':' || c == '=' || c == ',' ? '_' : c;
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Codecs, AttentionGridTest, testing::ValuesIn(test::CoveringSpecs(Registry::Builtin())),
+                         [](const auto& codec) {
+                           std::string name = codec.param;
+                           for (char& c : name) c = c == ':' || c == '=' || c == ',' ? '_' : c;
+                           return name;
+                         });
 
 TEST(AttentionTest, KeysAndValuesChooseTheirCodecsIndependently) {
   const auto specs = test::CoveringSpecs(Registry::Builtin());
@@ -127,7 +130,8 @@ TEST(AttentionTest, SameBitsForAnyNumberOfThreads) {
 TEST(AttentionTest, BatchGivesTheSameBitsAsOneByOne) {
   const Registry registry = Registry::Builtin();
   AttentionCase a(registry, {.keys = "f16", .values = "bf16", .group = 4, .tail = 9, .queries = 5}, 14);
-  AttentionCase b(registry, {.keys = "bf16", .values = "f32", .head_dim = 128, .kv_heads = 3, .group = 2, .tail = 33, .queries = 1}, 15);
+  AttentionCase b(registry,
+                  {.keys = "bf16", .values = "f32", .head_dim = 128, .kv_heads = 3, .group = 2, .tail = 33, .queries = 1}, 15);
   WorkerTeam team(2);
   Attention attention(team);
   attention.Run({&a.item(), 1});

@@ -35,7 +35,9 @@ std::vector<float> Gaussian(std::size_t n, std::uint64_t seed) {
   return v;
 }
 
-RowsView View(const std::vector<float>& rows, std::size_t dim) { return {rows.data(), ElementType::kF32, rows.size() / dim, dim, dim}; }
+RowsView View(const std::vector<float>& rows, std::size_t dim) {
+  return {rows.data(), ElementType::kF32, rows.size() / dim, dim, dim};
+}
 
 /// An encoded block in aligned memory with a canary behind it.
 class Block {
@@ -47,7 +49,8 @@ class Block {
   [[nodiscard]] std::byte* data() { return memory_.data(); }
   [[nodiscard]] std::vector<std::byte> bytes() { return {memory_.data(), memory_.data() + bytes_}; }
   [[nodiscard]] bool canary_intact() {
-    return std::all_of(memory_.data() + bytes_, memory_.data() + bytes_ + kCanary, [](std::byte b) { return b == std::byte{0x5a}; });
+    return std::all_of(memory_.data() + bytes_, memory_.data() + bytes_ + kCanary,
+                       [](std::byte b) { return b == std::byte{0x5a}; });
   }
 
  private:
@@ -56,7 +59,8 @@ class Block {
   AlignedBuffer memory_;
 };
 
-std::vector<float> DecodeAll(const BlockCodec& codec, std::uint64_t position, Block& block, std::size_t tokens, std::size_t dim) {
+std::vector<float> DecodeAll(const BlockCodec& codec, std::uint64_t position, Block& block, std::size_t tokens,
+                             std::size_t dim) {
   std::vector<float> rows(tokens * dim);
   codec.Decode(kHead, position, block.data(), 0, tokens, rows.data());
   return rows;
@@ -80,7 +84,14 @@ ConformanceCase::ConformanceCase(const Registry& registry, const std::string& sp
     if (!made) throw std::invalid_argument(made.error().message);
     artifact_ = *std::move(made);
   }
-  CodecConfig config{Side::kKeys, 0, kHeads, static_cast<std::uint32_t>(dim_), static_cast<std::uint32_t>(tokens_), "model", rope_, parsed_.params,
+  CodecConfig config{Side::kKeys,
+                     0,
+                     kHeads,
+                     static_cast<std::uint32_t>(dim_),
+                     static_cast<std::uint32_t>(tokens_),
+                     "model",
+                     rope_,
+                     parsed_.params,
                      artifact_.get()};
   if (parsed_.codec->make_keys != nullptr) {
     auto made = parsed_.codec->make_keys(config);
@@ -109,7 +120,8 @@ bool ConformanceCase::centred() const { return spec_.find("center=1") != std::st
 void ConformanceCase::CheckAll() const {
   for (const Side side : {Side::kKeys, Side::kValues}) {
     if (side == Side::kKeys ? keys_ == nullptr : values_ == nullptr) continue;
-    SCOPED_TRACE(spec_ + " " + SideName(side) + " head_dim " + std::to_string(dim_) + " block_tokens " + std::to_string(tokens_));
+    SCOPED_TRACE(spec_ + " " + SideName(side) + " head_dim " + std::to_string(dim_) + " block_tokens " +
+                 std::to_string(tokens_));
     CheckRoundTrip(side);
     CheckDecodeOfRanges(side);
     CheckInputForms(side);
@@ -149,8 +161,8 @@ void ConformanceCase::CheckRoundTrip(Side side) const {
   const double mean = sum / n;
   const double standard_error = std::sqrt(std::max(0.0, sum_of_squares / n - mean * mean) / n);
   const double declared = parsed_.codec->gaussian_error(side, static_cast<std::uint32_t>(dim_), parsed_.params);
-  // Five standard errors, and what a formula leaves out: 2 %, more for tiny heads, whose rows are far from N(0,1) once normalised.
-  // A centred codec takes means away that these rows do not have.
+  // Five standard errors, and what a formula leaves out: 2 %, more for tiny heads, whose rows are far from N(0,1) once
+  // normalised. A centred codec takes means away that these rows do not have.
   const double slack = dim_ >= 64 ? 0.02 : 0.4;
   if (centred()) {
     EXPECT_GE(mean, declared * 0.9);
@@ -164,10 +176,12 @@ void ConformanceCase::CheckDecodeOfRanges(Side side) const {
   Block block(codec);
   ASSERT_TRUE(codec.Encode(kHead, 0, View(Gaussian(tokens_ * dim_, kSeed), dim_), block.data()));
   const auto all = DecodeAll(codec, 0, block, tokens_, dim_);
-  for (const auto& [begin, end] : {std::pair<std::size_t, std::size_t>{0, 0}, {0, 1}, {3, 3}, {5, 14}, {tokens_ - 1, tokens_}}) {
+  for (const auto& [begin, end] :
+       {std::pair<std::size_t, std::size_t>{0, 0}, {0, 1}, {3, 3}, {5, 14}, {tokens_ - 1, tokens_}}) {
     std::vector<float> rows((end - begin) * dim_ + 1, 7.0f);
     codec.Decode(kHead, 0, block.data(), begin, end, rows.data());
-    EXPECT_TRUE(std::equal(rows.begin(), rows.end() - 1, all.begin() + static_cast<std::ptrdiff_t>(begin * dim_))) << begin << ".." << end;
+    EXPECT_TRUE(std::equal(rows.begin(), rows.end() - 1, all.begin() + static_cast<std::ptrdiff_t>(begin * dim_)))
+        << begin << ".." << end;
     EXPECT_EQ(rows.back(), 7.0f);
   }
 }
@@ -188,7 +202,8 @@ void ConformanceCase::CheckInputForms(Side side) const {
     std::vector<std::byte> spread((tokens_ * stride + 1) * ElementBytes(type), std::byte{0xff});
     std::byte* base = spread.data() + ElementBytes(type);
     for (std::size_t t = 0; t < tokens_; ++t) {
-      std::memcpy(base + t * stride * ElementBytes(type), typed.data() + t * dim_ * ElementBytes(type), dim_ * ElementBytes(type));
+      std::memcpy(base + t * stride * ElementBytes(type), typed.data() + t * dim_ * ElementBytes(type),
+                  dim_ * ElementBytes(type));
     }
     for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
       hwy::SetSupportedTargetsForTest(target);
@@ -204,7 +219,8 @@ void ConformanceCase::CheckInputForms(Side side) const {
 void ConformanceCase::CheckRefusals(Side side) const {
   const BlockCodec& codec = Side_(side);
   Block block(codec);
-  const float bad[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()};
+  const float bad[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                       -std::numeric_limits<float>::infinity()};
   std::mt19937_64 random(kSeed + 2);
   for (const float value : bad) {
     for (int repeat = 0; repeat < 5; ++repeat) {
@@ -264,7 +280,8 @@ void ConformanceCase::CheckScores() const {
   // Rows as they meet the query: after RoPE where the codec stores them before it.
   const auto turned = [&](const std::vector<float>& rows) {
     std::vector<double> out(rows.begin(), rows.end());
-    for (std::size_t t = 0; t < tokens_ && keys_->pre_rope(); ++t) kernels::reference::Rotate(rope_, dim_, out.data() + t * dim_, position + t);
+    for (std::size_t t = 0; t < tokens_ && keys_->pre_rope(); ++t)
+      kernels::reference::Rotate(rope_, dim_, out.data() + t * dim_, position + t);
     return out;
   };
   const auto expected_rows = turned(decoded);
@@ -299,7 +316,8 @@ void ConformanceCase::CheckScores() const {
         own += std::pow(expected - exact, 2);
         scale += row_norm * query_norm;
       }
-      for (std::size_t t = tokens_; t < stride; ++t) ASSERT_EQ(logits[i * stride + t], -77.0f) << "Score writes beyond the block's tokens";
+      for (std::size_t t = tokens_; t < stride; ++t)
+        ASSERT_EQ(logits[i * stride + t], -77.0f) << "Score writes beyond the block's tokens";
     }
     EXPECT_LE(hidden, kHiddenShare * own + kFloatError * kFloatError * scale) << n << " queries, own squared error " << own;
 
@@ -374,11 +392,12 @@ void ConformanceCase::CheckSums() const {
     // Weights of 0 add nothing, and a query's sum does not depend on its company.
     const std::vector<float> zeros(n * tokens_, 0.0f);
     auto unchanged = acc;
-    values_->Accumulate(kHead, zeros.data(), tokens_, n, block.data(), unchanged.data(), acc_stride, scratch.data(), nullptr, 0);
+    values_->Accumulate(kHead, zeros.data(), tokens_, n, block.data(), unchanged.data(), acc_stride, scratch.data(), nullptr,
+                        0);
     EXPECT_EQ(unchanged, acc);
     std::vector<float> alone(floats, 0.0f);
-    values_->Accumulate(kHead, weights.data() + (n - 1) * stride, stride, 1, block.data(), alone.data(), floats, scratch.data(), block.data(),
-                        values_->block_bytes());
+    values_->Accumulate(kHead, weights.data() + (n - 1) * stride, stride, 1, block.data(), alone.data(), floats, scratch.data(),
+                        block.data(), values_->block_bytes());
     EXPECT_TRUE(std::equal(alone.begin(), alone.end(), acc.begin() + static_cast<std::ptrdiff_t>((n - 1) * acc_stride))) << n;
   }
 }

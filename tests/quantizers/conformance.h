@@ -30,13 +30,13 @@ class ConformanceCase {
   /// All of the below.
   void CheckAll() const;
 
-  void CheckRoundTrip(Side side) const;        ///< decode error is what gaussian_error declares
-  void CheckDecodeOfRanges(Side side) const;   ///< any range of rows decodes to the same bits
-  void CheckInputForms(Side side) const;       ///< strides, element types and SIMD targets do not change the bytes
-  void CheckRefusals(Side side) const;         ///< NaN and infinity in any place, naming the row
-  void CheckSpecialRows(Side side) const;      ///< zeros, denormals, equal rows, the largest numbers
-  void CheckScores() const;                    ///< Score = decode, RoPE where the codec wants it, dot product
-  void CheckSums() const;                      ///< Accumulate and Finish = weighted sum of decoded rows
+  void CheckRoundTrip(Side side) const;       ///< decode error is what gaussian_error declares
+  void CheckDecodeOfRanges(Side side) const;  ///< any range of rows decodes to the same bits
+  void CheckInputForms(Side side) const;      ///< strides, element types and SIMD targets do not change the bytes
+  void CheckRefusals(Side side) const;        ///< NaN and infinity in any place, naming the row
+  void CheckSpecialRows(Side side) const;     ///< zeros, denormals, equal rows, the largest numbers
+  void CheckScores() const;                   ///< Score = decode, RoPE where the codec wants it, dot product
+  void CheckSums() const;                     ///< Accumulate and Finish = weighted sum of decoded rows
 
  private:
   [[nodiscard]] const BlockCodec& Side_(Side side) const;

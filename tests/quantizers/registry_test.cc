@@ -50,7 +50,8 @@ TEST(RegistryTest, ErrorsNameCodecParameterValueAndWhatIsAllowed) {
     const auto parsed = registry.Parse(spec);
     ASSERT_FALSE(parsed) << spec;
     EXPECT_EQ(parsed.error().code, ErrorCode::kInvalidArgument);
-    for (const char* part : parts) EXPECT_NE(parsed.error().message.find(part), std::string::npos) << spec << ": " << parsed.error().message;
+    for (const char* part : parts)
+      EXPECT_NE(parsed.error().message.find(part), std::string::npos) << spec << ": " << parsed.error().message;
   };
   refused("", {"unknown codec \"\"", "f32", "sample"});
   refused("int3", {"unknown codec \"int3\"", "int8"});

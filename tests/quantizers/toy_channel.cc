@@ -34,7 +34,8 @@ class ChannelKeys final : public KeyCodec {
     return {};
   }
 
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const override {
+  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
+              float* rows) const override {
     for (std::size_t t = begin; t < end; ++t) DecodeRow(block, t, rows + (t - begin) * dim_);
   }
 
@@ -42,8 +43,8 @@ class ChannelKeys final : public KeyCodec {
   void PrepareQueries(std::size_t, const float* queries, std::size_t n, std::byte* prepared) const override {
     std::memcpy(prepared, queries, prepared_bytes(n));
   }
-  void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits, std::size_t stride,
-             const std::byte*, std::size_t) const override {
+  void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
+             std::size_t stride, const std::byte*, std::size_t) const override {
     float row[kMaxDim];
     const auto* queries = reinterpret_cast<const float*>(prepared);
     for (std::size_t t = 0; t < tokens_; ++t) {
@@ -100,8 +101,8 @@ std::uint32_t GroupTokens(std::span<const std::int64_t>) { return kGroup; }
 
 double NormalCdf(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); }
 
-/// Errors are uniform over a step of range / 15 but exact at the two ends: 30/32 * E[range^2] / (12 * 15^2), and E[1/|x|^2] = 1/(d-2).
-/// E[range^2] = integral of 2 w P(range > w), P(range <= w) = n * integral of phi(x) (Phi(x + w) - Phi(x))^(n-1).
+/// Errors are uniform over a step of range / 15 but exact at the two ends: 30/32 * E[range^2] / (12 * 15^2), and E[1/|x|^2] =
+/// 1/(d-2). E[range^2] = integral of 2 w P(range > w), P(range <= w) = n * integral of phi(x) (Phi(x + w) - Phi(x))^(n-1).
 double RangeError(Side, std::uint32_t head_dim, std::span<const std::int64_t>) {
   constexpr double kStep = 0.02;
   double squared = 0;

@@ -46,7 +46,8 @@ class Rows {
       const auto scale = static_cast<float>(std::sqrt(squares / static_cast<double>(dim_)));
       std::memcpy(block + t * sizeof(float), &scale, sizeof(scale));
       for (std::size_t part = 0; part < parts(); ++part) {
-        block[tokens_ * sizeof(float) + t * parts() + part] = static_cast<std::byte>(Nearest(row + part * kPart, double{scale}));
+        block[tokens_ * sizeof(float) + t * parts() + part] =
+            static_cast<std::byte>(Nearest(row + part * kPart, double{scale}));
       }
     }
     return {};
@@ -54,7 +55,8 @@ class Rows {
 
   void Decode(const std::byte* block, std::size_t begin, std::size_t end, float* rows) const {
     for (std::size_t t = begin; t < end; ++t) {
-      for (std::size_t k = 0; k < dim_; ++k) rows[(t - begin) * dim_ + k] = Scale(block, t) * Word(Code(block, t, k / kPart))[k % kPart];
+      for (std::size_t k = 0; k < dim_; ++k)
+        rows[(t - begin) * dim_ + k] = Scale(block, t) * Word(Code(block, t, k / kPart))[k % kPart];
     }
   }
 
@@ -85,12 +87,15 @@ class CodebookKeys final : public KeyCodec {
   [[nodiscard]] Result<void> Encode(std::size_t, std::uint64_t, const RowsView& rows, std::byte* block) const override {
     return rows_.Encode(rows, block);
   }
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const override {
+  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
+              float* rows) const override {
     rows_.Decode(block, begin, end, rows);
   }
 
   // Prepared: per query a table of [parts, 256] partial dot products.
-  [[nodiscard]] std::size_t prepared_bytes(std::size_t n) const noexcept override { return n * rows_.parts() * kWords * sizeof(float); }
+  [[nodiscard]] std::size_t prepared_bytes(std::size_t n) const noexcept override {
+    return n * rows_.parts() * kWords * sizeof(float);
+  }
   void PrepareQueries(std::size_t, const float* queries, std::size_t n, std::byte* prepared) const override {
     auto* table = reinterpret_cast<float*>(prepared);
     for (std::size_t i = 0; i < n * rows_.parts(); ++i) {
@@ -101,8 +106,8 @@ class CodebookKeys final : public KeyCodec {
       }
     }
   }
-  void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits, std::size_t stride,
-             const std::byte*, std::size_t) const override {
+  void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
+             std::size_t stride, const std::byte*, std::size_t) const override {
     for (std::size_t i = 0; i < n; ++i) {
       const float* table = reinterpret_cast<const float*>(prepared) + i * rows_.parts() * kWords;
       for (std::size_t t = 0; t < rows_.tokens(); ++t) {
@@ -124,7 +129,8 @@ class CodebookValues final : public ValueCodec {
   [[nodiscard]] Result<void> Encode(std::size_t, std::uint64_t, const RowsView& rows, std::byte* block) const override {
     return rows_.Encode(rows, block);
   }
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const override {
+  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
+              float* rows) const override {
     rows_.Decode(block, begin, end, rows);
   }
 
@@ -135,7 +141,8 @@ class CodebookValues final : public ValueCodec {
     for (std::size_t i = 0; i < n; ++i) {
       for (std::size_t t = 0; t < rows_.tokens(); ++t) {
         const float weight = weights[i * stride + t] * rows_.Scale(block, t);
-        for (std::size_t part = 0; part < rows_.parts(); ++part) acc[i * acc_stride + part * kWords + rows_.Code(block, t, part)] += weight;
+        for (std::size_t part = 0; part < rows_.parts(); ++part)
+          acc[i * acc_stride + part * kWords + rows_.Code(block, t, part)] += weight;
       }
     }
   }
@@ -155,7 +162,8 @@ class CodebookValues final : public ValueCodec {
 };
 
 Result<std::span<const float>> Codebook(const CodecConfig& config) {
-  if (config.artifact == nullptr) return Error{ErrorCode::kInvalidArgument, "codec toy_codebook needs the artifact tensor toy.codebook"};
+  if (config.artifact == nullptr)
+    return Error{ErrorCode::kInvalidArgument, "codec toy_codebook needs the artifact tensor toy.codebook"};
   return config.artifact->Find("toy.codebook", kWords, kPart);
 }
 

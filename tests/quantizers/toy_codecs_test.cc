@@ -1,4 +1,5 @@
-// The codec contract carries codecs of other kinds: each toy is added by one registration, passes the conformance suite and serves attention.
+// The codec contract carries codecs of other kinds: each toy is added by one registration, passes the conformance suite and
+// serves attention.
 #include "tests/quantizers/toy_codecs.h"
 
 #include <string>

@@ -30,7 +30,8 @@ class PreRopeKeys final : public KeyCodec {
     }
     return {};
   }
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const override {
+  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
+              float* rows) const override {
     kernels::LoadRow(block + begin * dim_ * 2, ElementType::kBF16, (end - begin) * dim_, rows);
   }
 
@@ -38,8 +39,8 @@ class PreRopeKeys final : public KeyCodec {
   void PrepareQueries(std::size_t, const float* queries, std::size_t n, std::byte* prepared) const override {
     std::memcpy(prepared, queries, prepared_bytes(n));
   }
-  void Score(std::size_t head, std::uint64_t first_position, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
-             std::size_t stride, const std::byte*, std::size_t) const override {
+  void Score(std::size_t head, std::uint64_t first_position, const std::byte* prepared, std::size_t n, const std::byte* block,
+             float* logits, std::size_t stride, const std::byte*, std::size_t) const override {
     float rows[kRowsAtOnce * kMaxDim];
     const auto* queries = reinterpret_cast<const float*>(prepared);
     for (std::size_t first = 0; first < tokens_; first += kRowsAtOnce) {
@@ -68,8 +69,8 @@ Result<std::unique_ptr<KeyCodec>> MakeKeys(const CodecConfig& config) {
   return std::unique_ptr<KeyCodec>(std::make_unique<PreRopeKeys>(config));
 }
 
-/// Uniform error of 2^(e - 7) within a binade [2^e, 2^(e+1)): a relative step between 2^-8 and 2^-7; the mean over mantissas of N(0,1)
-/// by sampling the density.
+/// Uniform error of 2^(e - 7) within a binade [2^e, 2^(e+1)): a relative step between 2^-8 and 2^-7; the mean over mantissas of
+/// N(0,1) by sampling the density.
 double RoundingError(Side, std::uint32_t, std::span<const std::int64_t>) {
   constexpr double kStep = 1e-3;
   double error = 0;
