@@ -41,7 +41,8 @@ Result<void> CheckArgs(const SequenceState& sequence, std::size_t layer, const A
   if (sequence.reserved() == 0 && args.q.tokens != 1) {
     return InvalidArgument(std::to_string(args.q.tokens) + " queries without reserved rows; a probe of what is cached has one");
   }
-  if (sequence.reserved() == 0 && (sequence.length() == 0 || args.window == 1)) {
+  // How long a reader's sequence is by now, the daemon knows.
+  if (sequence.reserved() == 0 && !sequence.read_only() && (sequence.length() == 0 || args.window == 1)) {
     return InvalidArgument(std::string("a query without reserved rows sees nothing: ") +
                            (args.window == 1 ? "its window holds itself only" : "the sequence is empty"));
   }

@@ -124,6 +124,33 @@ TEST_P(AttentionTest, TensorsOutsideTheArenaGiveTheSameAndAreCounted) {
   EXPECT_EQ(client.counters().bytes_copied - copied, GetParam() == Placement::kService ? staged : 0);
 }
 
+TEST_P(AttentionTest, ProbeSeesAllThatIsCached) {
+  Client client = env_.Connect();
+  const ModelShape& shape = model_.shape();
+  Store store = client.OpenStore(SpecOf(shape, "f32", "f32")).value();
+  Conversation talk(client, store.Open({}, Options(GetParam())).value(), model_, {}, kMaxStep);
+  Tensor q = client.Allocate(1, shape.q_heads, shape.head_dim).value();
+  Tensor out = client.Allocate(1, shape.q_heads, shape.head_dim).value();
+  const std::vector<float> row = model_.Row(RandomTokens(1, 9), 0, Side::kQuery, 0, 0);
+  for (std::size_t h = 0; h < shape.q_heads; ++h) std::copy(row.begin(), row.end(), q.f32() + h * row.size());
+  AttendArgs args{.q = AsConst(q.view()), .out = out.view(), .scale = 0.125f};
+  EXPECT_EQ(talk.sequence().Attend(0, args).error().code, ErrorCode::kInvalidArgument) << "nothing is cached";
+  talk.Feed(RandomTokens(200, 40), 50);
+  for (const std::uint32_t window : {0u, 2u, 33u, 150u, 200u, 1000u}) {
+    args.window = window;
+    const auto attended = talk.sequence().Attend(1, args);
+    ASSERT_TRUE(attended) << attended.error().message;
+    // It stands behind the last token: one place of its window is its own, which holds nothing.
+    const std::size_t first = window == 0 || window > 200 ? 0 : 201 - window;
+    EXPECT_LT(MaxDifference({out.f32(), std::size_t{shape.q_heads} * shape.head_dim},
+                            BruteProbe(model_, talk.tokens(), first, 1, row, 0.125f)),
+              kF32Tolerance)
+        << "window " << window;
+  }
+  args.window = 1;
+  EXPECT_EQ(talk.sequence().Attend(1, args).error().code, ErrorCode::kInvalidArgument);
+}
+
 TEST_P(AttentionTest, BatchEqualsOneByOne) {
   Client client = env_.Connect();
   const ModelShape& shape = model_.shape();

@@ -90,9 +90,11 @@ TEST_P(SequenceTest, ForksGoTheirOwnWays) {
   Store store = client.OpenStore(SpecOf(model_.shape(), "f32", "f32")).value();
   const std::vector<TokenId> prompt = RandomTokens(230, 14);
   Conversation source = Talk(client, store.Open({}, Options()).value(), {});
-  source.Feed(prompt, 64);
+  source.Feed(std::span(prompt).first(215), 64);
+  source.Feed(std::span(prompt).subspan(215), 1);
   // At the end, in the raw tail, and inside a sealed block.
-  for (const std::uint64_t at : {std::uint64_t{230}, std::uint64_t{210}, std::uint64_t{100}, std::uint64_t{0}}) {
+  for (const std::uint64_t at :
+       {std::uint64_t{230}, std::uint64_t{222}, std::uint64_t{210}, std::uint64_t{100}, std::uint64_t{0}}) {
     Result<Sequence> forked = source.sequence().Fork(at);
     ASSERT_TRUE(forked) << forked.error().message;
     EXPECT_EQ(forked->length(), at);
@@ -255,6 +257,14 @@ TEST(LiveReadTest, SeesWhatTheOwnerHasAdvanced) {
   Conversation talk(
       owner, owner_store.Open({}, {.recent_tokens = 16, .max_step_tokens = kMaxStep, .tail_type = ElementType::kF32}).value(),
       model, {}, kMaxStep);
+  Sequence early = reader_store.Read(talk.sequence().id()).value();
+  Tensor q = reader.Allocate(1, shape.q_heads, shape.head_dim).value();
+  Tensor out = reader.Allocate(1, shape.q_heads, shape.head_dim).value();
+  const std::vector<float> row = model.Row(RandomTokens(1, 9), 0, Side::kQuery, 1, 0);
+  for (std::size_t h = 0; h < shape.q_heads; ++h) std::copy(row.begin(), row.end(), q.f32() + h * row.size());
+  const AttendArgs args{.q = AsConst(q.view()), .out = out.view(), .scale = 0.125f};
+  const std::size_t outputs = std::size_t{shape.q_heads} * shape.head_dim;
+  EXPECT_EQ(early.Attend(1, args).error().code, ErrorCode::kInvalidArgument) << "nothing is there yet";
   talk.Feed(RandomTokens(100, 33), 50);
   {
     Sequence live = reader_store.Read(talk.sequence().id()).value();
@@ -262,32 +272,11 @@ TEST(LiveReadTest, SeesWhatTheOwnerHasAdvanced) {
     EXPECT_EQ(live.length(), 100u);
     for (const std::size_t more : {0, 30, 64}) {
       if (more > 0) talk.Feed(RandomTokens(more, 34 + more), 10);
-      // The probe stands behind the last token and sees all of them: the same as the next token's query without its own row.
-      std::vector<TokenId> tokens = talk.tokens();
-      const std::vector<float> q = model.Row(tokens, 0, Side::kQuery, 1, 0);
-      Tensor q_tensor = reader.Allocate(1, shape.q_heads, shape.head_dim).value();
-      Tensor out = reader.Allocate(1, shape.q_heads, shape.head_dim).value();
-      for (std::size_t h = 0; h < shape.q_heads; ++h) std::copy(q.begin(), q.end(), q_tensor.f32() + h * q.size());
-      const auto attended = live.Attend(1, {.q = AsConst(q_tensor.view()), .out = out.view(), .scale = 0.125f});
-      ASSERT_TRUE(attended) << attended.error().message;
-      for (std::size_t h = 0; h < shape.q_heads; ++h) {
-        std::vector<double> weights;
-        double sum = 0;
-        for (std::size_t p = 0; p < tokens.size(); ++p) {
-          const std::vector<float> k = model.Row(tokens, p, Side::kKey, 1, h / (shape.q_heads / shape.kv_heads));
-          double dot = 0;
-          for (std::size_t d = 0; d < q.size(); ++d) dot += double{q[d]} * double{k[d]};
-          weights.push_back(std::exp(dot * 0.125));
-          sum += weights.back();
-        }
-        std::vector<float> expected(q.size());
-        std::vector<double> acc(q.size());
-        for (std::size_t p = 0; p < tokens.size(); ++p) {
-          const std::vector<float> v = model.Row(tokens, p, Side::kValue, 1, h / (shape.q_heads / shape.kv_heads));
-          for (std::size_t d = 0; d < q.size(); ++d) acc[d] += weights[p] * double{v[d]};
-        }
-        for (std::size_t d = 0; d < q.size(); ++d) expected[d] = static_cast<float>(acc[d] / sum);
-        EXPECT_LT(MaxDifference({out.f32() + h * q.size(), q.size()}, expected), kF32Tolerance);
+      const std::vector<float> expected = BruteProbe(model, talk.tokens(), 0, 1, row, 0.125f);
+      for (Sequence* const reading : {&live, &early}) {
+        const auto attended = reading->Attend(1, args);
+        ASSERT_TRUE(attended) << attended.error().message;
+        EXPECT_LT(MaxDifference({out.f32(), outputs}, expected), kF32Tolerance);
       }
     }
     EXPECT_EQ(live.Reserve(1).error().code, ErrorCode::kUnsupported);

@@ -142,6 +142,28 @@ std::vector<float> BruteForce(const FakeModel& model, std::span<const TokenId> t
   return result;
 }
 
+std::vector<float> BruteProbe(const FakeModel& model, std::span<const TokenId> tokens, std::size_t first, std::size_t layer,
+                              std::span<const float> q, float scale) {
+  const ModelShape& shape = model.shape();
+  std::vector<float> result(std::size_t{shape.q_heads} * shape.head_dim);
+  for (std::size_t h = 0; h < shape.q_heads; ++h) {
+    const std::size_t kv = h / (shape.q_heads / shape.kv_heads);
+    double sum = 0;
+    std::vector<double> acc(shape.head_dim);
+    for (std::size_t p = first; p < tokens.size(); ++p) {
+      const std::vector<float> k = model.Row(tokens, p, Side::kKey, layer, kv);
+      const std::vector<float> v = model.Row(tokens, p, Side::kValue, layer, kv);
+      double dot = 0;
+      for (std::size_t d = 0; d < k.size(); ++d) dot += double{q[d]} * double{k[d]};
+      const double weight = std::exp(dot * double{scale});  // logits of a few units: no overflow
+      sum += weight;
+      for (std::size_t d = 0; d < v.size(); ++d) acc[d] += weight * double{v[d]};
+    }
+    for (std::size_t d = 0; d < acc.size(); ++d) result[h * shape.head_dim + d] = static_cast<float>(acc[d] / sum);
+  }
+  return result;
+}
+
 Conversation::Conversation(Client& client, Sequence sequence, const FakeModel& model, std::vector<TokenId> tokens,
                            std::uint32_t max_step)
     : sequence_(std::move(sequence)),

@@ -57,6 +57,10 @@ std::vector<float> BruteForce(const FakeModel& model, std::span<const TokenId> t
 
 enum class WriteMode : std::uint8_t { kInPlace, kAppendTokenMajor, kAppendHeadMajor };
 
+/// What a query without a row of its own sees of tokens [first, tokens.size()): [q_heads, head_dim]. All heads ask `q`.
+std::vector<float> BruteProbe(const FakeModel& model, std::span<const TokenId> tokens, std::size_t first, std::size_t layer,
+                              std::span<const float> q, float scale);
+
 /// Feeds a sequence and collects what attention says.
 class Conversation {
  public:
