@@ -23,7 +23,7 @@ constexpr std::uint32_t kBlockTokens = 16;
 constexpr std::uint32_t kLayers = 2;
 constexpr std::uint32_t kKvHeads = 2;
 
-Finished Kvantctl(std::vector<std::string> arguments) {
+Finished Kvantctl(const std::vector<std::string>& arguments) {
   return RunProgram(std::string(KVANT_PROGRAM_DIR) + "/kvantctl", arguments);
 }
 
@@ -85,7 +85,7 @@ class KvantctlTest : public testing::Test {
 
   Finished Ctl(std::vector<std::string> arguments) {
     arguments.insert(arguments.end(), {"--socket", "unix:" + daemon_->socket()});
-    return Kvantctl(std::move(arguments));
+    return Kvantctl(arguments);
   }
 
   Json CtlJson(std::vector<std::string> arguments) {

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -84,7 +85,8 @@ std::vector<double> Workload::Reference(std::size_t layer_index, std::size_t tok
   constexpr std::size_t kGroup = kQueryHeads / kKvHeads;
   for (std::size_t distinct = 0; distinct < std::min(kDistinctBlocks, blocks); ++distinct) {
     // How often this content occurs in the first `blocks` slots.
-    const auto times = static_cast<double>((blocks - distinct + kDistinctBlocks - 1) / kDistinctBlocks);
+    const std::size_t repeats = (blocks - distinct + kDistinctBlocks - 1) / kDistinctBlocks;
+    const auto times = static_cast<double>(repeats);
     for (std::size_t head = 0; head < kKvHeads; ++head) {
       const std::byte* at = slots_[distinct] + layer.offset + head * layer.head_stride;
       layer.keys->Decode(head, distinct * kBlockTokens, at, 0, kBlockTokens, keys.data());
