@@ -132,12 +132,11 @@ Int16Row RoundTarget(const float* x, std::size_t n, std::int16_t* integers) {
   std::size_t i = LargestOf(df, x, 0, n, &max);
   LargestOf(four, x, i, n, &max);
   Int16Row row;
-  row.step = max / kInt16Limit;
-  if (!(row.step > 0.0f)) {
-    row.step = 0.0f;
+  if (!(max >= kInt16Smallest)) {
     std::memset(integers, 0, n * sizeof(std::int16_t));
     return row;
   }
+  row.step = max / kInt16Limit;
   const float inverse = static_cast<float>(kInt16Limit) / max;
   std::int32_t sum = 0;
   i = RoundVectors(df, x, 0, n, inverse, integers, &sum);

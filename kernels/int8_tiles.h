@@ -18,6 +18,9 @@ inline constexpr std::size_t kInt8ValueTile = 4;
 /// Largest magnitude of a 16-bit query number or weight: 127 * 16256 * 1024 numbers stay below 2^31.
 inline constexpr int kInt16Limit = 127 * 128;
 
+/// Rows without a number of at least this magnitude count as zeros: their integers' factor would leave f32's range.
+inline constexpr float kInt16Smallest = 1e-30f;
+
 /// A row of numbers rounded to 16 bits: x[i] ~ step * integer i. The integers lie elsewhere, in fours ordered 0, 2, 1, 3.
 struct Int16Row {
   float step = 0.0f;

@@ -26,12 +26,10 @@ inline std::size_t Int8ValueOffset(std::size_t t, std::size_t d, std::size_t dim
 inline std::vector<int> Int16Integers(const float* x, std::size_t n, float* step) {
   float max = 0;
   for (std::size_t i = 0; i < n; ++i) max = std::max(max, std::fabs(x[i]));
-  *step = max / static_cast<float>(kInt16Limit);
+  *step = 0;
   std::vector<int> integers(n);
-  if (!(*step > 0)) {
-    *step = 0;
-    return integers;
-  }
+  if (!(max >= kInt16Smallest)) return integers;
+  *step = max / static_cast<float>(kInt16Limit);
   const float inverse = static_cast<float>(kInt16Limit) / max;
   for (std::size_t i = 0; i < n; ++i) {
     integers[i] = static_cast<int>(

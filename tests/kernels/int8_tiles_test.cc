@@ -76,12 +76,16 @@ TEST_P(Int8TilesTest, RoundsRowsTo15Bits) {
     }
     EXPECT_EQ(row.offset, -128 * sum);
   }
-  const std::vector<float> zeros(16, 0.0f);
-  std::vector<std::int16_t> integers(16, 5);
-  const Int16Row row = RoundToInt16(zeros.data(), 16, integers.data());
-  EXPECT_EQ(row.step, 0.0f);
-  EXPECT_EQ(row.offset, 0);
-  EXPECT_EQ(integers, std::vector<std::int16_t>(16, 0));
+  // Zeros, and numbers so small that their inverse is infinite.
+  for (const float tiny : {0.0f, 1e-42f, 1e-38f, 9e-31f}) {
+    std::vector<float> x(16, 0.0f);
+    x[3] = tiny;
+    std::vector<std::int16_t> integers(16, 5);
+    const Int16Row row = RoundToInt16(x.data(), 16, integers.data());
+    EXPECT_EQ(row.step, 0.0f);
+    EXPECT_EQ(row.offset, 0);
+    EXPECT_EQ(integers, std::vector<std::int16_t>(16, 0));
+  }
 }
 
 TEST_P(Int8TilesTest, ScoresAreTheReferencesBits) {
