@@ -175,7 +175,8 @@ HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
   run.scales = reinterpret_cast<float*>(args.scratch);
   run.words = reinterpret_cast<std::uint32_t*>(run.scales + kLloydWeightRun);
   run.steps = reinterpret_cast<float*>(run.words + args.queries * kWordsPerQuery);
-  const std::size_t passes = (4 * dim + 64 * kVectorsAtOnce - 1) / (64 * kVectorsAtOnce);
+  const std::size_t pass_bytes = hn::Lanes(CodeTag()) * kVectorsAtOnce;
+  const std::size_t passes = (4 * dim + pass_bytes - 1) / pass_bytes;
   Prefetch prefetch(args.next, args.next_bytes, passes * args.tokens / (kBits == 1 || kBits == 3 ? 32 : 16));
   for (std::size_t first = 0; first < args.tokens; first += kLloydWeightRun) {
     const std::size_t count = std::min(kLloydWeightRun, args.tokens - first);

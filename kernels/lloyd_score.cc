@@ -139,7 +139,7 @@ HWY_INLINE void ScoreQueries(const LloydScoreArgs& args, const LloydQueryHead& h
 template <std::uint32_t kBits>
 HWY_INLINE void ScoreBits(const LloydScoreArgs& args) {
   // The first queries' pass over the block does the prefetching.
-  Prefetch prefetch(args.next, args.next_bytes, args.tokens * args.dim * kBits / (8 * 64));
+  Prefetch prefetch(args.next, args.next_bytes, (args.tokens + 63) / 64 * (args.dim / 4));
   const std::size_t batch_bytes = LloydQueryBatchBytes(kBits, args.dim);
   for (std::size_t i = 0; i < args.queries;) {
     const std::byte* batch = args.prepared + i / kLanes * batch_bytes;

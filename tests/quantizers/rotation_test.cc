@@ -24,6 +24,12 @@ TEST(RotationSeedTest, DependsOnEveryFieldOfTheKeyAndOnNothingElse) {
   other.model = "model2";
   EXPECT_TRUE(seeds.insert(RotationSeed(other)).second);
   other = key;
+  other.layer = 4;
+  EXPECT_TRUE(seeds.insert(RotationSeed(other)).second);
+  other = key;
+  other.kv_head = 1;
+  EXPECT_TRUE(seeds.insert(RotationSeed(other)).second);
+  other = key;  // exchanged
   other.layer = 2;
   other.kv_head = 3;
   EXPECT_TRUE(seeds.insert(RotationSeed(other)).second);
