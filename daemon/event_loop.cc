@@ -95,6 +95,7 @@ EventLoop::~EventLoop() noexcept(false) {
   connections_.clear();  // sessions, sequences, leases; encodings in flight are abandoned
   encode_.reset();       // joins
   populate_.reset();
+  queue_.Discard();  // ends of encodings hold slots and charges of members that die before the queue
 }
 
 void EventLoop::Run() {

@@ -24,6 +24,14 @@ void LoopQueue::Post(std::function<void()> work) {
   [[maybe_unused]] const auto written = ::write(eventfd_.get(), &one, sizeof(one));
 }
 
+void LoopQueue::Discard() {
+  std::vector<std::function<void()>> posted;
+  {
+    const std::lock_guard lock(mutex_);
+    posted.swap(posted_);
+  }
+}
+
 kj::Promise<void> LoopQueue::Drain() {
   return observer_.whenBecomesReadable().then([this] {
     std::uint64_t count = 0;

@@ -22,6 +22,9 @@ class LoopQueue {
   /// Runs `work` on the loop thread, in the order posted. `work` must not throw.
   void Post(std::function<void()> work);
 
+  /// Destroys what was posted and has not run, and all it holds. Loop thread, once nobody posts any more.
+  void Discard();
+
  private:
   kj::Promise<void> Drain();
 
