@@ -186,42 +186,21 @@ void WriteStore(const Session::HeldStore& held, wire::StoreOpened::Builder to) {
   to.setValueBitsPerElement(value_bits / elements);
 }
 
-// ---------------------------------------------------------------------------------------------------- waiting
+// -------------------------------------------------------------------------------------------------- sequences
 
-/// Resolves once `sequence` is settled (or closed). Things may have changed again by then.
-kj::Promise<void> WhenSettled(Sequence& sequence) {
-  auto pair = kj::newPromiseAndFulfiller<void>();
-  // std::function wants to be copied; a shared fulfiller can be.
-  auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
-  sequence.WhenSettled([fulfiller] { (*fulfiller)->fulfill(); });
-  return kj::mv(pair.promise);
-}
-
-/// Runs `body` once none of the sequences that `find` (-> Sequence*, or null when all are) names has encodings to wait for: at
-/// once in the common case.
-template <typename Find, typename Body>
-kj::Promise<void> OnceSettled(Find find, Body body) {
-  Sequence* busy = find();
-  if (busy == nullptr) {
-    Guarded(body);
-    return kj::READY_NOW;
-  }
-  return WhenSettled(*busy).then([find = std::move(find), body = std::move(body)]() mutable {
-    return OnceSettled(std::move(find), std::move(body));
-  });
-}
-
-Sequence* BusyOrNull(Result<Glance> glance) {
-  return glance && !glance->sequence->settled() ? glance->sequence : nullptr;
-}
-
-/// The first sequence of `items` that is not settled.
+/// The sequences that a batch names.
 template <typename Items, typename IdOf>
-Sequence* FirstBusy(const Session& session, Items items, IdOf id_of) {
-  for (auto item : items) {
-    if (Sequence* busy = BusyOrNull(session.View(id_of(item)))) return busy;
-  }
-  return nullptr;
+std::vector<std::uint64_t> IdsOf(Items items, IdOf id_of) {
+  std::vector<std::uint64_t> ids;
+  ids.reserve(items.size());
+  for (auto item : items) ids.push_back(id_of(item));
+  return ids;
+}
+
+Sequence* FindAny(const Session& session, std::uint64_t id) {
+  if (auto view = session.View(id)) return view->sequence;
+  auto elsewhere = session.services().core.sequences.Find(id);  // the source of a fork
+  return elsewhere ? *elsewhere : nullptr;
 }
 
 void CheckBatch(std::size_t items) {
@@ -258,6 +237,75 @@ void RunAttend(Session& session, Items items, AttendOf attend_of, std::vector<Re
   for (std::size_t i = 0; i < calls.size(); ++i) outcomes[item_of_call[i]] = std::move(attended[i]);
 }
 
+/// Answers of one advance's items as they come in; shared by the callbacks and the continuation.
+struct AdvanceAnswers {
+  std::vector<std::optional<Result<Advanced>>> of_item;
+  std::size_t missing = 0;
+  kj::Own<kj::PromiseFulfiller<void>> all_here;  // set while the call waits
+
+  void Put(std::size_t item, Result<Advanced> answer) {
+    of_item[item] = std::move(answer);
+    if (--missing == 0 && all_here.get() != nullptr) all_here->fulfill();
+  }
+};
+
+using AdvanceContext = capnp::CallContext<wire::Session::AdvanceParams, wire::Session::AdvanceResults>;
+
+void WriteAnswers(Session& session, const AdvanceAnswers& answers, AdvanceContext context) {
+  const auto items = context.getParams().getItems();
+  auto outcomes = context.getResults().initOutcomes(items.size());
+  for (unsigned i = 0; i < items.size(); ++i) WriteAdvanced(session, items[i].getSequence(), *answers.of_item[i], outcomes[i]);
+}
+
+kj::Promise<void> RunAdvance(const std::shared_ptr<Session>& session, AdvanceContext context) {
+  const auto items = context.getParams().getItems();
+  auto answers = std::make_shared<AdvanceAnswers>();
+  answers->of_item.resize(items.size());
+  answers->missing = items.size();
+  for (unsigned i = 0; i < items.size(); ++i) {
+    auto own = session->Own(items[i].getSequence());
+    if (!own) {
+      answers->Put(i, own.error());
+      continue;
+    }
+    const SealWait wait = items[i].getWaitSealed() ? SealWait::kDue : SealWait::kSwitched;
+    const std::uint64_t before = own->sequence->length();
+    own->sequence->Advance(ReadTokens(items[i].getTokens()), wait, [answers, i](Result<Advanced> answer) { answers->Put(i, std::move(answer)); });
+    session->CountAdvanced(own->sequence->length() - before);
+  }
+  if (answers->missing == 0) {
+    WriteAnswers(*session, *answers, context);
+    return kj::READY_NOW;
+  }
+  auto pair = kj::newPromiseAndFulfiller<void>();
+  answers->all_here = kj::mv(pair.fulfiller);
+  return pair.promise.then([session, answers, context]() mutable {
+    Guarded([&] { WriteAnswers(*session, *answers, context); });
+  });
+}
+
+using ReleaseContext = capnp::CallContext<wire::Session::ReleaseParams, wire::Advanced>;
+
+kj::Promise<void> RunRelease(const std::shared_ptr<Session>& session, ReleaseContext context) {
+  const std::uint64_t id = context.getParams().getSequence();
+  auto own = session->Own(id);
+  if (!own) {
+    WriteAdvanced(*session, id, own.error(), context.getResults());
+    return kj::READY_NOW;
+  }
+  auto pair = kj::newPromiseAndFulfiller<void>();
+  // The callback may come from inside Release; the answer is written in the next turn either way.
+  auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
+  auto result = std::make_shared<std::optional<Result<Advanced>>>();
+  own->sequence->Release(context.getParams().getMark().getLength(), [fulfiller, result](Result<Advanced> answer) {
+    *result = std::move(answer);
+    (*fulfiller)->fulfill();
+  });
+  return pair.promise.then([session, id, result, context]() mutable {
+    Guarded([&] { WriteAdvanced(*session, id, **result, context.getResults()); });
+  });
+}
+
 template <typename Context>
 void WriteOutcomes(const std::vector<Result<void>>& outcomes, Context context) {
   auto list = context.getResults().initOutcomes(static_cast<unsigned>(outcomes.size()));
@@ -269,6 +317,17 @@ void WriteOutcomes(const std::vector<Result<void>>& outcomes, Context context) {
 kj::Promise<void> SegmentServer::size(SizeContext context) {
   context.getResults().setBytes(bytes_);
   return kj::READY_NOW;
+}
+
+SessionServer::SessionServer(std::shared_ptr<Session> session)
+    : session_(std::move(session)), order_(std::make_shared<CallOrder>([held = session_](std::uint64_t id) { return FindAny(*held, id); })) {}
+
+template <typename Body>
+kj::Promise<void> SessionServer::InOrder(std::vector<std::uint64_t> ids, CallNeeds needs, Body body) {
+  return order_->Run(std::move(ids), needs, [body = kj::mv(body)]() mutable -> kj::Promise<void> {
+    Guarded(body);
+    return kj::READY_NOW;
+  });
 }
 
 SessionServer::~SessionServer() noexcept(false) { session_->Close(); }
@@ -340,12 +399,8 @@ kj::Promise<void> SessionServer::openSequence(OpenSequenceContext context) {
 }
 
 kj::Promise<void> SessionServer::fork(ForkContext context) {
-  const auto busy_source = [session = session_, context]() mutable -> Sequence* {
-    auto source = session->services().core.sequences.Find(context.getParams().getSource());
-    return source && !(*source)->settled() ? *source : nullptr;
-  };
   return Guarded([&] {
-    return OnceSettled(busy_source, [session = session_, context]() mutable {
+    return InOrder({context.getParams().getSource()}, CallNeeds::kSettled, [session = session_, context]() mutable {
       const auto params = context.getParams();
       auto options = ReadOptions(params.getOptions());
       auto sequence = options ? session->Fork(params.getStore(), params.getSource(), params.getLength(), *options)
@@ -360,34 +415,34 @@ kj::Promise<void> SessionServer::fork(ForkContext context) {
 }
 
 kj::Promise<void> SessionServer::read(ReadContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
-    auto reader = session_->Read(context.getParams().getStore(), context.getParams().getSource());
-    if (!reader) {
-      wire::WriteError(reader.error(), context.getResults().initError());
-      return kj::READY_NOW;
-    }
-    auto ok = context.getResults().initOk();
-    WriteState(*session_, *reader->source, Placement::kService, ok);
-    ok.setSequence(reader->id);
-    return kj::READY_NOW;
+  return Guarded([&] {
+    return InOrder({context.getParams().getSource()}, CallNeeds::kOrder, [session = session_, context]() mutable {
+      auto reader = session->Read(context.getParams().getStore(), context.getParams().getSource());
+      if (!reader) {
+        wire::WriteError(reader.error(), context.getResults().initError());
+        return;
+      }
+      auto ok = context.getResults().initOk();
+      WriteState(*session, *reader->source, Placement::kService, ok);
+      ok.setSequence(reader->id);
+    });
   });
 }
 
 kj::Promise<void> SessionServer::close(CloseContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
-    wire::WriteStatus(session_->CloseSequence(context.getParams().getSequence()), context.getResults());
-    return kj::READY_NOW;
+  return Guarded([&] {
+    return InOrder({context.getParams().getSequence()}, CallNeeds::kOrder, [session = session_, context]() mutable {
+      wire::WriteStatus(session->CloseSequence(context.getParams().getSequence()), context.getResults());
+    });
   });
 }
 
 kj::Promise<void> SessionServer::append(AppendContext context) {
-  const auto busy = [session = session_, context]() mutable {
-    const auto items = context.getParams().getItems();
-    return FirstBusy(*session, items, [](wire::AppendItem::Reader item) { return item.getSequence(); });
-  };
   return Guarded([&] {
-    CheckBatch(context.getParams().getItems().size());
-    return OnceSettled(busy, [session = session_, context]() mutable {
+    const auto sent = context.getParams().getItems();
+    CheckBatch(sent.size());
+    auto ids = IdsOf(sent, [](wire::AppendItem::Reader item) { return item.getSequence(); });
+    return InOrder(std::move(ids), CallNeeds::kSettled, [session = session_, context]() mutable {
       const auto items = context.getParams().getItems();
       std::vector<Result<void>> outcomes(items.size());
       for (unsigned i = 0; i < items.size(); ++i) outcomes[i] = RunAppend(*session, items[i]);
@@ -397,13 +452,11 @@ kj::Promise<void> SessionServer::append(AppendContext context) {
 }
 
 kj::Promise<void> SessionServer::attend(AttendContext context) {
-  const auto busy = [session = session_, context]() mutable {
-    const auto items = context.getParams().getItems();
-    return FirstBusy(*session, items, [](wire::AttendItem::Reader item) { return item.getSequence(); });
-  };
   return Guarded([&] {
-    CheckBatch(context.getParams().getItems().size());
-    return OnceSettled(busy, [session = session_, context]() mutable {
+    const auto sent = context.getParams().getItems();
+    CheckBatch(sent.size());
+    auto ids = IdsOf(sent, [](wire::AttendItem::Reader item) { return item.getSequence(); });
+    return InOrder(std::move(ids), CallNeeds::kSettled, [session = session_, context]() mutable {
       const auto items = context.getParams().getItems();
       std::vector<Result<void>> outcomes(items.size());
       RunAttend(*session, items, [](wire::AttendItem::Reader item) { return item; }, outcomes);
@@ -413,13 +466,11 @@ kj::Promise<void> SessionServer::attend(AttendContext context) {
 }
 
 kj::Promise<void> SessionServer::step(StepContext context) {
-  const auto busy = [session = session_, context]() mutable {
-    const auto items = context.getParams().getItems();
-    return FirstBusy(*session, items, [](wire::StepItem::Reader item) { return item.getAttend().getSequence(); });
-  };
   return Guarded([&] {
-    CheckBatch(context.getParams().getItems().size());
-    return OnceSettled(busy, [session = session_, context]() mutable {
+    const auto sent = context.getParams().getItems();
+    CheckBatch(sent.size());
+    auto ids = IdsOf(sent, [](wire::StepItem::Reader item) { return item.getAttend().getSequence(); });
+    return InOrder(std::move(ids), CallNeeds::kSettled, [session = session_, context]() mutable {
       const auto items = context.getParams().getItems();
       std::vector<Result<void>> outcomes(items.size());
       for (unsigned i = 0; i < items.size(); ++i) {
@@ -437,54 +488,20 @@ kj::Promise<void> SessionServer::step(StepContext context) {
 }
 
 kj::Promise<void> SessionServer::advance(AdvanceContext context) {
-  /// Answers of one call's items as they come in; shared by the callbacks and the continuation.
-  struct Answers {
-    std::vector<std::optional<Result<Advanced>>> of_item;
-    std::size_t missing = 0;
-    kj::Own<kj::PromiseFulfiller<void>> all_here;  // set while the call waits
-
-    void Put(std::size_t item, Result<Advanced> answer) {
-      of_item[item] = std::move(answer);
-      if (--missing == 0 && all_here.get() != nullptr) all_here->fulfill();
-    }
-  };
-  return Guarded([&]() -> kj::Promise<void> {
-    const auto items = context.getParams().getItems();
-    CheckBatch(items.size());
-    auto answers = std::make_shared<Answers>();
-    answers->of_item.resize(items.size());
-    answers->missing = items.size();
-    for (unsigned i = 0; i < items.size(); ++i) {
-      auto own = session_->Own(items[i].getSequence());
-      if (!own) {
-        answers->Put(i, own.error());
-        continue;
-      }
-      const std::vector<std::uint32_t> tokens = ReadTokens(items[i].getTokens());
-      const SealWait wait = items[i].getWaitSealed() ? SealWait::kDue : SealWait::kSwitched;
-      const std::uint64_t before = own->sequence->length();
-      own->sequence->Advance(tokens, wait, [answers, i](Result<Advanced> answer) { answers->Put(i, std::move(answer)); });
-      session_->CountAdvanced(own->sequence->length() - before);
-    }
-    auto answer = [session = session_, answers, context]() mutable {
-      const auto sent = context.getParams().getItems();
-      auto outcomes = context.getResults().initOutcomes(sent.size());
-      for (unsigned i = 0; i < sent.size(); ++i) WriteAdvanced(*session, sent[i].getSequence(), *answers->of_item[i], outcomes[i]);
-    };
-    if (answers->missing == 0) {
-      Guarded(kj::mv(answer));
-      return kj::READY_NOW;
-    }
-    auto pair = kj::newPromiseAndFulfiller<void>();
-    answers->all_here = kj::mv(pair.fulfiller);
-    return pair.promise.then([answer = kj::mv(answer)]() mutable { Guarded(answer); });
+  return Guarded([&] {
+    const auto sent = context.getParams().getItems();
+    CheckBatch(sent.size());
+    auto ids = IdsOf(sent, [](wire::AdvanceItem::Reader item) { return item.getSequence(); });
+    // Advances follow each other without waiting for the one before to be answered: the sequence keeps them apart.
+    return order_->Run(std::move(ids), CallNeeds::kOrder, [session = session_, context]() mutable {
+      return Guarded([&] { return RunAdvance(session, context); });
+    });
   });
 }
 
 kj::Promise<void> SessionServer::trim(TrimContext context) {
-  const auto busy = [session = session_, context]() mutable { return BusyOrNull(session->Own(context.getParams().getSequence())); };
   return Guarded([&] {
-    return OnceSettled(busy, [session = session_, context]() mutable {
+    return InOrder({context.getParams().getSequence()}, CallNeeds::kSettled, [session = session_, context]() mutable {
       auto own = session->Own(context.getParams().getSequence());
       auto done = own ? own->sequence->Trim(context.getParams().getLength()) : Result<void>(own.error());
       if (!done) {
@@ -497,9 +514,8 @@ kj::Promise<void> SessionServer::trim(TrimContext context) {
 }
 
 kj::Promise<void> SessionServer::mark(MarkContext context) {
-  const auto busy = [session = session_, context]() mutable { return BusyOrNull(session->Own(context.getParams().getSequence())); };
   return Guarded([&] {
-    return OnceSettled(busy, [session = session_, context]() mutable {
+    return InOrder({context.getParams().getSequence()}, CallNeeds::kSettled, [session = session_, context]() mutable {
       auto own = session->Own(context.getParams().getSequence());
       auto marked = own ? own->sequence->SetMark() : Result<std::uint64_t>(own.error());
       if (!marked) {
@@ -512,9 +528,8 @@ kj::Promise<void> SessionServer::mark(MarkContext context) {
 }
 
 kj::Promise<void> SessionServer::rewind(RewindContext context) {
-  const auto busy = [session = session_, context]() mutable { return BusyOrNull(session->Own(context.getParams().getSequence())); };
   return Guarded([&] {
-    return OnceSettled(busy, [session = session_, context]() mutable {
+    return InOrder({context.getParams().getSequence()}, CallNeeds::kSettled, [session = session_, context]() mutable {
       auto own = session->Own(context.getParams().getSequence());
       auto done = own ? own->sequence->Rewind(context.getParams().getMark().getLength()) : Result<void>(own.error());
       if (!done) {
@@ -527,37 +542,25 @@ kj::Promise<void> SessionServer::rewind(RewindContext context) {
 }
 
 kj::Promise<void> SessionServer::release(ReleaseContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
-    const std::uint64_t id = context.getParams().getSequence();
-    auto own = session_->Own(id);
-    if (!own) {
-      WriteAdvanced(*session_, id, own.error(), context.getResults());
-      return kj::READY_NOW;
-    }
-    auto pair = kj::newPromiseAndFulfiller<void>();
-    // The callback may come from inside Release; the answer is written in the next turn either way.
-    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
-    auto result = std::make_shared<std::optional<Result<Advanced>>>();
-    own->sequence->Release(context.getParams().getMark().getLength(), [fulfiller, result](Result<Advanced> answer) {
-      *result = std::move(answer);
-      (*fulfiller)->fulfill();
-    });
-    return pair.promise.then([session = session_, id, result, context]() mutable {
-      Guarded([&] { WriteAdvanced(*session, id, **result, context.getResults()); });
+  return Guarded([&] {
+    return order_->Run({context.getParams().getSequence()}, CallNeeds::kOrder, [session = session_, context]() mutable {
+      return Guarded([&] { return RunRelease(session, context); });
     });
   });
 }
 
 kj::Promise<void> SessionServer::blocks(BlocksContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
-    auto own = session_->Own(context.getParams().getSequence());
-    if (!own) {
-      wire::WriteError(own.error(), context.getResults().initError());
-      return kj::READY_NOW;
-    }
-    const std::uint64_t sealed = own->sequence->sealed_blocks();
-    WriteTable(*own->sequence, std::min<std::uint64_t>(context.getParams().getFrom(), sealed), sealed, context.getResults().initOk());
-    return kj::READY_NOW;
+  return Guarded([&] {
+    return InOrder({context.getParams().getSequence()}, CallNeeds::kOrder, [session = session_, context]() mutable {
+      auto own = session->Own(context.getParams().getSequence());
+      if (!own) {
+        wire::WriteError(own.error(), context.getResults().initError());
+        return;
+      }
+      const std::uint64_t sealed = own->sequence->sealed_blocks();
+      const std::uint64_t first = std::min<std::uint64_t>(context.getParams().getFrom(), sealed);
+      WriteTable(*own->sequence, first, sealed, context.getResults().initOk());
+    });
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include <kvant/kvant.capnp.h>
 
+#include "daemon/call_order.h"
 #include "daemon/session.h"
 
 namespace kvant::daemon {
@@ -28,7 +29,7 @@ class SegmentServer final : public wire::Segment::Server {
 /// the session first. Loop thread.
 class SessionServer final : public wire::Session::Server {
  public:
-  explicit SessionServer(std::shared_ptr<Session> session) : session_(std::move(session)) {}
+  explicit SessionServer(std::shared_ptr<Session> session);
   /// The client has dropped its session: without it nothing of it can be used.
   ~SessionServer() noexcept(false);
 
@@ -52,7 +53,12 @@ class SessionServer final : public wire::Session::Server {
   kj::Promise<void> stats(StatsContext context) override;
 
  private:
+  /// Runs `body` (nothing -> nothing) when the call on sequences `ids` may begin.
+  template <typename Body>
+  kj::Promise<void> InOrder(std::vector<std::uint64_t> ids, CallNeeds needs, Body body);
+
   const std::shared_ptr<Session> session_;  // shared with calls that wait
+  const std::shared_ptr<CallOrder> order_;
 };
 
 }  // namespace kvant::daemon
