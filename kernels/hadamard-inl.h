@@ -36,7 +36,8 @@ HWY_INLINE LaneVec LoadFlipped(LaneTag d, const float* HWY_RESTRICT x, std::size
 
 /// Three butterfly stages at distances h, 2h and 4h over `rows` rows.
 template <bool kFlip>
-HWY_INLINE void Radix8(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::size_t h, const std::uint32_t* HWY_RESTRICT flip) {
+HWY_INLINE void Radix8(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::size_t h,
+                       const std::uint32_t* HWY_RESTRICT flip) {
   for (std::size_t block = 0; block < rows; block += 8 * h) {
     for (std::size_t i = block; i < block + h; ++i) {
       const LaneVec a0 = LoadFlipped<kFlip>(d, x, i, flip), a1 = LoadFlipped<kFlip>(d, x, i + h, flip);
@@ -60,7 +61,8 @@ HWY_INLINE void Radix8(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::
 }
 
 template <bool kFlip>
-HWY_INLINE void Radix4(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::size_t h, const std::uint32_t* HWY_RESTRICT flip) {
+HWY_INLINE void Radix4(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::size_t h,
+                       const std::uint32_t* HWY_RESTRICT flip) {
   for (std::size_t block = 0; block < rows; block += 4 * h) {
     for (std::size_t i = block; i < block + h; ++i) {
       const LaneVec a0 = LoadFlipped<kFlip>(d, x, i, flip), a1 = LoadFlipped<kFlip>(d, x, i + h, flip);
@@ -75,7 +77,8 @@ HWY_INLINE void Radix4(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::
 }
 
 template <bool kFlip>
-HWY_INLINE void Radix2(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::size_t h, const std::uint32_t* HWY_RESTRICT flip) {
+HWY_INLINE void Radix2(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::size_t h,
+                       const std::uint32_t* HWY_RESTRICT flip) {
   for (std::size_t block = 0; block < rows; block += 2 * h) {
     for (std::size_t i = block; i < block + h; ++i) {
       const LaneVec a0 = LoadFlipped<kFlip>(d, x, i, flip), a1 = LoadFlipped<kFlip>(d, x, i + h, flip);
@@ -85,9 +88,11 @@ HWY_INLINE void Radix2(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::
   }
 }
 
-/// The fast Walsh-Hadamard transform of order rows / h over rows at distance h, in order of growing distance whatever the radix.
+/// The fast Walsh-Hadamard transform of order rows / h over rows at distance h, in order of growing distance whatever the
+/// radix.
 template <bool kFlip>
-HWY_INLINE void Sylvester(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::size_t h, const std::uint32_t* HWY_RESTRICT flip) {
+HWY_INLINE void Sylvester(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, std::size_t h,
+                          const std::uint32_t* HWY_RESTRICT flip) {
   bool first = kFlip;
   while (h < rows) {
     const std::size_t left = rows / h;
@@ -108,7 +113,8 @@ HWY_INLINE void Sylvester(LaneTag d, float* HWY_RESTRICT x, std::size_t rows, st
 /// Paley's matrix of order kOrder on each run of kOrder adjacent rows.
 template <std::size_t kOrder, bool kFlip>
 HWY_INLINE void Paley(LaneTag d, float* HWY_RESTRICT x, std::size_t rows,
-                      const std::array<std::array<std::uint8_t, kOrder / 4>, kOrder>& patterns, const std::uint32_t* HWY_RESTRICT flip) {
+                      const std::array<std::array<std::uint8_t, kOrder / 4>, kOrder>& patterns,
+                      const std::uint32_t* HWY_RESTRICT flip) {
   constexpr std::size_t kGroups = kOrder / 4;
   const std::size_t n = hn::Lanes(d);
   HWY_ALIGN float sums[kGroups * 16 * kLanes];  // [group][pattern][lanes]

@@ -7,8 +7,8 @@
 //  - 2^k, 12 * 2^k, 20 * 2^k: the Kronecker product of Sylvester's matrix of order 2^k and Paley's matrix of order 12 or 20
 //    (Paley 1933; type I over GF(11) and GF(19)), without the factor 1/sqrt(dim): see HadamardGain.
 //  - other multiples of 8: no Hadamard matrix is used; a round is twice {signs, orthonormal Sylvester mixing of 2^k dims,
-//    (a, b) -> ((a + b), (a - b)) / sqrt(2) for each a = x[i], b = x[i + dim/2]}, 2^k the largest power of two below dim, first on
-//    the first 2^k dims, then on the last 2^k.
+//    (a, b) -> ((a + b), (a - b)) / sqrt(2) for each a = x[i], b = x[i + dim/2]}, 2^k the largest power of two below dim, first
+//    on the first 2^k dims, then on the last 2^k.
 #pragma once
 
 #include <cstddef>

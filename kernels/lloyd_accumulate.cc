@@ -36,7 +36,8 @@ HWY_INLINE void RoundWeights(const float* HWY_RESTRICT weights, std::size_t coun
   const hn::RebindToSigned<decltype(d)> di;
   const std::size_t n = hn::Lanes(d);
   auto largest = hn::Zero(d);
-  for (std::size_t t = 0; t < count; t += n) largest = hn::Max(largest, hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t)));
+  for (std::size_t t = 0; t < count; t += n)
+    largest = hn::Max(largest, hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t)));
   const float top = hn::GetLane(hn::MaxOfLanes(d, largest));
   constexpr auto kLimit = static_cast<float>(LloydWeightMax(kBits));
   if (!(top >= 1e-30f)) {
@@ -74,8 +75,8 @@ struct ValueCodes {
 /// One step: adds four quads' products to sums[vector][query].
 template <std::uint32_t kBits, std::size_t kHalf, std::size_t kVectors, std::size_t kQueries, class D8>
 HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTables<D8, kBits == 8 ? 4 : kBits>& tables,
-                               const ValueCodes& at, std::size_t offset, std::size_t step, const std::uint32_t* HWY_RESTRICT words,
-                               hn::Vec<SumTag<D8>> (&sums)[kVectors][kQueries]) {
+                               const ValueCodes& at, std::size_t offset, std::size_t step,
+                               const std::uint32_t* HWY_RESTRICT words, hn::Vec<SumTag<D8>> (&sums)[kVectors][kQueries]) {
   const SumTag<D8> di;
   const std::size_t n = hn::Lanes(d8);
   for (std::size_t v = 0; v < kVectors; ++v) {
@@ -101,7 +102,8 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
 #if HWY_TARGET == HWY_AVX3_DL
       for (std::size_t f = 0; f < 4; ++f) {
         for (std::size_t q = 0; q < kQueries; ++q) {
-          const auto weights = hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(words[q * kWordsPerQuery + 4 * step + f])));
+          const auto weights =
+              hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(words[q * kWordsPerQuery + 4 * step + f])));
           sums[v][q] = DotUnsignedSigned(sums[v][q], weights, centroids[f]);
         }
       }
@@ -120,8 +122,8 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
 
 /// kVectors vectors of dims from byte `offset` of each supertile, kQueries queries, all tokens of a run.
 template <std::uint32_t kBits, std::size_t kVectors, std::size_t kQueries, class D8>
-HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const Run& run, const ValueCodes& at, std::size_t offset,
-                                  std::size_t query, Prefetch& prefetch) {
+HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const Run& run, const ValueCodes& at,
+                                  std::size_t offset, std::size_t query, Prefetch& prefetch) {
   const SumTag<D8> di;
   const hn::RebindToFloat<SumTag<D8>> df;
   const NibbleTables<D8, kBits == 8 ? 4 : kBits> tables(d8, *args.table, 0);
@@ -182,7 +184,8 @@ HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
     const std::size_t count = std::min(kLloydWeightRun, args.tokens - first);
     for (std::size_t t = 0; t < count; t += hn::Lanes(d)) hn::Store(LoadUfloat16(d, scales + first + t), d, run.scales + t);
     for (std::size_t q = 0; q < args.queries; ++q) {
-      RoundWeights<kBits>(args.weights + q * args.stride + first, count, run.scales, run.words + q * kWordsPerQuery, run.steps + q);
+      RoundWeights<kBits>(args.weights + q * args.stride + first, count, run.scales, run.words + q * kWordsPerQuery,
+                          run.steps + q);
     }
     constexpr std::uint32_t kPlaneBits = LloydPlaneAt(kBits, 0).bits;
     const ValueCodes at{args.block + first * dim * kPlaneBits / 8, tops + first * dim / 8, 4 * dim, count / 16};

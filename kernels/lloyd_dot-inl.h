@@ -23,7 +23,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 inline constexpr bool kHasVnni = HWY_TARGET == HWY_AVX3_DL;
 
 template <std::uint32_t kBits>
-inline constexpr bool kDotBytes = kHasVnni && kBits != 8;
+inline constexpr bool kDotBytes = kHasVnni&& kBits != 8;
 
 /// Bytes of codes that are worked on at once: at most 64.
 using CodeTag = hn::CappedTag<std::uint8_t, 64>;
@@ -88,14 +88,16 @@ struct NibbleTables {
 };
 
 /// Centroids of four fields in a row. Bits 4: both fields of `a`, then both of `b`. Bits 2: all fields of `a`. Bits 1: fields
-/// 4 * kHalf.. of `a`. Bits 3: all fields of `a` (low bits), with bits 4 * kHalf.. of `b` (top bits). Without the second vector of
-/// 4 bits (`kFields` = 2) the last two are left out.
+/// 4 * kHalf.. of `a`. Bits 3: all fields of `a` (low bits), with bits 4 * kHalf.. of `b` (top bits). Without the second vector
+/// of 4 bits (`kFields` = 2) the last two are left out.
 template <std::uint32_t kBits, std::size_t kHalf, std::size_t kFields, class D8>
-HWY_INLINE void LookUp(D8 d8, const NibbleTables<D8, kBits>& tables, hn::Vec<D8> a, hn::Vec<D8> b, hn::Vec<D8>* HWY_RESTRICT centroids) {
+HWY_INLINE void LookUp(D8 d8, const NibbleTables<D8, kBits>& tables, hn::Vec<D8> a, hn::Vec<D8> b,
+                       hn::Vec<D8>* HWY_RESTRICT centroids) {
   const hn::Repartition<std::uint16_t, D8> d16;
   const auto nibble = hn::Set(d8, 0x0Fu);
   const auto low = [&](hn::Vec<D8> v) HWY_ATTR { return hn::And(v, nibble); };
-  const auto high = [&](hn::Vec<D8> v) HWY_ATTR { return hn::And(hn::BitCast(d8, hn::ShiftRight<4>(hn::BitCast(d16, v))), nibble); };
+  const auto high = [&](hn::Vec<D8> v)
+                        HWY_ATTR { return hn::And(hn::BitCast(d8, hn::ShiftRight<4>(hn::BitCast(d16, v))), nibble); };
   if constexpr (kBits == 4) {
     centroids[0] = hn::TableLookupBytes(tables.table[0], low(a));
     centroids[1] = hn::TableLookupBytes(tables.table[0], high(a));

@@ -93,7 +93,8 @@ struct RowSums {
   LaneVec square;  ///< |c|^2
 };
 
-/// Codes of rotated columns: indices[g * 16 + lane] holds dims 4g..4g+3 in its four bytes. `to_units` turns columns into codebook units.
+/// Codes of rotated columns: indices[g * 16 + lane] holds dims 4g..4g+3 in its four bytes. `to_units` turns columns into
+/// codebook units.
 template <std::uint32_t kBits>
 HWY_INLINE RowSums Quantise(LaneTag d, const LloydTable& table, std::size_t dim, const float* HWY_RESTRICT x, LaneVec to_units,
                             std::uint32_t* HWY_RESTRICT indices) {

@@ -12,8 +12,8 @@
 
 namespace kvant::kernels {
 
-/// Which number s is stored with codes c of a row x; the row reads back as s * c' with c' = c / (unit * sqrt(dim)), rotated back.
-/// z is the rotated row in codebook units: z = c' up to quantisation, times |x|. Do not renumber: a codec parameter.
+/// Which number s is stored with codes c of a row x; the row reads back as s * c' with c' = c / (unit * sqrt(dim)), rotated
+/// back. z is the rotated row in codebook units: z = c' up to quantisation, times |x|. Do not renumber: a codec parameter.
 enum class LloydScale : std::uint8_t {
   kRaw = 1,            ///< |x|
   kNormCorrected = 2,  ///< |x| / |c'|: the row keeps its norm

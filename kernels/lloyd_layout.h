@@ -1,6 +1,7 @@
-// Where the codes of a block lie. Codes are natural binary indices into an ascending codebook (0 = most negative, so the top bit
-// is the sign), cut into planes of 1, 2, 4 or 8 bits: b bits are one plane of b bits, except b = 3, which is a plane of the low
-// 2 bits followed by a plane of the top bit. A byte of a plane holds F = 8 / plane bits fields; field s is bits [s * b, s * b + b).
+// Where the codes of a block lie. Codes are natural binary indices into an ascending codebook (0 = most negative, so the top
+// bit is the sign), cut into planes of 1, 2, 4 or 8 bits: b bits are one plane of b bits, except b = 3, which is a plane of the
+// low 2 bits followed by a plane of the top bit. A byte of a plane holds F = 8 / plane bits fields; field s is bits [s * b, s *
+// b + b).
 //
 // Keys: a supertile is 16 * F tokens. It is dim / 4 vectors of 64 bytes, one per group of 4 dims; byte t * 4 + j of vector g,
 //   field s = dim 4 * g + j of token 16 * s + t. So a broadcast of 4 query bytes meets 16 tokens in every field.

@@ -20,7 +20,8 @@ using LaneTagU = hn::RebindToUnsigned<LaneTag>;
 using LaneTagI = hn::RebindToSigned<LaneTag>;
 using LaneVecI = hn::Vec<LaneTagI>;
 
-HWY_INLINE void Bias(LaneTag d, std::size_t dim, const float* HWY_RESTRICT mean, const float* HWY_RESTRICT x, float* HWY_RESTRICT bias) {
+HWY_INLINE void Bias(LaneTag d, std::size_t dim, const float* HWY_RESTRICT mean, const float* HWY_RESTRICT x,
+                     float* HWY_RESTRICT bias) {
   LaneVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
   for (std::size_t i = 0; i < dim; i += 4) {
     for (std::size_t j = 0; j < 4; ++j) {
@@ -30,8 +31,8 @@ HWY_INLINE void Bias(LaneTag d, std::size_t dim, const float* HWY_RESTRICT mean,
   hn::Store(hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])), d, bias);
 }
 
-HWY_INLINE void Round(LaneTag d, std::uint32_t bits, std::size_t dim, float to_logit, const float* HWY_RESTRICT x, std::size_t lane,
-                      LloydQueryHead& head, std::uint32_t* HWY_RESTRICT words) {
+HWY_INLINE void Round(LaneTag d, std::uint32_t bits, std::size_t dim, float to_logit, const float* HWY_RESTRICT x,
+                      std::size_t lane, LloydQueryHead& head, std::uint32_t* HWY_RESTRICT words) {
   const LaneTagI di;
   const LaneTagU du;
   LaneVec largest = hn::Zero(d);
@@ -83,7 +84,8 @@ void PrepareAll(const LloydQueryConfig& config, const float* queries, std::size_
       }
     }
     HadamardColumns(config.shape, config.rounds, config.signs, columns);
-    for (std::size_t lane = 0; lane < kLanes; lane += hn::Lanes(d)) Round(d, bits, dim, to_logit, columns + lane, lane, head, words);
+    for (std::size_t lane = 0; lane < kLanes; lane += hn::Lanes(d))
+      Round(d, bits, dim, to_logit, columns + lane, lane, head, words);
   }
 }
 

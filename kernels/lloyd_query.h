@@ -2,7 +2,8 @@
 //
 // Batch: LloydQueryHead, then for each group of 4 dims one row of 16 words, word i for query i of the batch:
 //   up to 4 bits: four signed bytes, |q| <= 127;
-//   8 bits: two rows: signed 16-bit pairs (dims 0, 2), then (dims 1, 3), |q| <= 2047 (less for dims beyond 256, so that sums fit 32 bits).
+//   8 bits: two rows: signed 16-bit pairs (dims 0, 2), then (dims 1, 3), |q| <= 2047 (less for dims beyond 256, so that sums
+//   fit 32 bits).
 // Lanes beyond the last query are 0. In memory only, never stored.
 #pragma once
 
@@ -17,8 +18,8 @@ namespace kvant::kernels {
 /// logit = (float(integer sum) * token's scale) * scale + bias.
 struct LloydQueryHead {
   float scale[kLanes];
-  float bias[kLanes];        ///< <query, mean>; 0 without one
-  std::int32_t sums[kLanes]; ///< of the integer query: undoes the offset of unsigned codes
+  float bias[kLanes];         ///< <query, mean>; 0 without one
+  std::int32_t sums[kLanes];  ///< of the integer query: undoes the offset of unsigned codes
 };
 
 constexpr std::size_t LloydQueryRowsPerGroup(std::uint32_t bits) noexcept { return bits == 8 ? 2 : 1; }
@@ -42,8 +43,8 @@ struct LloydQueryConfig {
   const float* mean = nullptr;  ///< [dim] or null
 };
 
-/// queries: [n, dim], adjacent. prepared: ceil(n / 16) batches, 64-byte aligned. Finite queries give the same bytes on every target;
-/// others give some bytes.
+/// queries: [n, dim], adjacent. prepared: ceil(n / 16) batches, 64-byte aligned. Finite queries give the same bytes on every
+/// target; others give some bytes.
 void LloydPrepareQueries(const LloydQueryConfig& config, const float* queries, std::size_t n, std::byte* prepared) noexcept;
 
 }  // namespace kvant::kernels

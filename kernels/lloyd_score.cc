@@ -43,7 +43,8 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
   for (std::size_t part = 0; part < 64; part += hn::Lanes(d8)) {
     hn::Vec<SumTag<D8>> sums[kSubtiles][kQueries];
     for (std::size_t q = 0; q < kQueries; ++q) {
-      for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = hn::Set(di, -static_cast<std::int32_t>(offset) * head.sums[query + q]);
+      for (std::size_t s = 0; s < kSubtiles; ++s)
+        sums[s][q] = hn::Set(di, -static_cast<std::int32_t>(offset) * head.sums[query + q]);
     }
     const std::uint8_t* HWY_RESTRICT codes = step.codes + part;
     const std::uint8_t* HWY_RESTRICT more = step.more + part;
@@ -52,7 +53,8 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
       for (std::size_t g = 0; g < groups; ++g, word += kRows * kLanes) {
         if (part == 0) prefetch.Step();
         Pairs<D8> centroids[kSubtiles];
-        for (std::size_t s = 0; s < kSubtiles; ++s) centroids[s] = LookUpWords(d8, *args.table, codes + g * 64 + s * step.tile_bytes);
+        for (std::size_t s = 0; s < kSubtiles; ++s)
+          centroids[s] = LookUpWords(d8, *args.table, codes + g * 64 + s * step.tile_bytes);
         for (std::size_t q = 0; q < kQueries; ++q) {
           const PairTag<D8> d16;
           const Pairs<D8> numbers{hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[q]))),
@@ -112,14 +114,17 @@ HWY_INLINE void ScoreQueries(const LloydScoreArgs& args, const LloydQueryHead& h
     for (; token + 64 <= args.tokens; token += 64) {
       run.template operator()<0, 4>({args.block + token * dim, args.block, vector_row, token});
     }
-    for (; token < args.tokens; token += 16) run.template operator()<0, 1>({args.block + token * dim, args.block, vector_row, token});
+    for (; token < args.tokens; token += 16)
+      run.template operator()<0, 1>({args.block + token * dim, args.block, vector_row, token});
   } else if constexpr (kBits == 4) {
     for (; token + 64 <= args.tokens; token += 64) {
       run.template operator()<0, 4>({args.block + token * dim / 2, args.block, vector_row, token});
     }
-    for (; token < args.tokens; token += 32) run.template operator()<0, 2>({args.block + token * dim / 2, args.block, vector_row, token});
+    for (; token < args.tokens; token += 32)
+      run.template operator()<0, 2>({args.block + token * dim / 2, args.block, vector_row, token});
   } else if constexpr (kBits == 2) {
-    for (; token < args.tokens; token += 64) run.template operator()<0, 4>({args.block + token * dim / 4, args.block, vector_row, token});
+    for (; token < args.tokens; token += 64)
+      run.template operator()<0, 4>({args.block + token * dim / 4, args.block, vector_row, token});
   } else {
     const std::uint8_t* tops = args.block + LloydPlaneBytes(2, dim, args.tokens);  // 3 bits only
     for (; token < args.tokens; token += 128) {

@@ -1,6 +1,6 @@
 // Integer codebooks for numbers of standard deviation 1, scaled to `unit` codebook units. Part of the stored format.
-// The positive half is listed; the codebook is symmetric. The real Lloyd-Max codebook (Lloyd 1982, Max 1960) divided by these is
-// constant within rounding: what rounding costs is below 0.1 % of the distortion up to 4 bits, 1.4 % at 8 bits.
+// The positive half is listed; the codebook is symmetric. The real Lloyd-Max codebook (Lloyd 1982, Max 1960) divided by these
+// is constant within rounding: what rounding costs is below 0.1 % of the distortion up to 4 bits, 1.4 % at 8 bits.
 #pragma once
 
 #include <array>

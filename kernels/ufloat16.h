@@ -1,5 +1,5 @@
-// "ufloat16": the 16-bit unsigned numbers that stored scales are: 6 exponent bits (bias 31), 10 mantissa bits, no sign, no infinity.
-// The precision of f16 with a range of [2^-40, 2^33), so the norm of a row never overflows where f16 would.
+// "ufloat16": the 16-bit unsigned numbers that stored scales are: 6 exponent bits (bias 31), 10 mantissa bits, no sign, no
+// infinity. The precision of f16 with a range of [2^-40, 2^33), so the norm of a row never overflows where f16 would.
 #pragma once
 
 #include <bit>

@@ -33,7 +33,8 @@ double NormalThird(double a, double b) {
 
 }  // namespace
 
-HalfLaw::HalfLaw(const std::function<double(double)>& density, double end) : end_(end), step_(end / kCells), density_(kCells + 1) {
+HalfLaw::HalfLaw(const std::function<double(double)>& density, double end)
+    : end_(end), step_(end / kCells), density_(kCells + 1) {
   std::vector<double> middle(kCells);
   for (int i = 0; i <= kCells; ++i) density_[static_cast<std::size_t>(i)] = density(i * step_);
   for (int i = 0; i < kCells; ++i) middle[static_cast<std::size_t>(i)] = density((i + 0.5) * step_);
@@ -60,7 +61,8 @@ HalfLaw HalfLaw::Sphere(std::uint32_t dim) {
   const double d = dim;
   const double log_norm = std::lgamma(0.5 * d) - std::lgamma(0.5 * (d - 1.0)) - 0.5 * std::log(std::numbers::pi * d);
   const double end = std::min(std::sqrt(d), 12.0);
-  return HalfLaw([=](double x) { return std::exp(log_norm + 0.5 * (d - 3.0) * std::log(std::max(1.0 - x * x / d, 1e-300))); }, end);
+  return HalfLaw([=](double x) { return std::exp(log_norm + 0.5 * (d - 3.0) * std::log(std::max(1.0 - x * x / d, 1e-300))); },
+                 end);
 }
 
 double HalfLaw::Moment(int power, double x) const {

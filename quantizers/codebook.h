@@ -1,5 +1,5 @@
-// Lloyd-Max codebooks (Lloyd 1982, Max 1960) from their laws, and the error that rotated Lloyd codes have. Slow (milliseconds to a
-// second): for declared errors, calibration and tests; stored codes use the integer tables of kernels/lloyd_table.h.
+// Lloyd-Max codebooks (Lloyd 1982, Max 1960) from their laws, and the error that rotated Lloyd codes have. Slow (milliseconds
+// to a second): for declared errors, calibration and tests; stored codes use the integer tables of kernels/lloyd_table.h.
 #pragma once
 
 #include <cstdint>
@@ -42,8 +42,8 @@ struct Codebook {
 /// Requires: bits in 1..8.
 [[nodiscard]] Codebook LloydMax(const HalfLaw& law, std::uint32_t bits);
 
-/// E|x - x'|^2 / |x|^2 of Lloyd codes with that scale, x uniformly rotated: exact means over the sphere, fluctuations of the scale to
-/// first order in 1 / dim.
+/// E|x - x'|^2 / |x|^2 of Lloyd codes with that scale, x uniformly rotated: exact means over the sphere, fluctuations of the
+/// scale to first order in 1 / dim.
 [[nodiscard]] double RotatedLloydError(const kernels::LloydTable& table, std::uint32_t dim, kernels::LloydScale scale);
 
 }  // namespace kvant::quantizers

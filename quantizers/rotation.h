@@ -24,8 +24,8 @@ struct RotationKey {
   Side side = Side::kKeys;
 };
 
-/// XXH3-64 of: "kvant.rotation", codec and model (each with its length before it), then version, layer, kv_head, side; all numbers u32
-/// little-endian.
+/// XXH3-64 of: "kvant.rotation", codec and model (each with its length before it), then version, layer, kv_head, side; all
+/// numbers u32 little-endian.
 [[nodiscard]] std::uint64_t RotationSeed(const RotationKey& key);
 
 /// An orthogonal map of rows. Immutable.

@@ -1,4 +1,5 @@
-// Scalar twin of lloyd_encode.h: one row at a time, the same float operations in the same order, so its bytes are the stored ones.
+// Scalar twin of lloyd_encode.h: one row at a time, the same float operations in the same order, so its bytes are the stored
+// ones.
 #pragma once
 
 #include <cmath>
@@ -85,7 +86,8 @@ inline std::size_t LloydEncode(const LloydEncoding& how, const RowsView& rows, s
 }
 
 /// The ufloat16 scale of a token of a block.
-inline float LloydScaleAt(std::uint32_t bits, std::size_t dim, std::size_t tokens, const std::uint8_t* block, std::size_t token) {
+inline float LloydScaleAt(std::uint32_t bits, std::size_t dim, std::size_t tokens, const std::uint8_t* block,
+                          std::size_t token) {
   std::uint16_t stored;
   std::memcpy(&stored, block + LloydCodesBytes(bits, dim, tokens) + token * sizeof(stored), sizeof(stored));
   return Ufloat16ToFloat(stored);

@@ -1,5 +1,5 @@
-// turboquant_mse: each row rotated, divided by its norm and rounded to a Lloyd-Max codebook for the normal distribution, dim by dim
-// (Zandieh et al., arXiv 2504.19874), with one 16-bit scale per row chosen so that keys are unbiased and values have the
+// turboquant_mse: each row rotated, divided by its norm and rounded to a Lloyd-Max codebook for the normal distribution, dim by
+// dim (Zandieh et al., arXiv 2504.19874), with one 16-bit scale per row chosen so that keys are unbiased and values have the
 // least squared error (the scales of EDEN, arXiv 2108.08842 and 2604.18555).
 //
 //   x (optionally x - mean) -> y = Q x -> z = y * unit * sqrt(dim) / |x| -> code per dim -> reads back as
@@ -7,7 +7,8 @@
 //
 // Block: the codes of block_tokens rows as kernels/lloyd_layout.h lays them out, then block_tokens ufloat16 scales, adjacent,
 // little-endian: bits + 16 / head_dim bits per element. Q: kRotationRounds rounds of signs and Hadamard mixing
-// (kernels/hadamard.h), its signs from RotationSeed: codec name and version, model, layer, KV head and side. The tests hold golden bytes.
+// (kernels/hadamard.h), its signs from RotationSeed: codec name and version, model, layer, KV head and side. The tests hold
+// golden bytes.
 //
 // Parameters: bits; center=1 subtracts the mean row of (layer, KV head), tensor "layers.<layer>.keys.mean" or
 // "layers.<layer>.values.mean" of the plan's artifact, [kv_heads, head_dim]; scale picks another meaning of the scale.
@@ -66,8 +67,8 @@ class LloydBlocks {
     const auto multiple = kernels::LloydBlockMultiple(static_cast<std::uint32_t>(config.params[kBits]));
     if (config.block_tokens == 0 || config.block_tokens % multiple != 0) {
       return Error{ErrorCode::kInvalidArgument, where + "block_tokens " + std::to_string(config.block_tokens) +
-                                                    " is not a multiple of " + std::to_string(multiple) + ", which bits=" +
-                                                    std::to_string(config.params[kBits]) + " needs"};
+                                                    " is not a multiple of " + std::to_string(multiple) +
+                                                    ", which bits=" + std::to_string(config.params[kBits]) + " needs"};
     }
     LloydBlocks blocks;
     blocks.side_ = config.side;
@@ -177,7 +178,8 @@ class LloydKeys final : public KeyCodec {
   [[nodiscard]] Result<void> Encode(std::size_t head, std::uint64_t, const RowsView& rows, std::byte* block) const override {
     return blocks_.Encode(head, rows, block);
   }
-  void Decode(std::size_t head, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const override {
+  void Decode(std::size_t head, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
+              float* rows) const override {
     blocks_.Decode(head, block, begin, end, rows);
   }
   [[nodiscard]] std::size_t prepared_bytes(std::size_t n) const noexcept override {
@@ -218,7 +220,8 @@ class LloydValues final : public ValueCodec {
   [[nodiscard]] Result<void> Encode(std::size_t head, std::uint64_t, const RowsView& rows, std::byte* block) const override {
     return blocks_.Encode(head, rows, block);
   }
-  void Decode(std::size_t head, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const override {
+  void Decode(std::size_t head, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
+              float* rows) const override {
     blocks_.Decode(head, block, begin, end, rows);
   }
   [[nodiscard]] std::size_t accumulator_floats() const noexcept override { return blocks_.dim(); }
@@ -283,12 +286,14 @@ extern const Codec kTurboQuantMse{
     .version = kVersion,
     .summary = "rotated rows in Lloyd-Max codes with one 16-bit scale per row; scored and summed without decoding",
     .params = kParams,
-    .block_multiple = [](std::span<const std::int64_t> params) {
-      return kernels::LloydBlockMultiple(static_cast<std::uint32_t>(params[kBits]));
-    },
-    .gaussian_error = [](Side side, std::uint32_t head_dim, std::span<const std::int64_t> params) {
-      return RotatedLloydError(TableOf(params), head_dim, ScaleOf(side, params));
-    },
+    .block_multiple =
+        [](std::span<const std::int64_t> params) {
+          return kernels::LloydBlockMultiple(static_cast<std::uint32_t>(params[kBits]));
+        },
+    .gaussian_error =
+        [](Side side, std::uint32_t head_dim, std::span<const std::int64_t> params) {
+          return RotatedLloydError(TableOf(params), head_dim, ScaleOf(side, params));
+        },
     .make_keys = MakeSide<LloydKeys, KeyCodec>,
     .make_values = MakeSide<LloydValues, ValueCodec>,
 };

@@ -38,7 +38,8 @@ TEST_P(HadamardTest, EveryLaneIsTheScalarTwinBitForBit) {
           for (std::size_t i = 0; i < dim; ++i) row[i] = values[i * kLanes + lane];
           inverse ? reference::HadamardInverse(shape, rounds, signs.data(), row.data())
                   : reference::Hadamard(shape, rounds, signs.data(), row.data());
-          for (std::size_t i = 0; i < dim; ++i) ASSERT_EQ(columns[i * kLanes + lane], row[i]) << dim << " " << i << " seed " << kSeed;
+          for (std::size_t i = 0; i < dim; ++i)
+            ASSERT_EQ(columns[i * kLanes + lane], row[i]) << dim << " " << i << " seed " << kSeed;
         }
         ASSERT_TRUE(memory.Intact());
       }
@@ -47,17 +48,20 @@ TEST_P(HadamardTest, EveryLaneIsTheScalarTwinBitForBit) {
 }
 
 /// The matrix a transform applies, by unit vectors in double precision steps: columns of Q scaled by the gain.
-std::vector<double> MatrixOf(const HadamardShape& shape, std::size_t rounds, const std::vector<std::uint32_t>& signs, bool inverse) {
+std::vector<double> MatrixOf(const HadamardShape& shape, std::size_t rounds, const std::vector<std::uint32_t>& signs,
+                             bool inverse) {
   std::vector<double> matrix(shape.dim * shape.dim);
   std::vector<float> memory(shape.dim * kLanes + 16);
   float* columns = memory.data();
   while (reinterpret_cast<std::uintptr_t>(columns) % 64 != 0) ++columns;
   for (std::size_t first = 0; first < shape.dim; first += kLanes) {
     std::fill(columns, columns + shape.dim * kLanes, 0.0f);
-    for (std::size_t lane = 0; lane < kLanes && first + lane < shape.dim; ++lane) columns[(first + lane) * kLanes + lane] = 1.0f;
+    for (std::size_t lane = 0; lane < kLanes && first + lane < shape.dim; ++lane)
+      columns[(first + lane) * kLanes + lane] = 1.0f;
     inverse ? HadamardInverse(shape, rounds, signs.data(), columns) : Hadamard(shape, rounds, signs.data(), columns);
     for (std::size_t lane = 0; lane < kLanes && first + lane < shape.dim; ++lane) {
-      for (std::size_t i = 0; i < shape.dim; ++i) matrix[i * shape.dim + first + lane] = columns[i * kLanes + lane] / shape.gain(rounds);
+      for (std::size_t i = 0; i < shape.dim; ++i)
+        matrix[i * shape.dim + first + lane] = columns[i * kLanes + lane] / shape.gain(rounds);
     }
   }
   return matrix;

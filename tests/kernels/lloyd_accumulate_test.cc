@@ -83,7 +83,8 @@ TEST_P(LloydAccumulateTest, LargestSumsDoNotOverflow) {
     const std::vector<float> weights(kTokens, 1.0f);
     std::vector<float> acc(kDim);
     GuardedBytes scratch(LloydAccumulateScratchBytes(1));
-    LloydAccumulate({&table, kDim, kTokens, block.data(), weights.data(), kTokens, 1, acc.data(), kDim, scratch.raw(), nullptr, 0});
+    LloydAccumulate(
+        {&table, kDim, kTokens, block.data(), weights.data(), kTokens, 1, acc.data(), kDim, scratch.raw(), nullptr, 0});
     // 1024 times the largest centroid; each of 8 runs rounds its sum and step once.
     const double expected = 1024.0 * table.magnitudes[table.half() - 1];
     for (const float sum : acc) EXPECT_NEAR(sum, expected, expected * 8 * 4 * 0x1p-24) << bits;
@@ -100,7 +101,8 @@ TEST_P(LloydAccumulateTest, RoundingOfWeightsStaysBelowItsBound) {
     const auto weights = Weights(1, kTokens, random);
     std::vector<float> acc(kDim);
     GuardedBytes scratch(LloydAccumulateScratchBytes(1));
-    LloydAccumulate({&table, kDim, kTokens, block.data(), weights.data(), kTokens, 1, acc.data(), kDim, scratch.raw(), nullptr, 0});
+    LloydAccumulate(
+        {&table, kDim, kTokens, block.data(), weights.data(), kTokens, 1, acc.data(), kDim, scratch.raw(), nullptr, 0});
     for (std::size_t d = 0; d < kDim; ++d) {
       double exact = 0.0, bound = 0.0;
       for (std::size_t first = 0; first < kTokens; first += kLloydWeightRun) {

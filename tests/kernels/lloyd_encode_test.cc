@@ -44,9 +44,11 @@ TEST_P(LloydEncodeTest, BytesAreTheScalarTwins) {
         const auto values = PaddedRows(tokens, dim, dim + 3, random);
         const RowsView rows{values.data(), ElementType::kF32, tokens, dim, dim + 3};
         const auto scale = static_cast<LloydScale>(1 + random() % 4);
-        const LloydEncoding how{FindLloydTable(bits), shape, 3, signs.data(), random() % 2 == 0 ? nullptr : mean.data(), layout, scale};
+        const LloydEncoding how{
+            FindLloydTable(bits), shape, 3, signs.data(), random() % 2 == 0 ? nullptr : mean.data(), layout, scale};
         std::size_t row = 0;
-        ASSERT_EQ(Encode(how, rows, &row), EncodeByReference(how, rows)) << "dim " << dim << " bits " << bits << " seed " << kSeed;
+        ASSERT_EQ(Encode(how, rows, &row), EncodeByReference(how, rows))
+            << "dim " << dim << " bits " << bits << " seed " << kSeed;
         ASSERT_EQ(row, tokens);
       }
     }

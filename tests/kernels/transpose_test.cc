@@ -31,7 +31,8 @@ TEST_P(TransposeTest, LoadsEveryHalfAndBrainPatternExactly) {
       LoadColumns(rows, first, kLanes, columns);
       for (std::size_t r = 0; r < kLanes; ++r) {
         for (std::size_t i = 0; i < 1024; ++i) {
-          ASSERT_TRUE(Same(columns[i * kLanes + r], reference::ElementAt(rows, first + r, i))) << "pattern " << (first + r) * 1024 + i;
+          ASSERT_TRUE(Same(columns[i * kLanes + r], reference::ElementAt(rows, first + r, i)))
+              << "pattern " << (first + r) * 1024 + i;
         }
       }
     }
@@ -51,7 +52,8 @@ TEST_P(TransposeTest, LoadsAnyCountAndStrideAndZeroesTheOtherLanes) {
       LoadColumns(rows, 2, count, columns);
       std::vector<float> expected(dim * kLanes);
       reference::LoadColumns(rows, 2, count, expected.data());
-      for (std::size_t i = 0; i < expected.size(); ++i) ASSERT_EQ(columns[i], expected[i]) << dim << " " << count << " seed " << kSeed;
+      for (std::size_t i = 0; i < expected.size(); ++i)
+        ASSERT_EQ(columns[i], expected[i]) << dim << " " << count << " seed " << kSeed;
       ASSERT_TRUE(memory.Intact());
     }
   }

@@ -19,7 +19,8 @@ struct Known {
 void ExpectCodebook(const HalfLaw& law, const Known& known) {
   const Codebook book = LloydMax(law, known.bits);
   EXPECT_NEAR(book.distortion, known.distortion, 1e-7) << known.bits;
-  for (std::size_t i = 0; i < known.centroids.size(); ++i) EXPECT_NEAR(book.centroids[i], known.centroids[i], 1e-6) << known.bits << " " << i;
+  for (std::size_t i = 0; i < known.centroids.size(); ++i)
+    EXPECT_NEAR(book.centroids[i], known.centroids[i], 1e-6) << known.bits << " " << i;
 }
 
 // Max, "Quantizing for minimum distortion" (1960), table I, in more digits from an independent solver.
@@ -52,14 +53,17 @@ TEST(CodebookTest, LaplaceIsKnown) {
 
 TEST(CodebookTest, SphereLawIsKnown) {
   ExpectCodebook(HalfLaw::Sphere(64), {2, .1145258, {.452119, 1.499975}});
-  ExpectCodebook(HalfLaw::Sphere(64), {4, .0091315, {.127352, .384718, .650494, .931894, 1.239404, 1.590849, 2.023310, 2.646370}});
+  ExpectCodebook(HalfLaw::Sphere(64),
+                 {4, .0091315, {.127352, .384718, .650494, .931894, 1.239404, 1.590849, 2.023310, 2.646370}});
   ExpectCodebook(HalfLaw::Sphere(80), {3, .0336201, {.244022, .751727, 1.332239, 2.119338}});
   ExpectCodebook(HalfLaw::Sphere(96), {1, .3600559, {.799965}});
   ExpectCodebook(HalfLaw::Sphere(128), {1, .3608886, {.799444}});
   ExpectCodebook(HalfLaw::Sphere(128), {2, .1160001, {.452453, 1.505193}});
   ExpectCodebook(HalfLaw::Sphere(128), {3, .0339659, {.244425, .753330, 1.336599, 2.131471}});
-  ExpectCodebook(HalfLaw::Sphere(128), {4, .0093148, {.127873, .386381, .653619, .937097, 1.247770, 1.604343, 2.045925, 2.688859}});
-  ExpectCodebook(HalfLaw::Sphere(256), {4, .0094075, {.128134, .387214, .655187, .939714, 1.251989, 1.611168, 2.057411, 2.710567}});
+  ExpectCodebook(HalfLaw::Sphere(128),
+                 {4, .0093148, {.127873, .386381, .653619, .937097, 1.247770, 1.604343, 2.045925, 2.688859}});
+  ExpectCodebook(HalfLaw::Sphere(256),
+                 {4, .0094075, {.128134, .387214, .655187, .939714, 1.251989, 1.611168, 2.057411, 2.710567}});
 }
 
 TEST(HalfLawTest, HasTotalMassAndVarianceOfOne) {
@@ -84,7 +88,8 @@ std::array<double, 2> GaussianMoments(const kernels::LloydTable& table, double u
 }
 
 TEST(LloydTableTest, IntegersLoseLittleAndUnitIsTheBest) {
-  const std::array<Known, 5> known = {{{1, .3633802, {}}, {2, .1174820, {}}, {3, .0345486, {}}, {4, .0095064, {}}, {8, .0000417600, {}}}};
+  const std::array<Known, 5> known = {
+      {{1, .3633802, {}}, {2, .1174820, {}}, {3, .0345486, {}}, {4, .0095064, {}}, {8, .0000417600, {}}}};
   for (const Known& k : known) {
     const kernels::LloydTable& table = *kernels::FindLloydTable(k.bits);
     const auto [zc, cc] = GaussianMoments(table, table.unit);
@@ -113,7 +118,8 @@ TEST(LloydTableTest, IntegersFollowTheRealCodebook) {
 
 TEST(RotatedLloydErrorTest, IsTheMeasuredErrorOnTheSphere) {
   // Monte Carlo over uniformly random unit vectors at dim 128, Lloyd's real codebook; the integer one is within 0.1 %.
-  const std::array<std::pair<std::uint32_t, double>, 4> least_squares = {{{1, .360456}, {2, .115077}, {3, .033495}, {4, .009152}}};
+  const std::array<std::pair<std::uint32_t, double>, 4> least_squares = {
+      {{1, .360456}, {2, .115077}, {3, .033495}, {4, .009152}}};
   for (const auto& [bits, error] : least_squares) {
     const auto& table = *kernels::FindLloydTable(bits);
     EXPECT_NEAR(RotatedLloydError(table, 128, kernels::LloydScale::kLeastSquares), error, error * 3e-3) << bits;

@@ -20,8 +20,8 @@ constexpr std::size_t kTokens = 128;
 
 /// A safetensors image with one f32 tensor [rows, cols].
 std::vector<std::byte> Image(const std::string& name, std::size_t rows, std::size_t cols, const std::vector<float>& values) {
-  const std::string header = "{\"" + name + "\":{\"dtype\":\"F32\",\"shape\":[" + std::to_string(rows) + "," + std::to_string(cols) +
-                             "],\"data_offsets\":[0," + std::to_string(values.size() * 4) + "]}}";
+  const std::string header = "{\"" + name + "\":{\"dtype\":\"F32\",\"shape\":[" + std::to_string(rows) + "," +
+                             std::to_string(cols) + "],\"data_offsets\":[0," + std::to_string(values.size() * 4) + "]}}";
   std::vector<std::byte> image;
   for (int i = 0; i < 8; ++i) image.push_back(static_cast<std::byte>(header.size() >> (8 * i)));
   for (const char c : header) image.push_back(static_cast<std::byte>(c));
@@ -78,7 +78,8 @@ TEST(TurboQuantMseCenterTest, AMeanOnEveryKeyLeavesAttentionAlone) {
     const auto artifact = std::move(Artifact::Make(Image("layers.3.keys.mean", 2, kDim, mean))).value();
     const std::vector<float> zeros(2 * kDim);
     const auto nothing = std::move(Artifact::Make(Image("layers.3.keys.mean", 2, kDim, zeros))).value();
-    TurboQuant codec{.spec = TurboSpec(4, ",center=1"), .head_dim = kDim, .kv_heads = 2, .layer = 3, .artifact = artifact.get()};
+    TurboQuant codec{
+        .spec = TurboSpec(4, ",center=1"), .head_dim = kDim, .kv_heads = 2, .layer = 3, .artifact = artifact.get()};
     const auto centred = codec.Keys();
     codec.artifact = nothing.get();
     const auto plain = codec.Keys();
@@ -86,10 +87,12 @@ TEST(TurboQuantMseCenterTest, AMeanOnEveryKeyLeavesAttentionAlone) {
     const auto query = NormalNumbers(kDim, random);
     const auto values = NormalNumbers(kTokens * kDim, random);
     const auto expected = Attend(*plain, 1, rows, query, values);
-    EXPECT_LT(LargestDifference(Attend(*centred, 1, Plus(rows, of_head), query, values), expected), 1e-5) << ratio << " seed " << kSeed;
+    EXPECT_LT(LargestDifference(Attend(*centred, 1, Plus(rows, of_head), query, values), expected), 1e-5)
+        << ratio << " seed " << kSeed;
     if (ratio > 1.0f) {
       // Without centring the mean's share of the error ruins the result: the test can tell.
-      EXPECT_GT(LargestDifference(Attend(*plain, 1, Plus(rows, of_head), query, values), expected), 0.05) << ratio << " seed " << kSeed;
+      EXPECT_GT(LargestDifference(Attend(*plain, 1, Plus(rows, of_head), query, values), expected), 0.05)
+          << ratio << " seed " << kSeed;
     }
   }
 }
@@ -109,7 +112,8 @@ TEST(TurboQuantMseCenterTest, RawRowsAndCodesAreScoredOnTheSameScale) {
   std::vector<float> logits(kTokens);
   keys->Score(0, 0, prepared.data(), 1, block.data(), logits.data(), kTokens, nullptr, 0);
   // Noise of 8 bits: sqrt(4e-5) * |query| * |row - mean| / sqrt(dim), about 0.05; six deviations.
-  for (std::size_t t = 0; t < kTokens; ++t) EXPECT_NEAR(logits[t], Dot(query.data(), &rows[t * kDim], kDim), 0.35) << "seed " << kSeed;
+  for (std::size_t t = 0; t < kTokens; ++t)
+    EXPECT_NEAR(logits[t], Dot(query.data(), &rows[t * kDim], kDim), 0.35) << "seed " << kSeed;
 }
 
 TEST(TurboQuantMseCenterTest, ValuesGetTheirMeanBackByTheWeightsSum) {
@@ -119,7 +123,8 @@ TEST(TurboQuantMseCenterTest, ValuesGetTheirMeanBackByTheWeightsSum) {
   const TurboQuant codec{.spec = TurboSpec(8, ",center=1"), .head_dim = kDim, .artifact = artifact.get()};
   const auto values = codec.Values();
   const auto rows = Plus(GridNumbers(kTokens * kDim, 1.0f, random), mean);
-  EXPECT_LT(RelativeError(rows, RoundTrip(*values, 0, rows, kDim)), 4e-5 / 200);  // of the spread's energy, a 400th of the whole
+  EXPECT_LT(RelativeError(rows, RoundTrip(*values, 0, rows, kDim)),
+            4e-5 / 200);  // of the spread's energy, a 400th of the whole
   AlignedBytes block(values->block_bytes()), scratch(values->accumulate_scratch_bytes(1));
   ASSERT_TRUE(values->Encode(0, 0, RowsOf(rows, kDim), block.data()));
   std::vector<float> weights(kTokens), acc(kDim), out(kDim);
@@ -130,7 +135,8 @@ TEST(TurboQuantMseCenterTest, ValuesGetTheirMeanBackByTheWeightsSum) {
   for (std::size_t d = 0; d < kDim; ++d) {
     double exact = 0.0;
     for (std::size_t t = 0; t < kTokens; ++t) exact += static_cast<double>(weights[t]) * rows[t * kDim + d];
-    EXPECT_NEAR(out[d], exact, 0.3) << "seed " << kSeed;  // sqrt(4e-5 * sum of squared weights) = 0.04; float of a sum near 1300
+    EXPECT_NEAR(out[d], exact, 0.3) << "seed "
+                                    << kSeed;  // sqrt(4e-5 * sum of squared weights) = 0.04; float of a sum near 1300
   }
 }
 
@@ -142,7 +148,8 @@ TEST(TurboQuantMseCenterTest, RefusesAPlanWithoutTheMeans) {
   TurboQuant codec = none;
   codec.artifact = artifact.get();
   EXPECT_TRUE(codec.TryKeys());
-  EXPECT_NE(codec.TryValues().error().message.find("layers.7.values.mean"), std::string::npos) << codec.TryValues().error().message;
+  EXPECT_NE(codec.TryValues().error().message.find("layers.7.values.mean"), std::string::npos)
+      << codec.TryValues().error().message;
   codec.kv_heads = 2;
   EXPECT_FALSE(codec.TryKeys());
 }

@@ -83,7 +83,8 @@ inline std::vector<float> NormalNumbers(std::size_t n, std::mt19937& random) {
 }
 
 /// Encodes and decodes one block.
-inline std::vector<float> RoundTrip(const BlockCodec& codec, std::size_t head, const std::vector<float>& rows, std::size_t dim) {
+inline std::vector<float> RoundTrip(const BlockCodec& codec, std::size_t head, const std::vector<float>& rows,
+                                    std::size_t dim) {
   AlignedBytes block(codec.block_bytes());
   codec.Encode(head, 0, RowsOf(rows, dim), block.data()).value();
   std::vector<float> out(rows.size());

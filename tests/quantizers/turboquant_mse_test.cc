@@ -38,7 +38,8 @@ std::pair<double, double> RowErrors(const std::vector<float>& rows, const std::v
   const std::size_t n = rows.size() / dim;
   for (std::size_t t = 0; t < n; ++t) {
     double error = 0.0;
-    for (std::size_t i = t * dim; i < (t + 1) * dim; ++i) error += (static_cast<double>(rows[i]) - back[i]) * (static_cast<double>(rows[i]) - back[i]);
+    for (std::size_t i = t * dim; i < (t + 1) * dim; ++i)
+      error += (static_cast<double>(rows[i]) - back[i]) * (static_cast<double>(rows[i]) - back[i]);
     error /= Dot(&rows[t * dim], &rows[t * dim], dim);
     sum += error;
     squares += error * error;
@@ -55,10 +56,12 @@ TEST(TurboQuantMseTest, GaussianRowsHaveTheDeclaredError) {
         const TurboQuant codec{.spec = TurboSpec(bits, scale), .head_dim = dim, .block_tokens = 1024};
         const auto rows = NormalNumbers(1024 * dim, random);
         for (const Side side : {Side::kKeys, Side::kValues}) {
-          const auto back = side == Side::kKeys ? RoundTrip(*codec.Keys(), 0, rows, dim) : RoundTrip(*codec.Values(), 0, rows, dim);
+          const auto back =
+              side == Side::kKeys ? RoundTrip(*codec.Keys(), 0, rows, dim) : RoundTrip(*codec.Values(), 0, rows, dim);
           const auto [error, deviation] = RowErrors(rows, back, dim);
           const double declared = codec.Declared(side);
-          // Declared to first order in 1 / dim: the next is below 0.3 / dim^2 of 1 bit's; rows are few, and at 8 bits tails are rare.
+          // Declared to first order in 1 / dim: the next is below 0.3 / dim^2 of 1 bit's; rows are few, and at 8 bits tails are
+          // rare.
           EXPECT_NEAR(error, declared, 0.005 * declared + 4.5 * deviation) << codec.spec << " dim " << dim << " seed " << kSeed;
         }
       }
@@ -99,7 +102,8 @@ TEST(TurboQuantMseTest, ScoresAreDotProductsWithDecodedRowsWithinQueryRounding) 
           const double norm2 = Dot(row, row, dim);
           const double error = logits[i * 128 + t] - Dot(&queries[i * dim], row, dim);
           // Every dim of the rotated query is off by at most half a step; Cauchy and Schwarz. A little for float.
-          ASSERT_LE(std::fabs(error), 0.5 * step * std::sqrt(dim * norm2) + 1e-5 * std::sqrt(query2 * norm2)) << dim << " " << bits;
+          ASSERT_LE(std::fabs(error), 0.5 * step * std::sqrt(dim * norm2) + 1e-5 * std::sqrt(query2 * norm2))
+              << dim << " " << bits;
           squared += error * error;
           predicted += step * step / 12.0 * norm2;
           key_noise += query2 * norm2 * declared / dim;
@@ -163,7 +167,8 @@ TEST(TurboQuantMseTest, DecodesAnyRunOfRowsAsTheWholeBlock) {
       ASSERT_TRUE(side->Encode(0, 0, RowsOf(rows, 40), block.data()));
       std::vector<float> whole(128 * 40);
       side->Decode(0, 0, block.data(), 0, 128, whole.data());
-      for (const auto& [begin, end] : std::vector<std::pair<std::size_t, std::size_t>>{{0, 0}, {0, 1}, {3, 4}, {5, 16}, {15, 17}, {13, 127}, {127, 128}}) {
+      for (const auto& [begin, end] :
+           std::vector<std::pair<std::size_t, std::size_t>>{{0, 0}, {0, 1}, {3, 4}, {5, 16}, {15, 17}, {13, 127}, {127, 128}}) {
         std::vector<float> part((end - begin) * 40 + 1, 9.0f);
         side->Decode(0, 0, block.data(), begin, end, part.data());
         for (std::size_t i = 0; i < (end - begin) * 40; ++i) ASSERT_EQ(part[i], whole[begin * 40 + i]) << begin << " " << end;
@@ -227,7 +232,8 @@ TEST(TurboQuantMseTest, RefusesShapesItCannotServe) {
   const auto error = (TurboQuant{.spec = TurboSpec(3), .block_tokens = 64}.TryKeys()).error();
   EXPECT_EQ(error.code, ErrorCode::kInvalidArgument);
   EXPECT_NE(error.message.find("128"), std::string::npos) << error.message;
-  for (const char* spec : {"turboquant_mse:bits=5", "turboquant_mse:bits=0", "turboquant_mse:center=2", "turboquant_mse:scale=5"}) {
+  for (const char* spec :
+       {"turboquant_mse:bits=5", "turboquant_mse:bits=0", "turboquant_mse:center=2", "turboquant_mse:scale=5"}) {
     EXPECT_FALSE(Registry::Builtin().Parse(spec)) << spec;
   }
 }
@@ -255,7 +261,8 @@ struct Golden {
   std::uint64_t keys, values;
 };
 
-// FNV-1a of the blocks that the scalar twin writes. If these must change, so must the codec's version: blocks are shared and stored.
+// FNV-1a of the blocks that the scalar twin writes. If these must change, so must the codec's version: blocks are shared and
+// stored.
 constexpr Golden kGolden[] = {
 #include "tests/quantizers/turboquant_mse_golden.inc"
 };
@@ -264,15 +271,18 @@ TEST(TurboQuantMseTest, StoredBytesAreGoldenOnEveryTarget) {
   for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
     hwy::SetSupportedTargetsForTest(target);
     for (const Golden& golden : kGolden) {
-      const TurboQuant codec{.spec = TurboSpec(golden.bits), .head_dim = golden.dim, .kv_heads = 2, .layer = 5, .model = "golden"};
+      const TurboQuant codec{
+          .spec = TurboSpec(golden.bits), .head_dim = golden.dim, .kv_heads = 2, .layer = 5, .model = "golden"};
       const auto rows = GoldenRows(128 * golden.dim);
       const auto keys = codec.Keys();
       AlignedBytes block(keys->block_bytes());
       ASSERT_TRUE(keys->Encode(1, 0, RowsOf(rows, golden.dim), block.data()));
-      EXPECT_EQ(Fnv1a(block.data(), keys->block_bytes()), golden.keys) << hwy::TargetName(target) << " " << golden.bits << " " << golden.dim;
+      EXPECT_EQ(Fnv1a(block.data(), keys->block_bytes()), golden.keys)
+          << hwy::TargetName(target) << " " << golden.bits << " " << golden.dim;
       const auto values = codec.Values();
       ASSERT_TRUE(values->Encode(1, 0, RowsOf(rows, golden.dim), block.data()));
-      EXPECT_EQ(Fnv1a(block.data(), values->block_bytes()), golden.values) << hwy::TargetName(target) << " " << golden.bits << " " << golden.dim;
+      EXPECT_EQ(Fnv1a(block.data(), values->block_bytes()), golden.values)
+          << hwy::TargetName(target) << " " << golden.bits << " " << golden.dim;
     }
   }
   hwy::SetSupportedTargetsForTest(0);
@@ -294,7 +304,8 @@ TEST(TurboQuantMseTest, GoldenBytesAreTheScalarTwins) {
       std::vector<std::uint8_t> block(kernels::LloydBlockBytes(golden.bits, golden.dim, 128));
       ASSERT_EQ(kernels::reference::LloydEncode(how, RowsOf(rows, golden.dim), block.data()), 128u);
       const std::uint64_t hash = Fnv1a(reinterpret_cast<const std::byte*>(block.data()), block.size());
-      EXPECT_EQ(hash, is_keys ? golden.keys : golden.values) << "bits " << golden.bits << " dim " << golden.dim << (is_keys ? " keys 0x" : " values 0x") << std::hex << hash;
+      EXPECT_EQ(hash, is_keys ? golden.keys : golden.values)
+          << "bits " << golden.bits << " dim " << golden.dim << (is_keys ? " keys 0x" : " values 0x") << std::hex << hash;
     }
   }
 }
@@ -313,7 +324,8 @@ TEST(TurboQuantMseTest, ScoresAndSumsAreTheSameOnEveryTarget) {
         hwy::SetSupportedTargetsForTest(target);
         const auto keys = codec.Keys();
         const auto values = codec.Values();
-        AlignedBytes block(keys->block_bytes()), prepared(keys->prepared_bytes(5)), scratch(values->accumulate_scratch_bytes(5));
+        AlignedBytes block(keys->block_bytes()), prepared(keys->prepared_bytes(5)),
+            scratch(values->accumulate_scratch_bytes(5));
         ASSERT_TRUE(keys->Encode(0, 0, RowsOf(rows, dim), block.data()));
         keys->PrepareQueries(0, queries.data(), 5, prepared.data());
         std::vector<float> all(5 * 128);
