@@ -5,6 +5,9 @@
 #include <utility>
 
 #include <kj/exception.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
 
 namespace kvant::client {
 namespace {
@@ -55,7 +58,12 @@ bool EventLoop::Bury(std::shared_ptr<void> remains) {
   const std::lock_guard lock(mutex_);
   if (thread_ended_) {
     // Destroying kj objects outside their thread is undefined: leak them.
-    static_cast<void>(new std::shared_ptr<void>(std::move(remains)));
+    const auto* const leaked = new std::shared_ptr<void>(std::move(remains));
+#ifdef __SANITIZE_ADDRESS__
+    __lsan_ignore_object(leaked);
+#else
+    static_cast<void>(leaked);
+#endif
     return false;
   }
   grave_.push_back(std::move(remains));

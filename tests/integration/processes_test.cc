@@ -23,6 +23,7 @@
 
 #include "tests/support/child.h"
 #include "tests/support/conversation.h"
+#include "tests/support/daemon_env.h"
 
 namespace kvant::testing {
 namespace {
@@ -239,6 +240,7 @@ std::map<int, long> PageFaults(pid_t pid) {
 }
 
 TEST_P(ProcessesTest, DaemonMeetsNoPageFaultPerStep) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers fault pages of their own";
   KvantdProcess daemon;
   const FakeModel model{ModelShape{}};
   const ModelShape& shape = model.shape();

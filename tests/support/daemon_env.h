@@ -10,6 +10,13 @@
 
 namespace kvant::testing {
 
+/// Sanitizers allocate shadow memory as they go: page faults mean nothing then.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 class DaemonEnv {
  public:
   /// `options.socket` is filled in.
