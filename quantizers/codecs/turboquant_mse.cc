@@ -6,7 +6,7 @@
 //   scale * Q' c / (unit * sqrt(dim)), c the code's integer centroid (kernels/lloyd_table.h).
 //
 // Block: the codes of block_tokens rows as kernels/lloyd_layout.h lays them out, then block_tokens ufloat16 scales, adjacent,
-// little-endian: bits + 16 / head_dim bits per element. Q: kRotationRounds rounds of signs and Hadamard mixing
+// little-endian: bits + 16 / head_dim bits per element. Q: RotationRounds rounds of signs and Hadamard mixing
 // (kernels/hadamard.h), its signs from RotationSeed: codec name and version, model, layer, KV head and side. The tests hold
 // golden bytes.
 //
@@ -88,7 +88,7 @@ class LloydBlocks {
     }
     for (std::uint32_t head = 0; head < config.kv_heads; ++head) {
       const RotationKey key{kName, kVersion, config.model, config.layer, head, config.side};
-      blocks.rotations_.emplace_back(config.head_dim, kRotationRounds, RotationSeed(key));
+      blocks.rotations_.emplace_back(config.head_dim, RotationRounds(config.head_dim), RotationSeed(key));
     }
     return blocks;
   }
