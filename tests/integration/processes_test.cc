@@ -89,8 +89,8 @@ TEST_P(ProcessesTest, KilledClientFreesLeasesAndArenaWithinTenMilliseconds) {
   KvantdProcess daemon;
   auto admin = Admin::Connect(daemon.socket(), {.spin = milliseconds(5)}).value();
   milliseconds best{1000};
-  // Three tries: the machine may be busy with something else in one of them.
-  for (int round = 0; round < 3 && best > milliseconds(10); ++round) {
+  // Several tries: the machine may be busy with something else in one of them.
+  for (int round = 0; round < 10 && best > milliseconds(10); ++round) {
     auto child = StartClient(daemon.socket());
     ASSERT_EQ(Words(child->Ask("open 1 0"))[0], "ok");
     ASSERT_EQ(Words(child->Ask("feed 1 400 60"))[1], "400");
