@@ -38,6 +38,9 @@ TEST(RenderTest, SharesAndRatiosOfNothingAreADash) {
   EXPECT_EQ(HumanShare(0, 0), "-");
   EXPECT_EQ(HumanRatio(66, 16), "4.12x");
   EXPECT_EQ(HumanRatio(1, 0), "-");
+  EXPECT_EQ(HumanCompressed({.logical_f16_bytes = 4096, .compressed_bytes = 1056, .resident_bytes = 0}),
+            "1.0 KiB  (f16 is 3.88x)");
+  EXPECT_EQ(HumanCompressed({}), "0 B");
 }
 
 TEST(RenderTest, TableColumnsAlignAndLinesHaveNoTrailingBlanks) {

@@ -59,8 +59,7 @@ std::string Text(const StoreRow& row) {
   listing.Add("blocks", HumanCount(row.blocks) + "  (" + HumanCount(row.leased_blocks) + " leased)");
   listing.Add("sequences", HumanCount(row.sequences));
   listing.Add("logical (as f16)", HumanBytes(row.bytes.logical_f16_bytes));
-  listing.Add("compressed", HumanBytes(row.bytes.compressed_bytes) + "  (f16 is " +
-                                HumanRatio(row.bytes.logical_f16_bytes, row.bytes.compressed_bytes) + ")");
+  listing.Add("compressed", HumanCompressed(row.bytes));
   listing.Add("resident", HumanBytes(row.bytes.resident_bytes));
   listing.Add("prefix hit tokens", HumanCount(row.prefix_hit_tokens) + " of " + HumanCount(row.prefix_lookup_tokens) + "  (" +
                                        HumanShare(row.prefix_hit_tokens, row.prefix_lookup_tokens) + ")");

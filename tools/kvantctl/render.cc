@@ -58,6 +58,12 @@ std::string HumanRatio(std::uint64_t larger, std::uint64_t smaller) {
   return text.data();
 }
 
+std::string HumanCompressed(const ByteFigures& bytes) {
+  std::string text = HumanBytes(bytes.compressed_bytes);
+  if (bytes.compressed_bytes != 0) text += "  (f16 is " + HumanRatio(bytes.logical_f16_bytes, bytes.compressed_bytes) + ")";
+  return text;
+}
+
 std::string Table::ToString() const {
   std::vector<std::size_t> widths;
   for (const Column& column : columns_) widths.push_back(column.title.size());

@@ -23,6 +23,8 @@ std::string HumanDuration(std::chrono::seconds duration);
 std::string HumanShare(std::uint64_t part, std::uint64_t whole);
 /// How often `smaller` fits into `larger` as "3.8x"; "-" when smaller is 0.
 std::string HumanRatio(std::uint64_t larger, std::uint64_t smaller);
+/// "12.4 MiB  (f16 is 3.88x)": the compressed bytes and how many times as much f16 would take.
+std::string HumanCompressed(const ByteFigures& bytes);
 
 enum class Align { kLeft, kRight };
 

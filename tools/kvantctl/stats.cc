@@ -11,8 +11,7 @@ std::string Text(const StatsReport& stats) {
   Listing listing;
   listing.Heading("memory");
   listing.Add("logical (as f16)", HumanBytes(stats.bytes.logical_f16_bytes));
-  listing.Add("compressed", HumanBytes(stats.bytes.compressed_bytes) + "  (f16 is " +
-                                HumanRatio(stats.bytes.logical_f16_bytes, stats.bytes.compressed_bytes) + ")");
+  listing.Add("compressed", HumanCompressed(stats.bytes));
   listing.Add("resident", HumanBytes(stats.bytes.resident_bytes));
   listing.Add("metadata", HumanBytes(stats.metadata_bytes));
   listing.Add("budget", HumanBytes(stats.daemon.budget_bytes) + "  (" +
