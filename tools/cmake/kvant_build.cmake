@@ -32,10 +32,6 @@ endif()
 
 # kvant_library(<name> sources...): a static library kvant_<name> with alias kvant::<name> and root-relative private includes.
 function(kvant_library name)
-  if(NOT ARGN)
-    file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/empty.cc "")
-    list(APPEND ARGN ${CMAKE_CURRENT_BINARY_DIR}/empty.cc)
-  endif()
   add_library(kvant_${name} STATIC ${ARGN})
   add_library(kvant::${name} ALIAS kvant_${name})
   target_include_directories(kvant_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)

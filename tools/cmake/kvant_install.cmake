@@ -3,11 +3,9 @@
 include(CMakePackageConfigHelpers)
 
 install(TARGETS kvant_types EXPORT kvantTargets FILE_SET HEADERS)
-if(TARGET kvant_client)
-  set_target_properties(kvant_client PROPERTIES
-    VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR} EXPORT_NAME client)
-  install(TARGETS kvant_client EXPORT kvantTargets FILE_SET HEADERS)
-endif()
+set_target_properties(kvant_client PROPERTIES
+  VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR} EXPORT_NAME client)
+install(TARGETS kvant_client EXPORT kvantTargets FILE_SET HEADERS)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/kvant)
 install(EXPORT kvantTargets NAMESPACE kvant:: DESTINATION ${package_dir})
