@@ -19,6 +19,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 inline constexpr std::size_t kQueriesAtOnce = HWY_CAP_GE512 ? 4 : 2;
 inline constexpr std::size_t kVectorsAtOnce = HWY_CAP_GE512 ? 4 : 2;
+/// Where bytes are multiplied, centroids serve more queries and fewer vectors at once.
+inline constexpr std::size_t kManyQueries = 8;
 /// Words of a query's integer weights: one per quad of tokens, with 8 bits two (tokens 0 and 2, tokens 1 and 3).
 inline constexpr std::size_t kWordsPerQuery = kLloydWeightRun / 2;
 
@@ -172,12 +174,12 @@ HWY_INLINE void AccumulateField(const FieldTables<kBits>& tables, const Bytes64 
                                 const Bytes64 (&tops)[kVectors], const std::uint32_t* HWY_RESTRICT words,
                                 Sums16 (&sums)[kVectors][kQueries]) {
   Bytes64 weights[kQueries];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (std::size_t q = 0; q < kQueries; ++q) weights[q] = BroadcastWord(words[q * kWordsPerQuery]);
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kVectors; ++v) {
     const Bytes64 centroids = Field<kBits, kField>(tables, codes[v], tops[v]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (std::size_t q = 0; q < kQueries; ++q) sums[v][q] = DotUnsignedSigned(sums[v][q], weights[q], centroids);
   }
 }
@@ -220,7 +222,7 @@ HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const 
   hn::Vec<SumTag<D8>> sums[kVectors][kQueries];
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kVectors; ++v) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (std::size_t q = 0; q < kQueries; ++q) sums[v][q] = hn::Zero(di);
   }
 #if HWY_TARGET == HWY_AVX3_DL
@@ -243,7 +245,7 @@ HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const 
       }
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (std::size_t q = 0; q < kQueries; ++q) {
     const auto step = hn::Set(df, run.steps[query + q]);
     float* HWY_RESTRICT acc = args.acc + (query + q) * args.acc_stride + offset / 4;
@@ -264,9 +266,10 @@ HWY_INLINE void AccumulateQueries(const LloydAccumulateArgs& args, const Run& ru
   if (none) return;
   const CodeTag d8;
   const std::size_t n = hn::Lanes(d8), bytes = 4 * args.dim;
+  constexpr std::size_t kVectors = kQueries == kManyQueries ? 2 : kVectorsAtOnce;
   std::size_t offset = 0;
-  for (; offset + kVectorsAtOnce * n <= bytes; offset += kVectorsAtOnce * n) {
-    AccumulateVectors<kBits, kVectorsAtOnce, kQueries>(d8, args, run, at, offset, query, prefetch);
+  for (; offset + kVectors * n <= bytes; offset += kVectors * n) {
+    AccumulateVectors<kBits, kVectors, kQueries>(d8, args, run, at, offset, query, prefetch);
   }
   for (; offset + n <= bytes; offset += n) AccumulateVectors<kBits, 1, kQueries>(d8, args, run, at, offset, query, prefetch);
   const hn::CappedTag<std::uint8_t, 32> cell;
@@ -293,6 +296,11 @@ HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
     constexpr std::uint32_t kPlaneBits = LloydPlaneAt(kBits, 0).bits;
     const ValueCodes at{args.block + first * dim * kPlaneBits / 8, tops + first * dim / 8, 4 * dim, count / 16};
     std::size_t query = 0;
+    if constexpr (kDotBytes<kBits>) {
+      for (; query + kManyQueries <= args.queries; query += kManyQueries) {
+        AccumulateQueries<kBits, kManyQueries>(args, run, at, query, prefetch);
+      }
+    }
     for (; query + kQueriesAtOnce <= args.queries; query += kQueriesAtOnce) {
       AccumulateQueries<kBits, kQueriesAtOnce>(args, run, at, query, prefetch);
     }

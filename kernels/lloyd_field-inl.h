@@ -88,11 +88,10 @@ HWY_INLINE Bytes64 Field(const FieldTables<kBits>& tables, Bytes64 codes, Bytes6
   }
 }
 
-/// Centroids of four fields in a row. 4 bits: both fields of `a`, then (kFields = 4) both of `b`. 1, 2 and 3 bits: fields
-/// 4 * kHalf.. of `a`, with `b` the plane of top bits of 3 bits.
-template <std::uint32_t kBits, std::size_t kHalf, std::size_t kFields>
+/// Centroids of kFields fields. 4 bits: both fields of `a`, then (kFields = 4) both of `b`. 1, 2 and 3 bits: fields kFirst.. of
+/// `a`, with `b` the plane of top bits of 3 bits.
+template <std::uint32_t kBits, std::size_t kFirst, std::size_t kFields>
 HWY_INLINE void Fields(const FieldTables<kBits>& tables, Bytes64 a, Bytes64 b, Bytes64* HWY_RESTRICT centroids) {
-  constexpr std::size_t kFirst = kBits == 4 ? 0 : 4 * kHalf;
   centroids[0] = Field<kBits, kFirst>(tables, a, b);
   centroids[1] = Field<kBits, kFirst + 1>(tables, a, b);
   if constexpr (kFields == 4 && kBits == 4) {

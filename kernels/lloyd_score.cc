@@ -16,8 +16,10 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Queries whose sums stay in registers: four subtiles each.
+/// Queries whose sums stay in registers, with four subtiles each; twice as many with two subtiles, so that centroids serve more
+/// queries, where bytes are multiplied.
 inline constexpr std::size_t kQueriesAtOnce = HWY_CAP_GE512 ? 4 : 2;
+inline constexpr std::size_t kManyQueries = 8;
 
 /// Four subtiles of 16 tokens (or as many as kSubtiles says) that are scored together.
 struct KeyStep {
@@ -27,8 +29,8 @@ struct KeyStep {
   std::size_t first_token = 0;
 };
 
-/// kQueries queries (words[q] of each row) against one step.
-template <std::uint32_t kBits, std::size_t kHalf, std::size_t kSubtiles, std::size_t kQueries>
+/// kQueries queries (words[q] of each row) against one step, whose subtiles are the fields from kFirst on.
+template <std::uint32_t kBits, std::size_t kFirst, std::size_t kSubtiles, std::size_t kQueries>
 HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const LloydQueryHead& head,
                           const std::uint32_t* HWY_RESTRICT words, std::size_t query, float* HWY_RESTRICT logits,
                           const std::uint16_t* HWY_RESTRICT scales, Prefetch& prefetch) {
@@ -43,7 +45,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
   const auto offset = static_cast<std::uint8_t>(kBytes ? args.table->magnitudes[args.table->half() - 1] : 0);
   for (std::size_t part = 0; part < 64; part += hn::Lanes(d8)) {
     hn::Vec<SumTag<D8>> sums[kSubtiles][kQueries];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (std::size_t q = 0; q < kQueries; ++q) {
 #pragma GCC unroll 4
       for (std::size_t s = 0; s < kSubtiles; ++s)
@@ -75,10 +77,10 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
         if constexpr (kBits == 4 && kSubtiles == 4) b = hn::Load(d8, codes + g * 64 + step.tile_bytes);
         if constexpr (kBits == 3) b = hn::Load(d8, more + g * 64);
         Bytes64 centroids[4];
-        Fields<kBits, kHalf, kSubtiles>(tables, a, b, centroids);
+        Fields<kBits, kFirst, kSubtiles>(tables, a, b, centroids);
 #pragma GCC unroll 4
         for (std::size_t s = 0; s < kSubtiles; ++s) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (std::size_t q = 0; q < kQueries; ++q) sums[s][q] = DotBroadcast(sums[s][q], centroids[s], word[q]);
         }
       }
@@ -91,7 +93,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
         if constexpr (kBits == 4 && kSubtiles == 4) b = hn::Load(d8, codes + g * 64 + step.tile_bytes);
         if constexpr (kBits == 3) b = hn::Load(d8, more + g * 64);
         hn::Vec<D8> centroids[4];
-        LookUp<kBits, kHalf, kSubtiles>(d8, tables, a, b, centroids);
+        LookUp<kBits, kFirst / 4, kSubtiles>(d8, tables, a, b, centroids);
         Pairs<D8> wide[kSubtiles];
         for (std::size_t s = 0; s < kSubtiles; ++s) wide[s] = WidenSigned(d8, centroids[s]);
         for (std::size_t q = 0; q < kQueries; ++q) {
@@ -105,7 +107,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
     for (std::size_t s = 0; s < kSubtiles; ++s) {
       const std::size_t token = step.first_token + 16 * s + part / 4;
       const auto scale = LoadUfloat16(df, scales + token);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (std::size_t q = 0; q < kQueries; ++q) {
         const auto sum = hn::Mul(hn::ConvertTo(df, sums[s][q]), scale);
         const auto logit = hn::Add(hn::Mul(sum, hn::Set(df, head.scale[query + q])), hn::Set(df, head.bias[query + q]));
@@ -121,8 +123,9 @@ HWY_INLINE void ScoreQueries(const LloydScoreArgs& args, const LloydQueryHead& h
                              std::size_t query, float* HWY_RESTRICT logits, Prefetch& prefetch) {
   const std::size_t dim = args.dim;
   const auto* scales = reinterpret_cast<const std::uint16_t*>(args.block + LloydCodesBytes(kBits, dim, args.tokens));
-  const auto run = [&]<std::size_t kHalf, std::size_t kSubtiles>(const KeyStep& step) HWY_ATTR {
-    ScoreStep<kBits, kHalf, kSubtiles, kQueries>(args, step, head, words, query, logits, scales, prefetch);
+  constexpr std::size_t kSubtiles = kQueries == kManyQueries ? 2 : 4;
+  const auto run = [&]<std::size_t kFirst, std::size_t kCount>(const KeyStep& step) HWY_ATTR {
+    ScoreStep<kBits, kFirst, kCount, kQueries>(args, step, head, words, query, logits, scales, prefetch);
   };
   const std::size_t vector_row = 16 * dim;  // bytes of a supertile
   std::size_t token = 0;
@@ -133,26 +136,29 @@ HWY_INLINE void ScoreQueries(const LloydScoreArgs& args, const LloydQueryHead& h
     for (; token < args.tokens; token += 16)
       run.template operator()<0, 1>({args.block + token * dim, args.block, vector_row, token});
   } else if constexpr (kBits == 4) {
-    for (; token + 64 <= args.tokens; token += 64) {
-      run.template operator()<0, 4>({args.block + token * dim / 2, args.block, vector_row, token});
+    if constexpr (kSubtiles == 4) {
+      for (; token + 64 <= args.tokens; token += 64) {
+        run.template operator()<0, 4>({args.block + token * dim / 2, args.block, vector_row, token});
+      }
     }
     for (; token < args.tokens; token += 32)
       run.template operator()<0, 2>({args.block + token * dim / 2, args.block, vector_row, token});
   } else if constexpr (kBits == 2) {
-    for (; token < args.tokens; token += 64)
-      run.template operator()<0, 4>({args.block + token * dim / 4, args.block, vector_row, token});
+    for (; token < args.tokens; token += 64) {
+      const std::uint8_t* codes = args.block + token * dim / 4;
+      run.template operator()<0, kSubtiles>({codes, args.block, vector_row, token});
+      if constexpr (kSubtiles == 2) run.template operator()<2, 2>({codes, args.block, vector_row, token + 32});
+    }
   } else {
     const std::uint8_t* tops = args.block + LloydPlaneBytes(2, dim, args.tokens);  // 3 bits only
     for (; token < args.tokens; token += 128) {
-      if constexpr (kBits == 3) {
-        const std::uint8_t* top = tops + token * dim / 8;
-        run.template operator()<0, 4>({args.block + token * dim / 4, top, vector_row, token});
-        run.template operator()<1, 4>({args.block + (token + 64) * dim / 4, top, vector_row, token + 64});
-      } else {
-        const std::uint8_t* codes = args.block + token * dim / 8;
-        run.template operator()<0, 4>({codes, args.block, vector_row, token});
-        run.template operator()<1, 4>({codes, args.block, vector_row, token + 64});
-      }
+      const std::uint8_t* more = kBits == 3 ? tops + token * dim / 8 : args.block;
+      const std::uint8_t* low = kBits == 3 ? args.block + token * dim / 4 : args.block + token * dim / 8;
+      const std::uint8_t* high = kBits == 3 ? low + 16 * dim : low;
+      run.template operator()<0, kSubtiles>({low, more, vector_row, token});
+      if constexpr (kSubtiles == 2) run.template operator()<2, 2>({low, more, vector_row, token + 32});
+      run.template operator()<4, kSubtiles>({high, more, vector_row, token + 64});
+      if constexpr (kSubtiles == 2) run.template operator()<6, 2>({high, more, vector_row, token + 96});
     }
   }
 }
@@ -169,7 +175,10 @@ HWY_INLINE void ScoreBits(const LloydScoreArgs& args) {
     const std::size_t query = i % kLanes;
     const std::size_t left = args.queries - i < kLanes - query ? args.queries - i : kLanes - query;
     float* logits = args.logits + i * args.stride;
-    if (left >= kQueriesAtOnce) {
+    if (kDotBytes<kBits> && left >= kManyQueries) {
+      if constexpr (kDotBytes<kBits>) ScoreQueries<kBits, kManyQueries>(args, head, words, query, logits, prefetch);
+      i += kManyQueries;
+    } else if (left >= kQueriesAtOnce) {
       ScoreQueries<kBits, kQueriesAtOnce>(args, head, words, query, logits, prefetch);
       i += kQueriesAtOnce;
     } else if (kQueriesAtOnce > 2 && left >= 2) {
