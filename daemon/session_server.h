@@ -1,13 +1,16 @@
-// wire::Session: translates messages to Session's calls and their outcomes back.
+// wire::Session: translates messages to Session's calls and their outcomes back. In three files: session_server.cc has the store
+// and its memory, session_server_sequences.cc and session_server_steps.cc the calls on sequences.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <kvant/kvant.capnp.h>
 
 #include "daemon/call_order.h"
+#include "daemon/rpc_guard.h"
 #include "daemon/session.h"
 
 namespace kvant::daemon {
@@ -55,7 +58,12 @@ class SessionServer final : public wire::Session::Server {
  private:
   /// Runs `body` (nothing -> nothing) when the call on sequences `ids` may begin.
   template <typename Body>
-  kj::Promise<void> InOrder(std::vector<std::uint64_t> ids, CallNeeds needs, Body body);
+  kj::Promise<void> InOrder(std::vector<std::uint64_t> ids, CallNeeds needs, Body body) {
+    return order_->Run(std::move(ids), needs, [body = kj::mv(body)]() mutable -> kj::Promise<void> {
+      Guarded(body);
+      return kj::READY_NOW;
+    });
+  }
 
   const std::shared_ptr<Session> session_;  // shared with calls that wait
   const std::shared_ptr<CallOrder> order_;
