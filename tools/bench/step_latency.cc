@@ -99,6 +99,10 @@ bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
+Error DifferentBits(const std::string& who) {
+  return {ErrorCode::kInternal, who + " do not give the same bits; what is wrong gets no time"};
+}
+
 Result<StepTimes> MeasureStanding(Client& client, Standing& standing, PreparedAttention& prepared, const StepTensors& tensors,
                                   std::size_t steps) {
   const AttendArgs args = tensors.args();
@@ -236,26 +240,30 @@ Result<StepLatency> MeasureSteps(const StepOptions& options) {
   if (!service) return service.error();
   auto local = Standing::Make(*store, Placement::kLocal, options.shape, tokens);
   if (!local) return local.error();
-  if (auto rows = service->Write(); !rows) return rows.error();
-  auto rows = local->Write();
-  if (!rows) return rows.error();
-  auto prepared = PreparedAttention::Make(spec, store->info().identity, tokens.size(), *rows, *tensors);
-  if (!prepared) return prepared.error();
+  std::vector<std::unique_ptr<PreparedAttention>> prepared;
+  for (Standing* standing : {&*service, &*local}) {
+    auto rows = standing->Write();
+    if (!rows) return rows.error();
+    auto made = PreparedAttention::Make(spec, store->info().identity, tokens.size(), *rows, *tensors);
+    if (!made) return made.error();
+    prepared.push_back(*std::move(made));
+  }
 
   auto by_daemon = OutputOf(service->Step(tensors->args()), *tensors);
   if (!by_daemon) return by_daemon.error();
   auto by_client = OutputOf(local->Step(tensors->args()), *tensors);
   if (!by_client) return by_client.error();
-  (*prepared)->Run();
-  auto by_hand = OutputOf({}, *tensors);
-  if (!SameBits(*by_daemon, *by_client) || !SameBits(*by_client, *by_hand)) {
-    return Error{ErrorCode::kInternal, "the placements do not give the same bits; what is wrong gets no time"};
+  if (!SameBits(*by_daemon, *by_client)) return DifferentBits("the daemon and the client");
+  for (const auto& by_hand : prepared) {
+    by_hand->Run();
+    auto out = OutputOf({}, *tensors);
+    if (!out) return out.error();
+    if (!SameBits(*by_client, *out)) return DifferentBits("the client and prepared items");
   }
 
-  StepLatency latency;
-  auto service_times = MeasureStanding(*client, *service, **prepared, *tensors, options.steps);
+  auto service_times = MeasureStanding(*client, *service, *prepared[0], *tensors, options.steps);
   if (!service_times) return service_times.error();
-  auto local_times = MeasureStanding(*client, *local, **prepared, *tensors, options.steps);
+  auto local_times = MeasureStanding(*client, *local, *prepared[1], *tensors, options.steps);
   if (!local_times) return local_times.error();
   auto ping = MeasurePing(*client, options.steps);
   if (!ping) return ping.error();
