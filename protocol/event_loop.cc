@@ -1,6 +1,6 @@
 #include "protocol/event_loop.h"
 
-#include <cstddef>
+#include <algorithm>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -11,6 +11,10 @@ namespace {
 
 /// Looks at the sockets alone per look at everything else (timers, new connections, work posted by other threads).
 constexpr unsigned kLooksPerPoll = 16;
+
+/// Spins in vain before the loop begins to skip some; then 16, 32, ... up to 1024 between two attempts.
+constexpr unsigned kPatience = 4;
+constexpr unsigned kMostSkippedLog2 = 10;
 
 void Pause() noexcept {
 #if defined(__x86_64__)
@@ -28,17 +32,25 @@ void EventLoop::Flush() {
 
 bool EventLoop::Spin() {
   if (spin_.count() <= 0 || sources_.empty()) return false;
+  if (skip_ > 0) {
+    --skip_;
+    return false;
+  }
   const auto end = std::chrono::steady_clock::now() + spin_;
   for (unsigned looks = 1; std::chrono::steady_clock::now() < end; ++looks) {
     bool came = false;
     for (Source* source : sources_) came |= source->Receive();
-    if (came) return true;
     if (looks % kLooksPerPoll == 0) {
       port_.UnixEventPort::poll();
-      if (events_.isRunnable()) return true;
+      came |= events_.isRunnable();
+    }
+    if (came) {
+      in_vain_ = 0;
+      return true;
     }
     Pause();
   }
+  if (++in_vain_ >= kPatience) skip_ = 1u << std::min(in_vain_, kMostSkippedLog2);
   return false;
 }
 

@@ -37,7 +37,9 @@ class EventLoop {
   [[nodiscard]] kj::UnixEventPort& port() noexcept { return port_; }
   [[nodiscard]] kj::Timer& timer() noexcept { return port_.getTimer(); }
 
-  /// How long to look out, whenever there is nothing left to do, before sleeping. 0: sleep at once.
+  /// How long to look out, whenever there is nothing left to do, before sleeping. 0: sleep at once. A loop that spins in vain
+  /// (answers take longer, or the peer waits for this very processor, as schedulers like to arrange it on machines of few cores)
+  /// soon tries it seldom. It never yields instead: a thread that computes would keep the processor for milliseconds.
   void set_spin(std::chrono::nanoseconds spin) noexcept { spin_ = spin; }
 
   /// `source` is served until Remove.
@@ -61,6 +63,8 @@ class EventLoop {
 
   std::vector<Source*> sources_;
   std::chrono::nanoseconds spin_{0};
+  unsigned in_vain_ = 0;  // spins since the last one that was of use
+  unsigned skip_ = 0;     // spins to leave out
   Port port_;
   kj::EventLoop events_;
   kj::WaitScope wait_scope_;

@@ -192,7 +192,10 @@ void MessageSocket::ReceiveSome() {
   // Descriptors, taken or not, end a read before all is read.
   const bool with_fds = header.msg_controllen != 0 || (header.msg_flags & MSG_CTRUNC) != 0;
   if (header.msg_controllen != 0) TakeFds(header);
-  drained_ = static_cast<std::size_t>(n) < piece.iov_len && !with_fds;
+  // And when the end has been announced, nothing will announce it again.
+  const kj::Maybe<bool> end_hint = observer_.atEndHint();
+  const bool end_announced = end_hint.orDefault(false);
+  drained_ = static_cast<std::size_t>(n) < piece.iov_len && !with_fds && !end_announced;
 }
 
 void MessageSocket::TakeFds(const msghdr& header) {

@@ -1,11 +1,13 @@
 // Prints what step_latency measures, one line per figure: median and p99 in microseconds. One process start is one sample.
-//   step_latency [--socket PATH] [--spin US] [--daemon-spin US] [--steps N] [--context TOKENS] [--seal LAYERS]
-// Without --socket the daemon runs in this process.
+//   step_latency [--socket PATH] [--spin US] [--daemon-spin US] [--steps N] [--context TOKENS] [--seal LAYERS] [--pin 1]
+// Without --socket the daemon runs in this process; with --pin it has core 1, and the client core 0.
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <string>
+
+#include <sched.h>
 
 #include "tools/bench/step_latency.h"
 
@@ -31,6 +33,13 @@ void Print(const char* placement, const tools::StepTimes& times) {
               times.bytes_copied_per_step, times.page_faults_per_step);
 }
 
+void Pin(int core) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  CPU_SET(core, &cores);
+  ::sched_setaffinity(0, sizeof(cores), &cores);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -38,6 +47,7 @@ int main(int argc, char** argv) {
   tools::SealOptions seal;
   DaemonOptions daemon_options;
   bool measure_sealing = false;
+  bool pin = false;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string flag = argv[i];
     const long number = std::atol(argv[i + 1]);
@@ -47,6 +57,7 @@ int main(int argc, char** argv) {
     if (flag == "--workers") daemon_options.workers = static_cast<std::size_t>(number);
     if (flag == "--steps") options.steps = static_cast<std::size_t>(number);
     if (flag == "--context") options.context_tokens = static_cast<std::size_t>(number);
+    if (flag == "--pin") pin = number != 0;
     if (flag == "--seal") {
       measure_sealing = true;
       seal.shape.layers = static_cast<std::uint32_t>(number);
@@ -54,7 +65,9 @@ int main(int argc, char** argv) {
   }
   std::unique_ptr<tools::InProcessDaemon> daemon;
   if (options.socket.empty()) {
+    if (pin) Pin(1);  // the daemon's threads begin where this one is
     auto started = tools::InProcessDaemon::Start(daemon_options);
+    if (pin) Pin(0);
     if (!started) return Fail(started.error());
     daemon = *std::move(started);
     options.socket = daemon->socket();
