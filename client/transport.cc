@@ -138,15 +138,6 @@ Result<void> Transport::Enter(std::string_view operation) {
   return {};
 }
 
-void Transport::Await(kj::Promise<void> done) {
-  wire::EventLoop& events = loop_->events();
-  events.set_spin(spin_);  // the thread's connections share the loop
-  // kj's timers count from when the loop last looked at the clock, and that may be long ago.
-  const auto deadline = kj::systemPreciseMonotonicClock().now() + deadline_.count() * kj::NANOSECONDS;
-  auto timeout = events.timer().atTime(deadline);
-  done.exclusiveJoin(kj::mv(timeout)).wait(events.wait_scope());
-}
-
 Result<int> Transport::TakeFd(wire::Segment::Client segment, std::string_view operation) {
   const auto null_fd = [&] {
     return Error{ErrorCode::kInternal, std::string(operation) + ": the segment came without a file descriptor"};
@@ -158,7 +149,8 @@ Result<int> Transport::TakeFd(wire::Segment::Client segment, std::string_view op
       KJ_IF_MAYBE (number, held) copy = ::fcntl(*number, F_DUPFD_CLOEXEC, 0);
       answered = true;
     });
-    Await(kj::mv(fd));
+    const auto task = fd.eagerlyEvaluate(nullptr);
+    Await([&] { return answered; });
   });
   KJ_IF_MAYBE (exception, failure) return Failed(*exception, operation);
   if (!answered) return Late(operation);

@@ -115,7 +115,7 @@ class Transport {
   /// Waits for the answer; kDeadlineExceeded leaves `inflight` fit to be waited for again.
   template <typename Results>
   [[nodiscard]] Result<capnp::Response<Results>> Wait(Inflight<Results>& inflight, std::string_view operation) {
-    const auto failure = kj::runCatchingExceptions([&] { Await(inflight.WhenDone()); });
+    const auto failure = kj::runCatchingExceptions([&] { Await([&] { return inflight.done(); }); });
     KJ_IF_MAYBE (exception, failure) return Failed(*exception, operation);
     if (!inflight.done()) return Late(operation);
     KJ_IF_MAYBE (exception, inflight.exception()) return Failed(*exception, operation);
@@ -141,8 +141,12 @@ class Transport {
  private:
   Transport(std::shared_ptr<EventLoop> loop, const ClientOptions& options);
 
-  /// Turns the loop until `done` or the deadline.
-  void Await(kj::Promise<void> done);
+  /// Turns the loop until `done()` or the deadline.
+  template <typename Done>
+  void Await(Done done) {
+    loop_->events().set_spin(spin_);  // the thread's connections share the loop
+    static_cast<void>(loop_->events().RunUntil(done, std::chrono::steady_clock::now() + deadline_));
+  }
 
   [[nodiscard]] Error Dead(std::string_view operation) const;
   [[nodiscard]] Error Late(std::string_view operation) const;

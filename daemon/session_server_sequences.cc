@@ -24,7 +24,7 @@ kj::Promise<void> SessionServer::openSequence(OpenSequenceContext context) {
 
 kj::Promise<void> SessionServer::fork(ForkContext context) {
   return Guarded([&] {
-    return InOrder({context.getParams().getSource()}, CallNeeds::kSettled, [session = session_, context]() mutable {
+    return InOrder(context.getParams().getSource(), CallNeeds::kSettled, [session = session_, context]() mutable {
       const auto params = context.getParams();
       auto options = ReadOptions(params.getOptions());
       auto sequence = options ? session->Fork(params.getStore(), params.getSource(), params.getLength(), *options)
@@ -40,7 +40,7 @@ kj::Promise<void> SessionServer::fork(ForkContext context) {
 
 kj::Promise<void> SessionServer::read(ReadContext context) {
   return Guarded([&] {
-    return InOrder({context.getParams().getSource()}, CallNeeds::kOrder, [session = session_, context]() mutable {
+    return InOrder(context.getParams().getSource(), CallNeeds::kOrder, [session = session_, context]() mutable {
       auto reader = session->Read(context.getParams().getStore(), context.getParams().getSource());
       if (!reader) {
         wire::WriteError(reader.error(), context.getResults().initError());
@@ -55,7 +55,7 @@ kj::Promise<void> SessionServer::read(ReadContext context) {
 
 kj::Promise<void> SessionServer::close(CloseContext context) {
   return Guarded([&] {
-    return InOrder({context.getParams().getSequence()}, CallNeeds::kOrder, [session = session_, context]() mutable {
+    return InOrder(context.getParams().getSequence(), CallNeeds::kOrder, [session = session_, context]() mutable {
       wire::WriteStatus(session->CloseSequence(context.getParams().getSequence()), context.getResults());
     });
   });
@@ -63,7 +63,7 @@ kj::Promise<void> SessionServer::close(CloseContext context) {
 
 kj::Promise<void> SessionServer::trim(TrimContext context) {
   return Guarded([&] {
-    return InOrder({context.getParams().getSequence()}, CallNeeds::kSettled, [session = session_, context]() mutable {
+    return InOrder(context.getParams().getSequence(), CallNeeds::kSettled, [session = session_, context]() mutable {
       auto own = session->Own(context.getParams().getSequence());
       auto done = own ? own->sequence->Trim(context.getParams().getLength()) : Result<void>(own.error());
       if (!done) {
@@ -77,7 +77,7 @@ kj::Promise<void> SessionServer::trim(TrimContext context) {
 
 kj::Promise<void> SessionServer::mark(MarkContext context) {
   return Guarded([&] {
-    return InOrder({context.getParams().getSequence()}, CallNeeds::kSettled, [session = session_, context]() mutable {
+    return InOrder(context.getParams().getSequence(), CallNeeds::kSettled, [session = session_, context]() mutable {
       auto own = session->Own(context.getParams().getSequence());
       auto marked = own ? own->sequence->SetMark() : Result<std::uint64_t>(own.error());
       if (!marked) {
@@ -91,7 +91,7 @@ kj::Promise<void> SessionServer::mark(MarkContext context) {
 
 kj::Promise<void> SessionServer::rewind(RewindContext context) {
   return Guarded([&] {
-    return InOrder({context.getParams().getSequence()}, CallNeeds::kSettled, [session = session_, context]() mutable {
+    return InOrder(context.getParams().getSequence(), CallNeeds::kSettled, [session = session_, context]() mutable {
       auto own = session->Own(context.getParams().getSequence());
       auto done = own ? own->sequence->Rewind(context.getParams().getMark().getLength()) : Result<void>(own.error());
       if (!done) {
@@ -105,7 +105,7 @@ kj::Promise<void> SessionServer::rewind(RewindContext context) {
 
 kj::Promise<void> SessionServer::blocks(BlocksContext context) {
   return Guarded([&] {
-    return InOrder({context.getParams().getSequence()}, CallNeeds::kOrder, [session = session_, context]() mutable {
+    return InOrder(context.getParams().getSequence(), CallNeeds::kOrder, [session = session_, context]() mutable {
       auto own = session->Own(context.getParams().getSequence());
       if (!own) {
         wire::WriteError(own.error(), context.getResults().initError());

@@ -1,5 +1,6 @@
 // The calls of wire::Session that a decoding step is made of.
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -11,15 +12,6 @@
 namespace kvant::daemon {
 namespace {
 
-/// The sequences that a batch names.
-template <typename Items, typename IdOf>
-std::vector<std::uint64_t> IdsOf(Items items, IdOf id_of) {
-  std::vector<std::uint64_t> ids;
-  ids.reserve(items.size());
-  for (auto item : items) ids.push_back(id_of(item));
-  return ids;
-}
-
 void CheckBatch(std::size_t items) {
   KJ_REQUIRE(items <= wire::MAX_BATCH, "too many items in one call", items, +wire::MAX_BATCH);
 }
@@ -28,36 +20,6 @@ Result<void> RunAppend(Session& session, wire::AppendItem::Reader from) {
   auto call = ReadAppend(session, from);
   if (!call) return call.error();
   return session.Append(*call);
-}
-
-/// Attends every item whose outcome is success so far.
-template <typename Items, typename AttendOf>
-void RunAttend(Session& session, Items items, AttendOf attend_of, std::vector<Result<void>>& outcomes) {
-  std::vector<AttendCall> calls;
-  std::vector<std::size_t> item_of_call;
-  calls.reserve(items.size());
-  item_of_call.reserve(items.size());
-  for (unsigned i = 0; i < items.size(); ++i) {
-    if (!outcomes[i]) continue;
-    const wire::AttendItem::Reader item = attend_of(items[i]);
-    auto view = session.View(item.getSequence());
-    if (!view) {
-      outcomes[i] = view.error();
-      continue;
-    }
-    auto call = ReadAttend(session, item);
-    if (!call) {
-      outcomes[i] = call.error();
-      continue;
-    }
-    call->sequence = view->sequence;
-    calls.push_back(*call);
-    item_of_call.push_back(i);
-    session.CountAttend();
-  }
-  std::vector<Result<void>> attended(calls.size());
-  session.services().attend.Run(calls, attended);
-  for (std::size_t i = 0; i < calls.size(); ++i) outcomes[item_of_call[i]] = std::move(attended[i]);
 }
 
 /// Answers of one advance's items as they come in; shared by the callbacks and the continuation.
@@ -130,19 +92,67 @@ kj::Promise<void> RunRelease(const std::shared_ptr<Session>& session, ReleaseCon
 }
 
 template <typename Context>
-void WriteOutcomes(const std::vector<Result<void>>& outcomes, Context context) {
+void WriteOutcomes(std::span<const Result<void>> outcomes, Context context) {
   auto list = context.getResults().initOutcomes(static_cast<unsigned>(outcomes.size()));
   for (unsigned i = 0; i < list.size(); ++i) wire::WriteStatus(outcomes[i], list[i]);
 }
 
 }  // namespace
 
+void AddAttend(Session& session, wire::AttendItem::Reader item, Result<void>& outcome, AttendBatch& batch) {
+  auto view = session.View(item.getSequence());
+  if (!view) {
+    outcome = view.error();
+    return;
+  }
+  auto call = ReadAttend(session, item);
+  if (!call) {
+    outcome = call.error();
+    return;
+  }
+  call->sequence = view->sequence;
+  call->outcome = &outcome;
+  batch.calls.push_back(*call);
+  session.CountAttend();
+}
+
+std::span<const Result<void>> AttendItems(Session& session, capnp::List<wire::AttendItem>::Reader items) {
+  AttendService& service = session.services().attend;
+  AttendBatch& batch = service.Begin(items.size());
+  for (unsigned i = 0; i < items.size(); ++i) AddAttend(session, items[i], batch.outcomes[i], batch);
+  service.Run(batch.calls);
+  return batch.outcomes;
+}
+
+std::span<const Result<void>> StepItems(Session& session, capnp::List<wire::StepItem>::Reader items) {
+  AttendService& service = session.services().attend;
+  AttendBatch& batch = service.Begin(items.size());
+  for (unsigned i = 0; i < items.size(); ++i) {
+    const wire::StepItem::Reader item = items[i];
+    Result<void>& outcome = batch.outcomes[i];
+    if (item.hasAppend() && item.getAppend().getSequence() != item.getAttend().getSequence()) {
+      outcome = Error{ErrorCode::kInvalidArgument, "step: append names another sequence than attend"};
+    } else if (item.hasAppend()) {
+      outcome = RunAppend(session, item.getAppend());
+    }
+    if (outcome) AddAttend(session, item.getAttend(), outcome, batch);
+  }
+  service.Run(batch.calls);
+  return batch.outcomes;
+}
+
+template <typename Items, typename IdOf>
+std::span<const std::uint64_t> SessionServer::IdsOf(Items items, IdOf id_of) {
+  CheckBatch(items.size());
+  ids_.clear();
+  for (auto item : items) ids_.push_back(id_of(item));
+  return ids_;
+}
+
 kj::Promise<void> SessionServer::append(AppendContext context) {
   return Guarded([&] {
-    const auto sent = context.getParams().getItems();
-    CheckBatch(sent.size());
-    auto ids = IdsOf(sent, [](wire::AppendItem::Reader item) { return item.getSequence(); });
-    return InOrder(std::move(ids), CallNeeds::kSettled, [session = session_, context]() mutable {
+    const auto ids = IdsOf(context.getParams().getItems(), [](wire::AppendItem::Reader item) { return item.getSequence(); });
+    return InOrder(ids, CallNeeds::kSettled, [session = session_, context]() mutable {
       const auto items = context.getParams().getItems();
       std::vector<Result<void>> outcomes(items.size());
       for (unsigned i = 0; i < items.size(); ++i) outcomes[i] = RunAppend(*session, items[i]);
@@ -153,47 +163,28 @@ kj::Promise<void> SessionServer::append(AppendContext context) {
 
 kj::Promise<void> SessionServer::attend(AttendContext context) {
   return Guarded([&] {
-    const auto sent = context.getParams().getItems();
-    CheckBatch(sent.size());
-    auto ids = IdsOf(sent, [](wire::AttendItem::Reader item) { return item.getSequence(); });
-    return InOrder(std::move(ids), CallNeeds::kSettled, [session = session_, context]() mutable {
-      const auto items = context.getParams().getItems();
-      std::vector<Result<void>> outcomes(items.size());
-      RunAttend(*session, items, [](wire::AttendItem::Reader item) { return item; }, outcomes);
-      WriteOutcomes(outcomes, context);
+    const auto ids = IdsOf(context.getParams().getItems(), [](wire::AttendItem::Reader item) { return item.getSequence(); });
+    return InOrder(ids, CallNeeds::kSettled, [session = session_, context]() mutable {
+      WriteOutcomes(AttendItems(*session, context.getParams().getItems()), context);
     });
   });
 }
 
 kj::Promise<void> SessionServer::step(StepContext context) {
   return Guarded([&] {
-    const auto sent = context.getParams().getItems();
-    CheckBatch(sent.size());
-    auto ids = IdsOf(sent, [](wire::StepItem::Reader item) { return item.getAttend().getSequence(); });
-    return InOrder(std::move(ids), CallNeeds::kSettled, [session = session_, context]() mutable {
-      const auto items = context.getParams().getItems();
-      std::vector<Result<void>> outcomes(items.size());
-      for (unsigned i = 0; i < items.size(); ++i) {
-        if (!items[i].hasAppend()) continue;
-        if (items[i].getAppend().getSequence() != items[i].getAttend().getSequence()) {
-          outcomes[i] = Error{ErrorCode::kInvalidArgument, "step: append names another sequence than attend"};
-        } else {
-          outcomes[i] = RunAppend(*session, items[i].getAppend());
-        }
-      }
-      RunAttend(*session, items, [](wire::StepItem::Reader item) { return item.getAttend(); }, outcomes);
-      WriteOutcomes(outcomes, context);
+    const auto ids = IdsOf(context.getParams().getItems(), [](wire::StepItem::Reader item) { return item.getAttend().getSequence(); });
+    return InOrder(ids, CallNeeds::kSettled, [session = session_, context]() mutable {
+      WriteOutcomes(StepItems(*session, context.getParams().getItems()), context);
     });
   });
 }
 
 kj::Promise<void> SessionServer::advance(AdvanceContext context) {
   return Guarded([&] {
-    const auto sent = context.getParams().getItems();
-    CheckBatch(sent.size());
-    auto ids = IdsOf(sent, [](wire::AdvanceItem::Reader item) { return item.getSequence(); });
+    const auto ids = IdsOf(context.getParams().getItems(), [](wire::AdvanceItem::Reader item) { return item.getSequence(); });
     // Advances follow each other without waiting for the one before to be answered: the sequence keeps them apart.
-    return order_->Run(std::move(ids), CallNeeds::kOrder, [session = session_, context]() mutable {
+    if (order_->Free(ids, CallNeeds::kOrder)) return RunAdvance(session_, context);
+    return order_->Run({ids.begin(), ids.end()}, CallNeeds::kOrder, [session = session_, context]() mutable {
       return Guarded([&] { return RunAdvance(session, context); });
     });
   });

@@ -26,6 +26,20 @@ void Pause() noexcept {
 
 }  // namespace
 
+bool EventLoop::WaitUntil(TimePoint deadline) {
+  const TimePoint now = std::chrono::steady_clock::now();
+  if (now >= deadline) return false;
+  // One alarm serves many calls: those that end before it rings leave it to their successors, whose time comes later.
+  if (alarm_time_ <= now || alarm_time_ > deadline) {
+    alarm_time_ = deadline;
+    const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline - now).count();
+    // kj's timers count from when the loop last looked at the clock, and that may be long ago.
+    alarm_ = timer().atTime(kj::systemPreciseMonotonicClock().now() + left * kj::NANOSECONDS).eagerlyEvaluate(nullptr);
+  }
+  port_.wait();
+  return true;
+}
+
 void EventLoop::Flush() {
   for (Source* source : sources_) source->Flush();
 }
