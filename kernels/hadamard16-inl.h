@@ -25,6 +25,9 @@ template <bool kSaturate>
 HWY_INLINE void Butterfly(ColumnVec& a, ColumnVec& b) {
   const ColumnVec sum = kSaturate ? hn::SaturatedAdd(a, b) : hn::Add(a, b);
   b = kSaturate ? hn::SaturatedSub(a, b) : hn::Sub(a, b);
+#if HWY_ARCH_X86
+  asm("" : "+v"(b.raw));  // else g++ 12 makes x + (b - a) of x - (a - b) and computes both differences
+#endif
   a = sum;
 }
 

@@ -44,15 +44,16 @@ struct ScaleConstants {
   float rounding = 0;
 };
 
-HWY_INLINE RowVec IntegerScale(RowTag d, LloydScale mode, const ScaleConstants& constants, RowVec norm,
-                               const std::int32_t* zz, const std::int32_t* zc, const std::int32_t* cc) {
+HWY_INLINE RowVec IntegerScale(RowTag d, LloydScale mode, const ScaleConstants& constants, RowVec norm, const std::int32_t* zz,
+                               const std::int32_t* zc, const std::int32_t* cc) {
   const hn::RebindToSigned<RowTag> di;
   const auto load = [&](const std::int32_t* from) HWY_ATTR { return hn::ConvertTo(d, hn::Load(di, from)); };
   const RowVec unit = hn::Mul(norm, hn::Set(d, constants.unit)), rounding = hn::Set(d, constants.rounding);
   switch (mode) {
     case LloydScale::kRaw: return norm;
     case LloydScale::kNormCorrected: return hn::Div(unit, hn::Sqrt(load(cc)));
-    case LloydScale::kLeastSquares: return hn::Div(hn::Mul(unit, hn::Div(load(zc), hn::Mul(hn::Sqrt(load(zz)), rounding))), load(cc));
+    case LloydScale::kLeastSquares:
+      return hn::Div(hn::Mul(unit, hn::Div(load(zc), hn::Mul(hn::Sqrt(load(zz)), rounding))), load(cc));
     case LloydScale::kUnbiased: return hn::Mul(unit, hn::Div(hn::Mul(hn::Sqrt(load(zz)), rounding), load(zc)));
   }
   return norm;
@@ -88,7 +89,7 @@ HWY_INLINE std::size_t StoreScales(const LloydEncoding& how, const ScaleConstant
 // Not inlined: one copy per element type, head size, number of bits and layout is enough, of all of them together too much.
 template <bool kMean>
 HWY_NOINLINE void FillColumns(const LloydEncoding& how, const RowsView& rows, const RowOrder& order, const float* signs,
-                       float inverse_limit2, RowNorms& norms, std::int16_t* columns) {
+                              float inverse_limit2, RowNorms& norms, std::int16_t* columns) {
   LoadIntegers<kMean>(rows, order, how.mean, signs, inverse_limit2, norms, columns);
 }
 

@@ -1,14 +1,16 @@
-// How lloyd_encode rotates and rounds rows in 16-bit integers: exact, so in any order, on any target. Part of the stored format.
-//
+// How lloyd_encode rotates and rounds rows in 16-bit integers, whose sums are exact in any order. Part of the stored format.
 // Used for up to 4 bits at 64, 128 and 256 dims from two rounds on; everything else is rotated in floats.
-//  1. Row x, its mean subtracted, times the first round's signs, is rounded to n = x / 2^k with |n| in [B/2, B], B = kLimit.
-//  2. Each round is a Walsh-Hadamard transform without a factor. No number exceeds the vector's norm, so B is chosen to fit.
-//  3. Between rounds numbers are multiplied by a 15-bit fraction that holds the next signs and brings the norm back. The first of
-//     these also divides by the row's norm, so from there on all rows have the same norm.
-//  4. The last round's norm makes one standard deviation 256 * kGridSteps. Its sums saturate, in a fixed order: the upper
-//     distances first. Its input has 128 added to number 0, which adds 128 to every output, so that >> 8 rounds to nearest.
-//  5. The codes of |z| in whole steps, at most 127, are looked up; scales come from integer sums over these steps.
-// What rounding costs at 128 dims: below 1e-5 of the squared norm. What the grid costs: 0.2 % of the distortion at 4 bits.
+//
+//  1. A row (its mean subtracted, times the first round's signs) becomes integers x / 2^k of norm B/2 to B.
+//  2. A round is a Walsh-Hadamard transform without a factor. No number exceeds the vector's norm; B is chosen so that
+//     16 bits hold it.
+//  3. Between rounds numbers are multiplied by 15-bit fractions that hold the next signs and bring the norm back. The first
+//     of these divide by the row's norm, so from there on all rows have the same.
+//  4. The last round's norm makes a standard deviation 256 * kGridSteps. Its sums saturate, in a fixed order: the upper
+//     distances first. 128 added to its number 0 is 128 added to every output, so that >> 8 rounds to nearest steps.
+//  5. Codes are looked up from these steps, at most 127; scales come from integer sums over them.
+//
+// At 128 dims rounding costs less than 1e-5 of the squared norm, and the grid at most 0.2 % of the distortion (at 4 bits).
 #pragma once
 
 #include <array>
@@ -38,13 +40,16 @@ constexpr LloydGrid MakeLloydGrid(const LloydTable& table) noexcept {
   std::size_t step = 0;
   for (std::uint8_t level = 0; level < table.half(); ++level) {
     const bool top = level + 1u == table.half();
-    const double end = top ? kGridSize : static_cast<double>(table.thresholds[level]) * kGridSteps[table.bits] / static_cast<double>(table.unit);
+    const double end =
+        top ? kGridSize
+            : static_cast<double>(table.thresholds[level]) * kGridSteps[table.bits] / static_cast<double>(table.unit);
     for (; static_cast<double>(step) < end; ++step) levels[step] = level;
   }
   return levels;
 }
 
-[[nodiscard]] constexpr bool RotatesInIntegers(const LloydTable& table, const HadamardShape& shape, std::size_t rounds) noexcept {
+[[nodiscard]] constexpr bool RotatesInIntegers(const LloydTable& table, const HadamardShape& shape,
+                                               std::size_t rounds) noexcept {
   return table.bits <= 4 && shape.core == 1 && shape.dim >= 64 && shape.dim <= kMaxIntegerDim && rounds >= 2;
 }
 

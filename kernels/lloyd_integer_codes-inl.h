@@ -1,5 +1,5 @@
-// Rotated columns of 16-bit integers -> codes in the stored layout, and the integer sums that scales are computed from; the last
-// step of lloyd_integer.h. No include guard by design: see Highway's foreach_target.
+// Rotated columns of 16-bit integers -> codes in the stored layout, and the integer sums that scales are computed from; the
+// last step of lloyd_integer.h. No include guard by design: see Highway's foreach_target.
 #if defined(KVANT_KERNELS_LLOYD_INTEGER_CODES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVANT_KERNELS_LLOYD_INTEGER_CODES_INL_H_
 #undef KVANT_KERNELS_LLOYD_INTEGER_CODES_INL_H_
@@ -137,9 +137,8 @@ HWY_INLINE void StoreCodes(const PlaneTarget (&to)[2], std::size_t dim, std::siz
     const ByteTag d;
     const hn::Repartition<std::uint16_t, ByteTag> d16;
     const auto low = hn::Set(d, std::uint8_t{3});
-    const auto high = [&](ByteVec v) HWY_ATTR {
-      return hn::BitCast(d, hn::ShiftRight<2>(hn::BitCast(d16, hn::AndNot(low, v))));
-    };
+    const auto high = [&](ByteVec v)
+                          HWY_ATTR { return hn::BitCast(d, hn::ShiftRight<2>(hn::BitCast(d16, hn::AndNot(low, v)))); };
     StoreFields<kLayout, 2>(to[0], dim, block, hn::And(quad0, low), hn::And(quad1, low));
     StoreFields<kLayout, 1>(to[1], dim, block, high(quad0), high(quad1));
   } else {

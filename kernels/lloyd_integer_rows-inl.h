@@ -107,9 +107,8 @@ HWY_INLINE void ForEachBlock(D /*d*/, hn::Vec<D> v, const Store& store) {
 
 /// Stores the 8 numbers of each block at to, to + stride, ...
 HWY_INLINE void StoreBlocks(ColumnVec v, std::int16_t* HWY_RESTRICT to, std::size_t stride) {
-  ForEachBlock(ColumnTag(), v, [&](std::size_t b, auto block) HWY_ATTR {
-    hn::Store(block, hn::FixedTag<std::int16_t, 8>(), to + b * stride);
-  });
+  ForEachBlock(ColumnTag(), v,
+               [&](std::size_t b, auto block) HWY_ATTR { hn::Store(block, hn::FixedTag<std::int16_t, 8>(), to + b * stride); });
 }
 
 /// Adding 1.5 * 2^23 steps leaves the number of steps, rounded, in the low bits of the float.
@@ -132,8 +131,10 @@ HWY_INLINE void TurnRows(const float* HWY_RESTRICT rows, std::size_t dim, const 
       return hn::BitCast(d32, hn::OddEven(hn::BitCast(d16, hn::ShiftLeft<16>(high)), hn::BitCast(d16, low)));
     };
     const auto a = pair(0), b = pair(2), c = pair(4), e = pair(6);
-    const auto ab_low = hn::BitCast(d64, hn::InterleaveLower(d32, a, b)), ab_high = hn::BitCast(d64, hn::InterleaveUpper(d32, a, b));
-    const auto ce_low = hn::BitCast(d64, hn::InterleaveLower(d32, c, e)), ce_high = hn::BitCast(d64, hn::InterleaveUpper(d32, c, e));
+    const auto ab_low = hn::BitCast(d64, hn::InterleaveLower(d32, a, b)),
+               ab_high = hn::BitCast(d64, hn::InterleaveUpper(d32, a, b));
+    const auto ce_low = hn::BitCast(d64, hn::InterleaveLower(d32, c, e)),
+               ce_high = hn::BitCast(d64, hn::InterleaveUpper(d32, c, e));
     std::int16_t* to = columns + i * kIntegerRows;
     constexpr std::size_t kStride = 4 * kIntegerRows;
     StoreBlocks(hn::BitCast(d16, hn::InterleaveLower(d64, ab_low, ce_low)), to, kStride);
@@ -185,8 +186,7 @@ HWY_INLINE void LoadIntegers(const RowsView& rows, const RowOrder& order, const 
                              const float* HWY_RESTRICT signs, float inverse_limit2, RowNorms& norms,
                              std::int16_t* HWY_RESTRICT columns) {
   switch (rows.type) {
-    case ElementType::kF32:
-      return LoadIntegersAs<float, kMean>(rows, order, mean, signs, inverse_limit2, norms, columns);
+    case ElementType::kF32: return LoadIntegersAs<float, kMean>(rows, order, mean, signs, inverse_limit2, norms, columns);
     case ElementType::kF16:
       return LoadIntegersAs<hwy::float16_t, kMean>(rows, order, mean, signs, inverse_limit2, norms, columns);
     case ElementType::kBF16:

@@ -1,5 +1,5 @@
-// Scalar twin of lloyd_encode.h: one row at a time, the same float operations in the same order, so its bytes are the stored
-// ones.
+// Scalar twin of lloyd_encode.h: one row at a time, the same float operations in the same order and the same integers, so its
+// bytes are the stored ones.
 #pragma once
 
 #include <algorithm>
@@ -118,12 +118,10 @@ inline bool LloydEncodeRowInIntegers(const LloydEncoding& how, const std::vector
   return StoreScale(scale, square, stored);
 }
 
-/// One row's codes ([dim]) and scale; false if it cannot be stored.
-inline bool LloydEncodeRow(const LloydEncoding& how, std::vector<float> x, std::uint32_t* codes, std::uint16_t* stored) {
+inline bool LloydEncodeRowInFloats(const LloydEncoding& how, std::vector<float> x, std::uint32_t* codes,
+                                   std::uint16_t* stored) {
   const LloydTable& table = *how.table;
   const LloydEncodeConstants constants = LloydConstants(how);
-  for (std::size_t i = 0; how.mean != nullptr && i < x.size(); ++i) x[i] -= how.mean[i];
-  if (RotatesInIntegers(table, how.shape, how.rounds)) return LloydEncodeRowInIntegers(how, x, codes, stored);
   FourSums squares, dots, centroids;
   for (std::size_t i = 0; i < x.size(); ++i) squares.Add(i, x[i] * x[i]);
   const float square = squares.Total();
@@ -145,6 +143,13 @@ inline bool LloydEncodeRow(const LloydEncoding& how, std::vector<float> x, std::
   if (how.scale == LloydScale::kLeastSquares) scale = norm * dots.Total() / centroids.Total();
   if (how.scale == LloydScale::kUnbiased) scale = norm * constants.unbiased / dots.Total();
   return StoreScale(scale, square, stored);
+}
+
+/// One row's codes ([dim]) and scale; false if it cannot be stored.
+inline bool LloydEncodeRow(const LloydEncoding& how, std::vector<float> x, std::uint32_t* codes, std::uint16_t* stored) {
+  for (std::size_t i = 0; how.mean != nullptr && i < x.size(); ++i) x[i] -= how.mean[i];
+  return RotatesInIntegers(*how.table, how.shape, how.rounds) ? LloydEncodeRowInIntegers(how, x, codes, stored)
+                                                              : LloydEncodeRowInFloats(how, x, codes, stored);
 }
 
 inline std::size_t LloydEncode(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) {

@@ -7,8 +7,8 @@
 //
 // Block: the codes of block_tokens rows as kernels/lloyd_layout.h lays them out, then block_tokens ufloat16 scales, adjacent,
 // little-endian: bits + 16 / head_dim bits per element. Q: RotationRounds rounds of signs and Hadamard mixing
-// (kernels/hadamard.h), its signs from RotationSeed: codec name and version, model, layer, KV head and side. The tests hold
-// golden bytes.
+// (kernels/hadamard.h; while encoding in integers where kernels/lloyd_integer.h says so), its signs from RotationSeed: codec
+// name and version, model, layer, KV head and side. The tests hold golden bytes.
 //
 // Parameters: bits; center=1 subtracts the mean row of (layer, KV head), tensor "layers.<layer>.keys.mean" or
 // "layers.<layer>.values.mean" of the plan's artifact, [kv_heads, head_dim]; scale picks another meaning of the scale.

@@ -34,9 +34,10 @@ std::vector<std::uint8_t> EncodeByReference(const LloydEncoding& how, const Rows
 
 TEST_P(LloydEncodeTest, BytesAreTheScalarTwins) {
   std::mt19937 random(kSeed);
-  for (const std::uint32_t dim : {8u, 40u, 64u, 72u, 80u, 96u, 128u, 256u}) {
+  for (const std::uint32_t dim : {8u, 32u, 40u, 64u, 72u, 80u, 96u, 128u, 256u, 512u}) {
     const auto shape = HadamardShape::For(dim);
-    const auto signs = RandomSigns(shape, 3, random);
+    const std::size_t rounds = 1 + random() % 5;
+    const auto signs = RandomSigns(shape, rounds, random);
     const auto mean = RandomNormal(dim, random);
     for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
       for (const LloydLayout layout : {LloydLayout::kKeys, LloydLayout::kValues}) {
@@ -45,11 +46,56 @@ TEST_P(LloydEncodeTest, BytesAreTheScalarTwins) {
         const RowsView rows{values.data(), ElementType::kF32, tokens, dim, dim + 3};
         const auto scale = static_cast<LloydScale>(1 + random() % 4);
         const LloydEncoding how{
-            FindLloydTable(bits), shape, 3, signs.data(), random() % 2 == 0 ? nullptr : mean.data(), layout, scale};
+            FindLloydTable(bits), shape, rounds, signs.data(), random() % 2 == 0 ? nullptr : mean.data(), layout, scale};
         std::size_t row = 0;
         ASSERT_EQ(Encode(how, rows, &row), EncodeByReference(how, rows))
-            << "dim " << dim << " bits " << bits << " seed " << kSeed;
+            << "dim " << dim << " bits " << bits << " rounds " << rounds << " seed " << kSeed;
         ASSERT_EQ(row, tokens);
+      }
+    }
+  }
+}
+
+/// Rows that are one number before or after any of the rounds: the largest numbers that integers meet, and sums that saturate.
+std::vector<float> PeakedRows(const HadamardShape& shape, std::size_t rounds, const std::vector<std::uint32_t>& signs,
+                              std::size_t count, std::mt19937& random) {
+  std::vector<float> rows(count * shape.dim);
+  for (std::size_t t = 0; t < count; ++t) {
+    float* row = &rows[t * shape.dim];
+    row[random() % shape.dim] = random() % 2 == 0 ? 1.0f : -1.0f;
+    reference::HadamardInverse(shape, t % (rounds + 1), signs.data(), row);
+  }
+  return rows;
+}
+
+TEST_P(LloydEncodeTest, RowsThatFillOneNumberGiveTheScalarTwinsBytesAndReadBack) {
+  std::mt19937 random(kSeed);
+  for (const std::uint32_t dim : {64u, 128u, 256u}) {
+    for (const std::size_t rounds : {2u, 3u, 4u, 6u}) {
+      const auto shape = HadamardShape::For(dim);
+      const auto signs = RandomSigns(shape, rounds, random);
+      const auto values = PeakedRows(shape, rounds, signs, 64, random);
+      const RowsView rows{values.data(), ElementType::kF32, 64, dim, dim};
+      for (const LloydLayout layout : {LloydLayout::kKeys, LloydLayout::kValues}) {
+        const LloydEncoding how{FindLloydTable(4), shape, rounds, signs.data(), nullptr, layout, LloydScale::kUnbiased};
+        std::size_t row = 0;
+        const auto block = Encode(how, rows, &row);
+        ASSERT_EQ(block, EncodeByReference(how, rows)) << "dim " << dim << " rounds " << rounds << " seed " << kSeed;
+        ASSERT_EQ(row, 64u);
+        for (std::size_t t = 0; t < 64; ++t) {
+          // Whatever the codes, an unbiased scale makes <x, x'> = |x|^2, but for rounding: half a step per number and round.
+          std::vector<float> rotated(&values[t * dim], &values[t * dim] + dim);
+          reference::Hadamard(shape, rounds, signs.data(), rotated.data());
+          double dot = 0.0, square = 0.0;
+          for (std::size_t i = 0; i < dim; ++i) {
+            const auto index = LloydIndexAt(layout, 4, dim, 64, block.data(), t, i);
+            dot += static_cast<double>(rotated[i]) * how.table->Centroid(index);
+            square += static_cast<double>(values[t * dim + i]) * values[t * dim + i];
+          }
+          const double scale = reference::LloydScaleAt(4, dim, 64, block.data(), t) / (how.table->unit * std::sqrt(dim));
+          EXPECT_NEAR(dot / shape.gain(rounds) * scale / square, 1.0, 1e-2)
+              << "dim " << dim << " rounds " << rounds << " row " << t;
+        }
       }
     }
   }
@@ -57,33 +103,40 @@ TEST_P(LloydEncodeTest, BytesAreTheScalarTwins) {
 
 TEST_P(LloydEncodeTest, HalfAndBrainRowsGiveTheBytesOfTheirNumbers) {
   std::mt19937 random(kSeed);
-  const auto shape = HadamardShape::For(64);
-  const auto signs = RandomSigns(shape, 3, random);
-  for (const ElementType type : {ElementType::kF16, ElementType::kBF16}) {
-    std::vector<std::uint16_t> values(32 * 64);
-    for (auto& value : values) value = static_cast<std::uint16_t>((random() & 0x83FFu) | 0x3C00u);
-    const RowsView rows{values.data(), type, 32, 64, 64};
-    const LloydEncoding how{FindLloydTable(4), shape, 3, signs.data(), nullptr, LloydLayout::kKeys, LloydScale::kUnbiased};
-    std::size_t row = 0;
-    ASSERT_EQ(Encode(how, rows, &row), EncodeByReference(how, rows)) << "seed " << kSeed;
+  for (const std::uint32_t dim : {64u, 80u, 128u}) {
+    const auto shape = HadamardShape::For(dim);
+    const auto signs = RandomSigns(shape, 3, random);
+    for (const ElementType type : {ElementType::kF16, ElementType::kBF16}) {
+      std::vector<std::uint16_t> values(32 * dim);
+      for (auto& value : values) value = static_cast<std::uint16_t>((random() & 0x83FFu) | 0x3C00u);
+      const RowsView rows{values.data(), type, 32, dim, dim};
+      const LloydEncoding how{FindLloydTable(4), shape, 3, signs.data(), nullptr, LloydLayout::kKeys, LloydScale::kUnbiased};
+      std::size_t row = 0;
+      ASSERT_EQ(Encode(how, rows, &row), EncodeByReference(how, rows)) << "dim " << dim << " seed " << kSeed;
+    }
   }
 }
 
 TEST_P(LloydEncodeTest, NamesTheFirstRowThatCannotBeStored) {
   std::mt19937 random(kSeed);
-  const auto shape = HadamardShape::For(64);
-  const auto signs = RandomSigns(shape, 3, random);
-  const LloydEncoding how{FindLloydTable(2), shape, 3, signs.data(), nullptr, LloydLayout::kValues, LloydScale::kLeastSquares};
   const float bad_numbers[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                                -std::numeric_limits<float>::infinity(), 3e38f, 1e10f};
-  for (const float bad : bad_numbers) {
-    for (const std::size_t at : {0u, 5u, 15u, 16u, 63u, 100u, 127u}) {
-      auto values = RandomNormal(128 * 64, random);
-      values[at * 64 + random() % 64] = bad;
-      values[127 * 64] = bad;
-      std::size_t row = 0;
-      Encode(how, {values.data(), ElementType::kF32, 128, 64, 64}, &row);
-      EXPECT_EQ(row, at) << bad << " seed " << kSeed;
+  for (const std::uint32_t dim : {64u, 72u}) {
+    const auto shape = HadamardShape::For(dim);
+    const auto signs = RandomSigns(shape, 3, random);
+    for (const std::uint32_t bits : {1u, 2u, 3u, 4u}) {
+      const LloydLayout layout = bits % 2 == 0 ? LloydLayout::kValues : LloydLayout::kKeys;
+      const LloydEncoding how{FindLloydTable(bits), shape, 3, signs.data(), nullptr, layout, LloydScale::kLeastSquares};
+      for (const float bad : bad_numbers) {
+        for (const std::size_t at : {0u, 5u, 15u, 16u, 63u, 100u, 127u}) {
+          auto values = RandomNormal(128 * dim, random);
+          values[at * dim + random() % dim] = bad;
+          for (std::size_t later = at; later < 128; later += 1 + random() % 16) values[later * dim] = bad;
+          std::size_t row = 0;
+          Encode(how, {values.data(), ElementType::kF32, 128, dim, dim}, &row);
+          EXPECT_EQ(row, at) << bad << " bits " << bits << " dim " << dim << " seed " << kSeed;
+        }
+      }
     }
   }
 }

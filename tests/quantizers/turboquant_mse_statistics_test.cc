@@ -141,6 +141,56 @@ TEST(TurboQuantMseStatisticsTest, AdversarialRowsHaveTheDistortionOfTheSphere) {
   }
 }
 
+/// |x - decoded|^2 / |x|^2 of a row's codes and scale.
+double RowError(const kernels::LloydEncoding& how, const std::vector<float>& row, const std::vector<std::uint32_t>& codes,
+                std::uint16_t stored) {
+  std::vector<float> y = row;
+  kernels::reference::Hadamard(how.shape, how.rounds, how.signs, y.data());
+  const double gain = how.shape.gain(how.rounds);
+  const double factor = kernels::Ufloat16ToFloat(stored) / (how.table->unit * std::sqrt(static_cast<double>(row.size())));
+  double error = 0.0;
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    const double difference = y[i] / gain - factor * how.table->Centroid(codes[i]);
+    error += difference * difference;
+  }
+  return error / Dot(row.data(), row.data(), row.size());
+}
+
+TEST(TurboQuantMseStatisticsTest, RotatingInIntegersCostsLessThanAHundredthOfTheError) {
+  std::mt19937 random(kSeed);
+  for (const std::uint32_t dim : {64u, 128u, 256u}) {
+    for (const std::uint32_t bits : {1u, 2u, 3u, 4u}) {
+      for (int kind = 0; kind < 5; ++kind) {
+        double integers = 0.0, floats = 0.0;
+        Sample difference;
+        for (int i = 0; i < 300; ++i) {
+          const auto row = AdversarialRow(kind, dim, random);
+          const Rotation rotation(dim, RotationRounds(dim), random());
+          const kernels::LloydEncoding how{.table = kernels::FindLloydTable(bits),
+                                           .shape = rotation.shape(),
+                                           .rounds = rotation.rounds(),
+                                           .signs = rotation.signs(),
+                                           .mean = nullptr,
+                                           .layout = kernels::LloydLayout::kValues,
+                                           .scale = kernels::LloydScale::kLeastSquares};
+          std::vector<std::uint32_t> codes(dim);
+          std::uint16_t stored = 0;
+          ASSERT_TRUE(kernels::reference::LloydEncodeRowInIntegers(how, row, codes.data(), &stored));
+          const double in_integers = RowError(how, row, codes, stored);
+          ASSERT_TRUE(kernels::reference::LloydEncodeRowInFloats(how, row, codes.data(), &stored));
+          const double in_floats = RowError(how, row, codes, stored);
+          integers += in_integers, floats += in_floats;
+          difference.Add(in_integers - in_floats);
+        }
+        EXPECT_LT(integers, 1.01 * floats) << "dim " << dim << " bits " << bits << " kind " << kind << " seed " << kSeed;
+        // The pairs make the comparison sharper than the errors' own scatter.
+        EXPECT_LT(4.0 * difference.standard_error() * 300, 0.01 * floats)
+            << "dim " << dim << " bits " << bits << " kind " << kind;
+      }
+    }
+  }
+}
+
 TEST(TurboQuantMseStatisticsTest, OneHotRowsOfFewDimsNeedTheFourthRound) {
   std::mt19937 random(kSeed);
   for (const std::uint32_t dim : {40u, 64u, 80u}) {
