@@ -103,6 +103,21 @@ TEST(EventLoopTest, SpinsSeldomOnceItSpinsInVain) {
   EXPECT_EQ(waits_with_looks(), 100);
 }
 
+TEST(EventLoopTest, EveryCallHasItsOwnDeadlineThoughTheyShareAnAlarm) {
+  EventLoop loop;
+  const auto in = [](auto time) { return std::chrono::steady_clock::now() + time; };
+  const auto never = [] { return false; };
+  bool came = false;
+  auto later = loop.timer().afterDelay(1 * kj::MILLISECONDS).then([&] { came = true; }).eagerlyEvaluate(nullptr);
+  EXPECT_TRUE(loop.RunUntil([&] { return came; }, in(std::chrono::hours(1))));
+  for (const int milliseconds : {5, 1, 10}) {
+    const auto deadline = in(std::chrono::milliseconds(milliseconds));
+    EXPECT_FALSE(loop.RunUntil(never, deadline));
+    EXPECT_GE(std::chrono::steady_clock::now(), deadline);
+  }
+  EXPECT_TRUE(loop.RunUntil([] { return true; }, in(std::chrono::hours(-1))));
+}
+
 TEST(EventLoopTest, WithoutSocketsThereIsNothingToSpinFor) {
   EventLoop loop;
   loop.set_spin(kForAges);
