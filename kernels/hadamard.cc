@@ -48,6 +48,13 @@ double HadamardShape::gain(std::size_t rounds) const noexcept {
   return gain;
 }
 
+void QuarterSigns(const HadamardShape& shape, std::size_t rounds, const std::uint32_t* signs, std::uint32_t* quarter) noexcept {
+  const std::size_t columns = shape.dim / 4;
+  for (std::size_t round = 0; round < rounds; ++round) {
+    for (std::size_t i = 0; i < shape.dim; ++i) *quarter++ = signs[round * shape.dim + i % 4 * columns + i / 4];
+  }
+}
+
 void Hadamard(const HadamardShape& shape, std::size_t rounds, const std::uint32_t* signs, float* columns) noexcept {
   HWY_DYNAMIC_DISPATCH(HadamardAll)(shape, rounds, signs, columns);
 }

@@ -34,6 +34,20 @@ struct HadamardShape {
   [[nodiscard]] double gain(std::size_t rounds) const noexcept;
 };
 
+/// Whether a map of this shape has a form for few rows, and so `quarter_signs`: powers of two from 32 on.
+constexpr bool HasQuarters(const HadamardShape& shape) noexcept { return shape.core == 1 && shape.dim >= 32; }
+
+/// quarter[(round * dim / 4 + c) * 4 + s] = signs[round * dim + s * dim / 4 + c]. Requires HasQuarters.
+void QuarterSigns(const HadamardShape& shape, std::size_t rounds, const std::uint32_t* signs, std::uint32_t* quarter) noexcept;
+
+/// An orthogonal map of rows, Q; everything is borrowed.
+struct HadamardMap {
+  HadamardShape shape;
+  std::size_t rounds = 0;
+  const std::uint32_t* signs = nullptr;          ///< shape.sign_words(rounds)
+  const std::uint32_t* quarter_signs = nullptr;  ///< QuarterSigns of them, or null: then few rows cost as much as 16
+};
+
 /// columns <- gain * Q columns, Q orthogonal. `columns` is 64-byte aligned.
 void Hadamard(const HadamardShape& shape, std::size_t rounds, const std::uint32_t* signs, float* columns) noexcept;
 

@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/lloyd_dot-inl.h"
+#include "kernels/lloyd_field-inl.h"
 #include "kernels/ufloat16-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -28,16 +29,35 @@ struct Run {
   float* steps;          ///< [queries]; 0: all weights are 0
 };
 
+/// Adding this to 0 <= x < 2^22 rounds x to an integer, ties to even, and leaves it in the low bits.
+inline constexpr float kRoundToBits = 12582912.0f;  // 1.5 * 2^23
+
+/// The lowest byte of each lane.
+template <class D>
+HWY_INLINE void StoreLowBytes([[maybe_unused]] D du, hn::Vec<D> v, std::uint8_t* HWY_RESTRICT to) {
+#if HWY_TARGET == HWY_AVX3_DL
+  // TruncateTo of Highway 1.0.3 picks the wrong lanes here.
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(v.raw));
+#else
+  const hn::Rebind<std::uint8_t, D> d8;
+  hn::StoreU(hn::TruncateTo(d8, v), d8, to);
+#endif
+}
+
 /// Integer weights of one query for a run: count <= kLloydWeightRun tokens, a multiple of 16.
 template <std::uint32_t kBits>
 HWY_INLINE void RoundWeights(const float* HWY_RESTRICT weights, std::size_t count, const float* HWY_RESTRICT scales,
                              std::uint32_t* HWY_RESTRICT words, float* HWY_RESTRICT step) {
   const hn::CappedTag<float, 16> d;
-  const hn::RebindToSigned<decltype(d)> di;
+  const hn::RebindToUnsigned<decltype(d)> du;
   const std::size_t n = hn::Lanes(d);
+  alignas(64) float terms[kLloydWeightRun];
   auto largest = hn::Zero(d);
-  for (std::size_t t = 0; t < count; t += n)
-    largest = hn::Max(largest, hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t)));
+  for (std::size_t t = 0; t < count; t += n) {
+    const auto term = hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t));
+    largest = hn::Max(largest, term);
+    hn::Store(term, d, terms + t);
+  }
   const float top = hn::GetLane(hn::MaxOfLanes(d, largest));
   constexpr auto kLimit = static_cast<float>(LloydWeightMax(kBits));
   if (!(top >= 1e-30f)) {
@@ -48,18 +68,17 @@ HWY_INLINE void RoundWeights(const float* HWY_RESTRICT weights, std::size_t coun
   *step = top / kLimit;
   const auto factor = hn::Set(d, kLimit / top);
   for (std::size_t t = 0; t < count; t += n) {
-    const auto term = hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t));
-    const auto rounded = hn::Min(hn::NearestInt(hn::Mul(term, factor)), hn::Set(di, LloydWeightMax(kBits)));
+    const auto scaled = hn::Mul(hn::Load(d, terms + t), factor);  // at most kLimit, rounded
+    const auto bits = hn::BitCast(du, hn::Add(scaled, hn::Set(d, kRoundToBits)));
     if constexpr (kBits == 8) {
-      alignas(64) std::int32_t lanes[16];
-      hn::Store(rounded, di, lanes);
-      for (std::size_t i = 0; i < n; i += 4) {
-        words[(t + i) / 2] = static_cast<std::uint32_t>(lanes[i] | lanes[i + 2] << 16);
-        words[(t + i) / 2 + 1] = static_cast<std::uint32_t>(lanes[i + 1] | lanes[i + 3] << 16);
-      }
+      // Of each quad of tokens: 0 and 2, then 1 and 3.
+      const hn::Repartition<std::uint64_t, decltype(d)> d64;
+      const hn::Half<decltype(d64)> half;
+      const auto low = hn::And(bits, hn::Set(du, 0xFFFFu));
+      const auto pairs = hn::BitCast(d64, hn::Or(low, hn::ShiftLeft<16>(hn::Shuffle1032(low))));
+      hn::StoreU(hn::LowerHalf(half, hn::ConcatEven(d64, pairs, pairs)), half, reinterpret_cast<std::uint64_t*>(words + t / 2));
     } else {
-      const hn::Rebind<std::uint8_t, decltype(d)> d8;
-      hn::StoreU(hn::DemoteTo(d8, rounded), d8, reinterpret_cast<std::uint8_t*>(words) + t);
+      StoreLowBytes(du, bits, reinterpret_cast<std::uint8_t*>(words) + t);
     }
   }
 }
@@ -120,28 +139,89 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
   }
 }
 
+#if HWY_TARGET == HWY_AVX3_DL
+/// One field of kVectors vectors: each query's weights of that quad of tokens are broadcast once.
+template <std::uint32_t kBits, std::size_t kField, std::size_t kVectors, std::size_t kQueries>
+HWY_INLINE void AccumulateField(const FieldTables<kBits>& tables, const Bytes64 (&codes)[kVectors],
+                                const Bytes64 (&tops)[kVectors], const std::uint32_t* HWY_RESTRICT words,
+                                Sums16 (&sums)[kVectors][kQueries]) {
+  Bytes64 weights[kQueries];
+#pragma GCC unroll 4
+  for (std::size_t q = 0; q < kQueries; ++q) weights[q] = BroadcastWord(words[q * kWordsPerQuery]);
+#pragma GCC unroll 4
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    const Bytes64 centroids = Field<kBits, kField>(tables, codes[v], tops[v]);
+#pragma GCC unroll 4
+    for (std::size_t q = 0; q < kQueries; ++q) sums[v][q] = DotUnsignedSigned(sums[v][q], weights[q], centroids);
+  }
+}
+
+/// One step with whole vectors of 64 bytes.
+template <std::uint32_t kBits, std::size_t kHalf, std::size_t kVectors, std::size_t kQueries>
+HWY_INLINE void AccumulateFields(const FieldTables<kBits>& tables, const ValueCodes& at, std::size_t offset, std::size_t step,
+                                 const std::uint32_t* HWY_RESTRICT words, Sums16 (&sums)[kVectors][kQueries]) {
+  const ByteTag64 d8;
+  const std::size_t tile = kBits == 4 ? 2 * step : kBits == 1 ? step / 2 : step;
+  const std::uint8_t* HWY_RESTRICT codes = at.codes + tile * at.tile_bytes + offset;
+  const std::uint8_t* HWY_RESTRICT more = kBits == 3 ? at.tops + step / 2 * at.tile_bytes + offset : codes;
+  Bytes64 a[kVectors], b[kVectors];
+#pragma GCC unroll 4
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    a[v] = hn::LoadU(d8, codes + v * 64);
+    b[v] = kBits == 3 ? hn::LoadU(d8, more + v * 64) : a[v];
+  }
+  words += 4 * step;
+  constexpr std::size_t kFirst = kBits == 4 ? 0 : 4 * kHalf;
+  AccumulateField<kBits, kFirst>(tables, a, b, words, sums);
+  AccumulateField<kBits, kFirst + 1>(tables, a, b, words + 1, sums);
+  if constexpr (kBits == 4) {
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < kVectors; ++v) a[v] = hn::LoadU(d8, codes + at.tile_bytes + v * 64);
+  }
+  AccumulateField<kBits, kBits == 4 ? 0 : kFirst + 2>(tables, a, b, words + 2, sums);
+  AccumulateField<kBits, kBits == 4 ? 1 : kFirst + 3>(tables, a, b, words + 3, sums);
+}
+#endif
+
 /// kVectors vectors of dims from byte `offset` of each supertile, kQueries queries, all tokens of a run.
 template <std::uint32_t kBits, std::size_t kVectors, std::size_t kQueries, class D8>
 HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const Run& run, const ValueCodes& at,
                                   std::size_t offset, std::size_t query, Prefetch& prefetch) {
   const SumTag<D8> di;
   const hn::RebindToFloat<SumTag<D8>> df;
-  const NibbleTables<D8, kBits == 8 ? 4 : kBits> tables(d8, *args.table, 0);
   const std::uint32_t* HWY_RESTRICT words = run.words + query * kWordsPerQuery;
+  constexpr bool kTwoHalves = kBits == 1 || kBits == 3;
   hn::Vec<SumTag<D8>> sums[kVectors][kQueries];
+#pragma GCC unroll 4
   for (std::size_t v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
     for (std::size_t q = 0; q < kQueries; ++q) sums[v][q] = hn::Zero(di);
   }
-  for (std::size_t step = 0; step < at.steps; step += kBits == 1 || kBits == 3 ? 2 : 1) {
-    prefetch.Step();
-    AccumulateStep<kBits, 0, kVectors, kQueries>(d8, *args.table, tables, at, offset, step, words, sums);
-    if constexpr (kBits == 1 || kBits == 3) {
-      AccumulateStep<kBits, 1, kVectors, kQueries>(d8, *args.table, tables, at, offset, step + 1, words, sums);
+#if HWY_TARGET == HWY_AVX3_DL
+  if constexpr (kBits != 8 && sizeof(hn::Vec<D8>) == 64) {
+    const FieldTables<kBits> tables(*args.table, 0);
+    for (std::size_t step = 0; step < at.steps; step += kTwoHalves ? 2 : 1) {
+      prefetch.Step();
+      AccumulateFields<kBits, 0>(tables, at, offset, step, words, sums);
+      if constexpr (kTwoHalves) AccumulateFields<kBits, 1>(tables, at, offset, step + 1, words, sums);
+    }
+  } else
+#endif
+  {
+    const NibbleTables<D8, kBits == 8 ? 4 : kBits> tables(d8, *args.table, 0);
+    for (std::size_t step = 0; step < at.steps; step += kTwoHalves ? 2 : 1) {
+      prefetch.Step();
+      AccumulateStep<kBits, 0, kVectors, kQueries>(d8, *args.table, tables, at, offset, step, words, sums);
+      if constexpr (kTwoHalves) {
+        AccumulateStep<kBits, 1, kVectors, kQueries>(d8, *args.table, tables, at, offset, step + 1, words, sums);
+      }
     }
   }
+#pragma GCC unroll 4
   for (std::size_t q = 0; q < kQueries; ++q) {
     const auto step = hn::Set(df, run.steps[query + q]);
     float* HWY_RESTRICT acc = args.acc + (query + q) * args.acc_stride + offset / 4;
+#pragma GCC unroll 4
     for (std::size_t v = 0; v < kVectors; ++v) {
       float* to = acc + v * hn::Lanes(df);
       hn::StoreU(hn::Add(hn::LoadU(df, to), hn::Mul(hn::ConvertTo(df, sums[v][q]), step)), df, to);

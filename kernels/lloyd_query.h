@@ -4,7 +4,7 @@
 //   up to 4 bits: four signed bytes, |q| <= 127;
 //   8 bits: two rows: signed 16-bit pairs (dims 0, 2), then (dims 1, 3), |q| <= 2047 (less for dims beyond 256, so that sums
 //   fit 32 bits).
-// Lanes beyond the last query are 0. In memory only, never stored.
+// Words beyond the last query hold anything. In memory only, never stored.
 #pragma once
 
 #include <cstddef>
@@ -37,9 +37,7 @@ constexpr std::int32_t LloydQueryMax(std::uint32_t bits, std::size_t dim) noexce
 
 struct LloydQueryConfig {
   const LloydTable* table = nullptr;
-  HadamardShape shape;
-  std::size_t rounds = 0;
-  const std::uint32_t* signs = nullptr;
+  HadamardMap map;
   const float* mean = nullptr;  ///< [dim] or null
 };
 

@@ -8,6 +8,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/lloyd_dot-inl.h"
+#include "kernels/lloyd_field-inl.h"
 #include "kernels/ufloat16-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -42,7 +43,9 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
   const auto offset = static_cast<std::uint8_t>(kBytes ? args.table->magnitudes[args.table->half() - 1] : 0);
   for (std::size_t part = 0; part < 64; part += hn::Lanes(d8)) {
     hn::Vec<SumTag<D8>> sums[kSubtiles][kQueries];
+#pragma GCC unroll 4
     for (std::size_t q = 0; q < kQueries; ++q) {
+#pragma GCC unroll 4
       for (std::size_t s = 0; s < kSubtiles; ++s)
         sums[s][q] = hn::Set(di, -static_cast<std::int32_t>(offset) * head.sums[query + q]);
     }
@@ -63,8 +66,25 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
         }
       }
     } else {
+#if HWY_TARGET == HWY_AVX3_DL
+      const FieldTables<kBits> tables(*args.table, offset);
+      for (std::size_t g = 0; g < groups; ++g, word += kLanes) {
+        prefetch.Step();
+        const auto a = hn::Load(d8, codes + g * 64);
+        auto b = a;
+        if constexpr (kBits == 4 && kSubtiles == 4) b = hn::Load(d8, codes + g * 64 + step.tile_bytes);
+        if constexpr (kBits == 3) b = hn::Load(d8, more + g * 64);
+        Bytes64 centroids[4];
+        Fields<kBits, kHalf, kSubtiles>(tables, a, b, centroids);
+#pragma GCC unroll 4
+        for (std::size_t s = 0; s < kSubtiles; ++s) {
+#pragma GCC unroll 4
+          for (std::size_t q = 0; q < kQueries; ++q) sums[s][q] = DotBroadcast(sums[s][q], centroids[s], word[q]);
+        }
+      }
+#else
       const NibbleTables<D8, kBits> tables(d8, *args.table, offset);
-      for (std::size_t g = 0; g < groups; ++g, word += kRows * kLanes) {
+      for (std::size_t g = 0; g < groups; ++g, word += kLanes) {
         if (part == 0) prefetch.Step();
         const auto a = hn::Load(d8, codes + g * 64);
         auto b = a;
@@ -72,24 +92,20 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
         if constexpr (kBits == 3) b = hn::Load(d8, more + g * 64);
         hn::Vec<D8> centroids[4];
         LookUp<kBits, kHalf, kSubtiles>(d8, tables, a, b, centroids);
-#if HWY_TARGET == HWY_AVX3_DL
-        for (std::size_t q = 0; q < kQueries; ++q) {
-          const auto numbers = hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q])));
-          for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = DotUnsignedSigned(sums[s][q], centroids[s], numbers);
-        }
-#else
         Pairs<D8> wide[kSubtiles];
         for (std::size_t s = 0; s < kSubtiles; ++s) wide[s] = WidenSigned(d8, centroids[s]);
         for (std::size_t q = 0; q < kQueries; ++q) {
           const Pairs<D8> numbers = WidenSigned(d8, hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q]))));
           for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = DotPairs(d8, sums[s][q], wide[s], numbers);
         }
-#endif
       }
+#endif
     }
+#pragma GCC unroll 4
     for (std::size_t s = 0; s < kSubtiles; ++s) {
       const std::size_t token = step.first_token + 16 * s + part / 4;
       const auto scale = LoadUfloat16(df, scales + token);
+#pragma GCC unroll 4
       for (std::size_t q = 0; q < kQueries; ++q) {
         const auto sum = hn::Mul(hn::ConvertTo(df, sums[s][q]), scale);
         const auto logit = hn::Add(hn::Mul(sum, hn::Set(df, head.scale[query + q])), hn::Set(df, head.bias[query + q]));

@@ -32,6 +32,12 @@ constexpr LloydTable MakeTable(std::uint32_t bits, float unit, const std::int16_
         table.nibbles[field][nibble] = static_cast<std::int8_t>(table.Centroid(index));
       }
     }
+    for (std::uint32_t field = 0; field < (bits == 3 ? 1 : 6 / bits); ++field) {
+      for (std::uint32_t six = 0; six < 64; ++six) {
+        const std::uint32_t index = (six >> (field * bits)) & ((1u << bits) - 1u);
+        table.sixes[field][six] = static_cast<std::int8_t>(table.Centroid(index));
+      }
+    }
   }
   return table;
 }

@@ -22,6 +22,9 @@ struct LloydTable {
   /// Up to 4 bits: nibbles[f][n] is the centroid of field f (of `bits` bits; 3 bits: the low ones) of the nibble n.
   alignas(64) std::array<std::array<std::int8_t, 16>, 4> nibbles{};
 
+  /// Up to 4 bits: sixes[f][n] is the centroid of field f of the six bits n; with 3 bits only f = 0, of the lowest three.
+  alignas(64) std::array<std::array<std::int8_t, 64>, 6> sixes{};
+
   /// 8 bits only: all centroids, and the two bytes of each of the positive half.
   alignas(64) std::array<std::int16_t, 256> centroids{};
   alignas(64) std::array<std::uint8_t, 128> low_bytes{};

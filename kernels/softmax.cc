@@ -13,26 +13,27 @@ HWY_BEFORE_NAMESPACE();
 namespace kvant::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// exp(x) for x <= 0: 2^n * e^r with |r| <= ln(2)/2 and the Taylor series of e^r to r^7 (remainder 2^-27).
+/// exp(x) for x <= 0: 2^n * e^r with |r| <= ln(2)/2 and the Taylor series of e^r to r^6 (remainder 1.2e-7).
 template <class D>
 HWY_INLINE hn::Vec<D> ExpNonPositive(D d, hn::Vec<D> x) {
   const hn::RebindToSigned<D> di;
   const auto in_range = hn::Ge(x, hn::Set(d, -87.3f));
   x = hn::Max(x, hn::Set(d, -87.3f));
-  const auto n = hn::NearestInt(hn::Mul(x, hn::Set(d, 1.44269504f)));
-  const auto nf = hn::ConvertTo(d, n);
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+  const auto magic = hn::Set(d, 12582912.0f);
+  const auto shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), magic);
+  const auto n = hn::Sub(shifted, magic);
   // ln(2) in two parts; the first has 9 significant bits, so n * part is exact.
-  auto r = hn::NegMulAdd(nf, hn::Set(d, 0.693359375f), x);
-  r = hn::NegMulAdd(nf, hn::Set(d, -2.12194440e-4f), r);
-  auto p = hn::Set(d, 1.0f / 5040);
-  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 720));
+  auto r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
+  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+  auto p = hn::Set(d, 1.0f / 720);
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 120));
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 24));
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 6));
   p = hn::MulAdd(p, r, hn::Set(d, 0.5f));
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
-  const auto scaled = hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(n)));
+  const auto scaled = hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
   return hn::IfThenElseZero(in_range, scaled);
 }
 
@@ -40,8 +41,14 @@ template <class D>
 HWY_INLINE std::size_t MaxVectors(D d, const float* x, std::size_t i, std::size_t n, float* result) {
   const std::size_t step = hn::Lanes(d);
   if (i + step > n) return i;
-  auto max = hn::LoadU(d, x + i);
-  for (i += step; i + step <= n; i += step) max = hn::Max(max, hn::LoadU(d, x + i));
+  // Four maxima: one would wait for itself.
+  hn::Vec<D> four[4];
+  for (auto& max : four) max = hn::LoadU(d, x + i);
+  for (; i + 4 * step <= n; i += 4 * step) {
+    for (std::size_t k = 0; k < 4; ++k) four[k] = hn::Max(four[k], hn::LoadU(d, x + i + k * step));
+  }
+  for (; i + step <= n; i += step) four[0] = hn::Max(four[0], hn::LoadU(d, x + i));
+  const auto max = hn::Max(hn::Max(four[0], four[1]), hn::Max(four[2], four[3]));
   const float m = hn::GetLane(hn::MaxOfLanes(d, max));
   *result = m > *result ? m : *result;
   return i;

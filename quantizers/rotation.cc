@@ -44,6 +44,10 @@ Rotation::Rotation(std::uint32_t head_dim, std::size_t rounds, std::uint64_t see
     if (i % 64 == 0) bits = NextSplitMix(seed);
     signs_[i] = (bits >> (i % 64) & 1u) != 0 ? 0x80000000u : 0u;
   }
+  if (kernels::HasQuarters(shape_)) {
+    quarter_signs_.resize(signs_.size());
+    kernels::QuarterSigns(shape_, rounds_, signs_.data(), quarter_signs_.data());
+  }
 }
 
 }  // namespace kvant::quantizers

@@ -38,11 +38,16 @@ class Rotation {
   [[nodiscard]] const kernels::HadamardShape& shape() const noexcept { return shape_; }
   [[nodiscard]] std::size_t rounds() const noexcept { return rounds_; }
   [[nodiscard]] const std::uint32_t* signs() const noexcept { return signs_.data(); }
+  /// Lives as long as this.
+  [[nodiscard]] kernels::HadamardMap map() const noexcept {
+    return {shape_, rounds_, signs_.data(), quarter_signs_.empty() ? nullptr : quarter_signs_.data()};
+  }
 
  private:
   kernels::HadamardShape shape_;
   std::size_t rounds_;
   std::vector<std::uint32_t> signs_;
+  std::vector<std::uint32_t> quarter_signs_;  ///< empty where the shape has none
 };
 
 }  // namespace kvant::quantizers

@@ -20,7 +20,7 @@ struct LloydQuery {
 };
 
 inline LloydQuery PrepareLloydQuery(const LloydQueryConfig& config, const float* query) {
-  const std::size_t dim = config.shape.dim;
+  const std::size_t dim = config.map.shape.dim;
   std::vector<float> x(query, query + dim);
   LloydQuery out;
   if (config.mean != nullptr) {
@@ -28,12 +28,12 @@ inline LloydQuery PrepareLloydQuery(const LloydQueryConfig& config, const float*
     for (std::size_t i = 0; i < dim; ++i) sums.Add(i, x[i] * config.mean[i]);
     out.bias = sums.Total();
   }
-  reference::Hadamard(config.shape, config.rounds, config.signs, x.data());
+  reference::Hadamard(config.map.shape, config.map.rounds, config.map.signs, x.data());
   float largest = 0;
   for (const float v : x) largest = std::max(largest, std::fabs(v));
   const std::int32_t limit = LloydQueryMax(config.table->bits, dim);
   const double to_logit =
-      1.0 / (limit * config.shape.gain(config.rounds) * config.table->unit * std::sqrt(static_cast<double>(dim)));
+      1.0 / (limit * config.map.shape.gain(config.map.rounds) * config.table->unit * std::sqrt(static_cast<double>(dim)));
   const bool none = largest < 1e-30f;
   const float factor = none ? 0.0f : static_cast<float>(limit) / largest;
   out.scale = none ? 0.0f : largest * static_cast<float>(to_logit);

@@ -24,8 +24,8 @@
 #include "kernels/lloyd_encode.h"
 #include "kernels/lloyd_query.h"
 #include "kernels/lloyd_score.h"
-#include "kernels/transpose.h"
 #include "kernels/ufloat16.h"
+#include "kernels/unrotate.h"
 #include "quantizers/artifact.h"
 #include "quantizers/codebook.h"
 #include "quantizers/codec.h"
@@ -121,40 +121,27 @@ class LloydBlocks {
   void Decode(std::size_t head, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const {
     const auto* codes = reinterpret_cast<const std::uint8_t*>(block);
     const std::byte* scales = block + kernels::LloydCodesBytes(table_->bits, dim_, tokens_);
-    alignas(64) float columns[kernels::kMaxHeadDim * kLanes];
-    for (std::size_t first = begin / kLanes * kLanes; first < end; first += kLanes) {
-      for (std::size_t lane = 0; lane < kLanes; ++lane) {
-        std::uint16_t bits;
-        std::memcpy(&bits, scales + (first + lane) * sizeof(bits), sizeof(bits));
-        const float scale = kernels::Ufloat16ToFloat(bits);
-        for (std::size_t i = 0; i < dim_; ++i) {
-          const auto index = kernels::LloydIndexAt(layout(), table_->bits, dim_, tokens_, codes, first + lane, i);
-          columns[i * kLanes + lane] = static_cast<float>(table_->Centroid(index)) * scale;
-        }
+    for (std::size_t token = begin; token < end; ++token) {
+      std::uint16_t bits;
+      std::memcpy(&bits, scales + token * sizeof(bits), sizeof(bits));
+      const float scale = kernels::Ufloat16ToFloat(bits);
+      alignas(64) float row[kernels::kMaxHeadDim];
+      for (std::size_t i = 0; i < dim_; ++i) {
+        const auto index = kernels::LloydIndexAt(layout(), table_->bits, dim_, tokens_, codes, token, i);
+        row[i] = static_cast<float>(table_->Centroid(index)) * scale;
       }
-      float ones[kLanes];
-      for (float& one : ones) one = 1.0f;
-      Unrotate(head, ones, columns);
-      const std::size_t from = first < begin ? begin - first : 0;
-      const std::size_t count = std::min(end - first, kLanes) - from;
-      kernels::StoreColumns(columns, dim_, from, count, rows + (first + from - begin) * dim_, dim_);
+      const float one = 1.0f;
+      Unrotate(head, row, dim_, 1, &one, rows + (token - begin) * dim_);
     }
   }
 
-  /// columns in codebook units -> rows (still as columns); lane r gets mean * mean_weights[r] added.
-  void Unrotate(std::size_t head, const float (&mean_weights)[kLanes], float* columns) const {
+  /// n rows in codebook units, row i at from + i * stride -> rows [n, dim]; row i gets mean * mean_weights[i] added.
+  void Unrotate(std::size_t head, const float* from, std::size_t stride, std::size_t n, const float* mean_weights,
+                float* rows) const {
     const Rotation& rotation = rotations_[head];
-    kernels::HadamardInverse(rotation.shape(), rotation.rounds(), rotation.signs(), columns);
     const auto factor = static_cast<float>(
         1.0 / (rotation.shape().gain(rotation.rounds()) * table_->unit * std::sqrt(static_cast<double>(dim_))));
-    const float* mean_row = mean(head);
-    for (std::size_t i = 0; i < dim_; ++i) {
-      for (std::size_t lane = 0; lane < kLanes; ++lane) {
-        float value = columns[i * kLanes + lane] * factor;
-        if (mean_row != nullptr) value += mean_weights[lane] * mean_row[i];
-        columns[i * kLanes + lane] = value;
-      }
-    }
+    kernels::Unrotate({rotation.map(), factor, mean(head), mean_weights, from, stride, n, rows});
   }
 
  private:
@@ -186,13 +173,7 @@ class LloydKeys final : public KeyCodec {
     return (n + kLanes - 1) / kLanes * kernels::LloydQueryBatchBytes(blocks_.table().bits, blocks_.dim());
   }
   void PrepareQueries(std::size_t head, const float* queries, std::size_t n, std::byte* prepared) const override {
-    const Rotation& rotation = blocks_.rotation(head);
-    kernels::LloydPrepareQueries({.table = &blocks_.table(),
-                                  .shape = rotation.shape(),
-                                  .rounds = rotation.rounds(),
-                                  .signs = rotation.signs(),
-                                  .mean = blocks_.mean(head)},
-                                 queries, n, prepared);
+    kernels::LloydPrepareQueries({&blocks_.table(), blocks_.rotation(head).map(), blocks_.mean(head)}, queries, n, prepared);
   }
   void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
              std::size_t stride, const std::byte* next, std::size_t next_bytes) const override {
@@ -245,16 +226,7 @@ class LloydValues final : public ValueCodec {
   }
   void Finish(std::size_t head, const float* acc, std::size_t acc_stride, const float* weight_sums, std::size_t n,
               float* rows) const override {
-    const std::size_t dim = blocks_.dim();
-    alignas(64) float columns[kernels::kMaxHeadDim * kLanes];
-    for (std::size_t first = 0; first < n; first += kLanes) {
-      const std::size_t count = std::min(n - first, kLanes);
-      kernels::LoadColumns({acc, ElementType::kF32, n, dim, acc_stride}, first, count, columns);
-      float sums[kLanes] = {};
-      std::copy_n(weight_sums + first, count, sums);
-      blocks_.Unrotate(head, sums, columns);
-      kernels::StoreColumns(columns, dim, 0, count, rows + first * dim, dim);
-    }
+    blocks_.Unrotate(head, acc, acc_stride, n, weight_sums, rows);
   }
 
  private:

@@ -18,6 +18,14 @@ inline std::vector<std::uint32_t> RandomSigns(const HadamardShape& shape, std::s
   return signs;
 }
 
+/// With quarter signs (kept in `quarter`) where the shape has them.
+inline HadamardMap MapOf(const HadamardShape& shape, std::size_t rounds, const std::vector<std::uint32_t>& signs,
+                         std::vector<std::uint32_t>& quarter) {
+  quarter.resize(HasQuarters(shape) ? signs.size() : 0);
+  if (!quarter.empty()) QuarterSigns(shape, rounds, signs.data(), quarter.data());
+  return {shape, rounds, signs.data(), quarter.empty() ? nullptr : quarter.data()};
+}
+
 inline std::vector<float> RandomNormal(std::size_t n, std::mt19937& random) {
   std::normal_distribution<float> normal;
   std::vector<float> values(n);

@@ -38,6 +38,7 @@ TEST_P(LloydScoreTest, LogitsAreTheScalarTwinsBitForBit) {
   for (const std::uint32_t dim : {8u, 40u, 64u, 72u, 80u, 128u, 256u}) {
     const auto shape = HadamardShape::For(dim);
     const auto signs = RandomSigns(shape, 3, random);
+    std::vector<std::uint32_t> quarter;
     const auto mean = RandomNormal(dim, random);
     for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
       for (const std::size_t n : {1u, 2u, 3u, 5u, 7u, 17u, 23u}) {
@@ -46,7 +47,7 @@ TEST_P(LloydScoreTest, LogitsAreTheScalarTwinsBitForBit) {
         FillBlock(bits, dim, tokens, block, random);
         auto queries = RandomNormal(n * dim, random);
         if (n > 2) std::fill(queries.begin() + dim, queries.begin() + 2 * dim, 0.0f);
-        const LloydQueryConfig config{FindLloydTable(bits), shape, 3, signs.data(), random() % 2 == 0 ? nullptr : mean.data()};
+        const LloydQueryConfig config{FindLloydTable(bits), MapOf(shape, 3, signs, quarter), random() % 2 == 0 ? nullptr : mean.data()};
         GuardedBytes prepared((n + kLanes - 1) / kLanes * LloydQueryBatchBytes(bits, dim));
         LloydPrepareQueries(config, queries.data(), n, prepared.raw());
         ASSERT_TRUE(prepared.Intact());
@@ -73,6 +74,7 @@ TEST_P(LloydScoreTest, LargestSumsDoNotOverflow) {
     const auto shape = HadamardShape::For(dim);
     std::mt19937 random(kSeed);
     const auto signs = RandomSigns(shape, 1, random);
+    std::vector<std::uint32_t> quarter;
     for (const std::uint32_t bits : {4u, 8u}) {
       const std::size_t tokens = LloydBlockMultiple(bits);
       GuardedBytes block(LloydBlockBytes(bits, dim, tokens));
@@ -88,7 +90,7 @@ TEST_P(LloydScoreTest, LargestSumsDoNotOverflow) {
       HadamardInverse(shape, 1, signs.data(), x);
       std::vector<float> query(dim);
       for (std::size_t i = 0; i < dim; ++i) query[i] = x[i * kLanes];
-      const LloydQueryConfig config{FindLloydTable(bits), shape, 1, signs.data(), nullptr};
+      const LloydQueryConfig config{FindLloydTable(bits), MapOf(shape, 1, signs, quarter), nullptr};
       GuardedBytes prepared(LloydQueryBatchBytes(bits, dim));
       LloydPrepareQueries(config, query.data(), 1, prepared.raw());
       std::vector<float> logits(tokens);
@@ -105,12 +107,13 @@ TEST_P(LloydScoreTest, QueriesThatAreNotFiniteStayWithinTheirMemory) {
   std::mt19937 random(kSeed);
   const auto shape = HadamardShape::For(64);
   const auto signs = RandomSigns(shape, 3, random);
+  std::vector<std::uint32_t> quarter;
   GuardedBytes block(LloydBlockBytes(4, 64, 32));
   FillBlock(4, 64, 32, block, random);
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3e38f}) {
     std::vector<float> queries(3 * 64, bad);
     GuardedBytes prepared(LloydQueryBatchBytes(4, 64));
-    LloydPrepareQueries({FindLloydTable(4), shape, 3, signs.data(), nullptr}, queries.data(), 3, prepared.raw());
+    LloydPrepareQueries({FindLloydTable(4), MapOf(shape, 3, signs, quarter), nullptr}, queries.data(), 3, prepared.raw());
     std::vector<float> logits(3 * 32 + 1, 5.0f);
     LloydScore({FindLloydTable(4), 64, 32, block.data(), prepared.raw(), 3, logits.data(), 32, nullptr, 0});
     EXPECT_TRUE(prepared.Intact());
