@@ -1,9 +1,8 @@
 #include "tools/bench/peak.h"
 
-#include <algorithm>
-#include <chrono>
-#include <cstddef>
 #include <cstdint>
+#include <iterator>
+#include <numeric>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tools/bench/peak.cc"
@@ -107,42 +106,30 @@ HWY_EXPORT(BurnFloats);
 HWY_EXPORT(BurnBytes);
 HWY_EXPORT(ByteInstruction);
 
+/// One call: what each thread's share did.
 struct Burn {
   double (*run)(std::size_t iterations);
-  double macs[64] = {};  ///< by thread index
+  double macs[64] = {};
 };
-
-double BestRate(quantizers::Executor& executor, double (*run)(std::size_t)) {
-  constexpr std::size_t kIterations = 100'000;  // some hundred microseconds
-  const std::size_t threads = std::min<std::size_t>(executor.threads(), 64);
-  double best = 0.0;
-  for (int repeat = 0; repeat < 20; ++repeat) {
-    Burn burn{run};
-    const auto start = std::chrono::steady_clock::now();
-    executor.ForEach(
-        threads,
-        [](void* context, std::size_t i, std::size_t) {
-          auto& b = *static_cast<Burn*>(context);
-          b.macs[i] = b.run(kIterations);
-        },
-        &burn);
-    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    double macs = 0.0;
-    for (const double share : burn.macs) macs += share;
-    best = std::max(best, macs / time.count());
-  }
-  return best;
-}
 
 }  // namespace
 
-Peak IntegerPeak(quantizers::Executor& executor) {
-  return {HWY_DYNAMIC_DISPATCH(ByteInstruction)(),
-          BestRate(executor, [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnBytes)(n); })};
+void PeakProbe::Run() {
+  constexpr std::size_t kIterations = 100'000;
+  Burn burn{arithmetic_ == Arithmetic::kBytes ? [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnBytes)(n); }
+                                              : [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnFloats)(n); }};
+  executor_.ForEach(
+      executor_.threads(),
+      [](void* context, std::size_t i, std::size_t) {
+        auto& b = *static_cast<Burn*>(context);
+        b.macs[i] = b.run(kIterations);
+      },
+      &burn);
+  macs_ = std::accumulate(std::begin(burn.macs), std::end(burn.macs), 0.0);
 }
 
-Peak FloatPeak(quantizers::Executor& executor) {
-  return {"f32 fused multiply-add", BestRate(executor, [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnFloats)(n); })};
+std::string PeakProbe::instruction() const {
+  return arithmetic_ == Arithmetic::kBytes ? HWY_DYNAMIC_DISPATCH(ByteInstruction)() : "f32 fused multiply-add";
 }
 
 }  // namespace kvant::tools
