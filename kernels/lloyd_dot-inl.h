@@ -14,6 +14,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/lloyd_table.h"
+#include "kernels/prefetch.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvant::kernels {
@@ -172,20 +173,6 @@ HWY_INLINE Pairs<D8> LookUpWords(D8 d8, const LloydTable& codebook, const std::u
   return {hn::Load(d16, even), hn::Load(d16, odd)};
 #endif
 }
-
-/// Asks for memory that will be wanted soon, a few lines at every step of a loop.
-struct Prefetch {
-  const std::byte* next;
-  const std::byte* end;
-  std::size_t lines;  ///< per step
-
-  HWY_INLINE Prefetch(const std::byte* from, std::size_t bytes, std::size_t steps)
-      : next(from), end(from == nullptr ? from : from + bytes), lines(steps == 0 ? 0 : (bytes / 64 + steps) / steps) {}
-
-  HWY_INLINE void Step() {
-    for (std::size_t i = 0; i < lines && next < end; ++i, next += 64) __builtin_prefetch(next, 0, 2);
-  }
-};
 
 }  // namespace HWY_NAMESPACE
 }  // namespace kvant::kernels

@@ -2,6 +2,8 @@
 
 #include <limits>
 
+#include "kernels/prefetch.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/softmax.cc"
 #include <hwy/foreach_target.h>
@@ -62,12 +64,13 @@ float MaxOfTarget(const float* x, std::size_t n) {
 }
 
 template <class D>
-HWY_INLINE std::size_t ExpVectors(D d, float* x, std::size_t i, std::size_t n, float max, float* total) {
+HWY_INLINE std::size_t ExpVectors(D d, float* x, std::size_t i, std::size_t n, float max, Prefetch& prefetch, float* total) {
   const std::size_t step = hn::Lanes(d);
   if (i + step > n) return i;
   const auto m = hn::Set(d, max);
   auto sum = hn::Zero(d);
   for (; i + step <= n; i += step) {
+    prefetch.Step();
     const auto e = ExpNonPositive(d, hn::Sub(hn::LoadU(d, x + i), m));
     hn::StoreU(e, d, x + i);
     sum = hn::Add(sum, e);
@@ -76,10 +79,12 @@ HWY_INLINE std::size_t ExpVectors(D d, float* x, std::size_t i, std::size_t n, f
   return i;
 }
 
-float ExpShiftedTarget(float* x, std::size_t n, float max) {
+float ExpShiftedTarget(float* x, std::size_t n, float max, const std::byte* next, std::size_t next_bytes) {
+  const hn::ScalableTag<float> d;
+  Prefetch prefetch(next, next_bytes, n / hn::Lanes(d));
   float total = 0.0f;
-  const std::size_t i = ExpVectors(hn::ScalableTag<float>(), x, 0, n, max, &total);
-  ExpVectors(hn::CappedTag<float, 1>(), x, i, n, max, &total);
+  const std::size_t i = ExpVectors(d, x, 0, n, max, prefetch, &total);
+  ExpVectors(hn::CappedTag<float, 1>(), x, i, n, max, prefetch, &total);
   return total;
 }
 
@@ -114,8 +119,8 @@ HWY_EXPORT(SoftCapTarget);
 
 float MaxOf(const float* logits, std::size_t n) noexcept { return HWY_DYNAMIC_DISPATCH(MaxOfTarget)(logits, n); }
 
-float ExpShifted(float* logits, std::size_t n, float max) noexcept {
-  return HWY_DYNAMIC_DISPATCH(ExpShiftedTarget)(logits, n, max);
+float ExpShifted(float* logits, std::size_t n, float max, const std::byte* next, std::size_t next_bytes) noexcept {
+  return HWY_DYNAMIC_DISPATCH(ExpShiftedTarget)(logits, n, max, next, next_bytes);
 }
 
 void SoftCap(float* logits, std::size_t n, float cap) noexcept { HWY_DYNAMIC_DISPATCH(SoftCapTarget)(logits, n, cap); }

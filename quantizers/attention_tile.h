@@ -5,38 +5,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 
 #include "quantizers/aligned_buffer.h"
-#include "quantizers/attention.h"
+#include "quantizers/attention_units.h"
+#include "quantizers/prefetch_stream.h"
 
 namespace kvant::quantizers {
 
-/// Positions [begin, end).
-struct Range {
-  std::uint64_t begin = 0;
-  std::uint64_t end = 0;
-  [[nodiscard]] bool empty() const noexcept { return begin >= end; }
-};
-
-/// What query t of an item sees.
-Range Visible(const Query& query, std::size_t t);
-
-/// Query heads per KV head.
-std::size_t GroupSize(const AttendItem& item);
-
-/// A tile: queries [first, first + count) of one KV head's group, numbered token * group + head of the group.
-struct TileRun {
-  std::size_t item = 0;
-  std::size_t head = 0;
-  std::size_t first = 0;
-  std::size_t count = 0;
-  std::size_t block_begin = 0;  ///< blocks of this run
-  std::size_t block_end = 0;
-  bool raw = false;  ///< this run also takes the raw rows
-  std::size_t run = 0;
-  std::size_t runs = 1;
-  std::size_t partial = 0;  ///< where this unit's partial result lies, in floats; used if runs > 1
-};
+/// Tokens whose logits are turned into weights together: they stay in the first or second cache between scoring, softmax and
+/// accumulation. The same for every tile, or the tile would show in the result.
+inline constexpr std::size_t kChunkTokens = 512;
+/// Raw rows of pre-RoPE layers are turned in pieces of this size.
+inline constexpr std::size_t kTurnTokens = 64;
+/// Blocks have at least 16 tokens.
+inline constexpr std::size_t kMaxChunkBlocks = kChunkTokens / 16;
 
 /// One tile's running softmax: maximum and sums per query, accumulators in the value codec's space and in row space.
 struct Partial {
@@ -50,12 +33,24 @@ struct Partial {
     return count * (3 + acc_floats + dim);
   }
 
+  /// Of a unit of `count` queries.
   Partial(float* memory, std::size_t count, std::size_t acc_floats, std::size_t dim)
       : max(memory + count * (acc_floats + dim)),
         code_sum(max + count),
         raw_sum(code_sum + count),
         code_acc(memory),
         raw_acc(memory + count * acc_floats) {}
+
+  /// The results from query `first` on.
+  [[nodiscard]] Partial From(std::size_t first, std::size_t acc_floats, std::size_t dim) const {
+    Partial part = *this;
+    part.max += first;
+    part.code_sum += first;
+    part.raw_sum += first;
+    part.code_acc += first * acc_floats;
+    part.raw_acc += first * dim;
+    return part;
+  }
 
   void Clear(std::size_t count, std::size_t acc_floats, std::size_t dim) {
     std::fill_n(code_acc, count * acc_floats, 0.0f);
@@ -87,7 +82,7 @@ struct Sizes {
   }
 };
 
-/// What a tile of `count` queries of this item needs.
+/// What a tile of up to `count` queries of this item needs.
 Sizes SizesOf(const AttendItem& item, std::size_t count);
 
 /// One thread's buffers.
@@ -111,13 +106,63 @@ struct ThreadBuffers {
   }
 };
 
-/// Attends to the run's blocks and raw rows; overwrites `partial`.
-void Attend(const AttendItem& item, const TileRun& run, ThreadBuffers& buffers, Partial& partial);
+/// One unit: attends to its blocks and raw rows and overwrites `partial`. Between calls, what the thread reads next is on its way:
+/// `warm` says that the first block was prefetched, `next` (or null) is the unit this thread takes next.
+class Tile {
+ public:
+  Tile(std::span<const AttendItem> items, const Units& units, const TileRun& unit, ThreadBuffers& buffers);
 
-/// Adds run `from` to run `to` of the same tile. `to` is the first run, the only one with raw rows.
+  void Attend(Partial& partial, bool warm, const TileRun* next);
+
+ private:
+  [[nodiscard]] const AttendItem& ItemOf(std::size_t i) const {
+    return items_[members_[(unit_.first + i) / unit_.per_item]];
+  }
+  [[nodiscard]] std::size_t Token(std::size_t i) const { return (unit_.first + i) % unit_.per_item / group_; }
+
+  void LoadQueries(Partial& partial);
+  [[nodiscard]] Range TileVisible() const;
+  void Mask(const Range& chunk, const Range& visible, bool mask_raw, float* logits) const;
+  [[nodiscard]] bool RawCovers(Range range) const;
+  bool NewMaximum(std::size_t i, float* logits, std::size_t length, Partial& partial, float* sums);
+  bool PrepareSoftmax(std::size_t i, const Range& chunk, bool mask_raw, float* logits, Partial& partial, float* sums);
+
+  void AttendRaw(const RawRows& raw, const Range& seen, Partial& partial);
+  [[nodiscard]] RowsView RawView(const RawRows& raw, const void* base, std::uint64_t position, std::size_t count) const;
+  void ScoreRaw(const RawRows& raw, const Range& chunk);
+
+  struct Chunk {
+    std::size_t first = 0;  ///< block
+    std::size_t last = 0;
+  };
+  void AttendBlocks(const Range& seen, Partial& partial, bool warm, const TileRun* next);
+  void PlanPrefetch(const Chunk& chunk, const Chunk& next, const TileRun* next_unit, bool warm);
+  void AttendChunk(const Chunk& chunk, const Range& seen, Partial& partial);
+  bool Weigh(const Chunk& chunk, Partial& partial);
+  [[nodiscard]] bool Hidden(std::size_t block, const Range& seen) const;
+  [[nodiscard]] const std::byte* Keys(std::size_t block) const;
+
+  std::span<const AttendItem> items_;
+  const std::uint32_t* members_;  ///< of the tile
+  const TileRun& unit_;
+  const CachedLayer& cache_;  ///< of the first item: what a tile of several items reads is the same in all
+  const LayerCodecs& codecs_;
+  const StoreSpec& spec_;
+  ThreadBuffers& buffers_;
+  const kernels::Rope* rope_;  ///< null unless the layer's raw keys are pre-RoPE
+  const Units& units_;
+  std::size_t group_;
+  std::size_t acc_floats_;
+  PrefetchStream prefetch_;
+  bool sparse_ = false;  ///< the values of most blocks of the last chunk were not needed
+  float skipped_[kMaxQueries];  ///< weight that was left out, in units of the running maximum
+  bool needed_[kMaxChunkBlocks];
+};
+
+/// Adds `from` to `to`, `count` queries each.
 void Merge(const Partial& from, Partial& to, std::size_t count, std::size_t acc_floats, std::size_t dim);
 
-/// Writes the tile's outputs and log-sum-exps.
-void Finish(const AttendItem& item, const TileRun& run, ThreadBuffers& buffers, const Partial& partial);
+/// Writes the outputs and log-sum-exps of a tile of one item.
+void Finish(const AttendItem& item, const TileRun& tile, ThreadBuffers& buffers, const Partial& partial);
 
 }  // namespace kvant::quantizers

@@ -147,9 +147,13 @@ Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const S
     auto values = choice.values.codec->make_values(config);
     if (!values) return values.error();
 
-    LayerCodecs codecs{*std::move(keys), *std::move(values), plan->payload_bytes_, 0, 0};
+    LayerCodecs codecs{*std::move(keys), *std::move(values), plan->payload_bytes_, 0, 0, 0.0f};
     codecs.values_offset = AlignUp(codecs.keys->block_bytes());
     codecs.head_stride = codecs.values_offset + AlignUp(codecs.values->block_bytes());
+    if (choice.values.codec->gaussian_error != nullptr) {
+      const double error = choice.values.codec->gaussian_error(Side::kValues, spec.head_dim, choice.values.params);
+      codecs.negligible_weight = static_cast<float>(0.01 * std::sqrt(error));
+    }
     plan->payload_bytes_ += codecs.head_stride * spec.kv_heads;
     plan->layers_.push_back(std::move(codecs));
     plan->canonical_ +=

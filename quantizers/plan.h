@@ -24,6 +24,9 @@ struct LayerCodecs {
   std::size_t offset = 0;
   std::size_t head_stride = 0;
   std::size_t values_offset = 0;
+  /// Attention may leave out values whose weights sum up to this share of a query's: a hundredth of what the codec loses on a
+  /// row (the root of its declared error), 0 for codecs that lose nothing.
+  float negligible_weight = 0.0f;
 };
 
 /// Immutable after Make; shared by threads. The daemon and a client with local placement build the same from the same spec.
