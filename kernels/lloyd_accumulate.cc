@@ -44,31 +44,37 @@ HWY_INLINE void StoreLowBytes([[maybe_unused]] D du, hn::Vec<D> v, std::uint8_t*
 #endif
 }
 
-/// Integer weights of one query for a run: count <= kLloydWeightRun tokens, a multiple of 16.
+/// weights * scales of one query for a run of `count` tokens; returns the largest.
+HWY_INLINE float Terms(const float* HWY_RESTRICT weights, std::size_t count, const float* HWY_RESTRICT scales,
+                       float* HWY_RESTRICT terms) {
+  const hn::CappedTag<float, 16> d;
+  const std::size_t n = hn::Lanes(d);
+  auto even = hn::Zero(d), odd = hn::Zero(d);
+  std::size_t t = 0;
+  for (; t + 2 * n <= count; t += 2 * n) {
+    const auto a = hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t));
+    const auto b = hn::Mul(hn::LoadU(d, weights + t + n), hn::Load(d, scales + t + n));
+    even = hn::Max(even, a);
+    odd = hn::Max(odd, b);
+    hn::Store(a, d, terms + t);
+    hn::Store(b, d, terms + t + n);
+  }
+  if (t < count) {
+    const auto a = hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t));
+    even = hn::Max(even, a);
+    hn::Store(a, d, terms + t);
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(even, odd)));
+}
+
+/// Integer weights of one query for a run: terms * factor, at most LloydWeightMax once rounded.
 template <std::uint32_t kBits>
-HWY_INLINE void RoundWeights(const float* HWY_RESTRICT weights, std::size_t count, const float* HWY_RESTRICT scales,
-                             std::uint32_t* HWY_RESTRICT words, float* HWY_RESTRICT step) {
+HWY_INLINE void RoundTerms(const float* HWY_RESTRICT terms, std::size_t count, float factor, std::uint32_t* HWY_RESTRICT words) {
   const hn::CappedTag<float, 16> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const std::size_t n = hn::Lanes(d);
-  alignas(64) float terms[kLloydWeightRun];
-  auto largest = hn::Zero(d);
   for (std::size_t t = 0; t < count; t += n) {
-    const auto term = hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t));
-    largest = hn::Max(largest, term);
-    hn::Store(term, d, terms + t);
-  }
-  const float top = hn::GetLane(hn::MaxOfLanes(d, largest));
-  constexpr auto kLimit = static_cast<float>(LloydWeightMax(kBits));
-  if (!(top >= 1e-30f)) {
-    *step = 0.0f;
-    std::fill(words, words + kWordsPerQuery, 0u);
-    return;
-  }
-  *step = top / kLimit;
-  const auto factor = hn::Set(d, kLimit / top);
-  for (std::size_t t = 0; t < count; t += n) {
-    const auto scaled = hn::Mul(hn::Load(d, terms + t), factor);  // at most kLimit, rounded
+    const auto scaled = hn::Mul(hn::Load(d, terms + t), hn::Set(d, factor));
     const auto bits = hn::BitCast(du, hn::Add(scaled, hn::Set(d, kRoundToBits)));
     if constexpr (kBits == 8) {
       // Of each quad of tokens: 0 and 2, then 1 and 3.
@@ -80,6 +86,26 @@ HWY_INLINE void RoundWeights(const float* HWY_RESTRICT weights, std::size_t coun
     } else {
       StoreLowBytes(du, bits, reinterpret_cast<std::uint8_t*>(words) + t);
     }
+  }
+}
+
+/// Integer weights of all queries for a run of `count` <= kLloydWeightRun tokens, a multiple of 16. A few queries at a time: the
+/// maxima and divisions of one are waited for while the others' go on.
+template <std::uint32_t kBits>
+HWY_INLINE void RoundWeights(const LloydAccumulateArgs& args, std::size_t first, std::size_t count, const Run& run) {
+  constexpr std::size_t kTogether = 4;
+  constexpr auto kLimit = static_cast<float>(LloydWeightMax(kBits));
+  alignas(64) float terms[kTogether][kLloydWeightRun];
+  for (std::size_t query = 0; query < args.queries; query += kTogether) {
+    const std::size_t n = std::min(kTogether, args.queries - query);
+    float factors[kTogether] = {};
+    for (std::size_t q = 0; q < n; ++q) {
+      const float top = Terms(args.weights + (query + q) * args.stride + first, count, run.scales, terms[q]);
+      const bool none = !(top >= 1e-30f);
+      factors[q] = none ? 0.0f : kLimit / top;
+      run.steps[query + q] = none ? 0.0f : top / kLimit;
+    }
+    for (std::size_t q = 0; q < n; ++q) RoundTerms<kBits>(terms[q], count, factors[q], run.words + (query + q) * kWordsPerQuery);
   }
 }
 
@@ -263,10 +289,7 @@ HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
   for (std::size_t first = 0; first < args.tokens; first += kLloydWeightRun) {
     const std::size_t count = std::min(kLloydWeightRun, args.tokens - first);
     for (std::size_t t = 0; t < count; t += hn::Lanes(d)) hn::Store(LoadUfloat16(d, scales + first + t), d, run.scales + t);
-    for (std::size_t q = 0; q < args.queries; ++q) {
-      RoundWeights<kBits>(args.weights + q * args.stride + first, count, run.scales, run.words + q * kWordsPerQuery,
-                          run.steps + q);
-    }
+    RoundWeights<kBits>(args, first, count, run);
     constexpr std::uint32_t kPlaneBits = LloydPlaneAt(kBits, 0).bits;
     const ValueCodes at{args.block + first * dim * kPlaneBits / 8, tops + first * dim / 8, 4 * dim, count / 16};
     std::size_t query = 0;

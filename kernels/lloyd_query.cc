@@ -83,8 +83,11 @@ HWY_INLINE void RoundQuarters(LaneTag d, std::uint32_t bits, std::size_t dim, fl
   const LaneTagI di;
   const LaneTagU du;
   const std::size_t queries = hn::Lanes(d) / 4, quarter = dim / 4;
-  LaneVec largest = hn::Zero(d);
-  for (std::size_t c = 0; c < quarter; ++c) largest = hn::Max(largest, hn::Abs(hn::Load(d, x + c * kLanes)));
+  LaneVec four[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  for (std::size_t c = 0; c < quarter; c += 4) {
+    for (std::size_t j = 0; j < 4; ++j) four[j] = hn::Max(four[j], hn::Abs(hn::Load(d, x + (c + j) * kLanes)));
+  }
+  LaneVec largest = hn::Max(hn::Max(four[0], four[1]), hn::Max(four[2], four[3]));
   largest = hn::Max(largest, hn::Shuffle2301(largest));
   largest = hn::Max(largest, hn::Shuffle1032(largest));
   const std::int32_t limit = LloydQueryMax(bits, dim);

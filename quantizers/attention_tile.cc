@@ -212,17 +212,18 @@ bool Tile::Weigh(const Chunk& chunk, Partial& partial) {
   const std::size_t count = chunk.last - chunk.first, stride = count * tokens;
   const Range range{chunk.first * tokens, chunk.last * tokens};
   std::fill_n(needed_, count, false);
-  const float share = kSoftmaxShare / static_cast<float>(count * unit_.count);
+  const float share = kSoftmaxShare / static_cast<float>(unit_.count);
   for (std::size_t i = 0; i < unit_.count; ++i) {
     float* logits = buffers_.logits.Floats() + i * stride;
     if (!PrepareSoftmax(i, range, /*mask_raw=*/true, logits, partial, partial.code_sum)) continue;
-    for (std::size_t b = 0; b < count; ++b, logits += tokens) {
-      const Piece ahead = prefetch_.Take(share);
-      const float weight = kernels::ExpShifted(logits, tokens, partial.max[i], ahead.data, ahead.bytes);
-      partial.code_sum[i] += weight;
-      if (skipped_[i] + weight <= codecs_.negligible_weight * partial.code_sum[i]) {
-        skipped_[i] += weight;
-        std::fill_n(logits, tokens, 0.0f);
+    const Piece ahead = prefetch_.Take(share);
+    float weights[kMaxChunkBlocks];
+    kernels::ExpShifted(logits, count, tokens, partial.max[i], weights, ahead.data, ahead.bytes);
+    for (std::size_t b = 0; b < count; ++b) {
+      partial.code_sum[i] += weights[b];
+      if (skipped_[i] + weights[b] <= codecs_.negligible_weight * partial.code_sum[i]) {
+        skipped_[i] += weights[b];
+        std::fill_n(logits + b * tokens, tokens, 0.0f);
       } else {
         needed_[b] = true;
       }
