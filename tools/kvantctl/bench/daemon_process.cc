@@ -65,14 +65,23 @@ DaemonProcess::~DaemonProcess() {
   std::filesystem::remove_all(directory_, ignored);
 }
 
-Result<std::uint64_t> ResidentBytes(std::uint64_t pid) {
-  const std::string path = "/proc/" + std::to_string(pid) + "/smaps_rollup";
+Result<Resident> ResidentBytes(std::uint64_t pid) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/smaps";
   std::ifstream file(path);
+  Resident resident;
+  bool arena = false;
   for (std::string line; std::getline(file, line);) {
-    if (!line.starts_with("Rss:")) continue;
-    return std::stoull(line.substr(4)) * 1024;
+    // A mapping's first line begins with its addresses in hex and may end with a name; "Rss:" is one of those that follow.
+    if (line.starts_with("Rss:")) {
+      const std::uint64_t bytes = std::stoull(line.substr(4)) * 1024;
+      resident.all += bytes;
+      if (arena) resident.arenas += bytes;
+    } else if (line.find('-') < line.find(' ')) {
+      arena = line.find("/memfd:kvant-arena") != std::string::npos;
+    }
   }
-  return Unreadable(path);
+  if (resident.all == 0) return Unreadable(path);
+  return resident;
 }
 
 Result<std::uint64_t> PageFaults(std::uint64_t pid) {

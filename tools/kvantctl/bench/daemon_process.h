@@ -29,8 +29,13 @@ class DaemonProcess {
   pid_t pid_ = -1;
 };
 
-/// Resident bytes, memory shared with other processes included, from /proc. kSystem if it cannot be read.
-Result<std::uint64_t> ResidentBytes(std::uint64_t pid);
+/// Resident bytes of a kvantd, memory shared with other processes included.
+struct Resident {
+  std::uint64_t all = 0;
+  std::uint64_t arenas = 0;  ///< of those, clients' arenas: queries, outputs and tails that the daemon has looked at
+};
+/// From /proc. kSystem if it cannot be read.
+Result<Resident> ResidentBytes(std::uint64_t pid);
 /// Page faults since the process began, minor and major.
 Result<std::uint64_t> PageFaults(std::uint64_t pid);
 
