@@ -26,17 +26,23 @@ def label(name):
 def compare(folder, pairs):
     a, heads = load(folder, "a", pairs)
     b, _ = load(folder, "b", pairs)
-    print(f"{heads[0]['bench']} on {heads[0]['cpu']}, {pairs} pairs; time of B / time of A")
+    print(f"{heads[0]['bench']} on {heads[0]['cpu']}, {pairs} pairs. TIME: B's time / A's. BY LIMIT: the same with each time held against")
+    print("the limit that was measured in its own process (bytes or operations), so that the mode of the memory matters less.")
     width = max(len(label(name)) for name in a[0])
-    print(f"{'FIGURE':{width}}  MEDIAN   LEAST    MOST  LOW CLOCK")
+    print(f"{'FIGURE':{width}}   TIME   LEAST    MOST  BY LIMIT   LEAST    MOST  LOW CLOCK")
     for name in a[0]:
         found = [(x[name], y[name]) for x, y in zip(a, b) if name in x and name in y]
         if not found:
             print(f"{label(name):{width}}  only in A")
             continue
-        ratios = [y["median_ns"] / x["median_ns"] for x, y in found]
-        low = sum(x["clock_low"] or y["clock_low"] for x, y in found)
-        print(f"{label(name):{width}}  {statistics.median(ratios):6.3f}  {min(ratios):6.3f}  {max(ratios):6.3f}  {low} of {len(found)}")
+        line = f"{label(name):{width}} " + spread([y["median_ns"] / x["median_ns"] for x, y in found])
+        limit = next((key for key in ("share_of_limit", "share_of_read_only") if key in found[0][0]), None)
+        line += "  " + (spread([x[limit] / y[limit] for x, y in found]) if limit else " " * 24)
+        print(f"{line}  {sum(x['clock_low'] or y['clock_low'] for x, y in found)} of {len(found)}")
+
+
+def spread(ratios):
+    return f"{statistics.median(ratios):6.3f}  {min(ratios):6.3f}  {max(ratios):6.3f}"
 
 
 class Figures:

@@ -24,6 +24,13 @@ double Distance(std::span<const A> a, std::span<const double> b) {
   return std::sqrt(difference / norm);
 }
 
+/// Four running sums: one alone would wait for its own last addition.
+double Dot(const float* a, const float* b, std::size_t n) {
+  double sums[4] = {};
+  for (std::size_t i = 0; i < n; ++i) sums[i % 4] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 }  // namespace
 
 void PlainAttention(const RepeatedRows& rows, const float* queries, std::size_t n, double scale, double* out) {
@@ -32,11 +39,7 @@ void PlainAttention(const RepeatedRows& rows, const float* queries, std::size_t 
   for (std::size_t q = 0; q < n; ++q) {
     double max = -std::numeric_limits<double>::infinity();
     for (std::size_t t = 0; t < tokens; ++t) {
-      double dot = 0.0;
-      for (std::size_t i = 0; i < rows.dim; ++i) {
-        dot += static_cast<double>(queries[q * rows.dim + i]) * static_cast<double>(rows.keys[t * rows.dim + i]);
-      }
-      logits[t] = scale * dot;
+      logits[t] = scale * Dot(queries + q * rows.dim, rows.keys + t * rows.dim, rows.dim);
       if (rows.times[t] > 0) max = std::max(max, logits[t]);
     }
     double sum = 0.0;
