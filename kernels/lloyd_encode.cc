@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kernels/lloyd_integer.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/lloyd_encode.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
@@ -243,6 +245,7 @@ LloydEncodeConstants LloydConstants(const LloydEncoding& how) noexcept {
 }
 
 std::size_t LloydEncode(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) noexcept {
+  if (RotatesInIntegers(*how.table, how.shape, how.rounds)) return LloydEncodeInIntegers(how, rows, block);
   return HWY_DYNAMIC_DISPATCH(EncodeAll)(how, rows, block);
 }
 

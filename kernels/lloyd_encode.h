@@ -37,6 +37,9 @@ struct LloydEncoding {
 /// infinity or a scale beyond ufloat16; the block is then unfinished.
 [[nodiscard]] std::size_t LloydEncode(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) noexcept;
 
+/// The part of LloydEncode that rotates in integers (lloyd_integer.h). Requires: RotatesInIntegers.
+[[nodiscard]] std::size_t LloydEncodeInIntegers(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) noexcept;
+
 /// Squared norms below this count as 0: their scale would round to 0.
 inline constexpr float kLloydTinySquare = 0x1p-82f;
 

@@ -2,6 +2,8 @@
 // ones.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +13,7 @@
 #include <kvant/tensor.h>
 
 #include "kernels/lloyd_encode.h"
+#include "kernels/lloyd_integer.h"
 #include "kernels/reference/hadamard.h"
 #include "kernels/reference/transpose.h"
 #include "kernels/ufloat16.h"
@@ -27,15 +30,102 @@ class FourSums {
   float sums_[4] = {};
 };
 
+/// The last step of both ways: the scale as it is stored; false if it cannot be.
+inline bool StoreScale(float scale, float square, std::uint16_t* stored) {
+  if (square < kLloydTinySquare) scale = 0.0f;
+  if (!(scale < kUfloat16Overflow)) return false;
+  *stored = FloatToUfloat16(scale);
+  return true;
+}
+
+/// The squared norm: sums of every 16th number, then of every fourth of these, then (0 + 1) + (2 + 3).
+inline float IntegerSquare(const std::vector<float>& x) {
+  float sums[16] = {};
+  for (std::size_t i = 0; i < x.size(); ++i) sums[i % 16] += x[i] * x[i];
+  float quads[4];
+  for (std::size_t j = 0; j < 4; ++j) quads[j] = (sums[j] + sums[j + 4]) + (sums[j + 8] + sums[j + 12]);
+  return (quads[0] + quads[1]) + (quads[2] + quads[3]);
+}
+
+inline int Saturate16(int v) { return std::clamp(v, -32768, 32767); }
+
+/// One stage of the transform of integers; `saturate` only in the last round.
+inline void IntegerStage(std::vector<int>& z, std::size_t h, bool saturate) {
+  for (std::size_t i = 0; i < z.size(); ++i) {
+    if (i / h % 2 != 0) continue;
+    const int a = z[i], b = z[i + h];
+    z[i] = saturate ? Saturate16(a + b) : a + b;
+    z[i + h] = saturate ? Saturate16(a - b) : a - b;
+  }
+}
+
+/// A rotated row as grid steps (lloyd_integer.h). Requires: a finite norm that ufloat16 can hold.
+inline std::vector<int> IntegerSteps(const LloydEncoding& how, const std::vector<float>& x, float square) {
+  const std::size_t dim = x.size();
+  const IntegerRotation rotation(how.table->bits, how.shape.dim, how.rounds);
+  std::vector<int> z(dim);
+  if (square < kLloydTinySquare) return z;
+  const int power = PowerOfRatio(std::bit_cast<std::uint32_t>(square * rotation.inverse_limit2));
+  const float whole = std::ldexp(1.0f, power);
+  for (std::size_t i = 0; i < dim; ++i) {
+    z[i] = static_cast<int>(std::nearbyint(static_cast<double>(how.signs[i] != 0 ? -x[i] : x[i]) / whole));
+  }
+  const auto first = static_cast<int>(std::nearbyint(rotation.first * whole / std::sqrt(square)));
+  for (std::size_t h = 1; h < dim; h *= 2) IntegerStage(z, h, false);
+  for (std::size_t round = 1; round < how.rounds; ++round) {
+    const bool last = round + 1 == how.rounds;
+    const int factor = round == 1 ? first : last ? rotation.last : rotation.middle;
+    for (std::size_t i = 0; i < dim; ++i) {
+      const int sign = how.signs[round * dim + i] != 0 ? -1 : 1;
+      z[i] = (z[i] * (sign * factor) + 0x4000) >> 15;
+    }
+    if (!last) {
+      for (std::size_t h = 1; h < dim; h *= 2) IntegerStage(z, h, false);
+    } else {
+      z[0] += 128;
+      const std::size_t low = dim == 256 ? 16 : 8;
+      for (std::size_t h = low; h < dim; h *= 2) IntegerStage(z, h, true);
+      for (std::size_t h = 1; h < low; h *= 2) IntegerStage(z, h, true);
+    }
+  }
+  for (auto& v : z) v >>= 8;
+  return z;
+}
+
+inline bool LloydEncodeRowInIntegers(const LloydEncoding& how, const std::vector<float>& x, std::uint32_t* codes,
+                                     std::uint16_t* stored) {
+  const LloydTable& table = *how.table;
+  const LloydGrid grid = MakeLloydGrid(table);
+  const float square = IntegerSquare(x);
+  const float norm = std::sqrt(square);
+  if (!(norm < 2.0f * kUfloat16Overflow)) return false;
+  const std::vector<int> steps = IntegerSteps(how, x, square);
+  int zz = 0, zc = 0, cc = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const int z = std::min(std::abs(steps[i]), 127);
+    const std::uint32_t level = grid[static_cast<std::size_t>(z)];
+    const int c = table.magnitudes[level];
+    zz += z * z, zc += z * c, cc += c * c;
+    codes[i] = steps[i] < 0 ? table.half() - 1 - level : table.half() + level;
+  }
+  const float unit = norm * LloydConstants(how).corrected;
+  const float length = std::sqrt(static_cast<float>(zz)) * IntegerRotation(table.bits, how.shape.dim, how.rounds).rounding;
+  const auto fzc = static_cast<float>(zc), fcc = static_cast<float>(cc);
+  float scale = norm;
+  if (how.scale == LloydScale::kNormCorrected) scale = unit / std::sqrt(fcc);
+  if (how.scale == LloydScale::kLeastSquares) scale = unit * (fzc / length) / fcc;
+  if (how.scale == LloydScale::kUnbiased) scale = unit * (length / fzc);
+  return StoreScale(scale, square, stored);
+}
+
 /// One row's codes ([dim]) and scale; false if it cannot be stored.
 inline bool LloydEncodeRow(const LloydEncoding& how, std::vector<float> x, std::uint32_t* codes, std::uint16_t* stored) {
   const LloydTable& table = *how.table;
   const LloydEncodeConstants constants = LloydConstants(how);
+  for (std::size_t i = 0; how.mean != nullptr && i < x.size(); ++i) x[i] -= how.mean[i];
+  if (RotatesInIntegers(table, how.shape, how.rounds)) return LloydEncodeRowInIntegers(how, x, codes, stored);
   FourSums squares, dots, centroids;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    if (how.mean != nullptr) x[i] -= how.mean[i];
-    squares.Add(i, x[i] * x[i]);
-  }
+  for (std::size_t i = 0; i < x.size(); ++i) squares.Add(i, x[i] * x[i]);
   const float square = squares.Total();
   const bool tiny = square < kLloydTinySquare;
   const float norm = std::sqrt(square);
@@ -54,10 +144,7 @@ inline bool LloydEncodeRow(const LloydEncoding& how, std::vector<float> x, std::
   if (how.scale == LloydScale::kNormCorrected) scale = norm * constants.corrected / std::sqrt(centroids.Total());
   if (how.scale == LloydScale::kLeastSquares) scale = norm * dots.Total() / centroids.Total();
   if (how.scale == LloydScale::kUnbiased) scale = norm * constants.unbiased / dots.Total();
-  if (tiny) scale = 0.0f;
-  if (!(scale < kUfloat16Overflow)) return false;
-  *stored = FloatToUfloat16(scale);
-  return true;
+  return StoreScale(scale, square, stored);
 }
 
 inline std::size_t LloydEncode(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) {

@@ -39,7 +39,7 @@ using kernels::LloydLayout;
 using kernels::LloydScale;
 
 constexpr std::string_view kName = "turboquant_mse";
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 
 static_assert(kernels::LloydBlockBytes(4, 128, 128) == 8448 && kernels::LloydBlockBytes(2, 128, 128) == 4352 &&
               kernels::LloydBlockBytes(3, 128, 128) == 6400 && kernels::LloydBlockBytes(4, 80, 64) == 64 * 40 + 128);

@@ -86,7 +86,7 @@ TEST(TurboQuantMseTest, ScoresAreDotProductsWithDecodedRowsWithinQueryRounding) 
       keys->PrepareQueries(0, queries.data(), kQueries, prepared.data());
       std::vector<float> logits(kQueries * 128);
       keys->Score(0, 0, prepared.data(), kQueries, block.data(), logits.data(), 128, nullptr, 0);
-      const Rotation rotation(dim, RotationRounds(dim), RotationSeed({"turboquant_mse", 1, "test", 0, 0, Side::kKeys}));
+      const Rotation rotation(dim, RotationRounds(dim), RotationSeed({"turboquant_mse", 2, "test", 0, 0, Side::kKeys}));
       const double declared = codec.Declared(Side::kKeys);
       double squared = 0.0, predicted = 0.0, key_noise = 0.0;
       for (std::size_t i = 0; i < kQueries; ++i) {
@@ -292,7 +292,7 @@ TEST(TurboQuantMseTest, GoldenBytesAreTheScalarTwins) {
   for (const Golden& golden : kGolden) {
     const auto rows = GoldenRows(128 * golden.dim);
     for (const Side side : {Side::kKeys, Side::kValues}) {
-      const Rotation rotation(golden.dim, RotationRounds(golden.dim), RotationSeed({"turboquant_mse", 1, "golden", 5, 1, side}));
+      const Rotation rotation(golden.dim, RotationRounds(golden.dim), RotationSeed({"turboquant_mse", 2, "golden", 5, 1, side}));
       const bool is_keys = side == Side::kKeys;
       const kernels::LloydEncoding how{.table = kernels::FindLloydTable(golden.bits),
                                        .shape = rotation.shape(),
