@@ -38,7 +38,7 @@ Result<std::shared_ptr<EventLoop>> EventLoop::ForThisThread() {
   if (auto loop = here.loop.lock()) return loop;
   std::shared_ptr<EventLoop> loop;
   const auto failure =
-      kj::runCatchingExceptions([&] { loop = std::shared_ptr<EventLoop>(new EventLoop(kj::setupAsyncIo(), ThreadNumber())); });
+      kj::runCatchingExceptions([&] { loop = std::shared_ptr<EventLoop>(new EventLoop(ThreadNumber())); });
   KJ_IF_MAYBE (exception, failure) {
     return Error{ErrorCode::kUnsupported,
                  std::string("start an event loop: this thread has a kj event loop already, or kj cannot make one (") +
@@ -47,8 +47,6 @@ Result<std::shared_ptr<EventLoop>> EventLoop::ForThisThread() {
   here.loop = loop;
   return loop;
 }
-
-EventLoop::EventLoop(kj::AsyncIoContext io, std::uint64_t thread) : io_(kj::mv(io)), thread_(thread) {}
 
 EventLoop::~EventLoop() = default;
 

@@ -5,14 +5,14 @@
 // end.
 #pragma once
 
-#include <kj/async-io.h>
-
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include <kvant/result.h>
+
+#include "protocol/event_loop.h"
 
 namespace kvant::client {
 
@@ -29,9 +29,7 @@ class EventLoop {
   /// Thread-safe.
   [[nodiscard]] bool InThisThread() const noexcept;
 
-  [[nodiscard]] kj::WaitScope& wait_scope() noexcept { return io_.waitScope; }
-  [[nodiscard]] kj::Timer& timer() noexcept { return io_.provider->getTimer(); }
-  [[nodiscard]] kj::LowLevelAsyncIoProvider& low_level() noexcept { return *io_.lowLevelProvider; }
+  [[nodiscard]] wire::EventLoop& events() noexcept { return events_; }
 
   /// Keeps `remains` until the owning thread can destroy them. If that thread has ended they are leaked, and false is returned.
   /// Thread-safe. shared_ptr<void> because the grave holds any type.
@@ -42,9 +40,9 @@ class EventLoop {
 
  private:
   struct ThreadEnd;
-  EventLoop(kj::AsyncIoContext io, std::uint64_t thread);
+  explicit EventLoop(std::uint64_t thread) : thread_(thread) {}
 
-  kj::AsyncIoContext io_;
+  wire::EventLoop events_;
   const std::uint64_t thread_;
   std::mutex mutex_;  // guards the two below
   std::vector<std::shared_ptr<void>> grave_;

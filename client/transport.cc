@@ -71,6 +71,14 @@ Result<int> ConnectSocket(const std::string& path, std::chrono::nanoseconds dead
 
 }  // namespace
 
+/// What of Cap'n Proto lies over the socket.
+struct Transport::Rpc {
+  explicit Rpc(wire::MessageSocket& stream)
+      : network(stream, wire::kMaxFdsPerMessage, capnp::rpc::twoparty::Side::CLIENT), system(capnp::makeRpcClient(network)) {}
+  capnp::TwoPartyVatNetwork network;
+  capnp::RpcSystem<capnp::rpc::twoparty::VatId> system;
+};
+
 Transport::Transport(std::shared_ptr<EventLoop> loop, const ClientOptions& options)
     : loop_(std::move(loop)),
       client_name_(options.name.empty() ? ProgramName() : options.name),
@@ -92,7 +100,6 @@ Result<std::unique_ptr<Transport>> Transport::Connect(std::string_view uri, cons
     auto socket = transport->daemon_->Connect();
     if (!socket) return socket.error();
     fd = *socket;
-    if (const int flags = ::fcntl(fd, F_GETFL); flags >= 0) ::fcntl(fd, F_SETFL, flags | O_NONBLOCK);
   } else {
     std::string_view path = uri;
     if (path.starts_with("unix:")) path.remove_prefix(5);
@@ -103,10 +110,8 @@ Result<std::unique_ptr<Transport>> Transport::Connect(std::string_view uri, cons
   }
   transport->socket_ = fd;
   const auto failure = kj::runCatchingExceptions([&] {
-    constexpr unsigned kFlags = kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP | kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC |
-                                kj::LowLevelAsyncIoProvider::ALREADY_NONBLOCK;
-    transport->stream_ = transport->loop_->low_level().wrapUnixSocketFd(fd, kFlags);
-    transport->client_ = kj::heap<capnp::TwoPartyClient>(*transport->stream_, wire::kMaxFdsPerMessage);
+    transport->stream_ = kj::heap<wire::MessageSocket>(transport->loop_->events(), kj::AutoCloseFd(fd), wire::kMaxFdsPerMessage);
+    transport->rpc_ = kj::heap<Rpc>(*transport->stream_);
     transport->ignore_errors_ = kj::heap<IgnoreErrors>();
     transport->forgotten_ = kj::heap<kj::TaskSet>(*transport->ignore_errors_);
   });
@@ -116,7 +121,12 @@ Result<std::unique_ptr<Transport>> Transport::Connect(std::string_view uri, cons
 
 Transport::~Transport() = default;
 
-wire::Daemon::Client Transport::Bootstrap() { return client_->bootstrap().castAs<wire::Daemon>(); }
+wire::Daemon::Client Transport::Bootstrap() {
+  capnp::MallocMessageBuilder message(4);
+  auto daemon = message.getRoot<capnp::rpc::twoparty::VatId>();
+  daemon.setSide(capnp::rpc::twoparty::Side::SERVER);
+  return rpc_->system.bootstrap(daemon).castAs<wire::Daemon>();
+}
 
 Result<void> Transport::Enter(std::string_view operation) {
   if (!InThisThread()) {
@@ -126,12 +136,6 @@ Result<void> Transport::Enter(std::string_view operation) {
   loop_->Exhume();
   if (dead_) return Dead(operation);
   return {};
-}
-
-void Transport::Sleep(kj::Promise<void> done) {
-  const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline_ - spin_).count();
-  auto timeout = loop_->timer().afterDelay((left > 0 ? left : 0) * kj::NANOSECONDS);
-  done.exclusiveJoin(kj::mv(timeout)).wait(loop_->wait_scope());
 }
 
 Result<int> Transport::TakeFd(wire::Segment::Client segment, std::string_view operation) {
@@ -145,8 +149,8 @@ Result<int> Transport::TakeFd(wire::Segment::Client segment, std::string_view op
       KJ_IF_MAYBE (number, held) copy = ::fcntl(*number, F_DUPFD_CLOEXEC, 0);
       answered = true;
     });
-    auto task = fd.eagerlyEvaluate(nullptr);
-    if (!Spin([&] { return answered; })) Sleep(kj::mv(task));
+    const auto task = fd.eagerlyEvaluate(nullptr);
+    Await([&] { return answered; });
   });
   KJ_IF_MAYBE (exception, failure) return Failed(*exception, operation);
   if (!answered) return Late(operation);

@@ -4,7 +4,6 @@
 
 #include <capnp/capability.h>
 #include <capnp/rpc-twoparty.h>
-#include <kj/async-io.h>
 
 #include <chrono>
 #include <memory>
@@ -18,6 +17,7 @@
 #include <kvant/result.h>
 
 #include "client/event_loop.h"
+#include "protocol/message_socket.h"
 #include "protocol/wire.h"
 
 namespace kvant {
@@ -49,6 +49,7 @@ class Inflight {
 
   /// Resolves when done() becomes true. One waiter at a time.
   kj::Promise<void> WhenDone() {
+    if (done_) return kj::READY_NOW;
     auto pair = kj::newPromiseAndFulfiller<void>();
     waker_ = kj::mv(pair.fulfiller);
     return kj::mv(pair.promise);
@@ -114,9 +115,7 @@ class Transport {
   /// Waits for the answer; kDeadlineExceeded leaves `inflight` fit to be waited for again.
   template <typename Results>
   [[nodiscard]] Result<capnp::Response<Results>> Wait(Inflight<Results>& inflight, std::string_view operation) {
-    const auto failure = kj::runCatchingExceptions([&] {
-      if (!Spin([&] { return inflight.done(); })) Sleep(inflight.WhenDone());
-    });
+    const auto failure = kj::runCatchingExceptions([&] { Await([&] { return inflight.done(); }); });
     KJ_IF_MAYBE (exception, failure) return Failed(*exception, operation);
     if (!inflight.done()) return Late(operation);
     KJ_IF_MAYBE (exception, inflight.exception()) return Failed(*exception, operation);
@@ -131,10 +130,9 @@ class Transport {
   template <typename Results, typename Then>
   void Forget(kj::Own<Inflight<Results>> call, Then then) {
     Inflight<Results>& held = *call;
-    kj::Promise<void> done = held.done() ? kj::Promise<void>(kj::READY_NOW) : held.WhenDone();
-    forgotten_->add(done.then([&held, then = kj::mv(then)]() mutable { then(held); }).attach(kj::mv(call)));
-    // kj writes when its loop turns. Nobody waits here, and the engine may not call again soon: let the message leave now.
-    loop_->wait_scope().poll();
+    forgotten_->add(held.WhenDone().then([&held, then = kj::mv(then)]() mutable { then(held); }).attach(kj::mv(call)));
+    // Messages leave when the loop has nothing else to do. Nobody waits here, and the engine may not call again soon.
+    loop_->events().wait_scope().poll();
   }
 
   /// Ends the connection without touching kj: for the last handle of a thread that is gone. Thread-safe.
@@ -143,18 +141,12 @@ class Transport {
  private:
   Transport(std::shared_ptr<EventLoop> loop, const ClientOptions& options);
 
-  /// Turns the loop until `done` or the spin time is over.
+  /// Turns the loop until `done()` or the deadline.
   template <typename Done>
-  bool Spin(Done done) {
-    const auto begin = std::chrono::steady_clock::now();
-    do {
-      loop_->wait_scope().poll();
-      if (done()) return true;
-    } while (std::chrono::steady_clock::now() - begin < spin_);
-    return false;
+  void Await(Done done) {
+    loop_->events().set_spin(spin_);  // the thread's connections share the loop
+    static_cast<void>(loop_->events().RunUntil(done, std::chrono::steady_clock::now() + deadline_));
   }
-  /// Sleeps until `done` or the deadline.
-  void Sleep(kj::Promise<void> done);
 
   [[nodiscard]] Error Dead(std::string_view operation) const;
   [[nodiscard]] Error Late(std::string_view operation) const;
@@ -169,8 +161,9 @@ class Transport {
   std::uint64_t calls_ = 0;
   std::optional<Error> dead_;
   int socket_ = -1;  // owned by stream_
-  kj::Own<kj::AsyncCapabilityStream> stream_;
-  kj::Own<capnp::TwoPartyClient> client_;
+  kj::Own<wire::MessageSocket> stream_;
+  struct Rpc;
+  kj::Own<Rpc> rpc_;
   kj::Own<kj::TaskSet::ErrorHandler> ignore_errors_;
   kj::Own<kj::TaskSet> forgotten_;
 };

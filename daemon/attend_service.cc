@@ -62,16 +62,23 @@ Result<void> CheckNewRowsFinite(const Sequence& sequence, std::uint32_t layer, s
   return {};
 }
 
-void AttendService::Run(std::span<const AttendCall> calls, std::span<Result<void>> outcomes) {
+AttendBatch& AttendService::Begin(std::size_t items) {
+  batch_.calls.clear();
+  batch_.outcomes.assign(items, {});
+  return batch_;
+}
+
+void AttendService::Run(std::span<const AttendCall> calls) {
   caches_.resize(calls.size());
   items_.clear();
   for (std::size_t i = 0; i < calls.size(); ++i) {
     const AttendCall& call = calls[i];
-    outcomes[i] = CheckTokens(call);
-    if (!outcomes[i]) continue;
+    Result<void>& outcome = *call.outcome;
+    outcome = CheckTokens(call);
+    if (!outcome) continue;
     auto cache = call.sequence->View(call.layer, call.new_tokens);
     if (!cache) {
-      outcomes[i] = cache.error();
+      outcome = cache.error();
       continue;
     }
     caches_[i] = *cache;
@@ -90,10 +97,10 @@ void AttendService::Run(std::span<const AttendCall> calls, std::span<Result<void
                   .scale = call.scale,
                   .softcap = call.softcap,
                   .window = call.window == 0 ? 0 : call.window - behind}};
-    outcomes[i] = quantizers::CheckItem(item);
-    if (!outcomes[i]) continue;
-    outcomes[i] = CheckNewRowsFinite(*call.sequence, call.layer, call.new_tokens);
-    if (!outcomes[i]) continue;
+    outcome = quantizers::CheckItem(item);
+    if (!outcome) continue;
+    outcome = CheckNewRowsFinite(*call.sequence, call.layer, call.new_tokens);
+    if (!outcome) continue;
     items_.push_back(item);
   }
   if (!items_.empty()) attention_.Run(items_);

@@ -28,6 +28,13 @@ struct AttendCall {
   float scale = 0.0f;
   float softcap = 0.0f;
   std::uint32_t window = 0;
+  Result<void>* outcome = nullptr;  ///< set by AttendService::Run
+};
+
+/// One request's attention. `outcomes` has one per item of the request, `calls` those that are to run.
+struct AttendBatch {
+  std::vector<AttendCall> calls;
+  std::vector<Result<void>> outcomes;
 };
 
 /// Runs on the loop thread, where the request was read: a hand-off would cost two wake-ups, more than a short call takes.
@@ -36,13 +43,17 @@ class AttendService {
  public:
   explicit AttendService(quantizers::Executor& executor) : attention_(executor) {}
 
-  /// Sets outcomes[i] for each of `calls`; those that fail their checks do not touch the others. Requires: every sequence settled,
-  /// outcomes.size() == calls.size().
-  void Run(std::span<const AttendCall> calls, std::span<Result<void>> outcomes);
+  /// An empty batch for a request of `items` items, all of them successes so far. There is one, so that a steady state allocates
+  /// nothing: whoever begins a batch is done with it before the loop turns.
+  AttendBatch& Begin(std::size_t items);
+
+  /// Sets the outcome of each call; those that fail their checks do not touch the others. Requires: every sequence settled.
+  void Run(std::span<const AttendCall> calls);
 
  private:
   quantizers::Attention attention_;
-  std::vector<CachedRows> caches_;             // kept for their capacity
+  AttendBatch batch_;               // these are kept for their capacity
+  std::vector<CachedRows> caches_;
   std::vector<quantizers::AttendItem> items_;
 };
 

@@ -12,7 +12,7 @@ kj::Promise<void> CallOrder::Run(std::vector<std::uint64_t> ids, CallNeeds needs
   }
   Waiting call{std::move(ids), needs, kj::mv(body), {}};
   if (!BehindAnother(call.ids, waiting_.end())) {
-    Sequence* busy = FirstBusy(call);
+    Sequence* busy = FirstBusy(call.ids, call.needs);
     if (busy == nullptr) return call.body();
     WakeWhenSettled(*busy);
     call.woken = false;
@@ -23,9 +23,13 @@ kj::Promise<void> CallOrder::Run(std::vector<std::uint64_t> ids, CallNeeds needs
   return kj::mv(pair.promise);
 }
 
-Sequence* CallOrder::FirstBusy(const Waiting& call) const {
-  if (call.needs != CallNeeds::kSettled) return nullptr;
-  for (const std::uint64_t id : call.ids) {
+bool CallOrder::Free(std::span<const std::uint64_t> ids, CallNeeds needs) const {
+  return waiting_.empty() && FirstBusy(ids, needs) == nullptr;
+}
+
+Sequence* CallOrder::FirstBusy(std::span<const std::uint64_t> ids, CallNeeds needs) const {
+  if (needs != CallNeeds::kSettled) return nullptr;
+  for (const std::uint64_t id : ids) {
     Sequence* sequence = find_(id);
     if (sequence != nullptr && !sequence->settled()) return sequence;
   }
@@ -69,7 +73,7 @@ void CallOrder::BeginThoseThatMay() {
       ++call;
       continue;
     }
-    if (Sequence* busy = FirstBusy(*call)) {
+    if (Sequence* busy = FirstBusy(call->ids, call->needs)) {
       call->woken = false;
       WakeWhenSettled(*busy);
       ++call;

@@ -5,6 +5,7 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include <kj/async.h>
@@ -32,6 +33,9 @@ class CallOrder : public std::enable_shared_from_this<CallOrder> {
   CallOrder(const CallOrder&) = delete;
   CallOrder& operator=(const CallOrder&) = delete;
 
+  /// True if a call on `ids` need not wait: then it may run without Run, which has to keep it.
+  [[nodiscard]] bool Free(std::span<const std::uint64_t> ids, CallNeeds needs) const;
+
   /// Begins `body` when the call on sequences `ids` may begin; the promise is the body's.
   kj::Promise<void> Run(std::vector<std::uint64_t> ids, CallNeeds needs, Body body);
 
@@ -43,7 +47,7 @@ class CallOrder : public std::enable_shared_from_this<CallOrder> {
     kj::Own<kj::PromiseFulfiller<kj::Promise<void>>> promise;
     bool woken = true;  // false while a sequence is going to wake it
   };
-  [[nodiscard]] Sequence* FirstBusy(const Waiting& call) const;
+  [[nodiscard]] Sequence* FirstBusy(std::span<const std::uint64_t> ids, CallNeeds needs) const;
   [[nodiscard]] bool BehindAnother(const std::vector<std::uint64_t>& ids, std::list<Waiting>::const_iterator end) const;
   void WakeWhenSettled(Sequence& sequence);
   void Wake();

@@ -30,12 +30,11 @@ Result<void> CheckHello(wire::Hello::Reader hello, const DaemonFacts& facts) {
 
 }  // namespace
 
-Peer PeerOf(kj::AsyncIoStream& stream) {
+Peer PeerOf(int socket) noexcept {
   ucred credentials{};
-  uint length = sizeof(credentials);
-  const auto failure =
-      kj::runCatchingExceptions([&] { stream.getsockopt(SOL_SOCKET, SO_PEERCRED, &credentials, &length); });
-  if (failure != nullptr || length != sizeof(credentials)) return {};
+  socklen_t length = sizeof(credentials);
+  const int failed = ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &length);
+  if (failed != 0 || length != sizeof(credentials)) return {};
   return {credentials.pid, credentials.uid};
 }
 
@@ -84,18 +83,15 @@ void BootstrapServer::CloseSession() {
   if (auto session = session_.lock()) session->Close();
 }
 
-Connection::Connection(kj::Own<kj::AsyncCapabilityStream> stream, Services& services, const DaemonFacts& facts, const Peer& peer,
-                       std::function<void()> on_bytes)
-    : Connection(kj::mv(stream), kj::heap<BootstrapServer>(services, facts, peer), peer, std::move(on_bytes)) {}
+Connection::Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts, const Peer& peer)
+    : Connection(loop, kj::mv(socket), kj::heap<BootstrapServer>(services, facts, peer), peer) {}
 
-Connection::Connection(kj::Own<kj::AsyncCapabilityStream> stream, kj::Own<BootstrapServer> bootstrap, const Peer& peer,
-                       std::function<void()> on_bytes)
+Connection::Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, kj::Own<BootstrapServer> bootstrap, const Peer& peer)
     : peer_(peer),
       bootstrap_(*bootstrap),
       bootstrap_client_(kj::mv(bootstrap)),
-      stream_(kj::mv(stream)),
-      buffered_(*stream_, std::move(on_bytes)),
-      network_(buffered_, wire::kMaxFdsPerMessage, capnp::rpc::twoparty::Side::SERVER, wire::ReaderOptionsOfPeer()),
+      socket_(loop, kj::mv(socket), 0),  // descriptors flow to clients only
+      network_(socket_, wire::kMaxFdsPerMessage, capnp::rpc::twoparty::Side::SERVER, wire::ReaderOptionsOfPeer()),
       rpc_(capnp::makeRpcServer(network_, bootstrap_client_)),
       last_beat_(std::chrono::steady_clock::now()) {}
 

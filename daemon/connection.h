@@ -3,19 +3,18 @@
 
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <vector>
 
 #include <capnp/rpc-twoparty.h>
-#include <kj/async-io.h>
+#include <kj/io.h>
 #include <sys/types.h>
 
 #include <kvant/kvant.capnp.h>
 
 #include "daemon/admin_server.h"
 #include "daemon/session.h"
-#include "protocol/buffered_stream.h"
+#include "protocol/message_socket.h"
 
 namespace kvant::daemon {
 
@@ -26,7 +25,7 @@ struct Peer {
 };
 
 /// SO_PEERCRED of a unix stream socket. A peer that cannot be identified has a uid nobody has.
-Peer PeerOf(kj::AsyncIoStream& stream);
+Peer PeerOf(int socket) noexcept;
 
 /// True for the daemon's own uid and root.
 bool MayAdminister(const Peer& peer) noexcept;
@@ -53,9 +52,7 @@ class BootstrapServer final : public wire::Daemon::Server {
 /// Owned by the daemon's loop; destroying it closes the socket and the session.
 class Connection {
  public:
-  /// `on_bytes` is called when the peer has sent something.
-  Connection(kj::Own<kj::AsyncCapabilityStream> stream, Services& services, const DaemonFacts& facts, const Peer& peer,
-             std::function<void()> on_bytes);
+  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts, const Peer& peer);
   ~Connection() noexcept(false);
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -69,13 +66,12 @@ class Connection {
   [[nodiscard]] const Peer& peer() const noexcept { return peer_; }
 
  private:
-  Connection(kj::Own<kj::AsyncCapabilityStream> stream, kj::Own<BootstrapServer> bootstrap, const Peer& peer, std::function<void()> on_bytes);
+  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, kj::Own<BootstrapServer> bootstrap, const Peer& peer);
 
   const Peer peer_;
   BootstrapServer& bootstrap_;  // kept by bootstrap_client_
   wire::Daemon::Client bootstrap_client_;
-  kj::Own<kj::AsyncCapabilityStream> stream_;
-  wire::BufferedStream buffered_;
+  wire::MessageSocket socket_;
   capnp::TwoPartyVatNetwork network_;
   capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc_;
 

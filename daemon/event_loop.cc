@@ -1,14 +1,16 @@
 #include "daemon/event_loop.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <random>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
 
 namespace kvant::daemon {
 namespace {
@@ -16,9 +18,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr kj::Duration kAcceptPause = 100 * kj::MILLISECONDS;  // when descriptors have run out
-constexpr unsigned kTakeSocket = kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP | kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC |
-                                 kj::LowLevelAsyncIoProvider::ALREADY_NONBLOCK;
-constexpr unsigned kKeepSocket = kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC | kj::LowLevelAsyncIoProvider::ALREADY_NONBLOCK;
 
 /// Never 0, which at hello means "any daemon".
 std::uint64_t NewBootToken() {
@@ -39,33 +38,9 @@ std::string Str(const kj::Exception& exception) {
 
 }  // namespace
 
-void Activity::Touch() {
-  ++touches_;
-  if (auto sleeper = kj::mv(sleeper_); sleeper.get() != nullptr) sleeper->fulfill();
-}
-
-void Activity::Run(kj::WaitScope& wait_scope, std::chrono::microseconds spin, const std::function<bool()>& stopped) {
-  std::uint64_t seen = touches_;
-  while (!stopped()) {
-    if (seen == touches_) {
-      auto pair = kj::newPromiseAndFulfiller<void>();
-      sleeper_ = kj::mv(pair.fulfiller);
-      pair.promise.wait(wait_scope);
-    }
-    seen = touches_;
-    for (auto end = Clock::now() + spin; !stopped() && Clock::now() < end;) {
-      wait_scope.poll();
-      if (seen == touches_) continue;
-      seen = touches_;
-      end = Clock::now() + spin;
-    }
-  }
-}
-
 EventLoop::EventLoop(const DaemonOptions& options, Budget budget, std::optional<Listener> listener, protocol::UniqueFd eventfd)
     : options_(options),
-      io_(kj::setupAsyncIo()),
-      queue_(io_.unixEventPort, std::move(eventfd), [this] { activity_.Touch(); }),
+      queue_(loop_.port(), std::move(eventfd)),
       builtin_codecs_(quantizers::Registry::Builtin()),
       budget_(std::move(budget)),
       encode_(std::make_unique<WorkerThreads>(Workers(options), [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
@@ -83,8 +58,9 @@ EventLoop::EventLoop(const DaemonOptions& options, Budget budget, std::optional<
       facts_{.boot_token = core_.boot_token, .budget_bytes = options.budget_bytes, .lease_ms = static_cast<std::uint32_t>(options.lease.count())},
       listener_(std::move(listener)),
       tasks_(kj::heap<kj::TaskSet>(static_cast<kj::TaskSet::ErrorHandler&>(*this))) {
+  loop_.set_spin(options_.spin);
   if (listener_) {
-    receiver_ = io_.lowLevelProvider->wrapListenSocketFd(listener_->fd(), kKeepSocket);
+    newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
     tasks_->add(Accept());
   }
   tasks_->add(WatchHeartbeats());
@@ -104,26 +80,25 @@ void EventLoop::Run() {
                        listener_ ? listener_->path() : "none", core_.boot_token, options_.budget_bytes, Workers(options_),
                        options_.lease.count());
   }
-  activity_.Run(io_.waitScope, options_.spin, [this] { return stopped_; });
+  stop_.promise.wait(loop_.wait_scope());
   if (options_.log) options_.log->info("stopping connections={}", connections_.size());
 }
 
 void EventLoop::Stop() {
-  queue_.Post([this] { stopped_ = true; });
+  queue_.Post([this] { stop_.fulfiller->fulfill(); });
 }
 
 void EventLoop::Serve(protocol::UniqueFd socket) {
   // std::function wants to be copied, and a post that never runs must not leak the descriptor.
   auto shared = std::make_shared<protocol::UniqueFd>(std::move(socket));
-  queue_.Post([this, shared] { Adopt(io_.lowLevelProvider->wrapUnixSocketFd(shared->Release(), kTakeSocket)); });
+  queue_.Post([this, shared] { Adopt(kj::AutoCloseFd(shared->Release())); });
 }
 
-void EventLoop::Adopt(kj::Own<kj::AsyncIoStream> stream) {
-  const Peer peer = PeerOf(*stream);
+void EventLoop::Adopt(kj::AutoCloseFd socket) {
+  const Peer peer = PeerOf(socket);
   const std::uint64_t id = next_connection_++;
   if (options_.log) options_.log->debug("client connected connection={} pid={} uid={}", id, peer.pid, peer.uid);
-  auto connection = std::make_unique<Connection>(stream.downcast<kj::AsyncCapabilityStream>(), services_, facts_, peer,
-                                                 [this] { activity_.Touch(); });
+  auto connection = std::make_unique<Connection>(loop_, kj::mv(socket), services_, facts_, peer);
   tasks_->add(connection->WhenEnded().then([this, id] { Drop(id); }));
   connections_.emplace(id, std::move(connection));
 }
@@ -134,21 +109,23 @@ void EventLoop::Drop(std::uint64_t connection) {
 }
 
 kj::Promise<void> EventLoop::Accept() {
-  return receiver_->accept().then(
-      [this](kj::Own<kj::AsyncIoStream> stream) {
-        activity_.Touch();
-        Adopt(kj::mv(stream));
-        return Accept();
-      },
-      [this](kj::Exception&& exception) -> kj::Promise<void> {
-        if (options_.log) options_.log->warn("accept failed error=\"{}\"", Str(exception));
-        return io_.provider->getTimer().afterDelay(kAcceptPause).then([this] { return Accept(); });
-      });
+  for (;;) {
+    const int socket = ::accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    const int error = errno;
+    if (socket >= 0) {
+      Adopt(kj::AutoCloseFd(socket));
+    } else if (error == EAGAIN || error == EWOULDBLOCK) {
+      return newcomers_->whenBecomesReadable().then([this] { return Accept(); });
+    } else if (error != EINTR && error != ECONNABORTED) {  // that one had gone already
+      if (options_.log) options_.log->warn("accept failed error=\"{}\"", std::generic_category().message(error));
+      return loop_.timer().afterDelay(kAcceptPause).then([this] { return Accept(); });
+    }
+  }
 }
 
 kj::Promise<void> EventLoop::WatchHeartbeats() {
   const auto quarter = std::max<std::chrono::milliseconds>(options_.lease / 4, std::chrono::milliseconds(1));
-  return io_.provider->getTimer().afterDelay(quarter.count() * kj::MILLISECONDS).then([this] {
+  return loop_.timer().afterDelay(quarter.count() * kj::MILLISECONDS).then([this] {
     const auto now = Clock::now();
     std::vector<std::uint64_t> hung;
     for (const auto& [id, connection] : connections_) {

@@ -1,14 +1,13 @@
 // The daemon's thread: one event loop that owns everything, accepts connections and drops those that end.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 
-#include <kj/async-io.h>
+#include <kj/async.h>
+#include <kj/io.h>
 
 #include <kvant/daemon.h>
 #include <kvant/result.h>
@@ -23,23 +22,11 @@
 #include "daemon/session.h"
 #include "daemon/store_table.h"
 #include "daemon/worker_threads.h"
+#include "protocol/event_loop.h"
 #include "quantizers/registry.h"
 #include "quantizers/worker_team.h"
 
 namespace kvant::daemon {
-
-/// Lets the loop spin for the next request before it sleeps: a wake-up takes longer than most calls. Loop thread.
-class Activity {
- public:
-  /// Something has come.
-  void Touch();
-  /// Turns the loop until `stopped()`; after each Touch it polls for `spin` before it sleeps.
-  void Run(kj::WaitScope& wait_scope, std::chrono::microseconds spin, const std::function<bool()>& stopped);
-
- private:
-  std::uint64_t touches_ = 0;
-  kj::Own<kj::PromiseFulfiller<void>> sleeper_;
-};
 
 /// Made, run and destroyed on one thread. Post and Stop may be called from others while it lives.
 class EventLoop final : private kj::TaskSet::ErrorHandler {
@@ -58,16 +45,15 @@ class EventLoop final : private kj::TaskSet::ErrorHandler {
   void Serve(protocol::UniqueFd socket);
 
  private:
-  void Adopt(kj::Own<kj::AsyncIoStream> stream);
+  void Adopt(kj::AutoCloseFd socket);
   void Drop(std::uint64_t connection);
   kj::Promise<void> Accept();
   kj::Promise<void> WatchHeartbeats();
   void taskFailed(kj::Exception&& exception) override;
 
   const DaemonOptions options_;
-  kj::AsyncIoContext io_;
-  Activity activity_;
-  bool stopped_ = false;
+  wire::EventLoop loop_;
+  kj::PromiseFulfillerPair<void> stop_ = kj::newPromiseAndFulfiller<void>();
   LoopQueue queue_;  // before the threads that post to it
 
   const quantizers::Registry builtin_codecs_;
@@ -82,7 +68,7 @@ class EventLoop final : private kj::TaskSet::ErrorHandler {
   const DaemonFacts facts_;
 
   std::optional<Listener> listener_;
-  kj::Own<kj::ConnectionReceiver> receiver_;
+  std::optional<kj::UnixEventPort::FdObserver> newcomers_;  // of the listener's socket
   std::uint64_t next_connection_ = 1;
   std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
   kj::Own<kj::TaskSet> tasks_;  // last: runs over the others

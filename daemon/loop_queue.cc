@@ -8,9 +8,8 @@
 
 namespace kvant::daemon {
 
-LoopQueue::LoopQueue(kj::UnixEventPort& port, protocol::UniqueFd eventfd, std::function<void()> on_work)
+LoopQueue::LoopQueue(kj::UnixEventPort& port, protocol::UniqueFd eventfd)
     : eventfd_(std::move(eventfd)),
-      on_work_(std::move(on_work)),
       observer_(port, eventfd_.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ),
       drain_(Drain().eagerlyEvaluate([](kj::Exception&& exception) { KJ_LOG(FATAL, "loop queue", exception); })) {}
 
@@ -40,7 +39,6 @@ kj::Promise<void> LoopQueue::Drain() {
       const std::lock_guard lock(mutex_);
       running_.swap(posted_);
     }
-    if (on_work_) on_work_();
     for (auto& work : running_) work();
     running_.clear();
     return Drain();

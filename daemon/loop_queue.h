@@ -14,8 +14,7 @@ namespace kvant::daemon {
 /// Made and destroyed on the loop thread; Post from anywhere while it lives (workers are joined before it goes).
 class LoopQueue {
  public:
-  /// `on_work` is called on the loop thread before posted work runs; may be empty.
-  LoopQueue(kj::UnixEventPort& port, protocol::UniqueFd eventfd, std::function<void()> on_work);
+  LoopQueue(kj::UnixEventPort& port, protocol::UniqueFd eventfd);
   LoopQueue(const LoopQueue&) = delete;
   LoopQueue& operator=(const LoopQueue&) = delete;
 
@@ -32,7 +31,6 @@ class LoopQueue {
   std::vector<std::function<void()>> posted_;  // guarded by mutex_
   std::vector<std::function<void()>> running_;
   protocol::UniqueFd eventfd_;
-  std::function<void()> on_work_;
   kj::UnixEventPort::FdObserver observer_;
   kj::Promise<void> drain_;  // last: runs over the others
 };

@@ -1,13 +1,17 @@
-// wire::Session: translates messages to Session's calls and their outcomes back.
+// wire::Session: translates messages to Session's calls and their outcomes back. In three files: session_server.cc has the store
+// and its memory, session_server_sequences.cc and session_server_steps.cc the calls on sequences.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include <kvant/kvant.capnp.h>
 
 #include "daemon/call_order.h"
+#include "daemon/rpc_guard.h"
 #include "daemon/session.h"
 
 namespace kvant::daemon {
@@ -55,10 +59,32 @@ class SessionServer final : public wire::Session::Server {
  private:
   /// Runs `body` (nothing -> nothing) when the call on sequences `ids` may begin.
   template <typename Body>
-  kj::Promise<void> InOrder(std::vector<std::uint64_t> ids, CallNeeds needs, Body body);
+  kj::Promise<void> InOrder(std::span<const std::uint64_t> ids, CallNeeds needs, Body body) {
+    if (order_->Free(ids, needs)) {
+      Guarded(body);
+      return kj::READY_NOW;
+    }
+    return order_->Run({ids.begin(), ids.end()}, needs, [body = kj::mv(body)]() mutable -> kj::Promise<void> {
+      Guarded(body);
+      return kj::READY_NOW;
+    });
+  }
+  template <typename Body>
+  kj::Promise<void> InOrder(std::uint64_t id, CallNeeds needs, Body body) {
+    return InOrder(std::span(&id, 1), needs, kj::mv(body));
+  }
+  /// The sequences that a batch names; valid until the next call. Refuses batches that are too large.
+  template <typename Items, typename IdOf>
+  std::span<const std::uint64_t> IdsOf(Items items, IdOf id_of);
 
   const std::shared_ptr<Session> session_;  // shared with calls that wait
   const std::shared_ptr<CallOrder> order_;
+  std::vector<std::uint64_t> ids_;  // kept for its capacity
 };
+
+/// What attend and step do once they may: the outcomes of all items, valid until the next such call. Allocate nothing in a steady
+/// state.
+std::span<const Result<void>> AttendItems(Session& session, capnp::List<wire::AttendItem>::Reader items);
+std::span<const Result<void>> StepItems(Session& session, capnp::List<wire::StepItem>::Reader items);
 
 }  // namespace kvant::daemon

@@ -136,6 +136,27 @@ TEST(BenchTest, PrefillComparesWithThePeakOfTheInstruction) {
   EXPECT_EQ(json["figures"][2]["query_tokens"], 8);
 }
 
+TEST(BenchTest, StepsInTheDaemonAndInThisProcess) {
+  for (const std::string part : {"rpc", "local"}) {
+    const Json json = BenchJson(part);
+    ExpectHead(json, part);
+    const auto steps = FiguresOf(json, part == "rpc" ? "service step" : "local step");
+    ASSERT_EQ(steps.size(), 2U);  // blocking and spinning
+    for (const Json& figure : steps) {
+      EXPECT_GT(figure["step_median_us"], 0.0);
+      EXPECT_GT(figure["compute_median_us"], 0.0);
+      EXPECT_EQ(figure["bytes_copied_per_step"], 0.0);
+      EXPECT_EQ(figure["calls_per_step"].get<double>() >= 1.0, part == "rpc");
+    }
+    EXPECT_EQ(steps[0]["mode"], "blocking");
+    const auto sealing = FiguresOf(json, "token while blocks are sealed");
+    ASSERT_EQ(sealing.size(), 2U);
+    EXPECT_GT(sealing[0]["sealed_blocks"], 0);
+    EXPECT_EQ(FiguresOf(json, "token without sealing").size(), 2U);
+    EXPECT_EQ(FiguresOf(json, "64 bytes over a socket").size(), 2U);
+  }
+}
+
 TEST(BenchTest, MemoryWatchesADaemonOfItsOwn) {
   const Json json = BenchJson("memory");
   ExpectHead(json, "memory");

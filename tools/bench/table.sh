@@ -37,6 +37,8 @@ for ((start = 0; start < starts; start++)); do
   measure sparse attend --rows "$root/tests/models/byte6m" --text "$work/text"
   measure append append
   measure prefill prefill
+  measure rpc rpc
+  measure local local
   measure memory memory
 done
 python3 "$root/tools/bench/figures.py" table "$work" "$starts"

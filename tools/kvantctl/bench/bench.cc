@@ -66,6 +66,8 @@ void AddBench(CLI::App& app, Invocation& invocation) {
   AddPart(*bench, invocation, options, "attend", "One token's attention over cached tokens; peers, batches, scaling", BenchAttend);
   AddPart(*bench, invocation, options, "append", "Encoding rows into blocks", BenchAppend);
   AddPart(*bench, invocation, options, "prefill", "Attention of many new tokens at once over cached ones", BenchPrefill);
+  AddPart(*bench, invocation, options, "rpc", "Steps whose attention runs in a daemon, less the attention itself; sealing", BenchRpc);
+  AddPart(*bench, invocation, options, "local", "The same with attention in this process", BenchLocal);
   AddPart(*bench, invocation, options, "memory", "What a daemon occupies for what it holds; page faults and copies per step",
           BenchMemory);
 }

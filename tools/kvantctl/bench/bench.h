@@ -50,6 +50,8 @@ std::size_t CallsPerRound(const Effort& effort, std::size_t bytes);
 int BenchAttend(const Globals& globals, const BenchOptions& options);
 int BenchAppend(const Globals& globals, const BenchOptions& options);
 int BenchPrefill(const Globals& globals, const BenchOptions& options);
+int BenchRpc(const Globals& globals, const BenchOptions& options);
+int BenchLocal(const Globals& globals, const BenchOptions& options);
 int BenchMemory(const Globals& globals, const BenchOptions& options);
 
 }  // namespace kvant::tools

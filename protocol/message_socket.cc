@@ -1,0 +1,349 @@
+#include "protocol/message_socket.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <capnp/serialize.h>
+#include <fcntl.h>
+#include <kj/debug.h>
+#include <sys/socket.h>
+
+namespace kvant::wire {
+namespace {
+
+constexpr std::size_t kWord = sizeof(capnp::word);
+/// Most messages are a few hundred bytes.
+constexpr std::size_t kUsualBytes = 16384;
+/// A buffer that grew beyond this is given back once it is empty.
+constexpr std::size_t kKeptBytes = std::size_t{1} << 20;
+/// What Cap'n Proto's own readers allow.
+constexpr std::uint64_t kMaxSegments = 512;
+
+void SetNonBlocking(int fd) {
+  int flags = 0;
+  KJ_SYSCALL(flags = ::fcntl(fd, F_GETFL));
+  KJ_SYSCALL(::fcntl(fd, F_SETFL, flags | O_NONBLOCK));
+}
+
+template <typename T>
+void Append(std::vector<kj::byte>& to, const T* data, std::size_t count) {
+  const auto* bytes = reinterpret_cast<const kj::byte*>(data);
+  to.insert(to.end(), bytes, bytes + count * sizeof(T));
+}
+
+}  // namespace
+
+MessageSocket::MessageSocket(EventLoop& loop, kj::AutoCloseFd socket, std::size_t max_fds)
+    : loop_(loop),
+      socket_(kj::mv(socket)),
+      max_fds_(max_fds),
+      observer_(loop.port(), socket_, kj::UnixEventPort::FdObserver::OBSERVE_READ_WRITE),
+      in_(kj::heapArray<capnp::word>(kUsualBytes / kWord)),
+      control_(max_fds == 0 ? 0 : CMSG_SPACE(max_fds * sizeof(int))) {
+  SetNonBlocking(socket_);
+  readable_ = WatchReadable().eagerlyEvaluate(nullptr);
+  loop_.Add(*this);
+}
+
+MessageSocket::~MessageSocket() noexcept(false) { loop_.Remove(*this); }
+
+// ------------------------------------------------------------------------------------------------------------- reading
+
+kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageSocket::tryReadMessage(kj::ArrayPtr<kj::AutoCloseFd> fd_space,
+                                                                                 capnp::ReaderOptions options,
+                                                                                 kj::ArrayPtr<capnp::word>) {
+  Reader reader{{}, fd_space, options};
+  Message message = ReadMessage(reader);
+  if (message != nullptr || ended_) return kj::mv(message);
+  auto pair = kj::newPromiseAndFulfiller<Message>();
+  reader.fulfiller = kj::mv(pair.fulfiller);
+  reader_ = kj::mv(reader);
+  return kj::mv(pair.promise);
+}
+
+kj::Promise<void> MessageSocket::WatchReadable() {
+  return observer_.whenBecomesReadable().then([this] {
+    drained_ = false;
+    Receive();
+    return WatchReadable();
+  });
+}
+
+bool MessageSocket::Receive() {
+  KJ_IF_MAYBE (reader, reader_) {
+    if (!reader->fulfiller->isWaiting()) {  // the reader has given up
+      reader_ = nullptr;
+      return false;
+    }
+    drained_ = false;
+    const auto failure = kj::runCatchingExceptions([&] {
+      Message message = ReadMessage(*reader);
+      if (message != nullptr || ended_) {
+        reader->fulfiller->fulfill(kj::mv(message));
+        reader_ = nullptr;
+      }
+    });
+    KJ_IF_MAYBE (exception, failure) {
+      reader->fulfiller->reject(kj::cp(*exception));
+      reader_ = nullptr;
+    }
+    return reader_ == nullptr;
+  }
+  return false;
+}
+
+MessageSocket::Message MessageSocket::ReadMessage(Reader& reader) {
+  for (;;) {
+    const std::size_t words = FrameWords(reader.options);
+    if (words != 0 && words * kWord <= in_end_ - in_begin_) return TakeFrame(words, reader);
+    if (ended_) {
+      if (in_begin_ == in_end_) return nullptr;
+      kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the connection ended within a message"));
+    }
+    if (drained_) return nullptr;
+    ReceiveSome();
+  }
+}
+
+/// Words of the frame at in_begin_; 0 if not all of its header is there.
+std::size_t MessageSocket::FrameWords(const capnp::ReaderOptions& options) const {
+  const std::size_t have = in_end_ - in_begin_;
+  if (have < kWord) return 0;
+  const auto* header = reinterpret_cast<const kj::byte*>(in_.begin()) + in_begin_;
+  const auto number = [header](std::uint64_t i) {
+    std::uint32_t little_endian;
+    std::memcpy(&little_endian, header + i * sizeof(little_endian), sizeof(little_endian));
+    return std::uint64_t{little_endian};
+  };
+  const std::uint64_t segments = number(0) + 1;
+  KJ_REQUIRE(segments < kMaxSegments, "a message of too many segments", segments);
+  std::uint64_t words = segments / 2 + 1;
+  if (have < words * kWord) return 0;
+  for (std::uint64_t i = 0; i < segments; ++i) words += number(1 + i);
+  KJ_REQUIRE(words <= options.traversalLimitInWords, "a message that is too large", words, options.traversalLimitInWords);
+  return words;
+}
+
+capnp::MessageReaderAndFds MessageSocket::TakeFrame(std::size_t words, Reader& reader) {
+  auto frame = kj::heapArray<capnp::word>(words);
+  std::memcpy(frame.begin(), in_.begin() + in_begin_ / kWord, words * kWord);
+  in_begin_ += words * kWord;
+  const std::uint64_t taken = received_ - (in_end_ - in_begin_);
+  if (in_begin_ == in_end_) {
+    in_begin_ = in_end_ = 0;
+    if (in_.size() * kWord > kKeptBytes) in_ = kj::heapArray<capnp::word>(kUsualBytes / kWord);
+  }
+  std::size_t fds = 0;
+  if (!in_fds_.empty() && in_fds_.front().end <= taken) {
+    for (kj::AutoCloseFd& fd : in_fds_.front().fds) {
+      if (fds < reader.fd_space.size()) reader.fd_space[fds++] = kj::mv(fd);
+    }
+    in_fds_.pop_front();
+  }
+  kj::Own<capnp::MessageReader> message = kj::heap<capnp::FlatArrayMessageReader>(frame, reader.options).attach(kj::mv(frame));
+  return {kj::mv(message), reader.fd_space.slice(0, fds)};
+}
+
+void MessageSocket::MakeRoom() {
+  const std::size_t have = in_end_ - in_begin_;
+  auto* bytes = reinterpret_cast<kj::byte*>(in_.begin());
+  if (in_begin_ != 0) {
+    std::memmove(bytes, bytes + in_begin_, have);
+    in_begin_ = 0;
+    in_end_ = have;
+  }
+  if (have < in_.size() * kWord) return;
+  // Grows with what has come, not with what a header claims.
+  auto larger = kj::heapArray<capnp::word>(2 * in_.size());
+  std::memcpy(larger.begin(), in_.begin(), have);
+  in_ = kj::mv(larger);
+}
+
+void MessageSocket::ReceiveSome() {
+  if (in_end_ == in_.size() * kWord) MakeRoom();
+  iovec piece{reinterpret_cast<kj::byte*>(in_.begin()) + in_end_, in_.size() * kWord - in_end_};
+  msghdr header{};
+  header.msg_iov = &piece;
+  header.msg_iovlen = 1;
+  header.msg_control = control_.empty() ? nullptr : control_.data();
+  header.msg_controllen = control_.size();
+  ssize_t n = -1;
+  do {
+    n = ::recvmsg(socket_, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  } while (n < 0 && errno == EINTR);
+  if (n < 0) {
+    const int error = errno;
+    if (error == EAGAIN || error == EWOULDBLOCK) {
+      drained_ = true;
+      return;
+    }
+    ended_ = true;
+    if (error != ECONNRESET) KJ_FAIL_SYSCALL("recvmsg", error);
+    return;
+  }
+  if (n == 0) {
+    ended_ = true;
+    return;
+  }
+  in_end_ += static_cast<std::size_t>(n);
+  received_ += static_cast<std::size_t>(n);
+  // Descriptors, taken or not, end a read before all is read.
+  const bool with_fds = header.msg_controllen != 0 || (header.msg_flags & MSG_CTRUNC) != 0;
+  if (header.msg_controllen != 0) TakeFds(header);
+  // And when the end has been announced, nothing will announce it again.
+  const kj::Maybe<bool> end_hint = observer_.atEndHint();
+  const bool end_announced = end_hint.orDefault(false);
+  drained_ = static_cast<std::size_t>(n) < piece.iov_len && !with_fds && !end_announced;
+}
+
+void MessageSocket::TakeFds(const msghdr& header) {
+  ReceivedFds received{received_, {}};
+  for (const cmsghdr* part = CMSG_FIRSTHDR(&header); part != nullptr;
+       part = CMSG_NXTHDR(const_cast<msghdr*>(&header), const_cast<cmsghdr*>(part))) {
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+    const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
+      received.fds.add(fd);
+    }
+  }
+  if (!received.fds.empty()) in_fds_.push_back(std::move(received));
+}
+
+// ------------------------------------------------------------------------------------------------------------- writing
+
+kj::Promise<void> MessageSocket::writeMessage(kj::ArrayPtr<const int> fds,
+                                              kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+  KJ_IF_MAYBE (exception, broken_) return kj::cp(*exception);
+  KJ_REQUIRE(segments.size() > 0 && !ending_, "nothing to write, or the connection has been ended");
+  DropSent();
+  const std::size_t begin = out_.size();
+  const auto count = static_cast<std::uint32_t>(segments.size() - 1);
+  Append(out_, &count, 1);
+  for (const auto& segment : segments) {
+    const auto words = static_cast<std::uint32_t>(segment.size());
+    Append(out_, &words, 1);
+  }
+  if (segments.size() % 2 == 0) out_.resize(out_.size() + sizeof(std::uint32_t));
+  for (const auto& segment : segments) Append(out_, segment.begin(), segment.size());
+  if (fds.size() != 0) {
+    SentFds sent{begin, out_.size(), {}};
+    for (const int fd : fds) {
+      int copy = -1;  // the caller keeps its own for no longer than this call
+      KJ_SYSCALL(copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+      sent.fds.add(copy);
+    }
+    out_fds_.push_back(std::move(sent));
+  }
+  if (out_.size() - sent_ > kMaxUnsentBytes) {
+    broken_ = KJ_EXCEPTION(DISCONNECTED, "the peer does not read its answers", out_.size() - sent_);
+    KJ_IF_MAYBE (exception, broken_) return kj::cp(*exception);
+  }
+  return kj::READY_NOW;
+}
+
+/// A peer that reads slowly but steadily must not make `out_` grow for ever.
+void MessageSocket::DropSent() {
+  if (sent_ < kKeptBytes) return;
+  out_.erase(out_.begin(), out_.begin() + static_cast<std::ptrdiff_t>(sent_));
+  for (SentFds& fds : out_fds_) {
+    fds.begin -= sent_;
+    fds.end -= sent_;
+  }
+  sent_ = 0;
+}
+
+kj::Promise<void> MessageSocket::writeMessages(kj::ArrayPtr<kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>> messages) {
+  kj::Promise<void> written = kj::READY_NOW;
+  for (const auto& segments : messages) written = writeMessage(nullptr, segments);
+  return written;
+}
+
+void MessageSocket::Flush() {
+  if (sent_ == out_.size() || blocked_ || broken_ != nullptr) return;
+  while (sent_ < out_.size()) {
+    if (SendSome()) continue;
+    // A continuation may not replace the promise that runs it.
+    if (blocked_ && !std::exchange(watching_writable_, true)) writable_ = WatchWritable().eagerlyEvaluate(nullptr);
+    return;
+  }
+  out_.clear();
+  sent_ = 0;
+  if (out_.capacity() > kKeptBytes) out_.shrink_to_fit();
+  if (ending_) ::shutdown(socket_, SHUT_WR);
+}
+
+kj::Promise<void> MessageSocket::WatchWritable() {
+  return observer_.whenBecomesWritable().then([this]() -> kj::Promise<void> {
+    blocked_ = false;
+    Flush();
+    if (blocked_) return WatchWritable();
+    watching_writable_ = false;
+    return kj::READY_NOW;
+  });
+}
+
+bool MessageSocket::SendSome() {
+  std::size_t end = out_.size();
+  msghdr header{};
+  std::vector<kj::byte> control;
+  const bool with_fds = !out_fds_.empty() && out_fds_.front().begin == sent_;
+  if (with_fds) {
+    const auto& fds = out_fds_.front().fds;
+    end = out_fds_.front().end;
+    control.resize(CMSG_SPACE(fds.size() * sizeof(int)));
+    header.msg_control = control.data();
+    header.msg_controllen = control.size();
+    cmsghdr* part = CMSG_FIRSTHDR(&header);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+    for (std::size_t i = 0; i < fds.size(); ++i) {
+      const int fd = fds[i];
+      std::memcpy(CMSG_DATA(part) + i * sizeof(int), &fd, sizeof(fd));
+    }
+  } else if (!out_fds_.empty()) {
+    end = out_fds_.front().begin;
+  }
+  iovec piece{out_.data() + sent_, end - sent_};
+  header.msg_iov = &piece;
+  header.msg_iovlen = 1;
+  ssize_t n = -1;
+  do {
+    n = ::sendmsg(socket_, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } while (n < 0 && errno == EINTR);
+  if (n >= 0) {
+    if (with_fds) out_fds_.pop_front();  // they went with the first byte
+    sent_ += static_cast<std::size_t>(n);
+    return true;
+  }
+  const int error = errno;
+  if (error == EAGAIN || error == EWOULDBLOCK) {
+    blocked_ = true;
+  } else {
+    broken_ = KJ_EXCEPTION(DISCONNECTED, "the peer is gone", error);
+  }
+  return false;
+}
+
+kj::Maybe<int> MessageSocket::getSendBufferSize() {
+  int bytes = 0;
+  socklen_t length = sizeof(bytes);
+  if (::getsockopt(socket_, SOL_SOCKET, SO_SNDBUF, &bytes, &length) != 0) return nullptr;
+  return bytes;
+}
+
+kj::Promise<void> MessageSocket::end() {
+  Flush();
+  if (sent_ == out_.size()) {
+    ::shutdown(socket_, SHUT_WR);
+  } else {
+    ending_ = true;  // Flush shuts down behind the last byte
+  }
+  return kj::READY_NOW;
+}
+
+}  // namespace kvant::wire

@@ -1,0 +1,114 @@
+// When the event loop sends, looks out and sleeps. No clock: sources say what they were asked.
+#include "protocol/event_loop.h"
+
+#include <functional>
+
+#include <gtest/gtest.h>
+
+namespace kvant::wire {
+namespace {
+
+class CountingSource final : public Source {
+ public:
+  explicit CountingSource(EventLoop& loop) : loop_(loop) { loop_.Add(*this); }
+  ~CountingSource() { loop_.Remove(*this); }
+  CountingSource(const CountingSource&) = delete;
+  CountingSource& operator=(const CountingSource&) = delete;
+  void Flush() override { ++flushes; }
+  bool Receive() override {
+    ++looks;
+    return on_look && on_look();
+  }
+
+  int flushes = 0;
+  int looks = 0;
+  std::function<bool()> on_look;
+
+ private:
+  EventLoop& loop_;
+};
+
+constexpr std::chrono::hours kForAges{1};
+
+TEST(EventLoopTest, FlushesBeforeItSleepsAndNotBefore) {
+  EventLoop loop;
+  CountingSource source(loop);
+  bool ran = false;
+  kj::evalLater([&] {
+    ran = true;
+    EXPECT_EQ(source.flushes, 0);
+  }).wait(loop.wait_scope());
+  EXPECT_TRUE(ran);
+  EXPECT_EQ(source.flushes, 0);  // there was always something to do
+  loop.timer().afterDelay(1 * kj::MILLISECONDS).wait(loop.wait_scope());
+  EXPECT_GT(source.flushes, 0);
+}
+
+TEST(EventLoopTest, WithoutSpinItNeverLooks) {
+  EventLoop loop;
+  CountingSource source(loop);
+  loop.timer().afterDelay(1 * kj::MILLISECONDS).wait(loop.wait_scope());
+  EXPECT_EQ(source.looks, 0);
+}
+
+TEST(EventLoopTest, WithSpinItLooksUntilSomethingComes) {
+  EventLoop loop;
+  loop.set_spin(kForAges);
+  CountingSource source(loop);
+  auto pair = kj::newPromiseAndFulfiller<void>();
+  source.on_look = [&] {
+    if (source.looks < 100) return false;
+    pair.fulfiller->fulfill();
+    return true;
+  };
+  pair.promise.wait(loop.wait_scope());
+  EXPECT_EQ(source.looks, 100);
+}
+
+TEST(EventLoopTest, TimersAndOtherDescriptorsAreServedWhileItSpins) {
+  EventLoop loop;
+  loop.set_spin(kForAges);
+  CountingSource source(loop);
+  loop.timer().afterDelay(1 * kj::MILLISECONDS).wait(loop.wait_scope());
+  EXPECT_GT(source.looks, 0);
+}
+
+TEST(EventLoopTest, SpinsNoLongerThanItsLimit) {
+  EventLoop loop;
+  loop.set_spin(std::chrono::nanoseconds(1));
+  CountingSource source(loop);
+  loop.timer().afterDelay(20 * kj::MILLISECONDS).wait(loop.wait_scope());
+  EXPECT_LT(source.looks, 100);  // 20 ms of looking would be many thousands
+}
+
+TEST(EventLoopTest, SpinsSeldomOnceItSpinsInVain) {
+  EventLoop loop;
+  loop.set_spin(std::chrono::nanoseconds(1));
+  CountingSource source(loop);
+  const auto wait = [&](int times) {
+    for (int i = 0; i < times; ++i) loop.timer().afterDelay(10 * kj::MICROSECONDS).wait(loop.wait_scope());
+  };
+  wait(200);
+  EXPECT_LT(source.looks, 40);
+  // One spin of use, and it spins each time again.
+  loop.set_spin(kForAges);
+  wait(1100);  // the timers fire while it spins
+  source.looks = 0;
+  wait(100);
+  EXPECT_GE(source.looks, 100);
+}
+
+TEST(EventLoopTest, WithoutSocketsThereIsNothingToSpinFor) {
+  EventLoop loop;
+  loop.set_spin(kForAges);
+  int looks = 0;
+  {
+    CountingSource source(loop);
+    source.on_look = [&] { return ++looks, false; };
+  }
+  loop.timer().afterDelay(1 * kj::MILLISECONDS).wait(loop.wait_scope());
+  EXPECT_EQ(looks, 0);
+}
+
+}  // namespace
+}  // namespace kvant::wire
