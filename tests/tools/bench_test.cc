@@ -93,7 +93,8 @@ TEST(BenchTest, AttendMeasuresPlansPeersBatchesAndScaling) {
 }
 
 TEST(BenchTest, AttendTakesThePlanLengthAndThreadsThatItIsGiven) {
-  const Json json = BenchJson("attend", {"--keys", "int8", "--values", "turboquant_mse:bits=3", "--tokens", "256,384", "--threads", "1"});
+  const Json json =
+      BenchJson("attend", {"--keys", "int8", "--values", "turboquant_mse:bits=3", "--tokens", "256,384", "--threads", "1"});
   const auto plans = FiguresOf(json, "decode");
   ASSERT_EQ(plans.size(), 2U);
   EXPECT_EQ(plans[1]["keys"], "int8");
@@ -103,7 +104,8 @@ TEST(BenchTest, AttendTakesThePlanLengthAndThreadsThatItIsGiven) {
 }
 
 TEST(BenchTest, RowsOfARealModel) {
-  const Json json = BenchJson("attend", {"--rows", kModel, "--text", kText, "--keys", "turboquant_mse:bits=4", "--threads", "1"});
+  const Json json =
+      BenchJson("attend", {"--rows", kModel, "--text", kText, "--keys", "turboquant_mse:bits=4", "--threads", "1"});
   EXPECT_EQ(json["rows"], "byte6m");
   const auto plans = FiguresOf(json, "decode");
   ASSERT_EQ(plans.size(), 1U);
@@ -177,6 +179,7 @@ TEST(BenchTest, MemoryWatchesTheDaemonThatItIsGiven) {
   const Json json = BenchJson("memory", {"--socket", daemon.socket(), "--keys", "int8"});
   ASSERT_EQ(json["figures"].size(), 1U);
   EXPECT_EQ(json["figures"][0]["keys"], "int8");
+  EXPECT_EQ(json["figures"][0]["daemon_pid"], daemon.pid());
 }
 
 TEST(BenchTest, ATableNamesTheMachineAndTheTargets) {
@@ -192,7 +195,8 @@ TEST(BenchTest, WhatCannotBeMeasuredIsAnErrorWithoutFigures) {
     EXPECT_THAT(finished.err, testing::HasSubstr(message));
   };
   expect_failure(Bench("attend", {"--keys", "no_such_codec"}), 1, "no_such_codec");
-  expect_failure(Bench("attend", {"--rows", kModel, "--text", kModel + "/generation_config.json"}), 1, "tokens; 640 are wanted");
+  expect_failure(Bench("attend", {"--rows", kModel, "--text", kModel + "/generation_config.json"}), 1,
+                 "tokens; 640 are wanted");
   expect_failure(Bench("attend", {"--keys", "f32", "--tokens", "65536"}), 1, "no room for 65536 tokens");
   expect_failure(Bench("memory", {"--socket", "/nowhere/kvantd.sock"}), 3, "/nowhere/kvantd.sock");
   EXPECT_EQ(Bench("attend", {"--tokens", "1000"}).exit_code, 2);

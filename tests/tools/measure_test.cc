@@ -77,7 +77,7 @@ TEST(WorkloadTest, ASequenceEndsWithTheRowsLastToken) {
       Workload::Make(registry, {.keys = "int8", .values = "int8", .tokens = 6 * kBlockTokens}, rows, memory.bytes());
   ASSERT_TRUE(workload) << workload.error().message;
   const std::vector<double> times = (*workload)->Times(6 * kBlockTokens);
-  EXPECT_EQ(times[0], 1);                       // blocks 2 3 0 1 2 3
+  EXPECT_EQ(times[0], 1);  // blocks 2 3 0 1 2 3
   EXPECT_EQ(times[4 * kBlockTokens - 1], 2);
   EXPECT_EQ((*workload)->Times(1)[2 * kBlockTokens], 1);
 }
@@ -86,9 +86,9 @@ TEST(AttendCallsTest, PromptsAndBatchesAreCheckedAgainstPlainAttention) {
   const SampleRows rows = NormalSample(4 * kBlockTokens, 8);
   SharedMemory memory(std::size_t{16} << 20);
   const auto registry = quantizers::Registry::Builtin();
-  const auto workload = Workload::Make(
-      registry, {.keys = "turboquant_mse:bits=4", .values = "turboquant_mse:bits=2", .tokens = 8 * kBlockTokens}, rows,
-      memory.bytes());
+  const auto workload =
+      Workload::Make(registry, {.keys = "turboquant_mse:bits=4", .values = "turboquant_mse:bits=2", .tokens = 8 * kBlockTokens},
+                     rows, memory.bytes());
   ASSERT_TRUE(workload) << workload.error().message;
   quantizers::WorkerTeam team(1);
   for (const CallForm form : {CallForm{1, 1}, CallForm{8, 1}, CallForm{1, 8}}) {

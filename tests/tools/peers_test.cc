@@ -56,9 +56,8 @@ TEST_P(PeerTest, AttentionIsThatOverTheDecodedRows) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PeerTest, testing::Values(&kF16Peer, &kQ40Peer), [](const auto& peer) {
-  return std::string(peer.param->name);
-});
+INSTANTIATE_TEST_SUITE_P(All, PeerTest, testing::Values(&kF16Peer, &kQ40Peer),
+                         [](const auto& peer) { return std::string(peer.param->name); });
 
 // The layout as ggml documents it: a scale of largest / -8, code 0 for the largest, 8 for zero, low nibbles before high ones.
 TEST(Q40PeerTest, BlocksHaveTheDocumentedLayout) {

@@ -32,7 +32,7 @@ quantizers::AttendItem AttendCalls::Item(std::size_t sequence, std::size_t layer
   item.cache.plan = &workload_.plan();
   item.cache.layer = layer;
   item.cache.blocks = workload_.Blocks(sequence);
-  item.query.q = {queries, ElementType::kF32,  form_.query_tokens, heads, kHeadDim, SampleRows::kLanes * kGroup * kHeadDim,
+  item.query.q = {queries, ElementType::kF32, form_.query_tokens, heads, kHeadDim, SampleRows::kLanes * kGroup * kHeadDim,
                   kHeadDim};
   item.query.out = {out, ElementType::kF32, form_.query_tokens, heads, kHeadDim, heads * kHeadDim, kHeadDim};
   item.query.first_position = workload_.form().tokens - form_.query_tokens;
@@ -70,8 +70,8 @@ Result<Accuracy> AttendCalls::Check() {
     }
   }
   const Accuracy accuracy = Compare(out_, decoded, exact);
-  const std::string what = workload_.form().keys + " / " + workload_.form().values + ", " +
-                           std::to_string(workload_.form().tokens) + " tokens";
+  const std::string what =
+      workload_.form().keys + " / " + workload_.form().values + ", " + std::to_string(workload_.form().tokens) + " tokens";
   if (auto right = Judge(accuracy, what); !right) return right.error();
   return accuracy;
 }

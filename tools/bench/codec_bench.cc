@@ -49,7 +49,8 @@ void CheckScore(const Workload& w, const std::vector<float>& logits, double boun
   }
   const double error = RelativeRms(logits, expected);
   if (!(error <= bound)) {
-    Abort(w.form().keys + ": scores differ from decoded keys by " + std::to_string(error) + ", more than " + std::to_string(bound));
+    Abort(w.form().keys + ": scores differ from decoded keys by " + std::to_string(error) + ", more than " +
+          std::to_string(bound));
   }
 }
 
@@ -67,7 +68,8 @@ void CheckAccumulate(const Workload& w, const std::vector<float>& weights, const
   }
   const double error = RelativeRms(result, expected);
   if (!(error <= bound)) {
-    Abort(w.form().keys + ": sums differ from decoded values by " + std::to_string(error) + ", more than " + std::to_string(bound));
+    Abort(w.form().keys + ": sums differ from decoded values by " + std::to_string(error) + ", more than " +
+          std::to_string(bound));
   }
 }
 
@@ -145,8 +147,9 @@ void RegisterCodecBenchmarks(Workloads& workloads, const std::string& spec) {
   const double key_bound = HiddenLossBound(workloads.GaussianError(spec, Side::kKeys));
   const double value_bound = HiddenLossBound(workloads.GaussianError(spec, Side::kValues));
   const auto add = [&](const std::string& what, auto body) {
-    benchmark::RegisterBenchmark((what + "/" + spec).c_str(),
-                                 [&workloads, spec, body](benchmark::State& state) { body(state, workloads.Get(spec, kBlockTokens * 8)); });
+    benchmark::RegisterBenchmark((what + "/" + spec).c_str(), [&workloads, spec, body](benchmark::State& state) {
+      body(state, workloads.Get(spec, kBlockTokens * 8));
+    });
   };
   using State = benchmark::State;
   add("encode_keys/f32", [](State& s, const Workload& w) { BenchEncode(s, w, Side::kKeys, ElementType::kF32); });

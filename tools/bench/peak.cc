@@ -80,9 +80,10 @@ double BurnBytes(std::size_t iterations) {
     for (int s = 0; s < kSums; ++s) {
       asm volatile("" : "+r"(i));
       V odd = hn::Zero(d);
-      sums[s] = hn::Add(hn::ReorderWidenMulAccumulate(d, hn::BitCast(d16, hn::Add(a, hn::Set(d, static_cast<std::int32_t>(i & 7)))),
-                                                      hn::BitCast(d16, b), sums[s], odd),
-                        odd);
+      sums[s] =
+          hn::Add(hn::ReorderWidenMulAccumulate(d, hn::BitCast(d16, hn::Add(a, hn::Set(d, static_cast<std::int32_t>(i & 7)))),
+                                                hn::BitCast(d16, b), sums[s], odd),
+                  odd);
     }
   }
 #endif

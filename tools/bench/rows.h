@@ -22,11 +22,11 @@ inline constexpr std::size_t kLayers = 2;
 /// addresses.
 struct SampleRows {
   std::string name;
-  std::size_t tokens = 0;        ///< a multiple of kBlockTokens
+  std::size_t tokens = 0;  ///< a multiple of kBlockTokens
   std::size_t query_tokens = 0;
-  std::vector<float> keys;       ///< [lanes, tokens, kHeadDim]
-  std::vector<float> values;     ///< as keys
-  std::vector<float> queries;    ///< [query_tokens, lanes, kGroup, kHeadDim]: those of the text's last tokens
+  std::vector<float> keys;     ///< [lanes, tokens, kHeadDim]
+  std::vector<float> values;   ///< as keys
+  std::vector<float> queries;  ///< [query_tokens, lanes, kGroup, kHeadDim]: those of the text's last tokens
 
   static constexpr std::size_t kLanes = kLayers * kKvHeads;
   [[nodiscard]] const float* Keys(std::size_t lane) const { return &keys[lane * tokens * kHeadDim]; }
@@ -39,9 +39,9 @@ struct SampleRows {
 /// Standard normal rows: attention is spread as evenly as it can be.
 SampleRows NormalSample(std::size_t tokens, std::size_t query_tokens);
 
-/// What `model` (a folder of Llama architecture with heads of 128) keeps and asks while it reads `text_file`. Its heads are dealt
-/// out to the lanes in turn; where its groups have fewer than kGroup query heads, the tokens before lend theirs. The text's first
-/// block is left out: it holds the sinks, which an engine keeps raw. kInvalidArgument if the text is too short.
+/// What `model` (a folder of Llama architecture with heads of 128) keeps and asks while it reads `text_file`. Its heads are
+/// dealt out to the lanes in turn; where its groups have fewer than kGroup query heads, the tokens before lend theirs. The
+/// text's first block is left out: it holds the sinks, which an engine keeps raw. kInvalidArgument if the text is too short.
 Result<SampleRows> ModelSample(const std::string& model, const std::string& text_file, std::size_t tokens,
                                std::size_t query_tokens);
 

@@ -41,9 +41,9 @@ Result<void> Workload::Encode(std::span<std::byte> memory) {
   const std::size_t slot_bytes = plan_->payload_bytes();
   const std::size_t slots = memory.size() / slot_bytes / blocks() * blocks();
   if (slots == 0) {
-    return Error{ErrorCode::kInvalidArgument, "bench: no room for " + std::to_string(form_.tokens) + " tokens of " + form_.keys +
-                                                  " and " + form_.values + " in " + std::to_string(memory.size() >> 20) +
-                                                  " MiB"};
+    return Error{ErrorCode::kInvalidArgument, "bench: no room for " + std::to_string(form_.tokens) + " tokens of " +
+                                                  form_.keys + " and " + form_.values + " in " +
+                                                  std::to_string(memory.size() >> 20) + " MiB"};
   }
   contents_.assign(rows_.tokens / kBlockTokens, nullptr);
   for (std::size_t slot = 0; slot < slots; ++slot) {
@@ -61,7 +61,8 @@ Result<void> Workload::Encode(std::span<std::byte> memory) {
         const std::size_t first = content * kBlockTokens;
         std::byte* at = payload + layer.offset + head * layer.head_stride;
         if (auto done = layer.keys->Encode(head, first, BlockOf(rows_.Keys(lane), content), at); !done) return done;
-        if (auto done = layer.values->Encode(head, first, BlockOf(rows_.Values(lane), content), at + layer.values_offset); !done)
+        if (auto done = layer.values->Encode(head, first, BlockOf(rows_.Values(lane), content), at + layer.values_offset);
+            !done)
           return done;
       }
     }

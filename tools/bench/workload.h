@@ -16,7 +16,7 @@ namespace kvant::tools {
 
 /// The cache that a workload holds many copies of.
 struct CacheForm {
-  std::string keys;    ///< codec specs
+  std::string keys;  ///< codec specs
   std::string values;
   std::size_t kv_heads = kKvHeads;  ///< of the rows' kKvHeads, the first so many
   std::size_t tokens = 0;           ///< of one sequence; a multiple of kBlockTokens

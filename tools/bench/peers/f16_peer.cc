@@ -23,11 +23,10 @@ constexpr bool kManyRegisters = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3
 constexpr std::size_t kScoreTokens = kManyRegisters ? 4 : 2;
 constexpr std::size_t kColumns = kManyRegisters ? 4 : 2;
 
-HWY_INLINE FloatVec LoadHalves(const hwy::float16_t* from) {
-  return hn::PromoteTo(FloatTag(), hn::LoadU(HalfTag(), from));
-}
+HWY_INLINE FloatVec LoadHalves(const hwy::float16_t* from) { return hn::PromoteTo(FloatTag(), hn::LoadU(HalfTag(), from)); }
 
-void F16Score(const std::byte* prepared, const std::byte* keys, std::size_t n, float* HWY_RESTRICT logits, const std::byte* next) {
+void F16Score(const std::byte* prepared, const std::byte* keys, std::size_t n, float* HWY_RESTRICT logits,
+              const std::byte* next) {
   const FloatTag d;
   constexpr std::size_t kLanes = hn::MaxLanes(FloatTag());
   const auto* HWY_RESTRICT queries = reinterpret_cast<const float*>(prepared);
@@ -71,7 +70,7 @@ void F16Score(const std::byte* prepared, const std::byte* keys, std::size_t n, f
 }
 
 void F16Accumulate(const float* HWY_RESTRICT weights, const std::byte* values, std::size_t n, float* HWY_RESTRICT acc,
-                const std::byte* next) {
+                   const std::byte* next) {
   const FloatTag d;
   constexpr std::size_t kLanes = hn::MaxLanes(FloatTag());
   constexpr std::size_t kStep = kColumns * kLanes;
@@ -120,13 +119,17 @@ const PeerFormat kF16Peer = {
     .name = "f16",
     .row_bytes = 2 * kPeerDim,
     .prepared_bytes = kPeerGroup * kPeerDim * sizeof(float),
-    .encode = [](const float* rows, std::size_t n, std::byte* to) { kernels::StoreRow(rows, n * kPeerDim, ElementType::kF16, to); },
-    .decode = [](const std::byte* rows, std::size_t n, float* to) { kernels::LoadRow(rows, ElementType::kF16, n * kPeerDim, to); },
+    .encode = [](const float* rows, std::size_t n,
+                 std::byte* to) { kernels::StoreRow(rows, n * kPeerDim, ElementType::kF16, to); },
+    .decode = [](const std::byte* rows, std::size_t n,
+                 float* to) { kernels::LoadRow(rows, ElementType::kF16, n * kPeerDim, to); },
     .prepare = [](const float* q, std::byte* prepared) { std::memcpy(prepared, q, kPeerGroup * kPeerDim * sizeof(float)); },
     .score = [](const std::byte* prepared, const std::byte* keys, std::size_t n, float* logits,
-                const std::byte* next) { HWY_DYNAMIC_DISPATCH(F16Score)(prepared, keys, n, logits, next); },
+                const std::byte* next) { HWY_DYNAMIC_DISPATCH(F16Score)
+                                         (prepared, keys, n, logits, next); },
     .accumulate = [](const float* weights, const std::byte* values, std::size_t n, float* acc,
-                     const std::byte* next) { HWY_DYNAMIC_DISPATCH(F16Accumulate)(weights, values, n, acc, next); },
+                     const std::byte* next) { HWY_DYNAMIC_DISPATCH(F16Accumulate)
+                                              (weights, values, n, acc, next); },
 };
 
 }  // namespace kvant::tools

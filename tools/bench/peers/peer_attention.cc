@@ -9,7 +9,8 @@
 namespace kvant::tools {
 namespace {
 
-/// Most tokens of one task. Shorter than a head's share of a long context, so that a thread that loses its core holds up little.
+/// Most tokens of one task. Shorter than a head's share of a long context, so that a thread that loses its core holds up
+/// little.
 constexpr std::size_t kRunTokens = 4096;
 
 }  // namespace

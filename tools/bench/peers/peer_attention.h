@@ -1,5 +1,6 @@
-// Attention over the formats that other engines keep their caches in, as fast as we know how to write it: yardsticks in the same
-// process for kvant's own. What is compared is the format: the shape, the threads and the way of cutting are those of kvant.
+// Attention over the formats that other engines keep their caches in, as fast as we know how to write it: yardsticks in the
+// same process for kvant's own. What is compared is the format: the shape, the threads and the way of cutting are those of
+// kvant.
 #pragma once
 
 #include <cstddef>

@@ -17,7 +17,8 @@ PeerCalls::PeerCalls(const PeerFormat& format, const SampleRows& rows, std::size
     : format_(format), rows_(rows), tokens_(tokens), attention_(format, executor), out_(kKvHeads * kGroup * kHeadDim) {
   // Layers start at odd cache lines, not all at the same place of a page.
   const std::size_t stride = bytes() / 64 * 64 + 64 * 3;
-  if (memory.size() < stride) throw std::invalid_argument("no room for " + std::to_string(tokens) + " tokens of " + std::string(format.name));
+  if (memory.size() < stride)
+    throw std::invalid_argument("no room for " + std::to_string(tokens) + " tokens of " + std::string(format.name));
   std::byte* first = memory.data();
   const std::size_t side = tokens * format.row_bytes;
   for (std::size_t head = 0; head < kKvHeads; ++head) {

@@ -28,8 +28,8 @@ constexpr std::size_t kRowBytes = kBlocks * kBlockBytes;
 
 /// Four queries as bytes. Lane order is that of FoldBlocks' input: block b in bytes 16 b.. of `low` and `high`.
 struct alignas(64) RoundedQueries {
-  std::int8_t low[kPeerGroup][kBlocks * 16];   ///< numbers 0..15 of each block
-  std::int8_t high[kPeerGroup][kBlocks * 16];  ///< numbers 16..31
+  std::int8_t low[kPeerGroup][kBlocks * 16];     ///< numbers 0..15 of each block
+  std::int8_t high[kPeerGroup][kBlocks * 16];    ///< numbers 16..31
   std::int32_t offset[kPeerGroup][kBlocks * 4];  ///< 8 times the sum of a block, in each of its four lanes
   float scale[kPeerGroup][kBlocks * 4];          ///< likewise
 };
@@ -293,9 +293,11 @@ const PeerFormat kQ40Peer = {
     .decode = Decode,
     .prepare = Prepare,
     .score = [](const std::byte* prepared, const std::byte* keys, std::size_t n, float* logits,
-                const std::byte* next) { HWY_DYNAMIC_DISPATCH(Q40Score)(prepared, keys, n, logits, next); },
+                const std::byte* next) { HWY_DYNAMIC_DISPATCH(Q40Score)
+                                         (prepared, keys, n, logits, next); },
     .accumulate = [](const float* weights, const std::byte* values, std::size_t n, float* acc,
-                     const std::byte* next) { HWY_DYNAMIC_DISPATCH(Q40Accumulate)(weights, values, n, acc, next); },
+                     const std::byte* next) { HWY_DYNAMIC_DISPATCH(Q40Accumulate)
+                                              (weights, values, n, acc, next); },
 };
 
 }  // namespace kvant::tools

@@ -61,7 +61,8 @@ class AppendBench {
     for (const quantizers::Codec* codec : registry_.codecs()) {
       for (const std::string& spec : CodecSpecs(*codec)) {
         if (!options_.keys.empty() && spec != options_.keys) continue;
-        auto workload = Workload::Make(registry_, {.keys = spec, .values = spec, .tokens = rows_.tokens}, rows_, block_memory());
+        auto workload =
+            Workload::Make(registry_, {.keys = spec, .values = spec, .tokens = rows_.tokens}, rows_, block_memory());
         if (!workload) return workload.error();
         if (auto done = Sides(**workload, spec); !done) return done;
       }
@@ -74,7 +75,8 @@ class AppendBench {
  private:
   /// Room for the codec's working objects to be made with: one sequence.
   std::span<std::byte> block_memory() {
-    if (scratch_ == nullptr) scratch_ = std::make_unique<SharedMemory>(SampleRows::kLanes * 2 * rows_.tokens * kHeadDim * 4 + (1U << 20));
+    if (scratch_ == nullptr)
+      scratch_ = std::make_unique<SharedMemory>(SampleRows::kLanes * 2 * rows_.tokens * kHeadDim * 4 + (1U << 20));
     return scratch_->bytes();
   }
 

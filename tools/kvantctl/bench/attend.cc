@@ -106,8 +106,8 @@ class AttendBench {
     if (auto done = Peer("f16", f16, f16_.bytes(), tokens, threads, Arithmetic::kFloats, team); !done) return done;
     if (auto done = Peer("q4_0", q40, q40_.bytes(), tokens, threads, Arithmetic::kBytes, team); !done) return done;
     for (const PlanSpecs& plan : plans) {
-      auto workload = Workload::Make(registry_, {.keys = plan.keys, .values = plan.values, .tokens = tokens}, rows_,
-                                     codes_.bytes());
+      auto workload =
+          Workload::Make(registry_, {.keys = plan.keys, .values = plan.values, .tokens = tokens}, rows_, codes_.bytes());
       if (!workload) return workload.error();
       AttendCalls calls(**workload, team, {});
       const auto right = calls.Check();
@@ -154,7 +154,8 @@ class AttendBench {
   Result<void> Batch(const PlanSpecs& plan, std::size_t tokens) {
     const std::size_t threads = options_.threads.back();
     quantizers::WorkerTeam team(threads - 1, kSpin);
-    auto workload = Workload::Make(registry_, {.keys = plan.keys, .values = plan.values, .tokens = tokens}, rows_, codes_.bytes());
+    auto workload =
+        Workload::Make(registry_, {.keys = plan.keys, .values = plan.values, .tokens = tokens}, rows_, codes_.bytes());
     if (!workload) return workload.error();
     AttendCalls one(**workload, team, {});
     AttendCalls many(**workload, team, {.batch = kBatch});
@@ -174,8 +175,8 @@ class AttendBench {
 
   /// One sequence with one KV head: only its length can be shared out among threads.
   Result<void> OneKvHead(const PlanSpecs& plan, std::size_t tokens) {
-    auto workload = Workload::Make(registry_, {.keys = plan.keys, .values = plan.values, .kv_heads = 1, .tokens = tokens}, rows_,
-                                   codes_.bytes());
+    auto workload = Workload::Make(registry_, {.keys = plan.keys, .values = plan.values, .kv_heads = 1, .tokens = tokens},
+                                   rows_, codes_.bytes());
     if (!workload) return workload.error();
     quantizers::WorkerTeam alone(0);
     quantizers::WorkerTeam pair(1, kSpin);

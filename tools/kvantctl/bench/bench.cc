@@ -45,7 +45,8 @@ std::size_t CallsPerRound(const Effort& effort, std::size_t bytes) {
 }
 
 void AddBench(CLI::App& app, Invocation& invocation) {
-  CLI::App* bench = app.add_subcommand("bench", "Measure this build on this machine, after checking that its results are right");
+  CLI::App* bench =
+      app.add_subcommand("bench", "Measure this build on this machine, after checking that its results are right");
   bench->require_subcommand(1);
   auto options = std::make_shared<BenchOptions>();
   bench->add_flag_callback(
@@ -59,14 +60,19 @@ void AddBench(CLI::App& app, Invocation& invocation) {
       ->delimiter(',')
       ->check(CLI::Range(128U, 1U << 20))
       ->check([](const std::string& text) { return std::stoul(text) % kBlockTokens == 0 ? "" : "not a multiple of 128"; });
-  bench->add_option("--threads", options->threads, "Threads of attention")->delimiter(',')->check(CLI::Range(1U, 64U))->capture_default_str();
+  bench->add_option("--threads", options->threads, "Threads of attention")
+      ->delimiter(',')
+      ->check(CLI::Range(1U, 64U))
+      ->capture_default_str();
   bench->add_option("--rounds", options->rounds, "Rounds in which the contenders take turns")
       ->check(CLI::Range(1U, 1000U))
       ->capture_default_str();
-  AddPart(*bench, invocation, options, "attend", "One token's attention over cached tokens; peers, batches, scaling", BenchAttend);
+  AddPart(*bench, invocation, options, "attend", "One token's attention over cached tokens; peers, batches, scaling",
+          BenchAttend);
   AddPart(*bench, invocation, options, "append", "Encoding rows into blocks", BenchAppend);
   AddPart(*bench, invocation, options, "prefill", "Attention of many new tokens at once over cached ones", BenchPrefill);
-  AddPart(*bench, invocation, options, "rpc", "Steps whose attention runs in a daemon, less the attention itself; sealing", BenchRpc);
+  AddPart(*bench, invocation, options, "rpc", "Steps whose attention runs in a daemon, less the attention itself; sealing",
+          BenchRpc);
   AddPart(*bench, invocation, options, "local", "The same with attention in this process", BenchLocal);
   AddPart(*bench, invocation, options, "memory", "What a daemon occupies for what it holds; page faults and copies per step",
           BenchMemory);

@@ -1,5 +1,5 @@
-// The parts of `kvantctl bench`. Each verifies its results against the reference before it prints a figure; a wrong result is an
-// error, and no figure is printed.
+// The parts of `kvantctl bench`. Each verifies its results against the reference before it prints a figure; a wrong result is
+// an error, and no figure is printed.
 #pragma once
 
 #include <cstddef>
@@ -14,14 +14,14 @@ namespace kvant::tools {
 struct BenchOptions {
   enum class Length { kFull, kShort };  ///< kShort: a few seconds, that everything runs and is right; figures mean little
   Length length = Length::kFull;
-  std::string rows = "random";        ///< or a model's folder
-  std::string text;                   ///< what that model reads
-  std::string keys;                   ///< codec specs; empty: those of the project's table
+  std::string rows = "random";  ///< or a model's folder
+  std::string text;             ///< what that model reads
+  std::string keys;             ///< codec specs; empty: those of the project's table
   std::string values;
-  std::vector<std::size_t> tokens;    ///< empty: those of the project's table
+  std::vector<std::size_t> tokens;  ///< empty: those of the project's table
   std::vector<std::size_t> threads = {1, 2};
   std::size_t rounds = 15;
-  std::string socket;                 ///< a running daemon's; empty: one is started
+  std::string socket;  ///< a running daemon's; empty: one is started
 };
 
 /// A codec for each side.

@@ -78,7 +78,8 @@ class Conversation {
     for (std::size_t layer = 0; layer < size_.layers; ++layer) {
       Write(*rows, layer);
       std::memcpy(q_.f32(), rows_.Queries(0, layer % kLayers * kKvHeads), kKvHeads * kGroup * kHeadDim * sizeof(float));
-      if (auto done = sequence_.Attend(layer, {.q = AsConst(q_.view()), .out = out_.view(), .scale = kScale}); !done) return done;
+      if (auto done = sequence_.Attend(layer, {.q = AsConst(q_.view()), .out = out_.view(), .scale = kScale}); !done)
+        return done;
     }
     const auto id = static_cast<TokenId>(sequence_.length());
     return sequence_.Advance({&id, 1});
@@ -190,6 +191,7 @@ Result<void> Measure(const std::string& socket, const SampleRows& rows, const Pl
   figure["keys"] = plan.keys;
   figure["values"] = plan.values;
   figure["layers"] = size.layers;
+  figure["daemon_pid"] = client->daemon().pid;
   // The tail's ring is touched all around before anything is counted.
   for (std::size_t i = 0; i < size.steps; ++i) {
     if (auto done = conversation.Step(); !done) return done;
@@ -209,8 +211,9 @@ Result<void> Measure(const std::string& socket, const SampleRows& rows, const Pl
   const auto bound = ErrorBound(plan);
   if (!bound) return bound.error();
   if (!(error <= *bound)) {
-    return Error{ErrorCode::kInternal, plan.keys + " / " + plan.values + ": the daemon's attention differs from the plain one by " +
-                                           std::to_string(error) + ", more than " + std::to_string(*bound)};
+    return Error{ErrorCode::kInternal, plan.keys + " / " + plan.values +
+                                           ": the daemon's attention differs from the plain one by " + std::to_string(error) +
+                                           ", more than " + std::to_string(*bound)};
   }
   const auto stats = admin->Stats();
   if (!stats) return stats.error();

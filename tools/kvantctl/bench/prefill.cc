@@ -1,5 +1,5 @@
-// kvantctl bench prefill: attention of many new tokens at once over cached ones, as when a prompt is read behind a shared prefix.
-// Arithmetic is the limit: every block's codes serve many queries.
+// kvantctl bench prefill: attention of many new tokens at once over cached ones, as when a prompt is read behind a shared
+// prefix. Arithmetic is the limit: every block's codes serve many queries.
 #include <chrono>
 
 #include "quantizers/worker_team.h"
@@ -42,7 +42,8 @@ Result<void> Measure(const BenchOptions& options, const SampleRows& rows, Figure
   if (lengths.empty()) lengths = {full ? std::size_t{32768} : std::size_t{512}};
   for (const std::size_t tokens : lengths) {
     for (const PlanSpecs& plan : plans) {
-      auto workload = Workload::Make(registry, {.keys = plan.keys, .values = plan.values, .tokens = tokens}, rows, memory.bytes());
+      auto workload =
+          Workload::Make(registry, {.keys = plan.keys, .values = plan.values, .tokens = tokens}, rows, memory.bytes());
       if (!workload) return workload.error();
       for (const std::size_t query_tokens : {rows.query_tokens / 8, rows.query_tokens}) {
         for (const std::size_t threads : options.threads) {

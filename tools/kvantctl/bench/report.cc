@@ -98,8 +98,8 @@ void FigureReport::Print(const Globals& globals, const std::vector<FigureColumn>
   text += "\n" + table.ToString();
   tools::Print(text);
   if (low > 0) {
-    std::fprintf(stderr, "kvantctl: %zu of %zu figures were taken at less than %.0f %% of the best clock seen: repeat them\n", low,
-                 figures_.size(), 100 * kLowClock);
+    std::fprintf(stderr, "kvantctl: %zu of %zu figures were taken at less than %.0f %% of the best clock seen: repeat them\n",
+                 low, figures_.size(), 100 * kLowClock);
   }
 }
 
