@@ -44,18 +44,25 @@ struct Call {
     }
   }
 
+  void AttendRaw(std::size_t index, std::size_t thread) {
+    const TileRun& unit = scratch->units.raw_units[index];
+    const AttendItem& item = ItemOf(unit);
+    Partial partial = View(item, unit.count, scratch->partials.Floats() + unit.partial);
+    Tile(items, scratch->units, unit, scratch->threads[thread], nullptr, false).Attend(partial, false, nullptr);
+  }
+
   void AttendUnit(const TileRun& unit, std::size_t thread, bool warm, const TileRun* next) {
-    const AttendItem& item = items[scratch->units.members[unit.members]];
+    const AttendItem& item = ItemOf(unit);
     ThreadBuffers& buffers = scratch->threads[thread];
     Partial partial = View(item, unit.count, unit.whole ? buffers.partial.Floats() : scratch->partials.Floats() + unit.partial);
-    Tile(items, scratch->units, unit, buffers).Attend(partial, warm, next);
+    Tile(items, scratch->units, unit, buffers, scratch->partials.Floats(), true).Attend(partial, warm, next);
     if (unit.whole) Finish(item, unit, buffers, partial);
   }
 
   void MergeTile(std::size_t index, std::size_t thread) {
     const Units& units = scratch->units;
     const SplitTile& split = units.split[index];
-    const AttendItem& item = items[units.members[split.tile.members]];
+    const AttendItem& item = ItemOf(split.tile);
     const std::size_t dim = item.cache.plan->spec().head_dim;
     const auto part = [&](std::size_t i) {
       const Part& at = units.parts[i];
@@ -68,6 +75,9 @@ struct Call {
     Finish(item, split.tile, scratch->threads[thread], sum);
   }
 
+  [[nodiscard]] const AttendItem& ItemOf(const TileRun& unit) const {
+    return items[scratch->units.members[unit.members].item];
+  }
   static std::size_t AccFloats(const AttendItem& item) {
     return item.cache.plan->layer(item.cache.layer).values->accumulator_floats();
   }
@@ -93,14 +103,17 @@ void Attention::Run(std::span<const AttendItem> items) {
 
   Call call{items, scratch_.get()};
   if (units.work < kInlineWork || executor_.threads() == 1) {
+    for (std::size_t i = 0; i < units.raw_units.size(); ++i) call.AttendRaw(i, 0);
     call.Drain(0);
     for (std::size_t i = 0; i < units.split.size(); ++i) call.MergeTile(i, 0);
     return;
   }
+  const auto raw = [](void* context, std::size_t i, std::size_t thread) { static_cast<Call*>(context)->AttendRaw(i, thread); };
   const auto drain = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->Drain(thread); };
   const auto merge = [](void* context, std::size_t i, std::size_t thread) {
     static_cast<Call*>(context)->MergeTile(i, thread);
   };
+  executor_.ForEach(units.raw_units.size(), raw, &call);
   executor_.ForEach(executor_.threads(), drain, &call);
   executor_.ForEach(units.split.size(), merge, &call);
 }

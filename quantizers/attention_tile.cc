@@ -34,22 +34,49 @@ Sizes SizesOf(const AttendItem& item, std::size_t count) {
   return sizes;
 }
 
-Tile::Tile(std::span<const AttendItem> items, const Units& units, const TileRun& unit, ThreadBuffers& buffers)
+Tile::Tile(std::span<const AttendItem> items, const Units& units, const TileRun& unit, ThreadBuffers& buffers, float* partials,
+           bool raw_done)
     : items_(items),
       members_(&units.members[unit.members]),
       unit_(unit),
-      cache_(items[*members_].cache),
+      cache_(items[members_->item].cache),
       codecs_(cache_.plan->layer(cache_.layer)),
       spec_(cache_.plan->spec()),
       buffers_(buffers),
       rope_(codecs_.keys->pre_rope() ? &cache_.plan->rope() : nullptr),
       units_(units),
-      group_(GroupSize(items[*members_])),
-      acc_floats_(codecs_.values->accumulator_floats()) {}
+      group_(GroupSize(items[members_->item])),
+      acc_floats_(codecs_.values->accumulator_floats()) {
+  std::fill_n(skipped_, unit_.count, 0.0f);
+  std::fill_n(raw_max_, unit_.count, -kInfinity);
+  if (raw_done) LearnFromRaw(partials);
+}
+
+/// The raw rows' weight counts towards what is negligible beside it: recent tokens and sinks often outweigh all others. Each of
+/// an item's runs relies on its share only, so that all of them together stay within the bound.
+void Tile::LearnFromRaw(float* partials) {
+  for (std::size_t i = 0; i < unit_.count; ++i) {
+    const Member& member = members_[(unit_.first + i) / unit_.per_item];
+    if (!member.has_raw) continue;
+    const std::size_t query = (unit_.first + i) % unit_.per_item;
+    const std::size_t tiles = (unit_.per_item + kMaxQueries - 1) / kMaxQueries;
+    const Part& part = units_.raw_parts[member.raw_part + unit_.head * tiles + query / kMaxQueries];
+    const Partial raw(partials + part.partial, part.unit_count, acc_floats_, spec_.head_dim);
+    raw_max_[i] = raw.max[query % kMaxQueries];
+    raw_sum_[i] = raw.raw_sum[query % kMaxQueries] / static_cast<float>(member.runs);
+  }
+}
+
+/// Whether query i may leave out another `weight` (in units of its running maximum), by LayerCodecs::negligible_weight.
+bool Tile::Negligible(std::size_t i, float weight, const Partial& partial) const {
+  float all = partial.code_sum[i] + partial.raw_sum[i];
+  // Beyond e^80 everything here is negligible, and infinity would hide a NaN.
+  if (raw_max_[i] != -kInfinity) all += raw_sum_[i] * std::exp(std::min(80.0f, raw_max_[i] - partial.max[i]));
+  return skipped_[i] + weight <= codecs_.negligible_weight * all;
+}
 
 void Tile::Attend(Partial& partial, bool warm, const TileRun* next) {
   partial.Clear(unit_.count, acc_floats_, spec_.head_dim);
-  std::fill_n(skipped_, unit_.count, 0.0f);
   const bool blocks = unit_.block_begin < unit_.block_end;
   if (blocks && !warm) {
     const std::size_t bytes = codecs_.keys->block_bytes();
@@ -173,7 +200,7 @@ void Tile::PlanPrefetch(const Chunk& chunk, const Chunk& next, const TileRun* ne
   }
   for (std::size_t b = next.first; b < next.last; ++b) prefetch_.Add(Keys(b), keys_bytes);
   if (next.first < next.last || next_unit == nullptr) return;
-  const CachedLayer& cache = items_[units_.members[next_unit->members]].cache;
+  const CachedLayer& cache = items_[units_.members[next_unit->members].item].cache;
   const LayerCodecs& codecs = cache.plan->layer(cache.layer);
   const std::size_t end = std::min(next_unit->block_end, next_unit->block_begin + ChunkBlocks(cache.plan->spec()));
   for (std::size_t b = next_unit->block_begin; b < end; ++b) {
@@ -221,7 +248,7 @@ bool Tile::Weigh(const Chunk& chunk, Partial& partial) {
     kernels::ExpShifted(logits, count, tokens, partial.max[i], weights, ahead.data, ahead.bytes);
     for (std::size_t b = 0; b < count; ++b) {
       partial.code_sum[i] += weights[b];
-      if (skipped_[i] + weights[b] <= codecs_.negligible_weight * partial.code_sum[i]) {
+      if (Negligible(i, weights[b], partial)) {
         skipped_[i] += weights[b];
         std::fill_n(logits + b * tokens, tokens, 0.0f);
       } else {

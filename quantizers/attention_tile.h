@@ -110,17 +110,21 @@ struct ThreadBuffers {
 /// `warm` says that the first block was prefetched, `next` (or null) is the unit this thread takes next.
 class Tile {
  public:
-  Tile(std::span<const AttendItem> items, const Units& units, const TileRun& unit, ThreadBuffers& buffers);
+  /// `partials` holds the parts; those of raw rows alone are read if they are done, which `raw_done` says.
+  Tile(std::span<const AttendItem> items, const Units& units, const TileRun& unit, ThreadBuffers& buffers, float* partials,
+       bool raw_done);
 
   void Attend(Partial& partial, bool warm, const TileRun* next);
 
  private:
   [[nodiscard]] const AttendItem& ItemOf(std::size_t i) const {
-    return items_[members_[(unit_.first + i) / unit_.per_item]];
+    return items_[members_[(unit_.first + i) / unit_.per_item].item];
   }
   [[nodiscard]] std::size_t Token(std::size_t i) const { return (unit_.first + i) % unit_.per_item / group_; }
 
   void LoadQueries(Partial& partial);
+  void LearnFromRaw(float* partials);
+  [[nodiscard]] bool Negligible(std::size_t i, float weight, const Partial& partial) const;
   [[nodiscard]] Range TileVisible() const;
   void Mask(const Range& chunk, const Range& visible, bool mask_raw, float* logits) const;
   [[nodiscard]] bool RawCovers(Range range) const;
@@ -143,7 +147,7 @@ class Tile {
   [[nodiscard]] const std::byte* Keys(std::size_t block) const;
 
   std::span<const AttendItem> items_;
-  const std::uint32_t* members_;  ///< of the tile
+  const Member* members_;  ///< of the tile
   const TileRun& unit_;
   const CachedLayer& cache_;  ///< of the first item: what a tile of several items reads is the same in all
   const LayerCodecs& codecs_;
@@ -156,6 +160,8 @@ class Tile {
   PrefetchStream prefetch_;
   bool sparse_ = false;  ///< the values of most blocks of the last chunk were not needed
   float skipped_[kMaxQueries];  ///< weight that was left out, in units of the running maximum
+  float raw_max_[kMaxQueries];  ///< of the item's raw rows, where other units did them
+  float raw_sum_[kMaxQueries];  ///< their weight, divided by the number of units that may rely on it
   bool needed_[kMaxChunkBlocks];
 };
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <numeric>
 
 namespace kvant::quantizers {
 namespace {
@@ -99,23 +98,25 @@ Range Visible(const Query& query, std::size_t t) {
 std::size_t GroupSize(const AttendItem& item) { return item.query.q.heads / item.cache.plan->spec().kv_heads; }
 
 void Units::Cut(std::span<const AttendItem> items) {
+  raw_units.clear();
   units.clear();
   split.clear();
   parts.clear();
+  raw_parts.clear();
   partial_floats = work = largest_tile = 0;
   members.resize(items.size());
-  std::iota(members.begin(), members.end(), 0u);
-  std::sort(members.begin(), members.end(), [&](std::uint32_t a, std::uint32_t b) {
-    const void* x = FirstBlock(items[a]);
-    const void* y = FirstBlock(items[b]);
-    return x != y ? std::less<>()(x, y) : a < b;
+  for (std::uint32_t i = 0; i < members.size(); ++i) members[i] = {.item = i};
+  std::sort(members.begin(), members.end(), [&](const Member& a, const Member& b) {
+    const void* x = FirstBlock(items[a.item]);
+    const void* y = FirstBlock(items[b.item]);
+    return x != y ? std::less<>()(x, y) : a.item < b.item;
   });
   for (std::size_t begin = 0; begin < members.size();) {
-    const AttendItem& first = items[members[begin]];
+    const AttendItem& first = items[members[begin].item];
     std::size_t end = begin + 1, shared = 0;
     if (QueriesPerHead(first) != 0 && QueriesPerHead(first) <= kMaxQueries) {
-      for (; end < members.size() && SameTile(first, items[members[end]]); ++end) {
-        const std::size_t both = SharedBlocks(first, items[members[end]]);
+      for (; end < members.size() && SameTile(first, items[members[end].item]); ++end) {
+        const std::size_t both = SharedBlocks(first, items[members[end].item]);
         if (both == 0) break;
         shared = shared == 0 ? both : std::min(shared, both);
       }
@@ -127,7 +128,7 @@ void Units::Cut(std::span<const AttendItem> items) {
 
 /// Items members[begin, end), which share their first `shared` blocks.
 void Units::AddShared(std::span<const AttendItem> items, std::size_t begin, std::size_t end, std::size_t shared) {
-  const AttendItem& item = items[members[begin]];
+  const AttendItem& item = items[members[begin].item];
   const std::size_t per_item = QueriesPerHead(item);
   const std::size_t runs = shared == 0 ? 0 : shared / RunBlocks(item);
   const std::size_t items_per_tile = per_item == 0 ? 1 : std::max<std::size_t>(1, kMaxQueries / per_item);
@@ -143,11 +144,11 @@ void Units::AddShared(std::span<const AttendItem> items, std::size_t begin, std:
         unit.count = (to - from) * per_item;
         unit.block_begin = run * (shared / runs);
         unit.block_end = unit.block_begin + shared / runs;
-        parts.push_back({AddUnit(item, unit).partial, unit.count, 0});
+        parts.push_back(AddPart(item, unit, units));
       }
     }
     for (std::size_t m = from; m < to; ++m) {
-      AddItem(items[members[m]], static_cast<std::uint32_t>(m), shared, first_part, (m - from) * per_item);
+      AddItem(items[members[m].item], static_cast<std::uint32_t>(m), shared, first_part, (m - from) * per_item);
     }
   }
 }
@@ -158,6 +159,8 @@ void Units::AddItem(const AttendItem& item, std::uint32_t member, std::size_t sh
                     std::size_t shared_first) {
   const std::size_t group = GroupSize(item), per_item = QueriesPerHead(item);
   const std::size_t run_blocks = RunBlocks(item), shared_runs = shared / run_blocks;
+  members[member].runs = static_cast<std::uint32_t>((item.cache.blocks.size() + run_blocks - 1) / run_blocks);
+  members[member].raw_part = raw_parts.size();
   for (std::size_t head = 0; head < item.cache.plan->spec().kv_heads; ++head) {
     for (std::size_t first = 0; first < per_item; first += kMaxQueries) {
       TileRun tile;
@@ -172,14 +175,17 @@ void Units::AddItem(const AttendItem& item, std::uint32_t member, std::size_t sh
         tile.block_begin = blocks.begin;
         tile.block_end = blocks.end;
         tile.raw = tile.whole = true;
-        AddUnit(item, tile);
+        Count(item, tile);
+        units.push_back(tile);
         continue;
       }
       SplitTile made{tile, parts.size(), 0};
-      if (!item.cache.raw.empty() || blocks.begin == blocks.end) {
+      if (!item.cache.raw.empty()) {
         TileRun unit = tile;
         unit.raw = true;
-        parts.push_back({AddUnit(item, unit).partial, tile.count, 0});
+        members[member].has_raw = true;
+        raw_parts.push_back(AddPart(item, unit, raw_units));
+        parts.push_back(raw_parts.back());
       }
       for (std::size_t run = 0; run < shared_runs; ++run) {
         Part part = parts[shared_parts + head * shared_runs + run];
@@ -190,7 +196,7 @@ void Units::AddItem(const AttendItem& item, std::uint32_t member, std::size_t sh
         TileRun unit = tile;
         unit.block_begin = at;
         unit.block_end = at = std::min(blocks.end, (at / run_blocks + 1) * run_blocks);
-        parts.push_back({AddUnit(item, unit).partial, tile.count, 0});
+        parts.push_back(AddPart(item, unit, units));
       }
       made.parts_end = parts.size();
       split.push_back(made);
@@ -198,17 +204,19 @@ void Units::AddItem(const AttendItem& item, std::uint32_t member, std::size_t sh
   }
 }
 
-TileRun& Units::AddUnit(const AttendItem& item, TileRun unit) {
+void Units::Count(const AttendItem& item, const TileRun& unit) {
   largest_tile = std::max(largest_tile, unit.count);
   work += unit.count * (unit.block_end - unit.block_begin) * item.cache.plan->spec().block_tokens;
-  if (unit.raw) {
-    for (const RawRows& raw : item.cache.raw) work += unit.count * raw.count;
-  }
-  if (!unit.whole) {
-    unit.partial = partial_floats;
-    partial_floats += PartialFloats(item, unit.count);
-  }
-  return units.emplace_back(unit);
+  if (!unit.raw) return;
+  for (const RawRows& raw : item.cache.raw) work += unit.count * raw.count;
+}
+
+Part Units::AddPart(const AttendItem& item, TileRun unit, std::vector<TileRun>& to) {
+  Count(item, unit);
+  unit.partial = partial_floats;
+  partial_floats += PartialFloats(item, unit.count);
+  to.push_back(unit);
+  return {unit.partial, unit.count, 0};
 }
 
 }  // namespace kvant::quantizers

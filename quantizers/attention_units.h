@@ -15,7 +15,7 @@
 
 namespace kvant::quantizers {
 
-/// One unit. Query i of the tile is query (first + i) % per_item of item members[(first + i) / per_item]; an item's queries
+/// One unit. Query i of the tile is query (first + i) % per_item of item members[.. + (first + i) / per_item]; an item's queries
 /// are numbered token * group + head of the group.
 struct TileRun {
   std::uint32_t members = 0;  ///< where the tile's items begin in Units::members
@@ -25,7 +25,7 @@ struct TileRun {
   std::size_t count = 0;
   std::size_t block_begin = 0;
   std::size_t block_end = 0;
-  bool raw = false;          ///< also takes the raw rows; then all queries are of one item
+  bool raw = false;          ///< takes the raw rows, too; then all queries are of one item
   bool whole = false;        ///< nothing else belongs to these queries: finish at once
   std::size_t partial = 0;   ///< unless whole: where the result lies, in floats
 };
@@ -44,12 +44,22 @@ struct SplitTile {
   std::size_t parts_end = 0;
 };
 
+/// What the units of one item know of each other.
+struct Member {
+  std::uint32_t item = 0;   ///< its index
+  std::uint32_t runs = 0;   ///< units that take its blocks, of any one query
+  std::size_t raw_part = 0;  ///< parts of its raw rows begin here, [KV head][tile]; if `has_raw`
+  bool has_raw = false;      ///< some units take raw rows alone
+};
+
 struct Units {
-  std::vector<TileRun> units;  ///< long ones first within each item
+  std::vector<TileRun> raw_units;  ///< raw rows alone: done before the others, which learn from them what is negligible
+  std::vector<TileRun> units;
   std::vector<SplitTile> split;
   std::vector<Part> parts;
-  std::vector<std::uint32_t> members;  ///< indices of items
-  std::size_t partial_floats = 0;
+  std::vector<Part> raw_parts;
+  std::vector<Member> members;
+  std::size_t partial_floats = 0;  ///< of all parts together
   std::size_t work = 0;          ///< (query, token) pairs
   std::size_t largest_tile = 0;  ///< queries
 
@@ -60,7 +70,8 @@ struct Units {
   void AddShared(std::span<const AttendItem> items, std::size_t begin, std::size_t end, std::size_t shared);
   void AddItem(const AttendItem& item, std::uint32_t member, std::size_t shared, std::size_t shared_parts,
                std::size_t shared_first);
-  TileRun& AddUnit(const AttendItem& item, TileRun unit);
+  void Count(const AttendItem& item, const TileRun& unit);
+  Part AddPart(const AttendItem& item, TileRun unit, std::vector<TileRun>& to);
 };
 
 /// Query heads per KV head.

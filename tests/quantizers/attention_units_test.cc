@@ -1,0 +1,208 @@
+// How calls are cut: prefixes that a batch shares are read once, and no cut shows in a result.
+#include "quantizers/attention_units.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "quantizers/worker_team.h"
+#include "tests/quantizers/attention_case.h"
+#include "tests/quantizers/conformance.h"
+
+namespace kvant::quantizers {
+namespace {
+
+using test::AttentionCase;
+using test::CaseShape;
+
+std::size_t BlocksRead(const Units& units) {
+  std::size_t blocks = 0;
+  for (const TileRun& unit : units.units) blocks += unit.block_end - unit.block_begin;
+  return blocks;
+}
+
+/// Sequences that begin with the same `shared` blocks and go on differently.
+class SharedPrefix {
+ public:
+  SharedPrefix(CaseShape shape, std::size_t sequences, std::size_t shared) {
+    for (std::size_t i = 0; i < sequences; ++i) {
+      cases_.push_back(std::make_unique<AttentionCase>(registry_, shape, 100 + i));
+      AttendItem item = cases_[i]->item();
+      const AttendItem& first = cases_[0]->item();
+      item.cache.plan = first.cache.plan;
+      auto& blocks = blocks_.emplace_back(item.cache.blocks.begin(), item.cache.blocks.end());
+      std::copy_n(first.cache.blocks.begin(), shared, blocks.begin());
+      items_.push_back(item);
+    }
+    for (std::size_t i = 0; i < sequences; ++i) items_[i].cache.blocks = blocks_[i];
+  }
+
+  [[nodiscard]] std::vector<AttendItem>& items() { return items_; }
+  [[nodiscard]] std::vector<std::vector<std::byte>> Run(Attention& attention, bool together) {
+    for (auto& problem : cases_) problem->ClearOutput();
+    if (together) {
+      attention.Run(items_);
+    } else {
+      for (const AttendItem& item : items_) attention.Run({&item, 1});
+    }
+    std::vector<std::vector<std::byte>> out;
+    for (auto& problem : cases_) out.push_back(problem->OutputBytes());
+    return out;
+  }
+
+ private:
+  Registry registry_ = Registry::Builtin();
+  std::vector<std::unique_ptr<AttentionCase>> cases_;
+  std::vector<std::vector<const std::byte*>> blocks_;
+  std::vector<AttendItem> items_;
+};
+
+class SharedPrefixTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(SharedPrefixTest, BatchGivesTheBitsOfOneByOne) {
+  WorkerTeam team(1);
+  Attention attention(team);
+  for (const std::size_t queries : {1, 3}) {
+    // Runs of two KV heads are 8 blocks: two of them are shared, the rest is not.
+    CaseShape shape{.keys = GetParam(), .values = GetParam(), .head_dim = 32, .group = 3, .sealed_blocks = 20, .tail = 30};
+    shape.queries = queries;
+    shape.spread = 3.0f;
+    SharedPrefix batch(shape, 9, 18);
+    const auto alone = batch.Run(attention, false);
+    EXPECT_EQ(batch.Run(attention, true), alone);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Codecs, SharedPrefixTest, testing::Values("f32", "f16", "int8", "turboquant_mse:bits=2", "turboquant_mse:bits=8"),
+                         [](const auto& codec) {
+                           std::string name = codec.param;
+                           std::replace_if(name.begin(), name.end(), [](char c) { return c == ':' || c == '='; }, '_');
+                           return name;
+                         });
+
+TEST(UnitsTest, SharedBlocksAreReadOnceForAll) {
+  CaseShape shape{.head_dim = 16, .kv_heads = 4, .group = 4, .sealed_blocks = 40};
+  SharedPrefix batch(shape, 8, 36);  // runs of four KV heads are 32 blocks
+  Units units;
+  units.Cut({batch.items().data(), 1});
+  const std::size_t one = BlocksRead(units);
+  EXPECT_EQ(one, 4u * 40u);
+  units.Cut(batch.items());
+  EXPECT_EQ(BlocksRead(units), 4u * (32u + 8u * 8u));
+}
+
+TEST(UnitsTest, WhatDiffersIsNotShared) {
+  CaseShape shape{.head_dim = 16, .kv_heads = 4, .group = 4, .sealed_blocks = 40};
+  const auto read = [&](auto change) {
+    SharedPrefix batch(shape, 2, 36);
+    change(batch.items()[1]);
+    Units units;
+    units.Cut(batch.items());
+    return BlocksRead(units);
+  };
+  const std::size_t apart = 2 * 4 * 40;
+  EXPECT_LT(read([](AttendItem&) {}), apart);
+  EXPECT_EQ(read([](AttendItem& i) { i.query.softcap = 3.0f; }), apart);
+  EXPECT_LT(read([](AttendItem& i) { i.query.window = 300; }), apart);  // reads less, but by itself
+  std::vector<RawRows> raw;
+  EXPECT_EQ(read([&](AttendItem& i) {  // other sinks
+              raw.assign(i.cache.raw.begin(), i.cache.raw.end());
+              raw[0].count -= 1;
+              i.cache.raw = raw;
+            }),
+            apart);
+}
+
+TEST(UnitsTest, OneKvHeadStillHasUnitsForEveryThread) {
+  AttentionCase problem(Registry::Builtin(), {.head_dim = 16, .kv_heads = 1, .group = 4, .sealed_blocks = 32}, 1);
+  Units units;
+  units.Cut({&problem.item(), 1});
+  EXPECT_GE(units.units.size(), 4u);
+}
+
+TEST(UnitsTest, EveryVisibleBlockIsInExactlyOneUnitOfEachQuery) {
+  for (const std::uint32_t window : {0u, 1000u}) {
+    for (const std::size_t queries : {1u, 40u}) {
+      CaseShape shape{.head_dim = 16, .kv_heads = 2, .group = 4, .sealed_blocks = 21, .tail = 60};
+      shape.queries = queries;
+      shape.window = window;
+      AttentionCase problem(Registry::Builtin(), shape, 2);
+      Units units;
+      units.Cut({&problem.item(), 1});
+      std::vector<int> seen(2 * queries * 4 * 21);
+      for (const TileRun& unit : units.units) {
+        for (std::size_t i = unit.first; i < unit.first + unit.count; ++i) {
+          for (std::size_t b = unit.block_begin; b < unit.block_end; ++b) ++seen[(unit.head * queries * 4 + i) * 21 + b];
+        }
+      }
+      for (std::size_t head = 0; head < 2; ++head) {
+        for (std::size_t i = 0; i < queries * 4; ++i) {
+          for (std::size_t b = 0; b < 21; ++b) {
+            const bool visible = Visible(problem.item().query, i / 4).begin < (b + 1) * 128;
+            const int times = seen[(head * queries * 4 + i) * 21 + b];
+            EXPECT_LE(times, 1);
+            EXPECT_GE(times, visible ? 1 : 0) << "query " << i << " block " << b;
+          }
+        }
+      }
+    }
+  }
+}
+
+/// Overwrites the values of every block whose weight, for each head's only query, is far below what may be left out beside the
+/// raw rows' weight; returns how many.
+std::size_t SpoilNegligibleValues(const AttentionCase& problem, AttendItem& item, const AttentionCase::Answer& answer) {
+  const LayerCodecs& codecs = problem.plan().layer(0);
+  const std::size_t heads = problem.plan().spec().kv_heads, blocks = item.cache.blocks.size();
+  std::size_t spoilt = 0;
+  for (std::size_t head = 0; head < heads; ++head) {
+    const double* weights = answer.weights.data() + head * problem.total();
+    double raw = 0.0;
+    for (std::size_t t = blocks * 128; t < problem.total(); ++t) raw += weights[t];
+    const std::size_t runs = (blocks + 7) / 8;
+    double allowed = static_cast<double>(codecs.negligible_weight) * raw / static_cast<double>(runs);
+    allowed /= static_cast<double>(blocks);  // even if all blocks of the run were left out
+    for (std::size_t block = 0; block < blocks; ++block) {
+      double weight = 0.0;
+      for (std::size_t t = block * 128; t < (block + 1) * 128; ++t) weight += weights[t];
+      if (weight > allowed) continue;
+      std::memset(const_cast<std::byte*>(item.cache.blocks[block]) + codecs.offset + head * codecs.head_stride +
+                      codecs.values_offset,
+                  0x5A, codecs.values->block_bytes());
+      ++spoilt;
+    }
+  }
+  return spoilt;
+}
+
+TEST(NegligibleValuesTest, AreNotReadAndCostAtMostTheirBound) {
+  CaseShape shape{.keys = "f32", .values = "turboquant_mse:bits=4", .head_dim = 64, .kv_heads = 2, .group = 1};
+  shape.sealed_blocks = 16;
+  shape.sinks = 0;
+  shape.tail = 128;
+  shape.spread = 25.0f;  // sharp: most blocks have next to no weight
+  std::size_t spoilt = 0;
+  WorkerTeam alone(0);
+  Attention attention(alone);
+  for (std::uint64_t seed = 1; seed <= 12; ++seed) {
+    AttentionCase problem(Registry::Builtin(), shape, seed);
+    attention.Run({&problem.item(), 1});
+    const auto before = problem.Outputs();
+    const auto answer = problem.Reference(true);
+    // What is left out is at most negligible_weight of values whose numbers are below 6 (they are normal); the rest is rounding.
+    const double bound = 6.0 * static_cast<double>(problem.plan().layer(0).negligible_weight) + 0.01;
+    for (std::size_t i = 0; i < before.size(); ++i) EXPECT_NEAR(before[i], answer.out[i], bound);
+    spoilt += SpoilNegligibleValues(problem, problem.item(), answer);
+    attention.Run({&problem.item(), 1});
+    EXPECT_EQ(problem.Outputs(), before) << "seed " << seed;  // values that were read would show
+  }
+  EXPECT_GT(spoilt, 20u);
+}
+
+}  // namespace
+}  // namespace kvant::quantizers
