@@ -238,6 +238,7 @@ Result<void> SequenceState::AdvanceLocal() {
                                                marks_.empty() ? std::nullopt : std::optional(marks_.front()));
   if (counts.due > told_due_) {
     if (auto sent = SendAdvance("advance"); !sent) return sent;
+    connection().transport().Push();  // the daemon encodes while this thread goes on
     told_due_ = counts.due;
   }
   if (counts.switched <= switched_) return {};

@@ -131,9 +131,12 @@ class Transport {
   void Forget(kj::Own<Inflight<Results>> call, Then then) {
     Inflight<Results>& held = *call;
     forgotten_->add(held.WhenDone().then([&held, then = kj::mv(then)]() mutable { then(held); }).attach(kj::mv(call)));
-    // Messages leave when the loop has nothing else to do. Nobody waits here, and the engine may not call again soon.
-    loop_->events().wait_scope().poll();
+    Push();
   }
+
+  /// Lets what has been sent leave now. Messages leave when the loop turns, so without this they would stay here until the engine
+  /// next waits for something.
+  void Push() { loop_->events().wait_scope().poll(); }
 
   /// Ends the connection without touching kj: for the last handle of a thread that is gone. Thread-safe.
   void Abandon() noexcept;

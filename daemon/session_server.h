@@ -82,9 +82,4 @@ class SessionServer final : public wire::Session::Server {
   std::vector<std::uint64_t> ids_;  // kept for its capacity
 };
 
-/// What attend and step do once they may: the outcomes of all items, valid until the next such call. Allocate nothing in a steady
-/// state.
-std::span<const Result<void>> AttendItems(Session& session, capnp::List<wire::AttendItem>::Reader items);
-std::span<const Result<void>> StepItems(Session& session, capnp::List<wire::StepItem>::Reader items);
-
 }  // namespace kvant::daemon

@@ -7,6 +7,7 @@
 #include "daemon/rpc_guard.h"
 #include "daemon/session_messages.h"
 #include "daemon/session_server.h"
+#include "daemon/step_items.h"
 #include "protocol/wire.h"
 
 namespace kvant::daemon {
@@ -14,12 +15,6 @@ namespace {
 
 void CheckBatch(std::size_t items) {
   KJ_REQUIRE(items <= wire::MAX_BATCH, "too many items in one call", items, +wire::MAX_BATCH);
-}
-
-Result<void> RunAppend(Session& session, wire::AppendItem::Reader from) {
-  auto call = ReadAppend(session, from);
-  if (!call) return call.error();
-  return session.Append(*call);
 }
 
 /// Answers of one advance's items as they come in; shared by the callbacks and the continuation.
@@ -99,48 +94,6 @@ void WriteOutcomes(std::span<const Result<void>> outcomes, Context context) {
 
 }  // namespace
 
-void AddAttend(Session& session, wire::AttendItem::Reader item, Result<void>& outcome, AttendBatch& batch) {
-  auto view = session.View(item.getSequence());
-  if (!view) {
-    outcome = view.error();
-    return;
-  }
-  auto call = ReadAttend(session, item);
-  if (!call) {
-    outcome = call.error();
-    return;
-  }
-  call->sequence = view->sequence;
-  call->outcome = &outcome;
-  batch.calls.push_back(*call);
-  session.CountAttend();
-}
-
-std::span<const Result<void>> AttendItems(Session& session, capnp::List<wire::AttendItem>::Reader items) {
-  AttendService& service = session.services().attend;
-  AttendBatch& batch = service.Begin(items.size());
-  for (unsigned i = 0; i < items.size(); ++i) AddAttend(session, items[i], batch.outcomes[i], batch);
-  service.Run(batch.calls);
-  return batch.outcomes;
-}
-
-std::span<const Result<void>> StepItems(Session& session, capnp::List<wire::StepItem>::Reader items) {
-  AttendService& service = session.services().attend;
-  AttendBatch& batch = service.Begin(items.size());
-  for (unsigned i = 0; i < items.size(); ++i) {
-    const wire::StepItem::Reader item = items[i];
-    Result<void>& outcome = batch.outcomes[i];
-    if (item.hasAppend() && item.getAppend().getSequence() != item.getAttend().getSequence()) {
-      outcome = Error{ErrorCode::kInvalidArgument, "step: append names another sequence than attend"};
-    } else if (item.hasAppend()) {
-      outcome = RunAppend(session, item.getAppend());
-    }
-    if (outcome) AddAttend(session, item.getAttend(), outcome, batch);
-  }
-  service.Run(batch.calls);
-  return batch.outcomes;
-}
-
 template <typename Items, typename IdOf>
 std::span<const std::uint64_t> SessionServer::IdsOf(Items items, IdOf id_of) {
   CheckBatch(items.size());
@@ -155,7 +108,7 @@ kj::Promise<void> SessionServer::append(AppendContext context) {
     return InOrder(ids, CallNeeds::kSettled, [session = session_, context]() mutable {
       const auto items = context.getParams().getItems();
       std::vector<Result<void>> outcomes(items.size());
-      for (unsigned i = 0; i < items.size(); ++i) outcomes[i] = RunAppend(*session, items[i]);
+      for (unsigned i = 0; i < items.size(); ++i) outcomes[i] = AppendItem(*session, items[i]);
       WriteOutcomes(outcomes, context);
     });
   });

@@ -1,10 +1,27 @@
 #include "daemon/worker_threads.h"
 
+#include <algorithm>
 #include <utility>
 
-namespace kvant::daemon {
+#include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
-WorkerThreads::WorkerThreads(std::size_t threads, PostToLoop post) : post_(std::move(post)) {
+namespace kvant::daemon {
+namespace {
+
+constexpr int kNicest = 19;
+
+/// Of the calling thread, which is what Linux understands by a process here.
+void SetNice(int nice) {
+  // Fails only where policy forbids even to be nicer; then the threads compete as equals.
+  static_cast<void>(::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), nice));
+}
+
+}  // namespace
+
+WorkerThreads::WorkerThreads(std::size_t threads, int nicer, PostToLoop post)
+    : nice_(std::min(kNicest, ::getpriority(PRIO_PROCESS, static_cast<id_t>(::gettid())) + nicer)), post_(std::move(post)) {
   threads_.reserve(threads);
   for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
 }
@@ -29,6 +46,8 @@ void WorkerThreads::Submit(std::function<void()> job, std::function<void()> done
 }
 
 void WorkerThreads::Work() {
+  ::pthread_setname_np(::pthread_self(), "kvant-worker");
+  SetNice(nice_);
   for (;;) {
     Job job;
     {

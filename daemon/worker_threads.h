@@ -19,7 +19,8 @@ class WorkerThreads final : public JobRunner {
   /// Must run the given function on the loop thread, in order; called on worker threads.
   using PostToLoop = std::function<void(std::function<void()>)>;
 
-  WorkerThreads(std::size_t threads, PostToLoop post);
+  /// The threads run at a nice value that is greater by `nicer` than the caller's.
+  WorkerThreads(std::size_t threads, int nicer, PostToLoop post);
   /// Drops jobs that have not begun, waits for those that have. The loop must still accept posts, though it need not run them.
   ~WorkerThreads() override;
   WorkerThreads(const WorkerThreads&) = delete;
@@ -34,6 +35,7 @@ class WorkerThreads final : public JobRunner {
   };
   void Work();
 
+  const int nice_;
   const PostToLoop post_;
   std::mutex mutex_;
   std::condition_variable wake_;

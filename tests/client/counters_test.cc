@@ -1,6 +1,8 @@
 // The claims of the zero-copy path, as figures: nothing copied, no page touched for the first time, no call that need not be.
 #include <sys/resource.h>
 
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -52,6 +54,27 @@ TEST(CountersTest, LocalPlacementCallsOncePerBlock) {
   const std::uint64_t before = client.counters().rpc_calls;
   talk.Feed(RandomTokens(64 * 5, 4), 1);
   EXPECT_EQ(client.counters().rpc_calls - before, 5u);
+}
+
+TEST(CountersTest, LocalPlacementHasBlocksEncodedWhileTheEngineGoesOn) {
+  constexpr std::uint32_t kBlockTokens = 64;
+  constexpr std::uint32_t kRecentTokens = 16;
+  DaemonEnv env;
+  const FakeModel model{ModelShape{}};
+  Client client = env.Connect();
+  Store store = client.OpenStore(SpecOf(model.shape(), "int8", "int8", kBlockTokens)).value();
+  Conversation talk(client,
+                    store.Open({}, {.placement = Placement::kLocal, .recent_tokens = kRecentTokens, .max_step_tokens = 64}).value(),
+                    model, {}, 64);
+  talk.Feed(RandomTokens(kBlockTokens + kRecentTokens, 3), 20);  // the first block is due, and nobody waits for it yet
+  // Asked from another thread: this one's event loop does not turn, as while an engine computes.
+  std::uint64_t sealed = 0;
+  std::thread([&] {
+    const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while ((sealed = env.Stats().sealed_blocks) == 0 && std::chrono::steady_clock::now() < patience) {
+    }
+  }).join();
+  EXPECT_EQ(sealed, 1u);
 }
 
 TEST(CountersTest, NoPageFaultsPerStepInSteadyState) {

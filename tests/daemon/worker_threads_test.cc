@@ -1,5 +1,6 @@
 #include "daemon/worker_threads.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -7,6 +8,8 @@
 #include <thread>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "tests/daemon/core_support.h"
 
@@ -48,7 +51,7 @@ TEST(WorkerThreadsTest, EveryJobRunsOnceAndEndsOnTheLoop) {
   std::atomic<int> jobs = 0;
   int ends = 0;
   const std::thread::id here = std::this_thread::get_id();
-  WorkerThreads workers(3, [&](std::function<void()> f) { loop.Post(std::move(f)); });
+  WorkerThreads workers(3, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); });
   for (int i = 0; i < 200; ++i) {
     workers.Submit(
         [&] {
@@ -64,11 +67,24 @@ TEST(WorkerThreadsTest, EveryJobRunsOnceAndEndsOnTheLoop) {
   EXPECT_EQ(jobs, 200);
 }
 
+TEST(WorkerThreadsTest, WorkersAreNicerThanTheLoop) {
+  Loop loop;
+  const auto nice = [] { return ::getpriority(PRIO_PROCESS, static_cast<id_t>(::gettid())); };
+  const int own = nice();
+  bool ended = false;
+  int of_worker = own;
+  WorkerThreads workers(1, 5, [&](std::function<void()> f) { loop.Post(std::move(f)); });
+  workers.Submit([&] { of_worker = nice(); }, [&] { ended = true; });
+  loop.RunUntil([&] { return ended; });
+  EXPECT_EQ(of_worker, std::min(19, own + 5));
+  EXPECT_EQ(nice(), own);
+}
+
 TEST(WorkerThreadsTest, DestructionDropsWhatHasNotBegun) {
   std::atomic<int> jobs = 0;
   std::atomic<bool> begun = false;
   std::atomic<bool> open = false;
-  std::optional<WorkerThreads> workers(std::in_place, 1u, [](const std::function<void()>&) {});
+  std::optional<WorkerThreads> workers(std::in_place, 1u, 0, [](const std::function<void()>&) {});
   for (int i = 0; i < 10; ++i) {
     workers->Submit(
         [&] {
@@ -93,8 +109,8 @@ TEST(WorkerThreadsTest, SequencesSealOnRealThreads) {
   const SequenceConfig kConfig{.recent_tokens = 20, .max_step_tokens = 24, .client = "test", .label = ""};
   Loop loop;
   Budget budget = Budget::Make(std::size_t{64} << 20).value();
-  WorkerThreads encode(2, [&](std::function<void()> f) { loop.Post(std::move(f)); });
-  WorkerThreads populate(1, [&](std::function<void()> f) { loop.Post(std::move(f)); });
+  WorkerThreads encode(2, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); });
+  WorkerThreads populate(1, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); });
   const quantizers::Registry codecs = quantizers::Registry::Builtin();
   Core core{budget, encode, populate, codecs, 1};
   StoreTable stores(core);

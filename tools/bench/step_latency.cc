@@ -73,10 +73,12 @@ struct Standing {
     if (auto fed = Feed(*sequence, shape, tokens); !fed) return fed.error();
     return Standing{*std::move(sequence)};
   }
-  /// The new row is the engine's own work; what it costs is not the library's.
-  Result<NewRows> Write() {
+  /// What the engine does between steps, in any design: reads the last output, writes the next query and the new row. So these
+  /// lie in this core's cache when a step begins, and not in the daemon's.
+  Result<NewRows> Write(StepTensors& tensors) {
     auto rows = sequence.Reserve(1);
     if (rows) WriteRows(*rows, 0, sequence.length());
+    tensors.Turn();
     return rows;
   }
   Result<void> Step(const AttendArgs& args) {
@@ -103,7 +105,7 @@ Error DifferentBits(const std::string& who) {
   return {ErrorCode::kInternal, who + " do not give the same bits; what is wrong gets no time"};
 }
 
-Result<StepTimes> MeasureStanding(Client& client, Standing& standing, PreparedAttention& prepared, const StepTensors& tensors,
+Result<StepTimes> MeasureStanding(Client& client, Standing& standing, PreparedAttention& prepared, StepTensors& tensors,
                                   std::size_t steps) {
   const AttendArgs args = tensors.args();
   std::vector<double> step(steps);
@@ -117,7 +119,7 @@ Result<StepTimes> MeasureStanding(Client& client, Standing& standing, PreparedAt
       before = client.counters();
       faults = PageFaults(client.daemon().pid);
     }
-    if (auto rows = standing.Write(); !rows) return rows.error();
+    if (auto rows = standing.Write(tensors); !rows) return rows.error();
     const auto begin = Clock::now();
     if (auto done = standing.Step(args); !done) return done.error();
     const auto middle = Clock::now();
@@ -234,6 +236,8 @@ Result<StepLatency> MeasureSteps(const StepOptions& options) {
   if (!store) return store.error();
   auto tensors = StepTensors::Make(*client, options.shape);
   if (!tensors) return tensors.error();
+  auto others = StepTensors::Make(*client, options.shape);  // of the prepared items
+  if (!others) return others.error();
   const auto tokens = CountUp(options.context_tokens);
   // Both fed from nothing: blocks found at opening would be read as codes earlier.
   auto service = Standing::Make(*store, Placement::kService, options.shape, tokens);
@@ -242,9 +246,9 @@ Result<StepLatency> MeasureSteps(const StepOptions& options) {
   if (!local) return local.error();
   std::vector<std::unique_ptr<PreparedAttention>> prepared;
   for (Standing* standing : {&*service, &*local}) {
-    auto rows = standing->Write();
+    auto rows = standing->Write(*tensors);
     if (!rows) return rows.error();
-    auto made = PreparedAttention::Make(spec, store->info().identity, tokens.size(), *rows, *tensors);
+    auto made = PreparedAttention::Make(spec, store->info().identity, tokens.size(), *rows, *others);
     if (!made) return made.error();
     prepared.push_back(*std::move(made));
   }
@@ -256,7 +260,7 @@ Result<StepLatency> MeasureSteps(const StepOptions& options) {
   if (!SameBits(*by_daemon, *by_client)) return DifferentBits("the daemon and the client");
   for (const auto& by_hand : prepared) {
     by_hand->Run();
-    auto out = OutputOf({}, *tensors);
+    auto out = OutputOf({}, *others);
     if (!out) return out.error();
     if (!SameBits(*by_client, *out)) return DifferentBits("the client and prepared items");
   }

@@ -99,6 +99,16 @@ AttendArgs StepTensors::args() const {
   return {.q = AsConst(q.view()), .out = out.view(), .scale = 1.0f / std::sqrt(static_cast<float>(q.view().dim))};
 }
 
+void StepTensors::Turn() {
+  const TensorView& view = q.view();
+  float sum = 0;
+  for (std::size_t i = 0; i < view.heads * view.dim; ++i) sum += out.f32()[i];
+  q.f32()[0] = std::isfinite(sum) ? q.f32()[0] : 0.0f;
+  for (std::size_t h = 0; h < view.heads; ++h) {
+    std::memcpy(q.f32() + h * view.dim, Cut(h + 77, view.dim), view.dim * sizeof(float));
+  }
+}
+
 void WriteRows(const NewRows& rows, std::size_t layer, std::uint64_t first_token) {
   WriteSide(rows.Keys(layer), 2 * layer, first_token);
   WriteSide(rows.Values(layer), 2 * layer + 1, first_token);

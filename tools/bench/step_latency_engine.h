@@ -30,6 +30,8 @@ SequenceOptions OptionsOf(Placement placement);
 struct StepTensors {
   static Result<StepTensors> Make(Client& client, const StepShape& shape);
   [[nodiscard]] AttendArgs args() const;
+  /// Reads the output and writes the query anew.
+  void Turn();
   Tensor q;
   Tensor out;
 };
