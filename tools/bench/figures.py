@@ -85,14 +85,12 @@ def plan(name):
     return keys if keys == values else f"{keys.removesuffix(' bits')}/{values}"
 
 
-def attend_table(figures, tokens):
+def attend_table(figures):
     header("keys and values", "tokens", "threads", "median, µs", "p99, µs", "of read-only sum", "of peak", "limit", "× f16", "× q4_0",
            "hidden loss", "target")
     for case in ("peer", "decode"):
         for name in figures.names(case=case):
             facts = dict(name)
-            if facts["tokens"] not in tokens:
-                continue
             row(("peer: " if case == "peer" else "") + plan(name), str(facts["tokens"]), str(facts["threads"]),
                 number(figures.median(name, "median_ns"), "{:.0f}", 1e3), number(figures.median(name, "p99_ns"), "{:.0f}", 1e3),
                 number(figures.median(name, "share_of_read_only"), "{:.0%}"), number(figures.median(name, "share_of_peak"), "{:.0%}"),
@@ -142,39 +140,96 @@ def memory_table(figures):
 
 
 def steps_table(figures):
-    header("case", "mode", "step, µs (p99)", "compute, µs (p99)", "step − compute, µs (p99)", "page faults per step", "bytes copied per step")
+    header("case", "mode", "time, µs (p99)", "compute, µs (p99)", "step − compute, µs (p99)", "page faults per step", "bytes copied per step")
     for name in figures.names():
         facts = dict(name)
-        pair = lambda what: f"{number(figures.median(name, what + '_median_us'))} ({number(figures.median(name, what + '_p99_us'))})"
+        pair = lambda what: "–" if figures.median(name, what + "_median_us") is None else (
+            f"{number(figures.median(name, what + '_median_us'))} ({number(figures.median(name, what + '_p99_us'))})")
         row(facts["case"], facts.get("mode", "–"), pair("step"), pair("compute"), pair("overhead"),
             number(figures.median(name, "page_faults_per_step"), "{:.2f}"), number(figures.median(name, "bytes_copied_per_step"), "{:.0f}"))
 
 
+def by_threads(figures, cell, **wanted):
+    """One cell per number of threads, 1 and 2."""
+    cells = []
+    for threads in (1, 2):
+        names = figures.names(threads=threads, **wanted)
+        cells.append(cell(names[0]) if names else "–")
+    return cells
+
+
+def summary(attend, sparse, append, prefill, memory, rpc, local):
+    """The short table: what a user of the project asks first."""
+
+    def attend_cell(figures):
+        def cell(name):
+            return (f"{figures.median(name, 'median_ns') / 1e6:.2f} ms; {figures.median(name, 'share_of_read_only'):.0%}; "
+                    f"{figures.median(name, 'times_faster_than_f16'):.1f}×, {figures.median(name, 'times_faster_than_q4_0'):.1f}×")
+        return cell
+
+    def targets(figures, **wanted):
+        found = [figures.any(name, "target") for name in figures.names(**wanted)]
+        return ", ".join(dict.fromkeys(t for t in found if t)) or "–"
+
+    header("one layer, 32 query and 8 KV heads of 128", "1 thread", "2 threads", "target (1 thread, 2 threads)")
+    lengths = sorted({dict(n)["tokens"] for n in attend.names(case="decode")})
+    for tokens in reversed(lengths):
+        for name in attend.names(case="decode", tokens=tokens, threads=1):
+            wanted = {key: dict(name)[key] for key in ("case", "keys", "values", "tokens")}
+            row(f"attend over {tokens} tokens, {plan(name)}", *by_threads(attend, attend_cell(attend), **wanted), targets(attend, **wanted))
+    for name in sparse.names(case="decode", tokens=lengths[-1], threads=1)[:3]:
+        wanted = {key: dict(name)[key] for key in ("case", "keys", "values", "tokens")}
+        row(f"the same on real rows, {lengths[-1]} tokens, {plan(name)}", *by_threads(sparse, attend_cell(sparse), **wanted), "–")
+    for name in attend.names():
+        if attend.median(name, "ratio") is not None:
+            row(f"{dict(name)['case']}, {dict(name)['tokens']} tokens, {plan(name)}", "–", f"{attend.median(name, 'ratio'):.2f}×",
+                attend.any(name, "target") or "–")
+    hidden = [attend.median(n, "hidden_loss") for n in attend.names(case="decode")]
+    row("loss hidden by integer arithmetic, worst plan", f"{max(h for h in hidden if h is not None):.2%}", "–", "<= 5 %")
+    for name in append.names(rows_from="cache", side="keys"):
+        if append.any(name, "target"):
+            row(f"encode keys, {short(dict(name)['codec'])}", f"{append.median(name, 'row_ns'):.0f} ns per row, "
+                f"{append.median(name, 'bytes_per_s') / 1e9:.1f} GB/s of f16", "–", append.any(name, "target"))
+    most = max(dict(n)["query_tokens"] for n in prefill.names())
+    for name in prefill.names(query_tokens=most, threads=1):
+        wanted = {key: dict(name)[key] for key in ("keys", "values", "tokens", "query_tokens")}
+        row(f"{most} new tokens over {wanted['tokens']}, {plan(name)}", *by_threads(
+            prefill, lambda n: f"{prefill.median(n, 'median_ns') / 1e6:.0f} ms; {prefill.median(n, 'share_of_peak'):.0%} of peak", **wanted), "–")
+    for figures, what in ((rpc, "service step"), (local, "local step")):
+        for name in figures.names(case=what):
+            row(f"{what} minus compute, median (p99), {dict(name)['mode']}", f"{figures.median(name, 'overhead_median_us'):.1f} "
+                f"({figures.median(name, 'overhead_p99_us'):.0f}) µs", "–", figures.any(name, "target") or "–")
+        for name in figures.names(case="token while blocks are sealed"):
+            row(f"p99 of a token with sealing / without, {what.split()[0]}, {dict(name)['mode']}", f"{figures.median(name, 'p99_ratio'):.2f}×", "–",
+                "–")
+    for name in memory.names():
+        mib = 1 << 20
+        row(f"daemon's resident memory, {plan(name)}", f"{memory.median(name, 'daemon_resident_bytes') / mib:.0f} MiB for "
+            f"{memory.median(name, 'compressed_bytes') / mib:.0f} MiB of codes ({memory.median(name, 'daemon_arena_bytes') / mib:.0f} MiB are arenas)", "–",
+            memory.any(name, "target"))
+        row("page faults and bytes copied per decoding step", f"{memory.median(name, 'client_faults_per_step'):.2f} + "
+            f"{memory.median(name, 'daemon_faults_per_step'):.2f}; {memory.median(name, 'copied_bytes_per_step'):.0f}", "–", "0; 0")
+
+
 def table(folder, starts):
-    attend = Figures(folder, "attend", starts)
-    heads = attend.heads
-    clocks = [h["best_clock_ghz"] for h in heads]
-    low = sum(f["clock_low"] for start in attend.starts for f in start.values())
-    total = sum(len(start) for start in attend.starts)
-    mode = " and ".join(f"{min(h[key] for h in heads):.1f}–{max(h[key] for h in heads):.1f} GB/s with {words}" for key, words in
+    names = ("attend", "sparse", "append", "prefill", "memory", "rpc", "local")
+    attend, sparse, append, prefill, memory, rpc, local = parts = [Figures(folder, name, starts) for name in names]
+    clocks = [head["best_clock_ghz"] for part in parts for head in part.heads]
+    figures = [figure for part in parts for start in part.starts for figure in start.values()]
+    low = sum(figure["clock_low"] for figure in figures)
+    mode = " and ".join(f"{min(h[key] for h in attend.heads):.1f}–{max(h[key] for h in attend.heads):.1f} GB/s with {words}" for key, words in
                         (("read_only_GBps_1_thread", "one thread"), ("read_only_GBps_2_threads", "two")))
-    print(f"Machine: {heads[0]['cpu']}, {heads[0]['cores']} cores, best clock {max(clocks):.2f} GHz; memory mode: read-only sum {mode}. "
-          f"Medians of {starts} process starts; {low} of {total} attend figures were taken below 90 % of the best clock.\n")
-    print("### Attention of one new token, random rows\n")
-    attend_table(attend, {dict(n)["tokens"] for n in attend.names()})
-    print("\n### The same on rows of a real model (byte6m reading this project's text)\n")
-    sparse = Figures(folder, "sparse", starts)
-    attend_table(sparse, {max(dict(n)["tokens"] for n in sparse.names(case="decode"))})
-    print("\n### Encoding, one core\n")
-    append_table(Figures(folder, "append", starts))
-    print("\n### Many new tokens at once\n")
-    prefill_table(Figures(folder, "prefill", starts))
-    for part, title in (("rpc", "Steps through the daemon"), ("local", "Steps with local placement")):
-        if (folder / f"{part}.0.json").exists():
-            print(f"\n### {title}\n")
-            steps_table(Figures(folder, part, starts))
-    print("\n### Memory\n")
-    memory_table(Figures(folder, "memory", starts))
+    print(f"Machine: {attend.heads[0]['cpu']}, {attend.heads[0]['cores']} cores, best clock {max(clocks):.2f} GHz; memory mode: read-only sum "
+          f"{mode}. Medians of {starts} process starts; {low} of {len(figures)} figures were taken below 90 % of the best clock.\n")
+    print("Attend: median time; share of the read-only sum of the same bytes; times faster than the f16 and the q4_0 peer of the same run.\n")
+    summary(*parts)
+    for title, show in (("Attention of one new token, random rows", lambda: attend_table(attend)),
+                        ("The same on rows of a real model (byte6m reading this project's text)", lambda: attend_table(sparse)),
+                        ("Encoding, one core", lambda: append_table(append)), ("Many new tokens at once", lambda: prefill_table(prefill)),
+                        ("Steps through the daemon", lambda: steps_table(rpc)), ("Steps with local placement", lambda: steps_table(local)),
+                        ("Memory", lambda: memory_table(memory))):
+        print(f"\n### {title}\n")
+        show()
 
 
 def main():
