@@ -199,6 +199,8 @@ TEST(BenchTest, WhatCannotBeMeasuredIsAnErrorWithoutFigures) {
                  "tokens; 640 are wanted");
   expect_failure(Bench("attend", {"--keys", "f32", "--tokens", "65536"}), 1, "no room for 65536 tokens");
   expect_failure(Bench("memory", {"--socket", "/nowhere/kvantd.sock"}), 3, "/nowhere/kvantd.sock");
+  expect_failure(Bench("attend", {"--rows", kModel}), 2, "a model's rows need --text");
+  expect_failure(Bench("attend", {"--rows", "/nowhere", "--text", kText}), 2, "neither random nor a folder");
   EXPECT_EQ(Bench("attend", {"--tokens", "1000"}).exit_code, 2);
   EXPECT_EQ(Bench("nothing", {}).exit_code, 2);
 }

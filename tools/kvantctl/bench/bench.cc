@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <utility>
 
@@ -15,6 +16,7 @@ void AddPart(CLI::App& bench, Invocation& invocation, const std::shared_ptr<Benc
              const char* what, Body body) {
   CLI::App* part = bench.add_subcommand(name, what);
   part->callback([&bench, &invocation, options, body] {
+    if (options->rows != "random" && options->text.empty()) throw CLI::ValidationError("--rows", "a model's rows need --text");
     if (bench.get_parent()->get_option("--socket")->count() > 0) options->socket = invocation.globals.socket;
     invocation.exit_code = body(invocation.globals, *options);
   });
@@ -52,7 +54,11 @@ void AddBench(CLI::App& app, Invocation& invocation) {
   bench->add_flag_callback(
       "--short", [options] { options->length = BenchOptions::Length::kShort; },
       "Small sizes, few rounds: that everything runs and is right");
-  bench->add_option("--rows", options->rows, "random, or the folder of a model whose rows are used")->capture_default_str();
+  bench->add_option("--rows", options->rows, "random, or the folder of a model whose rows are used")
+      ->check([](const std::string& text) {
+        return text == "random" || std::filesystem::is_directory(text) ? "" : "neither random nor a folder";
+      })
+      ->capture_default_str();
   bench->add_option("--text", options->text, "File that the model of --rows reads")->check(CLI::ExistingFile);
   bench->add_option("--keys", options->keys, "Codec of the keys; default: several plans");
   bench->add_option("--values", options->values, "Codec of the values");
