@@ -131,9 +131,8 @@ HWY_INLINE std::size_t CopyVectors(D16 d, const std::int16_t* src, std::size_t i
     hn::StoreU(bits, d, dst + i);
     max = hn::Max(max, hn::And(bits, hn::Set(d, std::int16_t{0x7fff})));
   }
-  HWY_ALIGN std::int16_t lanes[hn::MaxLanes(D16())];
-  hn::Store(max, d, lanes);
-  for (std::size_t lane = 0; lane < step; ++lane) *largest = lanes[lane] > *largest ? lanes[lane] : *largest;
+  const std::int16_t m = hn::GetLane(hn::MaxOfLanes(d, max));
+  *largest = m > *largest ? m : *largest;
   return i;
 }
 
