@@ -14,8 +14,6 @@
 namespace kvant::quantizers {
 namespace {
 
-constexpr std::size_t kMaxDim = 1024;
-
 /// What both sides of a raw codec do.
 class RawBlock {
  public:
@@ -28,15 +26,14 @@ class RawBlock {
     const std::size_t row_bytes = dim_ * ElementBytes(type_);
     const float limit = kernels::LargestStorable(type_);
     const auto* src = static_cast<const std::byte*>(rows.data);
-    float row[kMaxDim];
     for (std::size_t t = 0; t < tokens_; ++t) {
-      const float largest = kernels::LoadRow(src + t * rows.stride * ElementBytes(rows.type), rows.type, dim_, row);
+      const std::byte* row = src + t * rows.stride * ElementBytes(rows.type);
+      const float largest = kernels::CopyRow(row, rows.type, dim_, type_, block + t * row_bytes);
       if (!(largest <= limit)) {
         return Error{ErrorCode::kNotFinite,
                      "encode as " + std::string(ElementTypeName(type_)) + ": row " + std::to_string(t) +
                          (std::isfinite(largest) ? " exceeds the type's range" : " holds NaN or infinity")};
       }
-      kernels::StoreRow(row, dim_, type_, block + t * row_bytes);
     }
     return {};
   }
