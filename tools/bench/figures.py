@@ -174,7 +174,8 @@ def summary(attend, sparse, append, prefill, memory, rpc, local):
     header("one layer, 32 query and 8 KV heads of 128", "1 thread", "2 threads", "target (1 thread, 2 threads)")
     lengths = sorted({dict(n)["tokens"] for n in attend.names(case="decode")})
     for tokens in reversed(lengths):
-        for name in attend.names(case="decode", tokens=tokens, threads=1):
+        plans = attend.names(case="decode", tokens=tokens, threads=1)
+        for name in plans if tokens == lengths[-1] else plans[:3]:
             wanted = {key: dict(name)[key] for key in ("case", "keys", "values", "tokens")}
             row(f"attend over {tokens} tokens, {plan(name)}", *by_threads(attend, attend_cell(attend), **wanted), targets(attend, **wanted))
     for name in sparse.names(case="decode", tokens=lengths[-1], threads=1)[:3]:

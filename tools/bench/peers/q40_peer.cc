@@ -247,7 +247,8 @@ void Prepare(const float* queries, std::byte* prepared) {
       std::int32_t sum = 0;
       for (std::size_t i = 0; i < kBlock; ++i) {
         const auto code = static_cast<std::int8_t>(std::lrintf(x[i] * inverse));
-        (i < 16 ? rounded.low[q] : rounded.high[q])[16 * b + i % 16] = code;
+        std::int8_t* half = i < 16 ? rounded.low[q] : rounded.high[q];
+        half[16 * b + i % 16] = code;
         sum += code;
       }
       for (std::size_t lane = 4 * b; lane < 4 * b + 4; ++lane) {
