@@ -66,8 +66,8 @@ class RawKeys final : public KeyCodec {
     std::copy_n(reinterpret_cast<const std::byte*>(queries), prepared_bytes(n), prepared);
   }
   void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
-             std::size_t stride, const std::byte* /*next*/, std::size_t /*next_bytes*/) const override {
-    kernels::DotRows(reinterpret_cast<const float*>(prepared), n, raw_.View(block), logits, stride);
+             std::size_t stride, const std::byte* next, std::size_t next_bytes) const override {
+    kernels::DotRows(reinterpret_cast<const float*>(prepared), n, raw_.View(block), logits, stride, next, next_bytes);
   }
 
  private:
@@ -88,9 +88,8 @@ class RawValues final : public ValueCodec {
   [[nodiscard]] std::size_t accumulator_floats() const noexcept override { return raw_.dim(); }
   [[nodiscard]] std::size_t accumulate_scratch_bytes(std::size_t) const noexcept override { return 0; }
   void Accumulate(std::size_t, const float* weights, std::size_t stride, std::size_t n, const std::byte* block, float* acc,
-                  std::size_t acc_stride, std::byte* /*scratch*/, const std::byte* /*next*/,
-                  std::size_t /*next_bytes*/) const override {
-    kernels::WeightedSumRows(weights, stride, n, raw_.View(block), acc, acc_stride);
+                  std::size_t acc_stride, std::byte* /*scratch*/, const std::byte* next, std::size_t next_bytes) const override {
+    kernels::WeightedSumRows(weights, stride, n, raw_.View(block), acc, acc_stride, next, next_bytes);
   }
   void Finish(std::size_t, const float* acc, std::size_t acc_stride, const float* /*weight_sums*/, std::size_t n,
               float* rows) const override {
