@@ -84,20 +84,26 @@ Result<Resident> ResidentBytes(std::uint64_t pid) {
   return resident;
 }
 
-Result<std::uint64_t> PageFaults(std::uint64_t pid) {
-  const std::string path = "/proc/" + std::to_string(pid) + "/stat";
-  std::string line;
-  std::getline(std::ifstream(path), line);
-  // After the name in parentheses: state, 6 numbers, minflt, cminflt, majflt.
-  const std::size_t name_end = line.rfind(')');
-  if (name_end == std::string::npos) return Unreadable(path);
-  std::istringstream fields(line.substr(name_end + 1));
-  std::string skipped;
-  for (int i = 0; i < 7; ++i) fields >> skipped;
-  std::uint64_t minor = 0, of_children = 0, major = 0;
-  fields >> minor >> of_children >> major;
-  if (!fields) return Unreadable(path);
-  return minor + major;
+Result<Faults> PageFaults(std::uint64_t pid) {
+  const std::string tasks = "/proc/" + std::to_string(pid) + "/task";
+  Faults faults;
+  std::error_code unreadable;
+  for (const auto& task : std::filesystem::directory_iterator(tasks, unreadable)) {
+    std::string line;
+    std::getline(std::ifstream(task.path() / "stat"), line);
+    // The name in parentheses, then: state, 6 numbers, minflt, cminflt, majflt.
+    const std::size_t name_end = line.rfind(')');
+    if (name_end == std::string::npos) continue;  // the thread has ended meanwhile
+    std::istringstream fields(line.substr(name_end + 1));
+    std::string skipped;
+    for (int i = 0; i < 7; ++i) fields >> skipped;
+    std::uint64_t minor = 0, of_children = 0, major = 0;
+    fields >> minor >> of_children >> major;
+    if (!fields) return Unreadable(task.path());
+    (line.find("(kvant-worker)") != std::string::npos ? faults.background : faults.steps) += minor + major;
+  }
+  if (unreadable) return Unreadable(tasks);
+  return faults;
 }
 
 }  // namespace kvant::tools

@@ -36,7 +36,11 @@ struct Resident {
 };
 /// From /proc. kSystem if it cannot be read.
 Result<Resident> ResidentBytes(std::uint64_t pid);
-/// Page faults since the process began, minor and major.
-Result<std::uint64_t> PageFaults(std::uint64_t pid);
+/// Page faults since the process's threads began, minor and major.
+struct Faults {
+  std::uint64_t steps = 0;       ///< of threads that steps wait for
+  std::uint64_t background = 0;  ///< of a daemon's workers, which seal blocks and make pages ready ahead of need
+};
+Result<Faults> PageFaults(std::uint64_t pid);
 
 }  // namespace kvant::tools
