@@ -91,8 +91,8 @@ HWY_INLINE void DotQueries(const float* queries, const T* rows, const RowsView& 
 }
 
 template <typename T>
-void DotTyped(const float* queries, std::size_t n, const T* rows, const RowsView& view, float* logits,
-              std::size_t logit_stride, Prefetch& prefetch) {
+void DotTyped(const float* queries, std::size_t n, const T* rows, const RowsView& view, float* logits, std::size_t logit_stride,
+              Prefetch& prefetch) {
   std::size_t q = 0;
   for (; q + kQueryTile <= n; q += kQueryTile) {
     DotQueries<kQueryTile>(queries + q * view.dim, rows, view, logits + q * logit_stride, logit_stride, prefetch);
@@ -106,7 +106,9 @@ void DotRowsTarget(const float* queries, std::size_t n, const RowsView& view, fl
                    const std::byte* next, std::size_t next_bytes) {
   Prefetch prefetch(next, next_bytes, view.count / kTokenTile);
   switch (view.type) {
-    case ElementType::kF32: DotTyped(queries, n, static_cast<const float*>(view.data), view, logits, logit_stride, prefetch); break;
+    case ElementType::kF32:
+      DotTyped(queries, n, static_cast<const float*>(view.data), view, logits, logit_stride, prefetch);
+      break;
     case ElementType::kF16:
       DotTyped(queries, n, static_cast<const hwy::float16_t*>(view.data), view, logits, logit_stride, prefetch);
       break;

@@ -1,7 +1,7 @@
-// hadamard.h for up to four rows of 4 * n dims, n a power of two from 8 on: where a batch has few rows, four lanes share one row.
-// Quarters: lane 4 * r + s of column c holds number s * dim / 4 + c of row r; a column is kLanes floats. The arithmetic of a
-// row is that of hadamard-inl.h, operation for operation, so both give the same bits.
-// No include guard by design: see Highway's foreach_target.
+// hadamard.h for up to four rows of 4 * n dims, n a power of two from 8 on: where a batch has few rows, four lanes share one
+// row. Quarters: lane 4 * r + s of column c holds number s * dim / 4 + c of row r; a column is kLanes floats. The arithmetic of
+// a row is that of hadamard-inl.h, operation for operation, so both give the same bits. No include guard by design: see
+// Highway's foreach_target.
 #if defined(KVANT_KERNELS_HADAMARD_QUAD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVANT_KERNELS_HADAMARD_QUAD_INL_H_
 #undef KVANT_KERNELS_HADAMARD_QUAD_INL_H_

@@ -71,7 +71,8 @@ HWY_INLINE float Terms(const float* HWY_RESTRICT weights, std::size_t count, con
 
 /// Integer weights of one query for a run: terms * factor, at most LloydWeightMax once rounded.
 template <std::uint32_t kBits>
-HWY_INLINE void RoundTerms(const float* HWY_RESTRICT terms, std::size_t count, float factor, std::uint32_t* HWY_RESTRICT words) {
+HWY_INLINE void RoundTerms(const float* HWY_RESTRICT terms, std::size_t count, float factor,
+                           std::uint32_t* HWY_RESTRICT words) {
   const hn::CappedTag<float, 16> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const std::size_t n = hn::Lanes(d);
@@ -91,8 +92,8 @@ HWY_INLINE void RoundTerms(const float* HWY_RESTRICT terms, std::size_t count, f
   }
 }
 
-/// Integer weights of all queries for a run of `count` <= kLloydWeightRun tokens, a multiple of 16. A few queries at a time: the
-/// maxima and divisions of one are waited for while the others' go on.
+/// Integer weights of all queries for a run of `count` <= kLloydWeightRun tokens, a multiple of 16. A few queries at a time:
+/// the maxima and divisions of one are waited for while the others' go on.
 template <std::uint32_t kBits>
 HWY_INLINE void RoundWeights(const LloydAccumulateArgs& args, std::size_t first, std::size_t count, const Run& run) {
   constexpr std::size_t kTogether = 4;
@@ -107,7 +108,8 @@ HWY_INLINE void RoundWeights(const LloydAccumulateArgs& args, std::size_t first,
       factors[q] = none ? 0.0f : kLimit / top;
       run.steps[query + q] = none ? 0.0f : top / kLimit;
     }
-    for (std::size_t q = 0; q < n; ++q) RoundTerms<kBits>(terms[q], count, factors[q], run.words + (query + q) * kWordsPerQuery);
+    for (std::size_t q = 0; q < n; ++q)
+      RoundTerms<kBits>(terms[q], count, factors[q], run.words + (query + q) * kWordsPerQuery);
   }
 }
 

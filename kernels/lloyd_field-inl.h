@@ -70,9 +70,8 @@ HWY_INLINE Bytes64 ShiftPairs(Bytes64 v) {
 /// plane of top bits; otherwise `tops` is not used.
 template <std::uint32_t kBits, std::size_t kField>
 HWY_INLINE Bytes64 Field(const FieldTables<kBits>& tables, Bytes64 codes, Bytes64 tops) {
-  const auto look_up = [](Bytes64 table, Bytes64 index) HWY_ATTR {
-    return Bytes64{_mm512_permutexvar_epi8(index.raw, table.raw)};
-  };
+  const auto look_up = [](Bytes64 table, Bytes64 index)
+                           HWY_ATTR { return Bytes64{_mm512_permutexvar_epi8(index.raw, table.raw)}; };
   if constexpr (kBits == 3) {
     // Bits above the lowest three of an index do not matter to the table.
     const Bytes64 low = ShiftPairs<static_cast<int>(2 * (kField % 4))>(codes);

@@ -75,9 +75,7 @@ struct Call {
     Finish(item, split.tile, scratch->threads[thread], sum);
   }
 
-  [[nodiscard]] const AttendItem& ItemOf(const TileRun& unit) const {
-    return items[scratch->units.members[unit.members].item];
-  }
+  [[nodiscard]] const AttendItem& ItemOf(const TileRun& unit) const { return items[scratch->units.members[unit.members].item]; }
   static std::size_t AccFloats(const AttendItem& item) {
     return item.cache.plan->layer(item.cache.layer).values->accumulator_floats();
   }

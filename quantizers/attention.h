@@ -14,10 +14,10 @@
 
 namespace kvant::quantizers {
 
-/// Raw rows of all KV heads: tokens [first_position, first_position + count). Sinks and tails; may lie in another process's arena
-/// (each element is read once; garbage gives garbage numbers, never an access outside the rows).
+/// Raw rows of all KV heads: tokens [first_position, first_position + count). Sinks and tails; may lie in another process's
+/// arena (each element is read once; garbage gives garbage numbers, never an access outside the rows).
 struct RawRows {
-  const void* keys = nullptr;    ///< head h, row i: element h * head_stride + i * row_stride
+  const void* keys = nullptr;  ///< head h, row i: element h * head_stride + i * row_stride
   const void* values = nullptr;
   ElementType type = ElementType::kF32;
   std::size_t head_stride = 0;
@@ -38,14 +38,15 @@ struct CachedLayer {
 /// The queries of `tokens` new tokens at positions [first_position, first_position + tokens).
 /// Query t sees keys at positions <= first_position + t, and > first_position + t - window if window is not 0.
 struct Query {
-  ConstTensorView q;                   ///< [tokens, q_heads, head_dim]; q_heads a multiple of kv_heads; head h uses KV head h * kv_heads / q_heads
-  TensorView out;                      ///< same shape, any element type
-  float* lse = nullptr;                ///< [tokens, q_heads] adjacent: natural log of the softmax denominator; null if not wanted
+  ConstTensorView
+      q;           ///< [tokens, q_heads, head_dim]; q_heads a multiple of kv_heads; head h uses KV head h * kv_heads / q_heads
+  TensorView out;  ///< same shape, any element type
+  float* lse = nullptr;  ///< [tokens, q_heads] adjacent: natural log of the softmax denominator; null if not wanted
   const float* sink_logits = nullptr;  ///< [q_heads] learned sinks: one more logit per head with no value; null for none
   std::uint64_t first_position = 0;
-  float scale = 0.0f;                  ///< multiplies q.k
-  float softcap = 0.0f;                ///< 0: off; else logit = softcap * tanh(logit / softcap), before masking and sinks
-  std::uint32_t window = 0;            ///< 0: unlimited
+  float scale = 0.0f;        ///< multiplies q.k
+  float softcap = 0.0f;      ///< 0: off; else logit = softcap * tanh(logit / softcap), before masking and sinks
+  std::uint32_t window = 0;  ///< 0: unlimited
 };
 
 /// Runs functions on the calling thread and on helper threads that join in. Implementations: WorkerTeam, tests.

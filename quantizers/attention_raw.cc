@@ -22,8 +22,8 @@ void Tile::AttendRaw(const RawRows& raw, const Range& seen, Partial& partial) {
       any = true;
     }
     if (!any) continue;
-    kernels::WeightedSumRows(buffers_.logits.Floats(), kChunkTokens, unit_.count,
-                             RawView(raw, raw.values, chunk.begin, length), partial.raw_acc, spec_.head_dim);
+    kernels::WeightedSumRows(buffers_.logits.Floats(), kChunkTokens, unit_.count, RawView(raw, raw.values, chunk.begin, length),
+                             partial.raw_acc, spec_.head_dim);
   }
 }
 

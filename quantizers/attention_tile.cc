@@ -232,8 +232,8 @@ void Tile::AttendChunk(const Chunk& chunk, const Range& seen, Partial& partial) 
   }
 }
 
-/// Logits of a chunk to weights. Where all of a block's weights together are negligible (LayerCodecs::negligible_weight bounds what
-/// a query may lose that way in all) they become 0, and the block's values are not needed for this query.
+/// Logits of a chunk to weights. Where all of a block's weights together are negligible (LayerCodecs::negligible_weight bounds
+/// what a query may lose that way in all) they become 0, and the block's values are not needed for this query.
 bool Tile::Weigh(const Chunk& chunk, Partial& partial) {
   const std::uint64_t tokens = spec_.block_tokens;
   const std::size_t count = chunk.last - chunk.first, stride = count * tokens;

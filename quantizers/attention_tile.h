@@ -106,8 +106,8 @@ struct ThreadBuffers {
   }
 };
 
-/// One unit: attends to its blocks and raw rows and overwrites `partial`. Between calls, what the thread reads next is on its way:
-/// `warm` says that the first block was prefetched, `next` (or null) is the unit this thread takes next.
+/// One unit: attends to its blocks and raw rows and overwrites `partial`. Between calls, what the thread reads next is on its
+/// way: `warm` says that the first block was prefetched, `next` (or null) is the unit this thread takes next.
 class Tile {
  public:
   /// `partials` holds the parts; those of raw rows alone are read if they are done, which `raw_done` says.
@@ -158,7 +158,7 @@ class Tile {
   std::size_t group_;
   std::size_t acc_floats_;
   PrefetchStream prefetch_;
-  bool sparse_ = false;  ///< the values of most blocks of the last chunk were not needed
+  bool sparse_ = false;         ///< the values of most blocks of the last chunk were not needed
   float skipped_[kMaxQueries];  ///< weight that was left out, in units of the running maximum
   float raw_max_[kMaxQueries];  ///< of the item's raw rows, where other units did them
   float raw_sum_[kMaxQueries];  ///< their weight, divided by the number of units that may rely on it

@@ -54,8 +54,8 @@ std::size_t RunBlocks(const AttendItem& item) {
 /// Whether two items may stand in one tile, as far as their shapes go; and the order that brings such items together.
 bool SameTile(const AttendItem& a, const AttendItem& b) {
   return a.cache.plan == b.cache.plan && a.cache.layer == b.cache.layer && a.query.q.tokens == b.query.q.tokens &&
-         a.query.q.heads == b.query.q.heads && a.query.softcap == b.query.softcap && a.query.window == 0 && b.query.window == 0 &&
-         !a.cache.blocks.empty() && !b.cache.blocks.empty() && a.cache.blocks[0] == b.cache.blocks[0] &&
+         a.query.q.heads == b.query.q.heads && a.query.softcap == b.query.softcap && a.query.window == 0 &&
+         b.query.window == 0 && !a.cache.blocks.empty() && !b.cache.blocks.empty() && a.cache.blocks[0] == b.cache.blocks[0] &&
          RunBlocks(a) == RunBlocks(b);
 }
 

@@ -15,8 +15,8 @@
 
 namespace kvant::quantizers {
 
-/// One unit. Query i of the tile is query (first + i) % per_item of item members[.. + (first + i) / per_item]; an item's queries
-/// are numbered token * group + head of the group.
+/// One unit. Query i of the tile is query (first + i) % per_item of item members[.. + (first + i) / per_item]; an item's
+/// queries are numbered token * group + head of the group.
 struct TileRun {
   std::uint32_t members = 0;  ///< where the tile's items begin in Units::members
   std::uint32_t per_item = 0;
@@ -25,9 +25,9 @@ struct TileRun {
   std::size_t count = 0;
   std::size_t block_begin = 0;
   std::size_t block_end = 0;
-  bool raw = false;          ///< takes the raw rows, too; then all queries are of one item
-  bool whole = false;        ///< nothing else belongs to these queries: finish at once
-  std::size_t partial = 0;   ///< unless whole: where the result lies, in floats
+  bool raw = false;         ///< takes the raw rows, too; then all queries are of one item
+  bool whole = false;       ///< nothing else belongs to these queries: finish at once
+  std::size_t partial = 0;  ///< unless whole: where the result lies, in floats
 };
 
 /// Queries [first, first + count) of the partial result of one unit.
@@ -46,8 +46,8 @@ struct SplitTile {
 
 /// What the units of one item know of each other.
 struct Member {
-  std::uint32_t item = 0;   ///< its index
-  std::uint32_t runs = 0;   ///< units that take its blocks, of any one query
+  std::uint32_t item = 0;    ///< its index
+  std::uint32_t runs = 0;    ///< units that take its blocks, of any one query
   std::size_t raw_part = 0;  ///< parts of its raw rows begin here, [KV head][tile]; if `has_raw`
   bool has_raw = false;      ///< some units take raw rows alone
 };
@@ -60,8 +60,8 @@ struct Units {
   std::vector<Part> raw_parts;
   std::vector<Member> members;
   std::size_t partial_floats = 0;  ///< of all parts together
-  std::size_t work = 0;          ///< (query, token) pairs
-  std::size_t largest_tile = 0;  ///< queries
+  std::size_t work = 0;            ///< (query, token) pairs
+  std::size_t largest_tile = 0;    ///< queries
 
   /// Cuts the items. Allocates only while the vectors grow.
   void Cut(std::span<const AttendItem> items);

@@ -45,7 +45,7 @@ struct CodecConfig {
   std::uint32_t kv_heads = 0;
   std::uint32_t head_dim = 0;
   std::uint32_t block_tokens = 0;
-  std::string_view model;                ///< the identity's model digest: rotation seeds depend on it (codecs.md §1.2)
+  std::string_view model;  ///< the identity's model digest: rotation seeds depend on it (codecs.md §1.2)
   RopeSpec rope;
   std::span<const std::int64_t> params;  ///< in the order of Codec::params, checked against them
   const Artifact* artifact = nullptr;    ///< null if the plan carries none; outlives the working codec
@@ -82,7 +82,8 @@ class KeyCodec : public BlockCodec {
   [[nodiscard]] virtual std::size_t prepared_bytes(std::size_t n) const noexcept = 0;
 
   /// Prepares `n` queries of one KV head's group for scoring: rotate, scale, round to integers, build tables: once per call
-  /// of attention. `queries` is [n, head_dim], adjacent, already multiplied by the softmax scale. `prepared` is 64-byte aligned.
+  /// of attention. `queries` is [n, head_dim], adjacent, already multiplied by the softmax scale. `prepared` is 64-byte
+  /// aligned.
   virtual void PrepareQueries(std::size_t head, const float* queries, std::size_t n, std::byte* prepared) const = 0;
 
   /// logits[i * stride + t] = estimate of <query i, key t> for all block_tokens tokens t of the block.
@@ -103,23 +104,23 @@ class ValueCodec : public BlockCodec {
 
   /// acc[i * acc_stride ..] += sum over t in [0, block_tokens) of weights[i * stride + t] * code t, for n queries.
   /// Weights are >= 0 and finite; tokens that must not count have weight 0. `scratch` holds accumulate_scratch_bytes(n).
-  virtual void Accumulate(std::size_t head, const float* weights, std::size_t stride, std::size_t n,
-                          const std::byte* block, float* acc, std::size_t acc_stride, std::byte* scratch,
-                          const std::byte* next, std::size_t next_bytes) const = 0;
+  virtual void Accumulate(std::size_t head, const float* weights, std::size_t stride, std::size_t n, const std::byte* block,
+                          float* acc, std::size_t acc_stride, std::byte* scratch, const std::byte* next,
+                          std::size_t next_bytes) const = 0;
 
   [[nodiscard]] virtual std::size_t accumulate_scratch_bytes(std::size_t n) const noexcept = 0;
 
   /// Turns n accumulators into rows [n, head_dim] (adjacent, overwritten). `weight_sums[i]` is the sum of all weights query i
   /// accumulated through this codec: a codec that stores centred values adds weight_sums[i] * mu.
-  virtual void Finish(std::size_t head, const float* acc, std::size_t acc_stride, const float* weight_sums,
-                      std::size_t n, float* rows) const = 0;
+  virtual void Finish(std::size_t head, const float* acc, std::size_t acc_stride, const float* weight_sums, std::size_t n,
+                      float* rows) const = 0;
 };
 
 /// A codec as data. Null `make_keys` or `make_values`: not offered for that side.
 struct Codec {
-  std::string_view name;       ///< persisted, hashed into identities and sent on the wire; lower_snake_case
-  std::uint32_t version = 1;   ///< changes whenever the bytes for the same rows change
-  std::string_view summary;    ///< one line for `kvantctl codecs`
+  std::string_view name;      ///< persisted, hashed into identities and sent on the wire; lower_snake_case
+  std::uint32_t version = 1;  ///< changes whenever the bytes for the same rows change
+  std::string_view summary;   ///< one line for `kvantctl codecs`
   std::span<const ParamSpec> params;
 
   /// block_tokens must be a multiple of this (for given parameters).

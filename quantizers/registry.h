@@ -16,7 +16,8 @@ namespace kvant::quantizers {
 struct ParsedSpec {
   const Codec* codec = nullptr;
   std::vector<std::int64_t> params;  ///< in the order of codec->params, defaults filled in
-  /// The spec with every parameter spelled out, in order, and the version: "turboquant_mse@1:bits=4,center=0". Hashed into identities.
+  /// The spec with every parameter spelled out, in order, and the version: "turboquant_mse@1:bits=4,center=0". Hashed into
+  /// identities.
   [[nodiscard]] std::string Canonical() const;
 };
 

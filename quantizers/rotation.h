@@ -11,8 +11,8 @@
 
 namespace kvant::quantizers {
 
-/// Rounds of {signs, mixing} of stored codes. One is not safe for sparse rows; three leave below 1 % of the worst bias. Of fewer
-/// than 128 dims three rounds still leave a one-hot row on a visible lattice (ADR 0007).
+/// Rounds of {signs, mixing} of stored codes. One is not safe for sparse rows; three leave below 1 % of the worst bias. Of
+/// fewer than 128 dims three rounds still leave a one-hot row on a visible lattice (ADR 0007).
 constexpr std::size_t RotationRounds(std::uint32_t head_dim) noexcept { return head_dim < 128 ? 4 : 3; }
 
 /// What a rotation may depend on: nothing per token or per request, or blocks could not be shared.

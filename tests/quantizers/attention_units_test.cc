@@ -78,10 +78,12 @@ TEST_P(SharedPrefixTest, BatchGivesTheBitsOfOneByOne) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Codecs, SharedPrefixTest, testing::Values("f32", "f16", "int8", "turboquant_mse:bits=2", "turboquant_mse:bits=8"),
+INSTANTIATE_TEST_SUITE_P(Codecs, SharedPrefixTest,
+                         testing::Values("f32", "f16", "int8", "turboquant_mse:bits=2", "turboquant_mse:bits=8"),
                          [](const auto& codec) {
                            std::string name = codec.param;
-                           std::replace_if(name.begin(), name.end(), [](char c) { return c == ':' || c == '='; }, '_');
+                           std::replace_if(
+                               name.begin(), name.end(), [](char c) { return c == ':' || c == '='; }, '_');
                            return name;
                          });
 
@@ -171,9 +173,9 @@ std::size_t SpoilNegligibleValues(const AttentionCase& problem, AttendItem& item
       double weight = 0.0;
       for (std::size_t t = block * 128; t < (block + 1) * 128; ++t) weight += weights[t];
       if (weight > allowed) continue;
-      std::memset(const_cast<std::byte*>(item.cache.blocks[block]) + codecs.offset + head * codecs.head_stride +
-                      codecs.values_offset,
-                  0x5A, codecs.values->block_bytes());
+      std::memset(
+          const_cast<std::byte*>(item.cache.blocks[block]) + codecs.offset + head * codecs.head_stride + codecs.values_offset,
+          0x5A, codecs.values->block_bytes());
       ++spoilt;
     }
   }
@@ -194,7 +196,8 @@ TEST(NegligibleValuesTest, AreNotReadAndCostAtMostTheirBound) {
     attention.Run({&problem.item(), 1});
     const auto before = problem.Outputs();
     const auto answer = problem.Reference(true);
-    // What is left out is at most negligible_weight of values whose numbers are below 6 (they are normal); the rest is rounding.
+    // What is left out is at most negligible_weight of values whose numbers are below 6 (they are normal); the rest is
+    // rounding.
     const double bound = 6.0 * static_cast<double>(problem.plan().layer(0).negligible_weight) + 0.01;
     for (std::size_t i = 0; i < before.size(); ++i) EXPECT_NEAR(before[i], answer.out[i], bound);
     spoilt += SpoilNegligibleValues(problem, problem.item(), answer);

@@ -163,7 +163,7 @@ def summary(attend, sparse, append, prefill, memory, rpc, local):
 
     def attend_cell(figures):
         def cell(name):
-            return (f"{figures.median(name, 'median_ns') / 1e6:.2f} ms; {figures.median(name, 'share_of_read_only'):.0%}; "
+            return (f"{figures.median(name, 'median_ns') / 1e6:.2f} ms; {figures.median(name, 'share_of_read_only'):.0%}, {figures.median(name, 'share_of_peak'):.0%}; "
                     f"{figures.median(name, 'times_faster_than_f16'):.1f}×, {figures.median(name, 'times_faster_than_q4_0'):.1f}×")
         return cell
 
@@ -195,14 +195,14 @@ def summary(attend, sparse, append, prefill, memory, rpc, local):
     for name in prefill.names(query_tokens=most, threads=1):
         wanted = {key: dict(name)[key] for key in ("keys", "values", "tokens", "query_tokens")}
         row(f"{most} new tokens over {wanted['tokens']}, {plan(name)}", *by_threads(
-            prefill, lambda n: f"{prefill.median(n, 'median_ns') / 1e6:.0f} ms; {prefill.median(n, 'share_of_peak'):.0%} of peak", **wanted), "–")
+            prefill, lambda n: f"{prefill.median(n, 'median_ns') / 1e6:.0f} ms; {prefill.median(n, 'share_of_peak'):.0%} of peak", **wanted), prefill.any(name, "target") or "–")
     for figures, what in ((rpc, "service step"), (local, "local step")):
         for name in figures.names(case=what):
             row(f"{what} minus compute, median (p99), {dict(name)['mode']}", f"{figures.median(name, 'overhead_median_us'):.1f} "
                 f"({figures.median(name, 'overhead_p99_us'):.0f}) µs", "–", figures.any(name, "target") or "–")
         for name in figures.names(case="token while blocks are sealed"):
             row(f"p99 of a token with sealing / without, {what.split()[0]}, {dict(name)['mode']}", f"{figures.median(name, 'p99_ratio'):.2f}×", "–",
-                "–")
+                figures.any(name, "target") or "–")
     for name in memory.names():
         mib = 1 << 20
         row(f"daemon's resident memory, {plan(name)}", f"{memory.median(name, 'daemon_resident_bytes') / mib:.0f} MiB for "
@@ -222,7 +222,7 @@ def table(folder, starts):
                         (("read_only_GBps_1_thread", "one thread"), ("read_only_GBps_2_threads", "two")))
     print(f"Machine: {attend.heads[0]['cpu']}, {attend.heads[0]['cores']} cores, best clock {max(clocks):.2f} GHz; memory mode: read-only sum "
           f"{mode}. Medians of {starts} process starts; {low} of {len(figures)} figures were taken below 90 % of the best clock.\n")
-    print("Attend: median time; share of the read-only sum of the same bytes; times faster than the f16 and the q4_0 peer of the same run.\n")
+    print("Attend: median time; share of the read-only sum of the same bytes, share of the peak of the multiplication used; times faster than the f16 and the q4_0 peer of the same run.\n")
     summary(*parts)
     for title, show in (("Attention of one new token, random rows", lambda: attend_table(attend)),
                         ("The same on rows of a real model (byte6m reading this project's text)", lambda: attend_table(sparse)),

@@ -13,8 +13,10 @@ HWY_BEFORE_NAMESPACE();
 namespace kvant::tools::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Enough independent sums to cover the latency of two instructions per cycle, few enough for 16 registers.
+// Enough independent sums to cover the latency of two instructions per cycle, few enough for 16 registers. They are ten names,
+// not an array: g++ 12 keeps arrays that assembly or many statements change in memory, and then measures that.
 constexpr int kSums = 10;
+#define KVANT_TEN(STEP) STEP(s0) STEP(s1) STEP(s2) STEP(s3) STEP(s4) STEP(s5) STEP(s6) STEP(s7) STEP(s8) STEP(s9)
 
 /// Runs `iterations` times kSums multiply-accumulates of vectors; returns how many single ones that were.
 double BurnFloats(std::size_t iterations) {
@@ -37,64 +39,76 @@ double BurnFloats(std::size_t iterations) {
 
 #if HWY_TARGET == HWY_AVX3_DL
 constexpr const char* kByteInstruction = "vpdpbusd, 512 bit";
-#elif HWY_TARGET == HWY_AVX3
-constexpr const char* kByteInstruction = "vpmaddubsw + vpmaddwd, 512 bit";
-#elif HWY_TARGET == HWY_AVX2
-constexpr const char* kByteInstruction = "vpmaddubsw + vpmaddwd, 256 bit";
+constexpr const char* kWordInstruction = "vpdpwssd, 512 bit";
+#elif HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+constexpr const char* kByteInstruction = "vpmaddubsw + vpmaddwd";
+constexpr const char* kWordInstruction = "vpmaddwd + vpaddd";
 #else
-constexpr const char* kByteInstruction = "16-bit multiply-add pairs, 128 bit";
+constexpr const char* kByteInstruction = "16-bit multiply-add pairs";
+constexpr const char* kWordInstruction = "16-bit multiply-add pairs";
 #endif
 
-double BurnBytes(std::size_t iterations) {
+/// The same with integers: `kBytes` bytes per lane of 32 bits, or two 16-bit numbers.
+template <bool kBytes>
+HWY_INLINE double BurnIntegers(std::size_t iterations) {
   const hn::ScalableTag<std::int32_t> d;
   using V = hn::Vec<decltype(d)>;
-  V sums[kSums];
-  for (V& sum : sums) sum = hn::Zero(d);
+  V s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0, s8 = s0, s9 = s0;
   V a = hn::Set(d, 0x01020301);
   V b = hn::Set(d, 0x01010102);
+  for (std::size_t i = 0; i < iterations; ++i) {
 #if HWY_TARGET == HWY_AVX3_DL
-  constexpr std::size_t kBytesPerLane = 4;
-  for (std::size_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 16
-    for (int s = 0; s < kSums; ++s) asm volatile("vpdpbusd %2,%1,%0" : "+v"(sums[s].raw) : "v"(a.raw), "v"(b.raw));
-  }
+    if constexpr (kBytes) {
+#define KVANT_STEP(s) asm volatile("vpdpbusd %2,%1,%0" : "+v"(s.raw) : "v"(a.raw), "v"(b.raw));
+      KVANT_TEN(KVANT_STEP)
+#undef KVANT_STEP
+    } else {
+#define KVANT_STEP(s) asm volatile("vpdpwssd %2,%1,%0" : "+v"(s.raw) : "v"(a.raw), "v"(b.raw));
+      KVANT_TEN(KVANT_STEP)
+#undef KVANT_STEP
+    }
 #elif HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
-  constexpr std::size_t kBytesPerLane = 4;
-  V ones = hn::Set(d, 0x00010001);
-  for (std::size_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 16
-    for (int s = 0; s < kSums; ++s) {
-      asm volatile("" : "+v"(a.raw));  // or the product would be computed once
-#if HWY_TARGET == HWY_AVX3
-      sums[s].raw = _mm512_add_epi32(sums[s].raw, _mm512_madd_epi16(_mm512_maddubs_epi16(a.raw, b.raw), ones.raw));
-#else
-      sums[s].raw = _mm256_add_epi32(sums[s].raw, _mm256_madd_epi16(_mm256_maddubs_epi16(a.raw, b.raw), ones.raw));
-#endif
+    V t;
+    if constexpr (kBytes) {
+#define KVANT_STEP(s)                                                        \
+  asm volatile("vpmaddubsw %3,%2,%1\n\tvpmaddwd %3,%1,%1\n\tvpaddd %1,%0,%0" \
+               : "+v"(s.raw), "=&v"(t.raw)                                   \
+               : "v"(a.raw), "v"(b.raw));
+      KVANT_TEN(KVANT_STEP)
+#undef KVANT_STEP
+    } else {
+#define KVANT_STEP(s) asm volatile("vpmaddwd %3,%2,%1\n\tvpaddd %1,%0,%0" : "+v"(s.raw), "=&v"(t.raw) : "v"(a.raw), "v"(b.raw));
+      KVANT_TEN(KVANT_STEP)
+#undef KVANT_STEP
     }
-  }
 #else
-  constexpr std::size_t kBytesPerLane = 2;
-  const hn::Repartition<std::int16_t, decltype(d)> d16;
-  for (std::size_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 16
-    for (int s = 0; s < kSums; ++s) {
-      asm volatile("" : "+r"(i));
-      V odd = hn::Zero(d);
-      sums[s] =
-          hn::Add(hn::ReorderWidenMulAccumulate(d, hn::BitCast(d16, hn::Add(a, hn::Set(d, static_cast<std::int32_t>(i & 7)))),
-                                                hn::BitCast(d16, b), sums[s], odd),
-                  odd);
-    }
+    const hn::Repartition<std::int16_t, decltype(d)> d16;
+    a = hn::Add(a, b);
+#define KVANT_STEP(s)                                                                                   \
+  {                                                                                                     \
+    V odd = hn::Zero(d);                                                                                \
+    s = hn::ReorderWidenMulAccumulate(d, hn::BitCast(d16, hn::Xor(a, s)), hn::BitCast(d16, b), s, odd); \
+    s = hn::Add(s, odd);                                                                                \
   }
+    KVANT_TEN(KVANT_STEP)
+#undef KVANT_STEP
 #endif
-  V total = hn::Zero(d);
-  for (const V& sum : sums) total = hn::Add(total, sum);
+  }
+  V total = s0;
+#define KVANT_STEP(s) total = hn::Add(total, s);
+  KVANT_TEN(KVANT_STEP)
+#undef KVANT_STEP
   const std::int32_t result = hn::GetLane(total);
   asm volatile("" : : "r"(result));
-  return static_cast<double>(iterations) * kSums * static_cast<double>(hn::Lanes(d) * kBytesPerLane);
+  constexpr std::size_t kPerLane = kBytes && (HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86) ? 4 : 2;
+  return static_cast<double>(iterations) * kSums * static_cast<double>(hn::Lanes(d) * kPerLane);
 }
 
+double BurnBytes(std::size_t iterations) { return BurnIntegers<true>(iterations); }
+double BurnWords(std::size_t iterations) { return BurnIntegers<false>(iterations); }
+
 const char* ByteInstruction() { return kByteInstruction; }
+const char* WordInstruction() { return kWordInstruction; }
 
 }  // namespace kvant::tools::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -105,7 +119,9 @@ namespace {
 
 HWY_EXPORT(BurnFloats);
 HWY_EXPORT(BurnBytes);
+HWY_EXPORT(BurnWords);
 HWY_EXPORT(ByteInstruction);
+HWY_EXPORT(WordInstruction);
 
 /// One call: what each thread's share did.
 struct Burn {
@@ -117,8 +133,12 @@ struct Burn {
 
 void PeakProbe::Run() {
   constexpr std::size_t kIterations = 100'000;
-  Burn burn{arithmetic_ == Arithmetic::kBytes ? [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnBytes)(n); }
-                                              : [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnFloats)(n); }};
+  Burn burn{};
+  switch (arithmetic_) {
+    case Arithmetic::kBytes: burn.run = [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnBytes)(n); }; break;
+    case Arithmetic::kWords: burn.run = [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnWords)(n); }; break;
+    case Arithmetic::kFloats: burn.run = [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnFloats)(n); }; break;
+  }
   executor_.ForEach(
       executor_.threads(),
       [](void* context, std::size_t i, std::size_t) {
@@ -130,7 +150,12 @@ void PeakProbe::Run() {
 }
 
 std::string PeakProbe::instruction() const {
-  return arithmetic_ == Arithmetic::kBytes ? HWY_DYNAMIC_DISPATCH(ByteInstruction)() : "f32 fused multiply-add";
+  switch (arithmetic_) {
+    case Arithmetic::kBytes: return HWY_DYNAMIC_DISPATCH(ByteInstruction)();
+    case Arithmetic::kWords: return HWY_DYNAMIC_DISPATCH(WordInstruction)();
+    case Arithmetic::kFloats: break;
+  }
+  return "f32 fused multiply-add";
 }
 
 }  // namespace kvant::tools

@@ -10,6 +10,7 @@ namespace kvant::tools {
 
 enum class Arithmetic {
   kBytes,   ///< bytes times bytes into 32-bit sums: the best instruction that this project's kernels use here
+  kWords,   ///< 16-bit numbers likewise
   kFloats,  ///< f32 fused multiply-adds
 };
 

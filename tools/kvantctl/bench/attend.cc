@@ -23,10 +23,12 @@ struct Target {
   std::size_t threads;
   double share;  ///< of the read-only sum at 64k tokens
 };
-constexpr Target kTargets[] = {{"turboquant_mse:bits=2", "turboquant_mse:bits=2", 1, 0.60},
-                               {"turboquant_mse:bits=2", "turboquant_mse:bits=2", 2, 0.90},
-                               {"turboquant_mse:bits=4", "turboquant_mse:bits=4", 1, 0.74},
-                               {"turboquant_mse:bits=4", "turboquant_mse:bits=4", 2, 0.90}};
+constexpr Target kTargets[] = {
+    {"turboquant_mse:bits=2", "turboquant_mse:bits=2", 1, 0.60}, {"turboquant_mse:bits=2", "turboquant_mse:bits=2", 2, 0.90},
+    {"turboquant_mse:bits=4", "turboquant_mse:bits=2", 1, 0.65}, {"turboquant_mse:bits=4", "turboquant_mse:bits=2", 2, 0.87},
+    {"turboquant_mse:bits=4", "turboquant_mse:bits=4", 1, 0.70}, {"turboquant_mse:bits=4", "turboquant_mse:bits=4", 2, 0.85}};
+/// Every other codec: within 1.5 times what its bytes or its operations allow.
+constexpr double kOfLimit = 1 / 1.5;
 
 const std::vector<FigureColumn> kColumns = {{"CASE", "case"},
                                             {"KEYS", "keys"},
@@ -207,10 +209,16 @@ class AttendBench {
   }
 
   static void PutTarget(Json& figure, const PlanSpecs& plan, std::size_t tokens, std::size_t threads) {
+    if (tokens != 65536) return;
+    const double bytes = figure["share_of_read_only"], operations = figure["share_of_peak"];
+    if (!plan.keys.starts_with("turboquant") && plan.keys == plan.values) {
+      figure["target"] = ">= 67 % of its limit";
+      figure["target_met"] = std::max(bytes, operations) >= kOfLimit;
+    }
     for (const Target& target : kTargets) {
-      if (tokens != 65536 || plan.keys != target.keys || plan.values != target.values || threads != target.threads) continue;
+      if (plan.keys != target.keys || plan.values != target.values || threads != target.threads) continue;
       figure["target"] = ">= " + std::to_string(static_cast<int>(100 * target.share + 0.5)) + " % of read-only";
-      figure["target_met"] = figure["share_of_read_only"].get<double>() >= target.share;
+      figure["target_met"] = bytes >= target.share;
     }
   }
 

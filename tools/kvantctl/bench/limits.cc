@@ -11,7 +11,8 @@ constexpr double kNsPerSecond = 1e9;
 }  // namespace
 
 Arithmetic ArithmeticOf(const std::string& key_spec) {
-  return key_spec == "f32" || key_spec == "f16" || key_spec == "bf16" ? Arithmetic::kFloats : Arithmetic::kBytes;
+  if (key_spec == "f32" || key_spec == "f16" || key_spec == "bf16") return Arithmetic::kFloats;
+  return key_spec == "int8" || key_spec.find("bits=8") != std::string::npos ? Arithmetic::kWords : Arithmetic::kBytes;
 }
 
 void PutTimes(Json& figure, const Series& series) {
