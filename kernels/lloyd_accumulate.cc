@@ -1,6 +1,7 @@
 #include "kernels/lloyd_accumulate.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/lloyd_layout.h"
 
@@ -28,8 +29,24 @@ inline constexpr std::size_t kWordsPerQuery = kLloydWeightRun / 2;
 struct Run {
   float* scales;         ///< [kLloydWeightRun]
   std::uint32_t* words;  ///< [queries][kWordsPerQuery]
+  std::int32_t* totals;  ///< [queries], of the integer weights; only where centroids have an offset
   float* steps;          ///< [queries]; 0: all weights are 0
 };
+
+/// What makes centroids unsigned for NEON, whose dot products take factors of one kind: weights have no sign.
+template <std::uint32_t kBits>
+HWY_INLINE std::uint8_t CentroidOffset(const LloydTable& table) {
+  return static_cast<std::uint8_t>(kHasNeonDot && kBits != 8 ? table.magnitudes[table.half() - 1] : 0);
+}
+
+template <class D8>
+HWY_INLINE auto CentroidFactors(D8 d8, hn::Vec<D8> centroids) {
+  if constexpr (kHasNeonDot) {
+    return UnsignedFactors(d8, centroids);
+  } else {
+    return SignedFactors(d8, centroids);
+  }
+}
 
 /// Adding this to 0 <= x < 2^22 rounds x to an integer, ties to even, and leaves it in the low bits.
 inline constexpr float kRoundToBits = 12582912.0f;  // 1.5 * 2^23
@@ -107,7 +124,14 @@ HWY_INLINE void RoundWeights(const LloydAccumulateArgs& args, std::size_t first,
       factors[q] = none ? 0.0f : kLimit / top;
       run.steps[query + q] = none ? 0.0f : top / kLimit;
     }
-    for (std::size_t q = 0; q < n; ++q) RoundTerms<kBits>(terms[q], count, factors[q], run.words + (query + q) * kWordsPerQuery);
+    for (std::size_t q = 0; q < n; ++q) {
+      std::uint32_t* words = run.words + (query + q) * kWordsPerQuery;
+      RoundTerms<kBits>(terms[q], count, factors[q], words);
+      if constexpr (kHasNeonDot && kBits != 8) {
+        const auto* bytes = reinterpret_cast<const std::uint8_t*>(words);
+        run.totals[query + q] = std::accumulate(bytes, bytes + count, 0);
+      }
+    }
   }
 }
 
@@ -135,7 +159,7 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
           const std::uint32_t* word = words + q * kWordsPerQuery + (4 * step + f) * 2;
           const Pairs<D8> weights{hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[0]))),
                                   hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[1])))};
-          sums[v][q] = DotPairs(d8, sums[v][q], centroids, weights);
+          sums[v][q] = Dot(d8, sums[v][q], centroids, weights);
         }
       }
     } else {
@@ -156,10 +180,10 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
       }
 #else
       for (std::size_t f = 0; f < 4; ++f) {
-        const Pairs<D8> wide = WidenSigned(d8, centroids[f]);
+        const auto factors = CentroidFactors(d8, centroids[f]);
         for (std::size_t q = 0; q < kQueries; ++q) {
           const auto word = static_cast<std::int32_t>(words[q * kWordsPerQuery + 4 * step + f]);
-          sums[v][q] = DotPairs(d8, sums[v][q], wide, WidenUnsigned(d8, hn::BitCast(d8, hn::Set(di, word))));
+          sums[v][q] = Dot(d8, sums[v][q], factors, UnsignedFactors(d8, hn::BitCast(d8, hn::Set(di, word))));
         }
       }
 #endif
@@ -219,11 +243,15 @@ HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const 
   const hn::RebindToFloat<SumTag<D8>> df;
   const std::uint32_t* HWY_RESTRICT words = run.words + query * kWordsPerQuery;
   constexpr bool kTwoHalves = kBits == 1 || kBits == 3;
+  const std::uint8_t centroid_offset = CentroidOffset<kBits>(*args.table);
   hn::Vec<SumTag<D8>> sums[kVectors][kQueries];
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 8
-    for (std::size_t q = 0; q < kQueries; ++q) sums[v][q] = hn::Zero(di);
+    for (std::size_t q = 0; q < kQueries; ++q) {
+      sums[v][q] = hn::Zero(di);
+      if constexpr (kHasNeonDot && kBits != 8) sums[v][q] = hn::Set(di, -centroid_offset * run.totals[query + q]);
+    }
   }
 #if HWY_TARGET == HWY_AVX3_DL
   if constexpr (kBits != 8 && sizeof(hn::Vec<D8>) == 64) {
@@ -236,7 +264,7 @@ HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const 
   } else
 #endif
   {
-    const NibbleTables<D8, kBits == 8 ? 4 : kBits> tables(d8, *args.table, 0);
+    const NibbleTables<D8, kBits == 8 ? 4 : kBits> tables(d8, *args.table, centroid_offset);
     for (std::size_t step = 0; step < at.steps; step += kTwoHalves ? 2 : 1) {
       prefetch.Step();
       AccumulateStep<kBits, 0, kVectors, kQueries>(d8, *args.table, tables, at, offset, step, words, sums);
@@ -285,7 +313,8 @@ HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
   Run run;
   run.scales = reinterpret_cast<float*>(args.scratch);
   run.words = reinterpret_cast<std::uint32_t*>(run.scales + kLloydWeightRun);
-  run.steps = reinterpret_cast<float*>(run.words + args.queries * kWordsPerQuery);
+  run.totals = reinterpret_cast<std::int32_t*>(run.words + args.queries * kWordsPerQuery);
+  run.steps = reinterpret_cast<float*>(run.totals + args.queries);
   const std::size_t pass_bytes = hn::Lanes(CodeTag()) * kVectorsAtOnce;
   const std::size_t passes = (4 * dim + pass_bytes - 1) / pass_bytes;
   Prefetch prefetch(args.next, args.next_bytes, passes * args.tokens / (kBits == 1 || kBits == 3 ? 32 : 16));

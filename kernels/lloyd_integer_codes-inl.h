@@ -89,7 +89,7 @@ HWY_INLINE ByteSumVec AddProducts(ByteSumVec sum, ByteVec a, ByteVec b) {
   return DotUnsignedSigned(sum, a, b);
 #else
   const ByteTag d;
-  return DotPairs(d, sum, WidenUnsigned(d, a), WidenUnsigned(d, b));
+  return Dot(d, sum, UnsignedFactors(d, a), UnsignedFactors(d, b));
 #endif
 }
 

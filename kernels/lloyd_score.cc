@@ -38,11 +38,11 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
   using D8 = CodeTag;
   const SumTag<D8> di;
   const hn::RebindToFloat<SumTag<D8>> df;
-  constexpr bool kBytes = kDotBytes<kBits>;
+  constexpr bool kUnsigned = kHasVnni && kBits != 8;
   constexpr std::size_t kRows = LloydQueryRowsPerGroup(kBits);
   const std::size_t groups = args.dim / 4;
   // Unsigned centroids for VNNI: the offset's share is taken off at the start.
-  const auto offset = static_cast<std::uint8_t>(kBytes ? args.table->magnitudes[args.table->half() - 1] : 0);
+  const auto offset = static_cast<std::uint8_t>(kUnsigned ? args.table->magnitudes[args.table->half() - 1] : 0);
   for (std::size_t part = 0; part < 64; part += hn::Lanes(d8)) {
     hn::Vec<SumTag<D8>> sums[kSubtiles][kQueries];
 #pragma GCC unroll 8
@@ -64,7 +64,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
           const PairTag<D8> d16;
           const Pairs<D8> numbers{hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[q]))),
                                   hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[kLanes + q])))};
-          for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = DotPairs(d8, sums[s][q], centroids[s], numbers);
+          for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = Dot(d8, sums[s][q], centroids[s], numbers);
         }
       }
     } else {
@@ -94,11 +94,11 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
         if constexpr (kBits == 3) b = hn::Load(d8, more + g * 64);
         hn::Vec<D8> centroids[4];
         LookUp<kBits, kFirst / 4, kSubtiles>(d8, tables, a, b, centroids);
-        Pairs<D8> wide[kSubtiles];
-        for (std::size_t s = 0; s < kSubtiles; ++s) wide[s] = WidenSigned(d8, centroids[s]);
+        decltype(SignedFactors(d8, a)) factors[kSubtiles];
+        for (std::size_t s = 0; s < kSubtiles; ++s) factors[s] = SignedFactors(d8, centroids[s]);
         for (std::size_t q = 0; q < kQueries; ++q) {
-          const Pairs<D8> numbers = WidenSigned(d8, hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q]))));
-          for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = DotPairs(d8, sums[s][q], wide[s], numbers);
+          const auto numbers = SignedFactors(d8, hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q]))));
+          for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = Dot(d8, sums[s][q], factors[s], numbers);
         }
       }
 #endif
