@@ -95,7 +95,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
         hn::Vec<D8> centroids[4];
         LookUp<kBits, kFirst / 4, kSubtiles>(d8, tables, a, b, centroids);
         decltype(SignedFactors(d8, a)) factors[kSubtiles];
-        for (std::size_t s = 0; s < kSubtiles; ++s) factors[s] = SignedFactors(d8, centroids[s]);
+        for (std::size_t s = 0; s < kSubtiles; ++s) factors[s] = SignedFactors(d8, centroids[kFirst % 4 + s]);
         for (std::size_t q = 0; q < kQueries; ++q) {
           const auto numbers = SignedFactors(d8, hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q]))));
           for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = Dot(d8, sums[s][q], factors[s], numbers);
