@@ -39,12 +39,24 @@ HWY_INLINE std::uint8_t CentroidOffset(const LloydTable& table) {
   return static_cast<std::uint8_t>(kHasNeonDot && kBits != 8 ? table.magnitudes[table.half() - 1] : 0);
 }
 
-template <class D8>
+/// Centroids as they meet weights.
+template <std::uint32_t kBits, class D8>
 HWY_INLINE auto CentroidFactors(D8 d8, hn::Vec<D8> centroids) {
-  if constexpr (kHasNeonDot) {
-    return UnsignedFactors(d8, centroids);
+  if constexpr (!kDotBytes<kBits>) {
+    return WidenSigned(d8, centroids);
+  } else if constexpr (kHasNeonDot) {
+    return UnsignedBytes<D8>{centroids};
   } else {
-    return SignedFactors(d8, centroids);
+    return SignedBytes<D8>{centroids};
+  }
+}
+
+template <std::uint32_t kBits, class D8>
+HWY_INLINE auto WeightFactors(D8 d8, hn::Vec<D8> weights) {
+  if constexpr (kDotBytes<kBits>) {
+    return UnsignedBytes<D8>{weights};
+  } else {
+    return WidenUnsigned(d8, weights);
   }
 }
 
@@ -88,7 +100,8 @@ HWY_INLINE float Terms(const float* HWY_RESTRICT weights, std::size_t count, con
 
 /// Integer weights of one query for a run: terms * factor, at most LloydWeightMax once rounded.
 template <std::uint32_t kBits>
-HWY_INLINE void RoundTerms(const float* HWY_RESTRICT terms, std::size_t count, float factor, std::uint32_t* HWY_RESTRICT words) {
+HWY_INLINE void RoundTerms(const float* HWY_RESTRICT terms, std::size_t count, float factor,
+                           std::uint32_t* HWY_RESTRICT words) {
   const hn::CappedTag<float, 16> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const std::size_t n = hn::Lanes(d);
@@ -108,8 +121,8 @@ HWY_INLINE void RoundTerms(const float* HWY_RESTRICT terms, std::size_t count, f
   }
 }
 
-/// Integer weights of all queries for a run of `count` <= kLloydWeightRun tokens, a multiple of 16. A few queries at a time: the
-/// maxima and divisions of one are waited for while the others' go on.
+/// Integer weights of all queries for a run of `count` <= kLloydWeightRun tokens, a multiple of 16. A few queries at a time:
+/// the maxima and divisions of one are waited for while the others' go on.
 template <std::uint32_t kBits>
 HWY_INLINE void RoundWeights(const LloydAccumulateArgs& args, std::size_t first, std::size_t count, const Run& run) {
   constexpr std::size_t kTogether = 4;
@@ -170,23 +183,13 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
       if constexpr (kBits == 3) b = hn::LoadU(d8, at.tops + step / 2 * at.tile_bytes + offset + v * n);
       hn::Vec<D8> centroids[4];
       LookUp<kBits, kHalf, 4>(d8, tables, a, b, centroids);
-#if HWY_TARGET == HWY_AVX3_DL
       for (std::size_t f = 0; f < 4; ++f) {
-        for (std::size_t q = 0; q < kQueries; ++q) {
-          const auto weights =
-              hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(words[q * kWordsPerQuery + 4 * step + f])));
-          sums[v][q] = DotUnsignedSigned(sums[v][q], weights, centroids[f]);
-        }
-      }
-#else
-      for (std::size_t f = 0; f < 4; ++f) {
-        const auto factors = CentroidFactors(d8, centroids[f]);
+        const auto factors = CentroidFactors<kBits>(d8, centroids[f]);
         for (std::size_t q = 0; q < kQueries; ++q) {
           const auto word = static_cast<std::int32_t>(words[q * kWordsPerQuery + 4 * step + f]);
-          sums[v][q] = Dot(d8, sums[v][q], factors, UnsignedFactors(d8, hn::BitCast(d8, hn::Set(di, word))));
+          sums[v][q] = Dot(d8, sums[v][q], WeightFactors<kBits>(d8, hn::BitCast(d8, hn::Set(di, word))), factors);
         }
       }
-#endif
     }
   }
 }
@@ -204,7 +207,9 @@ HWY_INLINE void AccumulateField(const FieldTables<kBits>& tables, const Bytes64 
   for (std::size_t v = 0; v < kVectors; ++v) {
     const Bytes64 centroids = Field<kBits, kField>(tables, codes[v], tops[v]);
 #pragma GCC unroll 8
-    for (std::size_t q = 0; q < kQueries; ++q) sums[v][q] = DotUnsignedSigned(sums[v][q], weights[q], centroids);
+    for (std::size_t q = 0; q < kQueries; ++q) {
+      sums[v][q] = Dot(ByteTag64(), sums[v][q], UnsignedBytes<ByteTag64>{weights[q]}, SignedBytes<ByteTag64>{centroids});
+    }
   }
 }
 

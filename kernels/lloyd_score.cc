@@ -21,6 +21,27 @@ namespace hn = hwy::HWY_NAMESPACE;
 inline constexpr std::size_t kQueriesAtOnce = HWY_CAP_GE512 ? 4 : 2;
 inline constexpr std::size_t kManyQueries = 8;
 
+/// Centroids as they meet a query's numbers.
+template <std::uint32_t kBits, class D8>
+HWY_INLINE auto ScoreFactors(D8 d8, hn::Vec<D8> centroids) {
+  if constexpr (!kDotBytes<kBits>) {
+    return WidenSigned(d8, centroids);
+  } else if constexpr (kHasNeonDot) {
+    return SignedBytes<D8>{centroids};
+  } else {
+    return UnsignedBytes<D8>{centroids};
+  }
+}
+
+template <std::uint32_t kBits, class D8>
+HWY_INLINE auto QueryFactors(D8 d8, hn::Vec<D8> numbers) {
+  if constexpr (kDotBytes<kBits>) {
+    return SignedBytes<D8>{numbers};
+  } else {
+    return WidenSigned(d8, numbers);
+  }
+}
+
 /// Four subtiles of 16 tokens (or as many as kSubtiles says) that are scored together.
 struct KeyStep {
   const std::uint8_t* codes = nullptr;  ///< first vector of the (first) supertile
@@ -38,10 +59,10 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
   using D8 = CodeTag;
   const SumTag<D8> di;
   const hn::RebindToFloat<SumTag<D8>> df;
-  constexpr bool kUnsigned = kHasVnni && kBits != 8;
+  constexpr bool kUnsigned = kDotBytes<kBits> && !kHasNeonDot;
   constexpr std::size_t kRows = LloydQueryRowsPerGroup(kBits);
   const std::size_t groups = args.dim / 4;
-  // Unsigned centroids for VNNI: the offset's share is taken off at the start.
+  // Unsigned centroids for x86: the offset's share is taken off at the start.
   const auto offset = static_cast<std::uint8_t>(kUnsigned ? args.table->magnitudes[args.table->half() - 1] : 0);
   for (std::size_t part = 0; part < 64; part += hn::Lanes(d8)) {
     hn::Vec<SumTag<D8>> sums[kSubtiles][kQueries];
@@ -94,10 +115,10 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
         if constexpr (kBits == 3) b = hn::Load(d8, more + g * 64);
         hn::Vec<D8> centroids[4];
         LookUp<kBits, kFirst / 4, kSubtiles>(d8, tables, a, b, centroids);
-        decltype(SignedFactors(d8, a)) factors[kSubtiles];
-        for (std::size_t s = 0; s < kSubtiles; ++s) factors[s] = SignedFactors(d8, centroids[kFirst % 4 + s]);
+        decltype(ScoreFactors<kBits>(d8, a)) factors[kSubtiles];
+        for (std::size_t s = 0; s < kSubtiles; ++s) factors[s] = ScoreFactors<kBits>(d8, centroids[kFirst % 4 + s]);
         for (std::size_t q = 0; q < kQueries; ++q) {
-          const auto numbers = SignedFactors(d8, hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q]))));
+          const auto numbers = QueryFactors<kBits>(d8, hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q]))));
           for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = Dot(d8, sums[s][q], factors[s], numbers);
         }
       }
