@@ -21,12 +21,29 @@ namespace hn = hwy::HWY_NAMESPACE;
 inline constexpr std::size_t kQueriesAtOnce = HWY_CAP_GE512 ? 4 : 2;
 inline constexpr std::size_t kManyQueries = 8;
 
+/// Whether the byte of one factor can take the other's sign in one instruction. Then 3 and 4 bits are bytes here too.
+inline constexpr bool kHasByteSigns = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3;
+
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
+/// The products of a's magnitudes with b under a's signs. Requires: |a|, |b| <= 127, so that two of them fit 16 bits.
+template <class D8>
+HWY_INLINE hn::Vec<SumTag<D8>> Dot(D8 d8, hn::Vec<SumTag<D8>> sum, SignedBytes<D8> a, SignedBytes<D8> b) {
+  const auto magnitudes = hn::BitCast(d8, hn::Abs(hn::BitCast(hn::RebindToSigned<D8>(), a.bytes)));
+#if HWY_TARGET == HWY_AVX2
+  const hn::Vec<D8> turned{_mm256_sign_epi8(b.bytes.raw, a.bytes.raw)};
+#else
+  const hn::Vec<D8> turned{_mm_sign_epi8(b.bytes.raw, a.bytes.raw)};
+#endif
+  return Dot(d8, sum, UnsignedBytes<D8>{magnitudes}, SignedBytes<D8>{turned});
+}
+#endif
+
 /// Centroids as they meet a query's numbers.
 template <std::uint32_t kBits, class D8>
 HWY_INLINE auto ScoreFactors(D8 d8, hn::Vec<D8> centroids) {
-  if constexpr (!kDotBytes<kBits>) {
+  if constexpr (!kDotBytes<kBits> && !kHasByteSigns) {
     return WidenSigned(d8, centroids);
-  } else if constexpr (kHasNeonDot) {
+  } else if constexpr (!kDotBytes<kBits> || kHasNeonDot) {
     return SignedBytes<D8>{centroids};
   } else {
     return UnsignedBytes<D8>{centroids};
@@ -35,7 +52,7 @@ HWY_INLINE auto ScoreFactors(D8 d8, hn::Vec<D8> centroids) {
 
 template <std::uint32_t kBits, class D8>
 HWY_INLINE auto QueryFactors(D8 d8, hn::Vec<D8> numbers) {
-  if constexpr (kDotBytes<kBits>) {
+  if constexpr (kDotBytes<kBits> || kHasByteSigns) {
     return SignedBytes<D8>{numbers};
   } else {
     return WidenSigned(d8, numbers);
