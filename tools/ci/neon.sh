@@ -33,7 +33,7 @@ unpack_packages() {
   mkdir -p "$root" "$build/debs"
   : >"$build/packages.log"
   { apt_arm64 update && (cd "$build/debs" && apt_arm64 download "${packages[@]}"); } ||
-    skip "arm64 packages could not be fetched: $(grep -E '^E:' "$build/packages.log" | tail -n 1) (build/neon/packages.log)"
+    skip "arm64 packages could not be fetched: $(grep -m 1 -E '^[EW]:' "$build/packages.log") (build/neon/packages.log)"
   local deb
   for deb in "$build"/debs/*.deb; do dpkg-deb -x "$deb" "$root" || kvant_fail "unpacking $deb"; done
   echo "${packages[*]}" >"$root/unpacked"
