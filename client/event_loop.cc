@@ -65,13 +65,16 @@ bool EventLoop::Bury(std::shared_ptr<void> remains) {
     return false;
   }
   grave_.push_back(std::move(remains));
+  occupied_.store(true, std::memory_order_release);
   return true;
 }
 
 void EventLoop::Exhume() {
+  if (!occupied_.load(std::memory_order_acquire)) return;
   std::vector<std::shared_ptr<void>> remains;
   {
     const std::lock_guard lock(mutex_);
+    occupied_.store(false, std::memory_order_relaxed);
     remains.swap(grave_);
   }
   remains.clear();

@@ -5,7 +5,8 @@
 // end.
 #pragma once
 
-#include <functional>
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -44,7 +45,8 @@ class EventLoop {
 
   wire::EventLoop events_;
   const std::uint64_t thread_;
-  std::mutex mutex_;  // guards the two below
+  std::atomic<bool> occupied_{false};  // something lies in grave_: every call asks, and most find nothing
+  std::mutex mutex_;                   // guards the two below
   std::vector<std::shared_ptr<void>> grave_;
   bool thread_ended_ = false;
 };

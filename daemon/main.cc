@@ -111,7 +111,8 @@ int main(int argc, char** argv) {
   app.add_option("--lease", lease_ms, "Milliseconds after which a client that hangs is dropped")
       ->check(CLI::Range(std::int64_t{10}, std::int64_t{86'400'000}))
       ->capture_default_str();
-  app.add_option("--spin", spin_us, "Microseconds to spin for the next request before sleeping; costs a core, saves a wake-up")
+  app.add_option("--spin", spin_us, "Microseconds to look out for the next request before sleeping; takes a core while clients are busy, saves a wake-up "
+                 "per call. 0: sleep at once, which suits machines of few cores")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1'000'000}))
       ->capture_default_str();
   app.add_option("--log-level", log_level, "What is logged to stderr")

@@ -88,7 +88,10 @@ kj::Promise<void> RunRelease(const std::shared_ptr<Session>& session, ReleaseCon
 
 template <typename Context>
 void WriteOutcomes(std::span<const Result<void>> outcomes, Context context) {
-  auto list = context.getResults().initOutcomes(static_cast<unsigned>(outcomes.size()));
+  // Room for successes; Cap'n Proto would clear 8 KiB. Errors get a segment of their own.
+  constexpr std::uint64_t kWordsOfSuccess = 2;
+  const capnp::MessageSize hint{4 + kWordsOfSuccess * outcomes.size(), 0};
+  auto list = context.getResults(hint).initOutcomes(static_cast<unsigned>(outcomes.size()));
   for (unsigned i = 0; i < list.size(); ++i) wire::WriteStatus(outcomes[i], list[i]);
 }
 

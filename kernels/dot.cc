@@ -1,5 +1,7 @@
 #include "kernels/dot.h"
 
+#include "kernels/prefetch.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/dot.cc"
 #include <hwy/foreach_target.h>
@@ -76,9 +78,11 @@ HWY_INLINE void DotTile(const float* HWY_RESTRICT queries, std::size_t dim, cons
 }
 
 template <std::size_t kQ, typename T>
-HWY_INLINE void DotQueries(const float* queries, const T* rows, const RowsView& view, float* logits, std::size_t logit_stride) {
+HWY_INLINE void DotQueries(const float* queries, const T* rows, const RowsView& view, float* logits, std::size_t logit_stride,
+                           Prefetch& prefetch) {
   std::size_t t = 0;
   for (; t + kTokenTile <= view.count; t += kTokenTile) {
+    prefetch.Step();
     DotTile<kQ, kTokenTile>(queries, view.dim, rows + t * view.stride, view.stride, logits + t, logit_stride);
   }
   for (; t < view.count; ++t) {
@@ -88,22 +92,26 @@ HWY_INLINE void DotQueries(const float* queries, const T* rows, const RowsView& 
 
 template <typename T>
 void DotTyped(const float* queries, std::size_t n, const T* rows, const RowsView& view, float* logits,
-              std::size_t logit_stride) {
+              std::size_t logit_stride, Prefetch& prefetch) {
   std::size_t q = 0;
   for (; q + kQueryTile <= n; q += kQueryTile) {
-    DotQueries<kQueryTile>(queries + q * view.dim, rows, view, logits + q * logit_stride, logit_stride);
+    DotQueries<kQueryTile>(queries + q * view.dim, rows, view, logits + q * logit_stride, logit_stride, prefetch);
   }
-  for (; q < n; ++q) DotQueries<1>(queries + q * view.dim, rows, view, logits + q * logit_stride, logit_stride);
+  for (; q < n; ++q) {
+    DotQueries<1>(queries + q * view.dim, rows, view, logits + q * logit_stride, logit_stride, prefetch);
+  }
 }
 
-void DotRowsTarget(const float* queries, std::size_t n, const RowsView& view, float* logits, std::size_t logit_stride) {
+void DotRowsTarget(const float* queries, std::size_t n, const RowsView& view, float* logits, std::size_t logit_stride,
+                   const std::byte* next, std::size_t next_bytes) {
+  Prefetch prefetch(next, next_bytes, view.count / kTokenTile);
   switch (view.type) {
-    case ElementType::kF32: DotTyped(queries, n, static_cast<const float*>(view.data), view, logits, logit_stride); break;
+    case ElementType::kF32: DotTyped(queries, n, static_cast<const float*>(view.data), view, logits, logit_stride, prefetch); break;
     case ElementType::kF16:
-      DotTyped(queries, n, static_cast<const hwy::float16_t*>(view.data), view, logits, logit_stride);
+      DotTyped(queries, n, static_cast<const hwy::float16_t*>(view.data), view, logits, logit_stride, prefetch);
       break;
     case ElementType::kBF16:
-      DotTyped(queries, n, static_cast<const hwy::bfloat16_t*>(view.data), view, logits, logit_stride);
+      DotTyped(queries, n, static_cast<const hwy::bfloat16_t*>(view.data), view, logits, logit_stride, prefetch);
       break;
   }
 }
@@ -116,8 +124,9 @@ namespace kvant::kernels {
 
 HWY_EXPORT(DotRowsTarget);
 
-void DotRows(const float* queries, std::size_t n, const RowsView& rows, float* logits, std::size_t logit_stride) noexcept {
-  HWY_DYNAMIC_DISPATCH(DotRowsTarget)(queries, n, rows, logits, logit_stride);
+void DotRows(const float* queries, std::size_t n, const RowsView& rows, float* logits, std::size_t logit_stride,
+             const std::byte* next, std::size_t next_bytes) noexcept {
+  HWY_DYNAMIC_DISPATCH(DotRowsTarget)(queries, n, rows, logits, logit_stride, next, next_bytes);
 }
 
 }  // namespace kvant::kernels

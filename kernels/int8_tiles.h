@@ -30,6 +30,11 @@ struct Int16Row {
 /// Rounds `n` finite numbers (a multiple of 4) to integers up to kInt16Limit. All zeros give step 0.
 Int16Row RoundToInt16(const float* x, std::size_t n, std::int16_t* integers) noexcept;
 
+/// Rounds `n` rows of weights >= 0 ([n, stride]), each times what the ufloat16 scales [tokens] stand for, as RoundToInt16 does.
+/// `integers` is [n, tokens], `numbers` scratch of [tokens]. Requires: tokens is a multiple of 16.
+void RoundWeights(const float* weights, std::size_t stride, std::size_t n, const std::uint16_t* scales, std::size_t tokens,
+                  float* numbers, Int16Row* rows, std::int16_t* integers) noexcept;
+
 /// Codes of 16 rows of `dim` numbers (adjacent) into a key tile of 16 * dim bytes: round(row[t] * inverse_scales[t]), clamped
 /// to +-127. Requires: dim is a multiple of 8 (here and below).
 void PackInt8Keys(const float* rows, const float* inverse_scales, std::size_t dim, std::byte* tile) noexcept;
@@ -48,8 +53,5 @@ void ScoreInt8(const Int16Row* queries, const std::int16_t* integers, std::size_
 void AccumulateInt8(const Int16Row* weights, const std::int16_t* integers, std::size_t n, const std::byte* codes,
                     std::size_t tokens, std::size_t dim, float* acc, std::size_t acc_stride, const std::byte* next,
                     std::size_t next_bytes) noexcept;
-
-/// products[t] = weights[t] * the number that ufloat16 scales[t] stands for. `tokens` is a multiple of 16.
-void MultiplyScales(const float* weights, const std::uint16_t* scales, std::size_t tokens, float* products) noexcept;
 
 }  // namespace kvant::kernels

@@ -52,10 +52,21 @@ float LoadRowTarget(const void* src, ElementType type, std::size_t n, float* out
   return 0.0f;
 }
 
-/// Bits of the nearest f16 in the low half of each lane. By hand, because Highway 1.0.3 truncates where there is no
-/// instruction.
 template <class D>
-HWY_INLINE hn::Vec<hn::RebindToSigned<D>> HalfBits(D d, hn::Vec<D> v) {
+using HalfVec = hn::Vec<hn::Rebind<std::uint16_t, D>>;
+
+/// Bits of the nearest f16; NaN becomes the quiet one without a payload.
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+template <class D>
+HWY_INLINE HalfVec<D> HalfBits(D d, hn::Vec<D> v) {
+  const hn::Rebind<hwy::float16_t, D> d16;
+  const auto quiet = hn::CopySign(hn::BitCast(d, hn::Set(hn::RebindToSigned<D>(), 0x7fc00000)), v);
+  return hn::BitCast(hn::Rebind<std::uint16_t, D>(), hn::DemoteTo(d16, hn::IfThenElse(hn::IsNaN(v), quiet, v)));
+}
+#else
+// By hand, because Highway 1.0.3 truncates where there is no instruction.
+template <class D>
+HWY_INLINE HalfVec<D> HalfBits(D d, hn::Vec<D> v) {
   const hn::RebindToSigned<D> di;
   const auto bits = hn::BitCast(di, v);
   const auto magnitude = hn::And(bits, hn::Set(di, 0x7fffffff));
@@ -69,11 +80,12 @@ HWY_INLINE hn::Vec<hn::RebindToSigned<D>> HalfBits(D d, hn::Vec<D> v) {
   auto result = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 0x38800000)), small, normal);
   result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, 0x477fefff)), hn::Set(di, 0x7c00), result);
   result = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, 0x7f800000)), hn::Set(di, 0x7e00), result);
-  return hn::Or(result, sign);
+  return hn::DemoteTo(hn::Rebind<std::uint16_t, D>(), hn::Or(result, sign));
 }
+#endif
 
 template <class D>
-HWY_INLINE hn::Vec<hn::RebindToSigned<D>> BrainBits(D /*d*/, hn::Vec<D> v) {
+HWY_INLINE HalfVec<D> BrainBits(D /*d*/, hn::Vec<D> v) {
   const hn::RebindToUnsigned<D> du;
   const hn::RebindToSigned<D> di;
   const auto bits = hn::BitCast(du, v);
@@ -82,7 +94,7 @@ HWY_INLINE hn::Vec<hn::RebindToSigned<D>> BrainBits(D /*d*/, hn::Vec<D> v) {
   const auto nan = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40u));
   const auto magnitude = hn::And(hn::BitCast(di, bits), hn::Set(di, 0x7fffffff));
   const auto is_nan = hn::Gt(magnitude, hn::Set(di, 0x7f800000));
-  return hn::IfThenElse(is_nan, hn::BitCast(di, nan), hn::BitCast(di, rounded));
+  return hn::DemoteTo(hn::Rebind<std::uint16_t, D>(), hn::IfThenElse(is_nan, hn::BitCast(di, nan), hn::BitCast(di, rounded)));
 }
 
 template <class D>
@@ -91,8 +103,7 @@ HWY_INLINE std::size_t StoreVectors(D d, const float* src, std::size_t i, std::s
   const std::size_t step = hn::Lanes(d);
   for (; i + step <= n; i += step) {
     const auto v = hn::LoadU(d, src + i);
-    const auto bits = type == ElementType::kF16 ? HalfBits(d, v) : BrainBits(d, v);
-    hn::StoreU(hn::DemoteTo(du16, bits), du16, dst + i);
+    hn::StoreU(type == ElementType::kF16 ? HalfBits(d, v) : BrainBits(d, v), du16, dst + i);
   }
   return i;
 }
@@ -108,6 +119,56 @@ void StoreRowTarget(const float* src, std::size_t n, ElementType type, void* dst
   StoreVectors(hn::CappedTag<float, 1>(), src, i, n, type, out);
 }
 
+/// Whole vectors of 16-bit floats as they are; the largest magnitude's bits order as it does.
+template <class D16>
+HWY_INLINE std::size_t CopyVectors(D16 d, const std::int16_t* src, std::size_t i, std::size_t n, std::int16_t* dst,
+                                   std::int16_t* largest) {
+  const std::size_t step = hn::Lanes(d);
+  if (i + step > n) return i;
+  auto max = hn::Zero(d);
+  for (; i + step <= n; i += step) {
+    const auto bits = hn::LoadU(d, src + i);
+    hn::StoreU(bits, d, dst + i);
+    max = hn::Max(max, hn::And(bits, hn::Set(d, std::int16_t{0x7fff})));
+  }
+  const std::int16_t m = hn::GetLane(hn::MaxOfLanes(d, max));
+  *largest = m > *largest ? m : *largest;
+  return i;
+}
+
+float CopySameTarget(const std::int16_t* src, ElementType type, std::size_t n, std::int16_t* dst) {
+  std::int16_t largest = 0;
+  const std::size_t i = CopyVectors(hn::ScalableTag<std::int16_t>(), src, 0, n, dst, &largest);
+  CopyVectors(hn::CappedTag<std::int16_t, 1>(), src, i, n, dst, &largest);
+  float result = 0.0f;
+  if (type == ElementType::kF16) {
+    LoadTyped(reinterpret_cast<const hwy::float16_t*>(&largest), 1, &result);
+  } else {
+    LoadTyped(reinterpret_cast<const hwy::bfloat16_t*>(&largest), 1, &result);
+  }
+  return result;
+}
+
+/// Numbers converted at a time.
+constexpr std::size_t kCopyChunk = 512;
+
+float CopyRowTarget(const void* src, ElementType from, std::size_t n, ElementType to, void* dst) {
+  if (from == to && from != ElementType::kF32) {
+    return CopySameTarget(static_cast<const std::int16_t*>(src), from, n, static_cast<std::int16_t*>(dst));
+  }
+  if (to == ElementType::kF32) return LoadRowTarget(src, from, n, static_cast<float*>(dst));
+  HWY_ALIGN float chunk[kCopyChunk];
+  float result = 0.0f;
+  for (std::size_t i = 0; i < n; i += kCopyChunk) {
+    const std::size_t count = n - i < kCopyChunk ? n - i : kCopyChunk;
+    const float largest = LoadRowTarget(static_cast<const unsigned char*>(src) + i * ElementBytes(from), from, count, chunk);
+    if (!(largest <= result)) result = largest;
+    StoreRowTarget(chunk, count, to, static_cast<unsigned char*>(dst) + i * ElementBytes(to));
+    if (result != result) break;  // NaN stays the answer
+  }
+  return result;
+}
+
 }  // namespace kvant::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -116,6 +177,7 @@ namespace kvant::kernels {
 
 HWY_EXPORT(LoadRowTarget);
 HWY_EXPORT(StoreRowTarget);
+HWY_EXPORT(CopyRowTarget);
 
 float LoadRow(const void* src, ElementType type, std::size_t n, float* out) noexcept {
   return HWY_DYNAMIC_DISPATCH(LoadRowTarget)(src, type, n, out);
@@ -123,6 +185,10 @@ float LoadRow(const void* src, ElementType type, std::size_t n, float* out) noex
 
 void StoreRow(const float* src, std::size_t n, ElementType type, void* dst) noexcept {
   HWY_DYNAMIC_DISPATCH(StoreRowTarget)(src, n, type, dst);
+}
+
+float CopyRow(const void* src, ElementType from, std::size_t n, ElementType to, void* dst) noexcept {
+  return HWY_DYNAMIC_DISPATCH(CopyRowTarget)(src, from, n, to, dst);
 }
 
 float LargestStorable(ElementType type) noexcept {

@@ -15,6 +15,9 @@ float LoadRow(const void* src, ElementType type, std::size_t n, float* out) noex
 /// The same bits on every target. `dst` may be aligned to its element only.
 void StoreRow(const float* src, std::size_t n, ElementType type, void* dst) noexcept;
 
+/// LoadRow and StoreRow at once: converts `n` elements from one type to another. Returns what LoadRow does.
+float CopyRow(const void* src, ElementType from, std::size_t n, ElementType to, void* dst) noexcept;
+
 /// Largest float that still rounds to a finite number of `type`.
 [[nodiscard]] float LargestStorable(ElementType type) noexcept;
 

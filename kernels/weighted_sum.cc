@@ -1,5 +1,7 @@
 #include "kernels/weighted_sum.h"
 
+#include "kernels/prefetch.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/weighted_sum.cc"
 #include <hwy/foreach_target.h>
@@ -17,13 +19,15 @@ constexpr std::size_t kVectorTile = HWY_MAX_BYTES >= 64 ? 4 : 2;
 /// One strip of kV vectors of dims for kQ queries, all tokens.
 template <std::size_t kQ, std::size_t kV, class D, typename T>
 HWY_INLINE void SumStrip(D d, const float* HWY_RESTRICT weights, std::size_t weight_stride, const T* HWY_RESTRICT rows,
-                         std::size_t count, std::size_t stride, float* HWY_RESTRICT acc, std::size_t acc_stride) {
+                         std::size_t count, std::size_t stride, float* HWY_RESTRICT acc, std::size_t acc_stride,
+                         Prefetch& prefetch) {
   const std::size_t step = hn::Lanes(d);
   hn::Vec<D> sum[kQ][kV];
   for (std::size_t q = 0; q < kQ; ++q) {
     for (std::size_t v = 0; v < kV; ++v) sum[q][v] = hn::Zero(d);
   }
   for (std::size_t t = 0; t < count; ++t) {
+    prefetch.Step();
     hn::Vec<D> row[kV];
     for (std::size_t v = 0; v < kV; ++v) row[v] = LoadFloats(d, rows + t * stride + v * step);
     for (std::size_t q = 0; q < kQ; ++q) {
@@ -41,43 +45,48 @@ HWY_INLINE void SumStrip(D d, const float* HWY_RESTRICT weights, std::size_t wei
 
 template <std::size_t kQ, typename T>
 HWY_INLINE void SumQueries(const float* weights, std::size_t weight_stride, const T* rows, const RowsView& view, float* acc,
-                           std::size_t acc_stride) {
+                           std::size_t acc_stride, Prefetch& prefetch) {
   const hn::ScalableTag<float> d;
   const hn::CappedTag<float, 8> tail;
   const std::size_t step = hn::Lanes(d);
   std::size_t i = 0;
   for (; i + kVectorTile * step <= view.dim; i += kVectorTile * step) {
-    SumStrip<kQ, kVectorTile>(d, weights, weight_stride, rows + i, view.count, view.stride, acc + i, acc_stride);
+    SumStrip<kQ, kVectorTile>(d, weights, weight_stride, rows + i, view.count, view.stride, acc + i, acc_stride, prefetch);
   }
   for (; i + step <= view.dim; i += step) {
-    SumStrip<kQ, 1>(d, weights, weight_stride, rows + i, view.count, view.stride, acc + i, acc_stride);
+    SumStrip<kQ, 1>(d, weights, weight_stride, rows + i, view.count, view.stride, acc + i, acc_stride, prefetch);
   }
   for (; i < view.dim; i += hn::Lanes(tail)) {
-    SumStrip<kQ, 1>(tail, weights, weight_stride, rows + i, view.count, view.stride, acc + i, acc_stride);
+    SumStrip<kQ, 1>(tail, weights, weight_stride, rows + i, view.count, view.stride, acc + i, acc_stride, prefetch);
   }
 }
 
 template <typename T>
 void SumTyped(const float* weights, std::size_t weight_stride, std::size_t n, const T* rows, const RowsView& view, float* acc,
-              std::size_t acc_stride) {
+              std::size_t acc_stride, Prefetch& prefetch) {
   std::size_t q = 0;
   for (; q + kQueryTile <= n; q += kQueryTile) {
-    SumQueries<kQueryTile>(weights + q * weight_stride, weight_stride, rows, view, acc + q * acc_stride, acc_stride);
+    SumQueries<kQueryTile>(weights + q * weight_stride, weight_stride, rows, view, acc + q * acc_stride, acc_stride, prefetch);
   }
-  for (; q < n; ++q) SumQueries<1>(weights + q * weight_stride, weight_stride, rows, view, acc + q * acc_stride, acc_stride);
+  for (; q < n; ++q) {
+    SumQueries<1>(weights + q * weight_stride, weight_stride, rows, view, acc + q * acc_stride, acc_stride, prefetch);
+  }
 }
 
 void WeightedSumTarget(const float* weights, std::size_t weight_stride, std::size_t n, const RowsView& view, float* acc,
-                       std::size_t acc_stride) {
+                       std::size_t acc_stride, const std::byte* next, std::size_t next_bytes) {
+  // Every strip of dims walks over all tokens.
+  const std::size_t strip = kVectorTile * hn::Lanes(hn::ScalableTag<float>());
+  Prefetch prefetch(next, next_bytes, (view.dim + strip - 1) / strip * view.count);
   switch (view.type) {
     case ElementType::kF32:
-      SumTyped(weights, weight_stride, n, static_cast<const float*>(view.data), view, acc, acc_stride);
+      SumTyped(weights, weight_stride, n, static_cast<const float*>(view.data), view, acc, acc_stride, prefetch);
       break;
     case ElementType::kF16:
-      SumTyped(weights, weight_stride, n, static_cast<const hwy::float16_t*>(view.data), view, acc, acc_stride);
+      SumTyped(weights, weight_stride, n, static_cast<const hwy::float16_t*>(view.data), view, acc, acc_stride, prefetch);
       break;
     case ElementType::kBF16:
-      SumTyped(weights, weight_stride, n, static_cast<const hwy::bfloat16_t*>(view.data), view, acc, acc_stride);
+      SumTyped(weights, weight_stride, n, static_cast<const hwy::bfloat16_t*>(view.data), view, acc, acc_stride, prefetch);
       break;
   }
 }
@@ -120,8 +129,8 @@ HWY_EXPORT(RescaleTarget);
 HWY_EXPORT(AddScaledTarget);
 
 void WeightedSumRows(const float* weights, std::size_t weight_stride, std::size_t n, const RowsView& rows, float* acc,
-                     std::size_t acc_stride) noexcept {
-  HWY_DYNAMIC_DISPATCH(WeightedSumTarget)(weights, weight_stride, n, rows, acc, acc_stride);
+                     std::size_t acc_stride, const std::byte* next, std::size_t next_bytes) noexcept {
+  HWY_DYNAMIC_DISPATCH(WeightedSumTarget)(weights, weight_stride, n, rows, acc, acc_stride, next, next_bytes);
 }
 
 void Rescale(float* acc, std::size_t n, float factor) noexcept { HWY_DYNAMIC_DISPATCH(RescaleTarget)(acc, n, factor); }

@@ -16,8 +16,6 @@ namespace {
 constexpr std::size_t kWord = sizeof(capnp::word);
 /// Most messages are a few hundred bytes.
 constexpr std::size_t kUsualBytes = 16384;
-/// A buffer that grew beyond this is given back once it is empty.
-constexpr std::size_t kKeptBytes = std::size_t{1} << 20;
 /// What Cap'n Proto's own readers allow.
 constexpr std::uint64_t kMaxSegments = 512;
 
@@ -25,12 +23,6 @@ void SetNonBlocking(int fd) {
   int flags = 0;
   KJ_SYSCALL(flags = ::fcntl(fd, F_GETFL));
   KJ_SYSCALL(::fcntl(fd, F_SETFL, flags | O_NONBLOCK));
-}
-
-template <typename T>
-void Append(std::vector<kj::byte>& to, const T* data, std::size_t count) {
-  const auto* bytes = reinterpret_cast<const kj::byte*>(data);
-  to.insert(to.end(), bytes, bytes + count * sizeof(T));
 }
 
 }  // namespace
@@ -48,8 +40,6 @@ MessageSocket::MessageSocket(EventLoop& loop, kj::AutoCloseFd socket, std::size_
 }
 
 MessageSocket::~MessageSocket() noexcept(false) { loop_.Remove(*this); }
-
-// ------------------------------------------------------------------------------------------------------------- reading
 
 kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageSocket::tryReadMessage(kj::ArrayPtr<kj::AutoCloseFd> fd_space,
                                                                                  capnp::ReaderOptions options,
@@ -211,139 +201,6 @@ void MessageSocket::TakeFds(const msghdr& header) {
     }
   }
   if (!received.fds.empty()) in_fds_.push_back(std::move(received));
-}
-
-// ------------------------------------------------------------------------------------------------------------- writing
-
-kj::Promise<void> MessageSocket::writeMessage(kj::ArrayPtr<const int> fds,
-                                              kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
-  KJ_IF_MAYBE (exception, broken_) return kj::cp(*exception);
-  KJ_REQUIRE(segments.size() > 0 && !ending_, "nothing to write, or the connection has been ended");
-  DropSent();
-  const std::size_t begin = out_.size();
-  const auto count = static_cast<std::uint32_t>(segments.size() - 1);
-  Append(out_, &count, 1);
-  for (const auto& segment : segments) {
-    const auto words = static_cast<std::uint32_t>(segment.size());
-    Append(out_, &words, 1);
-  }
-  if (segments.size() % 2 == 0) out_.resize(out_.size() + sizeof(std::uint32_t));
-  for (const auto& segment : segments) Append(out_, segment.begin(), segment.size());
-  if (fds.size() != 0) {
-    SentFds sent{begin, out_.size(), {}};
-    for (const int fd : fds) {
-      int copy = -1;  // the caller keeps its own for no longer than this call
-      KJ_SYSCALL(copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-      sent.fds.add(copy);
-    }
-    out_fds_.push_back(std::move(sent));
-  }
-  if (out_.size() - sent_ > kMaxUnsentBytes) {
-    broken_ = KJ_EXCEPTION(DISCONNECTED, "the peer does not read its answers", out_.size() - sent_);
-    KJ_IF_MAYBE (exception, broken_) return kj::cp(*exception);
-  }
-  return kj::READY_NOW;
-}
-
-/// A peer that reads slowly but steadily must not make `out_` grow for ever.
-void MessageSocket::DropSent() {
-  if (sent_ < kKeptBytes) return;
-  out_.erase(out_.begin(), out_.begin() + static_cast<std::ptrdiff_t>(sent_));
-  for (SentFds& fds : out_fds_) {
-    fds.begin -= sent_;
-    fds.end -= sent_;
-  }
-  sent_ = 0;
-}
-
-kj::Promise<void> MessageSocket::writeMessages(kj::ArrayPtr<kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>> messages) {
-  kj::Promise<void> written = kj::READY_NOW;
-  for (const auto& segments : messages) written = writeMessage(nullptr, segments);
-  return written;
-}
-
-void MessageSocket::Flush() {
-  if (sent_ == out_.size() || blocked_ || broken_ != nullptr) return;
-  while (sent_ < out_.size()) {
-    if (SendSome()) continue;
-    // A continuation may not replace the promise that runs it.
-    if (blocked_ && !std::exchange(watching_writable_, true)) writable_ = WatchWritable().eagerlyEvaluate(nullptr);
-    return;
-  }
-  out_.clear();
-  sent_ = 0;
-  if (out_.capacity() > kKeptBytes) out_.shrink_to_fit();
-  if (ending_) ::shutdown(socket_, SHUT_WR);
-}
-
-kj::Promise<void> MessageSocket::WatchWritable() {
-  return observer_.whenBecomesWritable().then([this]() -> kj::Promise<void> {
-    blocked_ = false;
-    Flush();
-    if (blocked_) return WatchWritable();
-    watching_writable_ = false;
-    return kj::READY_NOW;
-  });
-}
-
-bool MessageSocket::SendSome() {
-  std::size_t end = out_.size();
-  msghdr header{};
-  std::vector<kj::byte> control;
-  const bool with_fds = !out_fds_.empty() && out_fds_.front().begin == sent_;
-  if (with_fds) {
-    const auto& fds = out_fds_.front().fds;
-    end = out_fds_.front().end;
-    control.resize(CMSG_SPACE(fds.size() * sizeof(int)));
-    header.msg_control = control.data();
-    header.msg_controllen = control.size();
-    cmsghdr* part = CMSG_FIRSTHDR(&header);
-    part->cmsg_level = SOL_SOCKET;
-    part->cmsg_type = SCM_RIGHTS;
-    part->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-    for (std::size_t i = 0; i < fds.size(); ++i) {
-      const int fd = fds[i];
-      std::memcpy(CMSG_DATA(part) + i * sizeof(int), &fd, sizeof(fd));
-    }
-  } else if (!out_fds_.empty()) {
-    end = out_fds_.front().begin;
-  }
-  iovec piece{out_.data() + sent_, end - sent_};
-  header.msg_iov = &piece;
-  header.msg_iovlen = 1;
-  ssize_t n = -1;
-  do {
-    n = ::sendmsg(socket_, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
-  } while (n < 0 && errno == EINTR);
-  if (n >= 0) {
-    if (with_fds) out_fds_.pop_front();  // they went with the first byte
-    sent_ += static_cast<std::size_t>(n);
-    return true;
-  }
-  const int error = errno;
-  if (error == EAGAIN || error == EWOULDBLOCK) {
-    blocked_ = true;
-  } else {
-    broken_ = KJ_EXCEPTION(DISCONNECTED, "the peer is gone", error);
-  }
-  return false;
-}
-
-kj::Maybe<int> MessageSocket::getSendBufferSize() {
-  int bytes = 0;
-  socklen_t length = sizeof(bytes);
-  if (::getsockopt(socket_, SOL_SOCKET, SO_SNDBUF, &bytes, &length) != 0) return nullptr;
-  return bytes;
-}
-
-kj::Promise<void> MessageSocket::end() {
-  Flush();
-  if (sent_ == out_.size()) {
-    ::shutdown(socket_, SHUT_WR);
-  } else {
-    ending_ = true;  // Flush shuts down behind the last byte
-  }
-  return kj::READY_NOW;
 }
 
 }  // namespace kvant::wire

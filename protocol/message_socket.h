@@ -69,6 +69,9 @@ class MessageSocket final : public capnp::MessageStream, private Source {
     kj::Vector<kj::AutoCloseFd> fds;
   };
 
+  /// A buffer that grew beyond this is given back once it is empty.
+  static constexpr std::size_t kKeptBytes = std::size_t{1} << 20;
+
   void Flush() override;
   bool Receive() override;
 

@@ -133,7 +133,7 @@ class Int8Values final : public ValueCodec {
 
   [[nodiscard]] std::size_t accumulator_floats() const noexcept override { return block_.dim(); }
 
-  // Scratch: n Int16Rows, one row of float products, n rows of integers.
+  // Scratch: n Int16Rows, the scales as floats, n rows of integers.
   [[nodiscard]] std::size_t accumulate_scratch_bytes(std::size_t n) const noexcept override {
     return n * sizeof(kernels::Int16Row) + block_.tokens() * (sizeof(float) + n * sizeof(std::int16_t));
   }
@@ -141,15 +141,10 @@ class Int8Values final : public ValueCodec {
                   std::size_t acc_stride, std::byte* scratch, const std::byte* next, std::size_t next_bytes) const override {
     const std::size_t tokens = block_.tokens();
     auto* rows = reinterpret_cast<kernels::Int16Row*>(scratch);
-    auto* products = reinterpret_cast<float*>(rows + n);
-    auto* integers = reinterpret_cast<std::int16_t*>(products + tokens);
-    bool any = false;
-    for (std::size_t i = 0; i < n; ++i) {
-      kernels::MultiplyScales(weights + i * stride, block_.Scales(block), tokens, products);
-      rows[i] = kernels::RoundToInt16(products, tokens, integers + i * tokens);
-      any = any || rows[i].step > 0.0f;
-    }
-    if (!any) return;
+    auto* numbers = reinterpret_cast<float*>(rows + n);
+    auto* integers = reinterpret_cast<std::int16_t*>(numbers + tokens);
+    kernels::RoundWeights(weights, stride, n, block_.Scales(block), tokens, numbers, rows, integers);
+    if (std::none_of(rows, rows + n, [](const kernels::Int16Row& row) { return row.step > 0.0f; })) return;
     kernels::AccumulateInt8(rows, integers, n, block, tokens, block_.dim(), acc, acc_stride, next, next_bytes);
   }
   void Finish(std::size_t, const float* acc, std::size_t acc_stride, const float* /*weight_sums*/, std::size_t n,

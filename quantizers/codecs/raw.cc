@@ -14,8 +14,6 @@
 namespace kvant::quantizers {
 namespace {
 
-constexpr std::size_t kMaxDim = 1024;
-
 /// What both sides of a raw codec do.
 class RawBlock {
  public:
@@ -28,15 +26,14 @@ class RawBlock {
     const std::size_t row_bytes = dim_ * ElementBytes(type_);
     const float limit = kernels::LargestStorable(type_);
     const auto* src = static_cast<const std::byte*>(rows.data);
-    float row[kMaxDim];
     for (std::size_t t = 0; t < tokens_; ++t) {
-      const float largest = kernels::LoadRow(src + t * rows.stride * ElementBytes(rows.type), rows.type, dim_, row);
+      const std::byte* row = src + t * rows.stride * ElementBytes(rows.type);
+      const float largest = kernels::CopyRow(row, rows.type, dim_, type_, block + t * row_bytes);
       if (!(largest <= limit)) {
         return Error{ErrorCode::kNotFinite,
                      "encode as " + std::string(ElementTypeName(type_)) + ": row " + std::to_string(t) +
                          (std::isfinite(largest) ? " exceeds the type's range" : " holds NaN or infinity")};
       }
-      kernels::StoreRow(row, dim_, type_, block + t * row_bytes);
     }
     return {};
   }
@@ -69,8 +66,8 @@ class RawKeys final : public KeyCodec {
     std::copy_n(reinterpret_cast<const std::byte*>(queries), prepared_bytes(n), prepared);
   }
   void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
-             std::size_t stride, const std::byte* /*next*/, std::size_t /*next_bytes*/) const override {
-    kernels::DotRows(reinterpret_cast<const float*>(prepared), n, raw_.View(block), logits, stride);
+             std::size_t stride, const std::byte* next, std::size_t next_bytes) const override {
+    kernels::DotRows(reinterpret_cast<const float*>(prepared), n, raw_.View(block), logits, stride, next, next_bytes);
   }
 
  private:
@@ -91,9 +88,8 @@ class RawValues final : public ValueCodec {
   [[nodiscard]] std::size_t accumulator_floats() const noexcept override { return raw_.dim(); }
   [[nodiscard]] std::size_t accumulate_scratch_bytes(std::size_t) const noexcept override { return 0; }
   void Accumulate(std::size_t, const float* weights, std::size_t stride, std::size_t n, const std::byte* block, float* acc,
-                  std::size_t acc_stride, std::byte* /*scratch*/, const std::byte* /*next*/,
-                  std::size_t /*next_bytes*/) const override {
-    kernels::WeightedSumRows(weights, stride, n, raw_.View(block), acc, acc_stride);
+                  std::size_t acc_stride, std::byte* /*scratch*/, const std::byte* next, std::size_t next_bytes) const override {
+    kernels::WeightedSumRows(weights, stride, n, raw_.View(block), acc, acc_stride, next, next_bytes);
   }
   void Finish(std::size_t, const float* acc, std::size_t acc_stride, const float* /*weight_sums*/, std::size_t n,
               float* rows) const override {

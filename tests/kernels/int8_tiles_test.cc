@@ -1,5 +1,6 @@
 #include "kernels/int8_tiles.h"
 
+#include <algorithm>
 #include <random>
 #include <vector>
 
@@ -120,16 +121,22 @@ TEST_P(Int8TilesTest, SumsAreTheReferencesBits) {
       const auto codes = RandomCodes(tokens * dim);
       const auto scales = RandomScales(tokens);
       for (const std::size_t n : {0, 1, 3, 4, 6}) {
-        auto weights = Gaussian(n * tokens, n + dim);
+        const std::size_t stride = tokens + 5;
+        auto weights = Gaussian(n * stride, n + dim);
         for (float& w : weights) w = w < 0 ? 0.0f : w;
-        std::vector<float> products(n * tokens);
+        if (n > 2) std::fill_n(&weights[2 * stride], tokens, 0.0f);
+        std::vector<float> products(n * tokens), numbers(tokens);
         std::vector<Int16Row> rows(n);
-        std::vector<std::int16_t> integers(n * tokens);
+        std::vector<std::int16_t> integers(n * tokens + 1, 77), expected(tokens);
+        RoundWeights(weights.data(), stride, n, scales.data(), tokens, numbers.data(), rows.data(), integers.data());
+        ASSERT_EQ(integers.back(), 77);
         for (std::size_t i = 0; i < n; ++i) {
-          MultiplyScales(weights.data() + i * tokens, scales.data(), tokens, products.data() + i * tokens);
           for (std::size_t t = 0; t < tokens; ++t)
-            ASSERT_EQ(products[i * tokens + t], weights[i * tokens + t] * Ufloat16ToFloat(scales[t]));
-          rows[i] = RoundToInt16(products.data() + i * tokens, tokens, integers.data() + i * tokens);
+            products[i * tokens + t] = weights[i * stride + t] * Ufloat16ToFloat(scales[t]);
+          const Int16Row row = RoundToInt16(&products[i * tokens], tokens, expected.data());
+          ASSERT_EQ(rows[i].step, row.step);
+          ASSERT_EQ(rows[i].offset, row.offset);
+          for (std::size_t t = 0; t < tokens; ++t) ASSERT_EQ(integers[i * tokens + t], expected[t]) << t;
         }
         std::vector<float> acc(n * (dim + 1), 0.25f);
         AccumulateInt8(rows.data(), integers.data(), n, codes.data(), tokens, dim, acc.data(), dim + 1, nullptr, 0);

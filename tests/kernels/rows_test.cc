@@ -78,6 +78,9 @@ TEST_P(RowsTest, StoreRoundsToNearestEven) {
     for (std::size_t i = 0; i < numbers.size(); ++i) {
       if (std::isnan(numbers[i])) {
         ASSERT_TRUE(std::isnan(reference::NumberOf(stored[i], mantissa))) << numbers[i];
+        if (type == ElementType::kF16) {
+          ASSERT_EQ(stored[i] & 0x7fff, 0x7e00);  // whatever the payload, on every target
+        }
       } else {
         ASSERT_EQ(stored[i], reference::BitsOf(numbers[i], mantissa)) << ElementTypeName(type) << " " << numbers[i];
       }
@@ -99,6 +102,36 @@ TEST_P(RowsTest, AnyLengthAndNothingBeyond) {
       EXPECT_EQ(loaded[n], 5.0f);
       EXPECT_TRUE(std::equal(loaded.begin(), loaded.end() - 1, numbers.begin()));
       EXPECT_EQ(largest, n == 0 ? 0.0f : 50.0f);
+    }
+  }
+}
+
+TEST_P(RowsTest, CopyIsLoadAndStore) {
+  constexpr ElementType kTypes[] = {ElementType::kF32, ElementType::kF16, ElementType::kBF16};
+  std::mt19937 random(2);
+  for (const ElementType from : kTypes) {
+    for (const ElementType to : kTypes) {
+      for (const std::size_t n : {0, 1, 7, 16, 40, 128, 513, 1100}) {
+        for (const float bad : {1.0f, kNaN, -kInfinity, 1e20f}) {
+          std::vector<float> numbers(n);
+          for (float& x : numbers) x = static_cast<float>(random() % 1000) - 700.0f;
+          if (n != 0) numbers[random() % n] = bad;
+          const std::size_t bytes = n * ElementBytes(to);
+          std::vector<std::byte> source(n * ElementBytes(from)), copy(bytes + 1, std::byte{0x33}), expected(bytes);
+          StoreRow(numbers.data(), n, from, source.data());
+          const float largest = LoadRow(source.data(), from, n, numbers.data());
+          StoreRow(numbers.data(), n, to, expected.data());
+          const float copied = CopyRow(source.data(), from, n, to, copy.data());
+          ASSERT_EQ(copy.back(), std::byte{0x33});
+          if (!std::isfinite(largest)) {
+            ASSERT_FALSE(std::isfinite(copied)) << ElementTypeName(from) << " to " << ElementTypeName(to) << " " << n;
+            continue;
+          }
+          ASSERT_EQ(copied, largest);
+          copy.pop_back();
+          ASSERT_EQ(copy, expected) << ElementTypeName(from) << " to " << ElementTypeName(to) << " " << n;
+        }
+      }
     }
   }
 }

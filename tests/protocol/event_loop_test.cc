@@ -83,19 +83,39 @@ TEST(EventLoopTest, SpinsNoLongerThanItsLimit) {
 
 TEST(EventLoopTest, SpinsSeldomOnceItSpinsInVain) {
   EventLoop loop;
-  loop.set_spin(std::chrono::nanoseconds(1));
   CountingSource source(loop);
-  const auto wait = [&](int times) {
-    for (int i = 0; i < times; ++i) loop.timer().afterDelay(10 * kj::MICROSECONDS).wait(loop.wait_scope());
+  // How many of 100 waits for something that comes later than the spin time looked at the source.
+  const auto waits_with_looks = [&] {
+    int count = 0;
+    for (int i = 0; i < 100; ++i) {
+      const int before = source.looks;
+      loop.timer().afterDelay(1 * kj::MILLISECONDS).wait(loop.wait_scope());
+      if (source.looks > before) ++count;
+    }
+    return count;
   };
-  wait(200);
-  EXPECT_LT(source.looks, 40);
+  loop.set_spin(std::chrono::microseconds(20));
+  EXPECT_LT(waits_with_looks(), 50);
   // One spin of use, and it spins each time again.
   loop.set_spin(kForAges);
-  wait(1100);  // the timers fire while it spins
-  source.looks = 0;
-  wait(100);
-  EXPECT_GE(source.looks, 100);
+  while (waits_with_looks() == 0) {
+  }
+  EXPECT_EQ(waits_with_looks(), 100);
+}
+
+TEST(EventLoopTest, EveryCallHasItsOwnDeadlineThoughTheyShareAnAlarm) {
+  EventLoop loop;
+  const auto in = [](auto time) { return std::chrono::steady_clock::now() + time; };
+  const auto never = [] { return false; };
+  bool came = false;
+  auto later = loop.timer().afterDelay(1 * kj::MILLISECONDS).then([&] { came = true; }).eagerlyEvaluate(nullptr);
+  EXPECT_TRUE(loop.RunUntil([&] { return came; }, in(std::chrono::hours(1))));
+  for (const int milliseconds : {5, 1, 10}) {
+    const auto deadline = in(std::chrono::milliseconds(milliseconds));
+    EXPECT_FALSE(loop.RunUntil(never, deadline));
+    EXPECT_GE(std::chrono::steady_clock::now(), deadline);
+  }
+  EXPECT_TRUE(loop.RunUntil([] { return true; }, in(std::chrono::hours(-1))));
 }
 
 TEST(EventLoopTest, WithoutSocketsThereIsNothingToSpinFor) {

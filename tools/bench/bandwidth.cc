@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdint>
 #include <cstring>
-#include <thread>
-#include <vector>
+
+#include "quantizers/worker_team.h"
 
 namespace kvant::tools {
 namespace {
@@ -30,33 +29,42 @@ Sum(const std::byte* data, std::size_t bytes) {
   return total;
 }
 
+struct Portion {
+  const std::byte* data;
+  std::size_t piece_bytes;
+  std::atomic<std::uint64_t> sum{0};  // keeps the additions alive
+};
+
 }  // namespace
 
+void ReadOnlySum::Run() {
+  if (next_ + portion_bytes_ > memory_.size()) next_ = 0;
+  const std::size_t threads = executor_.threads();
+  // Several pieces per thread: a core that a neighbour takes away holds up one piece, not half of the work.
+  const std::size_t pieces = threads == 1 ? 1 : 4 * threads;
+  Portion portion{memory_.data() + next_, portion_bytes_ / pieces / 512 * 512, {}};
+  executor_.ForEach(
+      pieces,
+      [](void* context, std::size_t i, std::size_t) {
+        auto& p = *static_cast<Portion*>(context);
+        p.sum += Sum(p.data + i * p.piece_bytes, p.piece_bytes);
+      },
+      &portion);
+  asm volatile("" : : "r"(portion.sum.load()));
+  next_ += portion_bytes_;
+}
+
 double ReadBandwidth(std::span<const std::byte> memory, std::size_t threads, std::size_t rounds) {
-  const std::size_t share = memory.size() / threads / 512 * 512;
-  std::atomic<std::uint64_t> sink{0};  // keeps the sums alive
+  quantizers::WorkerTeam team(threads - 1, std::chrono::milliseconds(2));
+  ReadOnlySum sum(team, memory, memory.size());
   double best = 0.0;
   for (std::size_t round = 0; round < rounds; ++round) {
-    std::atomic<std::size_t> waiting{threads};
-    std::vector<std::thread> team;
-    std::atomic<std::int64_t> longest_ns{0};
-    for (std::size_t t = 0; t < threads; ++t) {
-      team.emplace_back([&, t] {
-        waiting.fetch_sub(1);
-        while (waiting.load() != 0) std::this_thread::yield();
-        const auto start = std::chrono::steady_clock::now();
-        sink += Sum(memory.data() + t * share, share);
-        const std::int64_t ns = (std::chrono::steady_clock::now() - start) / std::chrono::nanoseconds(1);
-        std::int64_t seen = longest_ns.load();
-        while (seen < ns && !longest_ns.compare_exchange_weak(seen, ns)) {
-        }
-      });
-    }
-    for (std::thread& thread : team) thread.join();
-    best =
-        std::max(best, static_cast<double>(share * threads) * 1e9 / static_cast<double>(std::max<std::int64_t>(longest_ns, 1)));
+    const auto start = std::chrono::steady_clock::now();
+    sum.Run();
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    best = std::max(best, static_cast<double>(memory.size()) / time.count());
   }
-  return sink.load() == 1 ? best * 0.999 : best;
+  return best;
 }
 
 }  // namespace kvant::tools

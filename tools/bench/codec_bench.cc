@@ -7,14 +7,11 @@
 #include <vector>
 
 #include "tools/bench/bench.h"
-#include "tools/bench/workload.h"
 
 namespace kvant::tools {
 namespace {
 
 using quantizers::LayerCodecs;
-
-constexpr std::size_t kGroup = kQueryHeads / kKvHeads;
 
 /// Seconds per token of a block: printed with a unit prefix, "22.9n" is 22.9 ns.
 benchmark::Counter PerUnit() {
@@ -35,7 +32,7 @@ class AlignedBytes {
   std::vector<Line> storage_;
 };
 
-const std::byte* KeyBlock(const Workload& w) { return w.Blocks(0, kBlockTokens)[0] + w.plan().layer(0).offset; }
+const std::byte* KeyBlock(const Workload& w) { return w.Blocks(0)[0] + w.plan().layer(0).offset; }
 const std::byte* ValueBlock(const Workload& w) { return KeyBlock(w) + w.plan().layer(0).values_offset; }
 
 void CheckScore(const Workload& w, const std::vector<float>& logits, double bound) {
@@ -46,13 +43,14 @@ void CheckScore(const Workload& w, const std::vector<float>& logits, double boun
     for (std::size_t t = 0; t < kBlockTokens; ++t) {
       for (std::size_t i = 0; i < kHeadDim; ++i) {
         expected[q * kBlockTokens + t] +=
-            static_cast<double>(w.queries()[q * kHeadDim + i]) * static_cast<double>(rows[t * kHeadDim + i]);
+            static_cast<double>(w.rows().Queries(0, 0)[q * kHeadDim + i]) * static_cast<double>(rows[t * kHeadDim + i]);
       }
     }
   }
   const double error = RelativeRms(logits, expected);
   if (!(error <= bound)) {
-    Abort(w.spec() + ": scores differ from decoded keys by " + std::to_string(error) + ", more than " + std::to_string(bound));
+    Abort(w.form().keys + ": scores differ from decoded keys by " + std::to_string(error) + ", more than " +
+          std::to_string(bound));
   }
 }
 
@@ -70,7 +68,8 @@ void CheckAccumulate(const Workload& w, const std::vector<float>& weights, const
   }
   const double error = RelativeRms(result, expected);
   if (!(error <= bound)) {
-    Abort(w.spec() + ": sums differ from decoded values by " + std::to_string(error) + ", more than " + std::to_string(bound));
+    Abort(w.form().keys + ": sums differ from decoded values by " + std::to_string(error) + ", more than " +
+          std::to_string(bound));
   }
 }
 
@@ -93,7 +92,7 @@ void BenchEncode(benchmark::State& state, const Workload& w, quantizers::Side si
     const std::size_t first = next * kBlockTokens * kHeadDim;
     const void* data = type == ElementType::kF32 ? static_cast<const void*>(&rows[first]) : &bf16[first];
     if (auto done = codec.Encode(0, 0, RowsView{data, type, kBlockTokens, kHeadDim, kHeadDim}, block.data()); !done) {
-      Abort(w.spec() + ": " + done.error().message);
+      Abort(w.form().keys + ": " + done.error().message);
     }
     benchmark::ClobberMemory();
     next = (next + 1) % kBlocks;
@@ -104,7 +103,7 @@ void BenchEncode(benchmark::State& state, const Workload& w, quantizers::Side si
 void BenchScore(benchmark::State& state, const Workload& w, double bound) {
   const quantizers::KeyCodec& codec = *w.plan().layer(0).keys;
   AlignedBytes prepared(codec.prepared_bytes(kGroup));
-  codec.PrepareQueries(0, w.queries().data(), kGroup, prepared.data());
+  codec.PrepareQueries(0, w.rows().Queries(0, 0), kGroup, prepared.data());
   std::vector<float> logits(kGroup * kBlockTokens);
   const auto score = [&] { codec.Score(0, 0, prepared.data(), kGroup, KeyBlock(w), logits.data(), kBlockTokens, nullptr, 0); };
   score();
@@ -148,8 +147,9 @@ void RegisterCodecBenchmarks(Workloads& workloads, const std::string& spec) {
   const double key_bound = HiddenLossBound(workloads.GaussianError(spec, Side::kKeys));
   const double value_bound = HiddenLossBound(workloads.GaussianError(spec, Side::kValues));
   const auto add = [&](const std::string& what, auto body) {
-    benchmark::RegisterBenchmark((what + "/" + spec).c_str(),
-                                 [&workloads, spec, body](benchmark::State& state) { body(state, workloads.Get(spec)); });
+    benchmark::RegisterBenchmark((what + "/" + spec).c_str(), [&workloads, spec, body](benchmark::State& state) {
+      body(state, workloads.Get(spec, kBlockTokens * 8));
+    });
   };
   using State = benchmark::State;
   add("encode_keys/f32", [](State& s, const Workload& w) { BenchEncode(s, w, Side::kKeys, ElementType::kF32); });

@@ -6,13 +6,14 @@
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "tools/bench/bandwidth.h"
 #include "tools/bench/bench.h"
-#include "tools/bench/workload.h"
+#include "tools/bench/shared_memory.h"
 #include "tools/codec_specs.h"
 
 namespace {
@@ -43,6 +44,31 @@ bool TakeShortFlag(int& argc, char** argv) {
 
 }  // namespace
 
+namespace kvant::tools {
+
+const Workload& Workloads::Get(const std::string& spec, std::size_t tokens) {
+  if (current_ == nullptr || current_->form().keys != spec || current_->form().tokens != tokens) {
+    current_.reset();
+    auto made = Workload::Make(registry_, {.keys = spec, .values = spec, .tokens = tokens}, rows_, memory_);
+    if (!made) Abort(spec + ": " + made.error().message);
+    current_ = std::move(*made);
+  }
+  return *current_;
+}
+
+double Workloads::GaussianError(const std::string& spec, quantizers::Side side) const {
+  const auto parsed = registry_.Parse(spec);
+  if (!parsed) Abort(parsed.error().message);
+  return parsed->codec->gaussian_error == nullptr ? 0.0 : parsed->codec->gaussian_error(side, kHeadDim, parsed->params);
+}
+
+void Abort(const std::string& message) {
+  std::fprintf(stderr, "kvant_bench: %s\n", message.c_str());
+  std::exit(1);
+}
+
+}  // namespace kvant::tools
+
 int main(int argc, char** argv) {
   using namespace kvant;         // NOLINT(google-build-using-namespace)
   using namespace kvant::tools;  // NOLINT(google-build-using-namespace)
@@ -56,7 +82,6 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 2;
 
   SharedMemory memory(sizes.memory_bytes);
-  std::memset(memory.bytes().data(), 1, memory.bytes().size());
   Limits limits{};
   for (std::size_t threads = 1; threads < limits.size(); ++threads) {
     limits[threads] = ReadBandwidth(memory.bytes(), threads, sizes.bandwidth_rounds);
@@ -66,7 +91,8 @@ int main(int argc, char** argv) {
   }
 
   const quantizers::Registry registry = quantizers::Registry::Builtin();
-  Workloads workloads(registry, memory.bytes());
+  const SampleRows rows = NormalSample(8 * kBlockTokens, 1);
+  Workloads workloads(registry, rows, memory.bytes());
   for (const quantizers::Codec* codec : registry.codecs()) {
     for (const std::string& spec : CodecSpecs(*codec)) {
       RegisterCodecBenchmarks(workloads, spec);

@@ -8,12 +8,9 @@
 #include <fstream>
 #include <numeric>
 #include <sstream>
-#include <thread>
 #include <utility>
 
-#include <fcntl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "tools/bench/step_latency_engine.h"
@@ -166,40 +163,6 @@ Result<double> Token(Sequence& sequence, const StepShape& shape, const AttendArg
   return Nanoseconds(begin, Clock::now());
 }
 
-Result<void> RoundTrips(int fd, std::size_t count, bool first, bool spin) {
-  char message[64] = {};
-  const int flags = spin ? MSG_DONTWAIT : 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    for (const bool sending : {first, !first}) {
-      ssize_t n = -1;
-      do {
-        n = sending ? ::send(fd, message, sizeof(message), MSG_NOSIGNAL) : ::recv(fd, message, sizeof(message), flags);
-      } while (n < 0 && (errno == EINTR || errno == EAGAIN));
-      if (n != sizeof(message)) return Error{ErrorCode::kSystem, "64 bytes over a socket pair: " + std::to_string(n)};
-    }
-  }
-  return {};
-}
-
-Result<Spread> MeasurePair(std::size_t round_trips, bool spin) {
-  int ends[2] = {-1, -1};
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return Error{ErrorCode::kSystem, "socketpair"};
-  std::thread other([&] { static_cast<void>(RoundTrips(ends[1], round_trips, false, spin).has_value()); });
-  std::vector<double> times(round_trips);
-  Result<void> done;
-  for (std::size_t i = 0; i < round_trips && done; ++i) {
-    const auto begin = Clock::now();
-    done = RoundTrips(ends[0], 1, true, spin);
-    times[i] = Nanoseconds(begin, Clock::now());
-  }
-  ::shutdown(ends[0], SHUT_RDWR);
-  other.join();
-  ::close(ends[0]);
-  ::close(ends[1]);
-  if (!done) return done.error();
-  return SpreadOf(times);
-}
-
 }  // namespace
 
 Spread SpreadOf(std::vector<double>& nanoseconds) {
@@ -303,14 +266,6 @@ Result<SealLatency> MeasureSealing(const SealOptions& options) {
   latency.p99_ratio = latency.sealing.p99_us / latency.without.p99_us;
   latency.sealed_blocks = options.rounds * options.blocks;
   return latency;
-}
-
-Result<SocketLatency> MeasureSocket(std::size_t round_trips) {
-  auto blocking = MeasurePair(round_trips, false);
-  if (!blocking) return blocking.error();
-  auto spinning = MeasurePair(round_trips, true);
-  if (!spinning) return spinning.error();
-  return SocketLatency{.blocking = *blocking, .spinning = *spinning};
 }
 
 }  // namespace kvant::tools

@@ -1,5 +1,6 @@
 // Prints what step_latency measures, one line per figure: median and p99 in microseconds. One process start is one sample.
-//   step_latency [--socket PATH] [--spin US] [--daemon-spin US] [--steps N] [--context TOKENS] [--seal LAYERS] [--pin 1]
+//   step_latency [--socket PATH] [--spin US] [--daemon-spin US] [--workers N] [--steps N] [--context TOKENS] [--heads N]
+//                [--seal LAYERS] [--pin 1]
 // Without --socket the daemon runs in this process; with --pin it has core 1, and the client core 0.
 #include <chrono>
 #include <cstdio>
@@ -57,11 +58,18 @@ int main(int argc, char** argv) {
     if (flag == "--workers") daemon_options.workers = static_cast<std::size_t>(number);
     if (flag == "--steps") options.steps = static_cast<std::size_t>(number);
     if (flag == "--context") options.context_tokens = static_cast<std::size_t>(number);
+    if (flag == "--heads") options.shape.q_heads = static_cast<std::uint32_t>(number);
     if (flag == "--pin") pin = number != 0;
     if (flag == "--seal") {
       measure_sealing = true;
       seal.shape.layers = static_cast<std::uint32_t>(number);
     }
+  }
+  if (!measure_sealing) {  // before anything is pinned
+    auto socket = tools::MeasureSocket(options.steps);
+    if (!socket) return Fail(socket.error());
+    Print("socket blocking", socket->blocking);
+    Print("socket spinning", socket->spinning);
   }
   std::unique_ptr<tools::InProcessDaemon> daemon;
   if (options.socket.empty()) {
@@ -86,10 +94,6 @@ int main(int argc, char** argv) {
     }
     return 0;
   }
-  auto socket = tools::MeasureSocket(options.steps);
-  if (!socket) return Fail(socket.error());
-  Print("socket blocking", socket->blocking);
-  Print("socket spinning", socket->spinning);
   auto latency = tools::MeasureSteps(options);
   if (!latency) return Fail(latency.error());
   Print("ping", latency->ping);

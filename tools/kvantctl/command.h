@@ -64,5 +64,6 @@ void AddSequences(CLI::App& app, Invocation& invocation);
 void AddInspect(CLI::App& app, Invocation& invocation);
 void AddCodecs(CLI::App& app, Invocation& invocation);
 void AddEvict(CLI::App& app, Invocation& invocation);
+void AddBench(CLI::App& app, Invocation& invocation);
 
 }  // namespace kvant::tools

@@ -50,6 +50,7 @@ int Run(int argc, char** argv) {
   AddInspect(app, invocation);
   AddCodecs(app, invocation);
   AddEvict(app, invocation);
+  AddBench(app, invocation);
 
   try {
     app.parse(argc, argv);

@@ -55,7 +55,9 @@ enum class Placement : std::uint8_t {
 struct ClientOptions {
   std::string name{};                                ///< shown to operators; empty: the program's name
   std::chrono::milliseconds deadline{30000};         ///< of every call that waits
-  std::chrono::microseconds spin{50};                ///< how long to spin for an answer before sleeping
+  /// How long to look out for an answer before sleeping; 0: sleep at once. Spares a wake-up where the daemon has a core of its
+  /// own and answers within this time. Where it does not (few cores, long contexts) the library soon spins seldom by itself.
+  std::chrono::microseconds spin{50};
   std::size_t arena_bytes = std::size_t{256} << 20;  ///< address space of the arena; pages are used as they are touched
   std::size_t threads = 1;                           ///< local placement: threads of attention, the caller's included
   std::size_t embedded_budget_bytes = std::size_t{512} << 20;  ///< `embedded:` only: budget of the daemon inside
