@@ -36,10 +36,9 @@ HWY_INLINE hn::Vec<D32> MultiplyPairs(D32 d, Vec16<D32> a, Vec16<D32> b, hn::Vec
   auto unused = hn::Zero(d);
   return hn::ReorderWidenMulAccumulate(d, a, b, acc, unused);
 #else
-  const auto a32 = hn::BitCast(d, a);
-  const auto b32 = hn::BitCast(d, b);
-  const auto low = hn::Mul(hn::ShiftRight<16>(hn::ShiftLeft<16>(a32)), hn::ShiftRight<16>(hn::ShiftLeft<16>(b32)));
-  return hn::Add(acc, hn::Add(low, hn::Mul(hn::ShiftRight<16>(a32), hn::ShiftRight<16>(b32))));
+  auto odd = hn::Zero(d);
+  const auto even = hn::ReorderWidenMulAccumulate(d, a, b, hn::Zero(d), odd);
+  return hn::Add(acc, hn::RearrangeToOddPlusEven(even, odd));
 #endif
 }
 

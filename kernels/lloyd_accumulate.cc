@@ -10,6 +10,7 @@
 #include "hwy/highway.h"
 #include "kernels/lloyd_dot-inl.h"
 #include "kernels/lloyd_field-inl.h"
+#include "kernels/lloyd_weights-inl.h"
 #include "kernels/ufloat16-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,95 +22,30 @@ inline constexpr std::size_t kQueriesAtOnce = HWY_CAP_GE512 ? 4 : 2;
 inline constexpr std::size_t kVectorsAtOnce = HWY_CAP_GE512 ? 4 : 2;
 /// Where bytes are multiplied, centroids serve more queries and fewer vectors at once.
 inline constexpr std::size_t kManyQueries = 8;
-/// Words of a query's integer weights: one per quad of tokens, with 8 bits two (tokens 0 and 2, tokens 1 and 3).
-inline constexpr std::size_t kWordsPerQuery = kLloydWeightRun / 2;
-
-/// The scratch of one run of tokens.
-struct Run {
-  float* scales;         ///< [kLloydWeightRun]
-  std::uint32_t* words;  ///< [queries][kWordsPerQuery]
-  float* steps;          ///< [queries]; 0: all weights are 0
-};
-
-/// Adding this to 0 <= x < 2^22 rounds x to an integer, ties to even, and leaves it in the low bits.
-inline constexpr float kRoundToBits = 12582912.0f;  // 1.5 * 2^23
-
-/// The lowest byte of each lane.
-template <class D>
-HWY_INLINE void StoreLowBytes([[maybe_unused]] D du, hn::Vec<D> v, std::uint8_t* HWY_RESTRICT to) {
-#if HWY_TARGET == HWY_AVX3_DL
-  // TruncateTo of Highway 1.0.3 picks the wrong lanes here.
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(v.raw));
-#else
-  const hn::Rebind<std::uint8_t, D> d8;
-  hn::StoreU(hn::TruncateTo(d8, v), d8, to);
-#endif
-}
-
-/// weights * scales of one query for a run of `count` tokens; returns the largest.
-HWY_INLINE float Terms(const float* HWY_RESTRICT weights, std::size_t count, const float* HWY_RESTRICT scales,
-                       float* HWY_RESTRICT terms) {
-  const hn::CappedTag<float, 16> d;
-  const std::size_t n = hn::Lanes(d);
-  auto even = hn::Zero(d), odd = hn::Zero(d);
-  std::size_t t = 0;
-  for (; t + 2 * n <= count; t += 2 * n) {
-    const auto a = hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t));
-    const auto b = hn::Mul(hn::LoadU(d, weights + t + n), hn::Load(d, scales + t + n));
-    even = hn::Max(even, a);
-    odd = hn::Max(odd, b);
-    hn::Store(a, d, terms + t);
-    hn::Store(b, d, terms + t + n);
-  }
-  if (t < count) {
-    const auto a = hn::Mul(hn::LoadU(d, weights + t), hn::Load(d, scales + t));
-    even = hn::Max(even, a);
-    hn::Store(a, d, terms + t);
-  }
-  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(even, odd)));
-}
-
-/// Integer weights of one query for a run: terms * factor, at most LloydWeightMax once rounded.
+/// What makes centroids unsigned for NEON, whose dot products take factors of one kind: weights have no sign.
 template <std::uint32_t kBits>
-HWY_INLINE void RoundTerms(const float* HWY_RESTRICT terms, std::size_t count, float factor,
-                           std::uint32_t* HWY_RESTRICT words) {
-  const hn::CappedTag<float, 16> d;
-  const hn::RebindToUnsigned<decltype(d)> du;
-  const std::size_t n = hn::Lanes(d);
-  for (std::size_t t = 0; t < count; t += n) {
-    const auto scaled = hn::Mul(hn::Load(d, terms + t), hn::Set(d, factor));
-    const auto bits = hn::BitCast(du, hn::Add(scaled, hn::Set(d, kRoundToBits)));
-    if constexpr (kBits == 8) {
-      // Of each quad of tokens: 0 and 2, then 1 and 3.
-      const hn::Repartition<std::uint64_t, decltype(d)> d64;
-      const hn::Half<decltype(d64)> half;
-      const auto low = hn::And(bits, hn::Set(du, 0xFFFFu));
-      const auto pairs = hn::BitCast(d64, hn::Or(low, hn::ShiftLeft<16>(hn::Shuffle1032(low))));
-      hn::StoreU(hn::LowerHalf(half, hn::ConcatEven(d64, pairs, pairs)), half, reinterpret_cast<std::uint64_t*>(words + t / 2));
-    } else {
-      StoreLowBytes(du, bits, reinterpret_cast<std::uint8_t*>(words) + t);
-    }
+HWY_INLINE std::uint8_t CentroidOffset(const LloydTable& table) {
+  return static_cast<std::uint8_t>(kHasNeonDot && kBits != 8 ? table.magnitudes[table.half() - 1] : 0);
+}
+
+/// Centroids as they meet weights.
+template <std::uint32_t kBits, class D8>
+HWY_INLINE auto CentroidFactors(D8 d8, hn::Vec<D8> centroids) {
+  if constexpr (!kDotBytes<kBits>) {
+    return WidenSigned(d8, centroids);
+  } else if constexpr (kHasNeonDot) {
+    return UnsignedBytes<D8>{centroids};
+  } else {
+    return SignedBytes<D8>{centroids};
   }
 }
 
-/// Integer weights of all queries for a run of `count` <= kLloydWeightRun tokens, a multiple of 16. A few queries at a time:
-/// the maxima and divisions of one are waited for while the others' go on.
-template <std::uint32_t kBits>
-HWY_INLINE void RoundWeights(const LloydAccumulateArgs& args, std::size_t first, std::size_t count, const Run& run) {
-  constexpr std::size_t kTogether = 4;
-  constexpr auto kLimit = static_cast<float>(LloydWeightMax(kBits));
-  alignas(64) float terms[kTogether][kLloydWeightRun];
-  for (std::size_t query = 0; query < args.queries; query += kTogether) {
-    const std::size_t n = std::min(kTogether, args.queries - query);
-    float factors[kTogether] = {};
-    for (std::size_t q = 0; q < n; ++q) {
-      const float top = Terms(args.weights + (query + q) * args.stride + first, count, run.scales, terms[q]);
-      const bool none = !(top >= 1e-30f);
-      factors[q] = none ? 0.0f : kLimit / top;
-      run.steps[query + q] = none ? 0.0f : top / kLimit;
-    }
-    for (std::size_t q = 0; q < n; ++q)
-      RoundTerms<kBits>(terms[q], count, factors[q], run.words + (query + q) * kWordsPerQuery);
+template <std::uint32_t kBits, class D8>
+HWY_INLINE auto WeightFactors(D8 d8, hn::Vec<D8> weights) {
+  if constexpr (kDotBytes<kBits>) {
+    return UnsignedBytes<D8>{weights};
+  } else {
+    return WidenUnsigned(d8, weights);
   }
 }
 
@@ -137,7 +73,7 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
           const std::uint32_t* word = words + q * kWordsPerQuery + (4 * step + f) * 2;
           const Pairs<D8> weights{hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[0]))),
                                   hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[1])))};
-          sums[v][q] = DotPairs(d8, sums[v][q], centroids, weights);
+          sums[v][q] = Dot(d8, sums[v][q], centroids, weights);
         }
       }
     } else {
@@ -148,23 +84,13 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
       if constexpr (kBits == 3) b = hn::LoadU(d8, at.tops + step / 2 * at.tile_bytes + offset + v * n);
       hn::Vec<D8> centroids[4];
       LookUp<kBits, kHalf, 4>(d8, tables, a, b, centroids);
-#if HWY_TARGET == HWY_AVX3_DL
       for (std::size_t f = 0; f < 4; ++f) {
-        for (std::size_t q = 0; q < kQueries; ++q) {
-          const auto weights =
-              hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(words[q * kWordsPerQuery + 4 * step + f])));
-          sums[v][q] = DotUnsignedSigned(sums[v][q], weights, centroids[f]);
-        }
-      }
-#else
-      for (std::size_t f = 0; f < 4; ++f) {
-        const Pairs<D8> wide = WidenSigned(d8, centroids[f]);
+        const auto factors = CentroidFactors<kBits>(d8, centroids[f]);
         for (std::size_t q = 0; q < kQueries; ++q) {
           const auto word = static_cast<std::int32_t>(words[q * kWordsPerQuery + 4 * step + f]);
-          sums[v][q] = DotPairs(d8, sums[v][q], wide, WidenUnsigned(d8, hn::BitCast(d8, hn::Set(di, word))));
+          sums[v][q] = Dot(d8, sums[v][q], WeightFactors<kBits>(d8, hn::BitCast(d8, hn::Set(di, word))), factors);
         }
       }
-#endif
     }
   }
 }
@@ -182,7 +108,9 @@ HWY_INLINE void AccumulateField(const FieldTables<kBits>& tables, const Bytes64 
   for (std::size_t v = 0; v < kVectors; ++v) {
     const Bytes64 centroids = Field<kBits, kField>(tables, codes[v], tops[v]);
 #pragma GCC unroll 8
-    for (std::size_t q = 0; q < kQueries; ++q) sums[v][q] = DotUnsignedSigned(sums[v][q], weights[q], centroids);
+    for (std::size_t q = 0; q < kQueries; ++q) {
+      sums[v][q] = Dot(ByteTag64(), sums[v][q], UnsignedBytes<ByteTag64>{weights[q]}, SignedBytes<ByteTag64>{centroids});
+    }
   }
 }
 
@@ -221,11 +149,15 @@ HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const 
   const hn::RebindToFloat<SumTag<D8>> df;
   const std::uint32_t* HWY_RESTRICT words = run.words + query * kWordsPerQuery;
   constexpr bool kTwoHalves = kBits == 1 || kBits == 3;
+  const std::uint8_t centroid_offset = CentroidOffset<kBits>(*args.table);
   hn::Vec<SumTag<D8>> sums[kVectors][kQueries];
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 8
-    for (std::size_t q = 0; q < kQueries; ++q) sums[v][q] = hn::Zero(di);
+    for (std::size_t q = 0; q < kQueries; ++q) {
+      sums[v][q] = hn::Zero(di);
+      if constexpr (kHasNeonDot && kBits != 8) sums[v][q] = hn::Set(di, -centroid_offset * run.totals[query + q]);
+    }
   }
 #if HWY_TARGET == HWY_AVX3_DL
   if constexpr (kBits != 8 && sizeof(hn::Vec<D8>) == 64) {
@@ -238,7 +170,7 @@ HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const 
   } else
 #endif
   {
-    const NibbleTables<D8, kBits == 8 ? 4 : kBits> tables(d8, *args.table, 0);
+    const NibbleTables<D8, kBits == 8 ? 4 : kBits> tables(d8, *args.table, centroid_offset);
     for (std::size_t step = 0; step < at.steps; step += kTwoHalves ? 2 : 1) {
       prefetch.Step();
       AccumulateStep<kBits, 0, kVectors, kQueries>(d8, *args.table, tables, at, offset, step, words, sums);
@@ -287,7 +219,8 @@ HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
   Run run;
   run.scales = reinterpret_cast<float*>(args.scratch);
   run.words = reinterpret_cast<std::uint32_t*>(run.scales + kLloydWeightRun);
-  run.steps = reinterpret_cast<float*>(run.words + args.queries * kWordsPerQuery);
+  run.totals = reinterpret_cast<std::int32_t*>(run.words + args.queries * kWordsPerQuery);
+  run.steps = reinterpret_cast<float*>(run.totals + args.queries);
   const std::size_t pass_bytes = hn::Lanes(CodeTag()) * kVectorsAtOnce;
   const std::size_t passes = (4 * dim + pass_bytes - 1) / pass_bytes;
   Prefetch prefetch(args.next, args.next_bytes, passes * args.tokens / (kBits == 1 || kBits == 3 ? 32 : 16));

@@ -32,9 +32,9 @@ struct LloydAccumulateArgs {
   std::size_t next_bytes = 0;
 };
 
-/// Of `n` queries: their words and steps, and a run's scales.
+/// Of `n` queries: their words, totals and steps, and a run's scales.
 constexpr std::size_t LloydAccumulateScratchBytes(std::size_t n) noexcept {
-  return kLloydWeightRun * sizeof(float) + n * (kLloydWeightRun / 2 * sizeof(std::uint32_t) + sizeof(float)) + 64;
+  return kLloydWeightRun * sizeof(float) + n * (kLloydWeightRun / 2 * sizeof(std::uint32_t) + sizeof(std::int32_t) + sizeof(float)) + 64;
 }
 
 void LloydAccumulate(const LloydAccumulateArgs& args) noexcept;

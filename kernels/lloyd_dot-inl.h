@@ -1,7 +1,7 @@
 // Per-target integer arithmetic on Lloyd codes, shared by lloyd_score.cc and lloyd_accumulate.cc: codes -> centroids, and
 // products of 4 centroids with 4 integers per 32-bit lane. Every sum is exact, so all targets agree bit for bit.
-// With VNNI, centroids of up to 4 bits stay bytes; otherwise (and for 8 bits) they are pairs of 16-bit numbers: dims 0 and 2 of
-// each 4 in `even`, dims 1 and 3 in `odd`. No include guard by design: see Highway's foreach_target.
+// Centroids of few bits stay bytes (kDotBytes); others are pairs of 16-bit numbers: dims 0 and 2 of each 4 in `even`, dims 1
+// and 3 in `odd`. No include guard by design: see Highway's foreach_target.
 #if defined(KVANT_KERNELS_LLOYD_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVANT_KERNELS_LLOYD_DOT_INL_H_
 #undef KVANT_KERNELS_LLOYD_DOT_INL_H_
@@ -21,10 +21,13 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+/// What multiplies bytes: VNNI unsigned with signed ones; NEON's dot products those of one kind; elsewhere vpmaddubsw unsigned
+/// with signed ones, where two products fit 16 bits: with the small centroids of 1 and 2 bits.
 inline constexpr bool kHasVnni = HWY_TARGET == HWY_AVX3_DL;
+inline constexpr bool kHasNeonDot = HWY_TARGET == HWY_NEON;
 
 template <std::uint32_t kBits>
-inline constexpr bool kDotBytes = kHasVnni&& kBits != 8;
+inline constexpr bool kDotBytes = (kHasVnni || kHasNeonDot) ? kBits != 8 : kBits <= 2;
 
 /// Bytes of codes that are worked on at once: at most 64.
 using CodeTag = hn::CappedTag<std::uint8_t, 64>;
@@ -39,17 +42,9 @@ struct Pairs {
   hn::Vec<PairTag<D8>> even, odd;
 };
 
-#if HWY_TARGET == HWY_AVX3_DL
-/// sum + 4 products per lane of unsigned with signed bytes. g++ 12 makes register copies and spilled sums of the intrinsic.
-template <class V, class VB>
-HWY_INLINE V DotUnsignedSigned(V sum, VB unsigned_bytes, VB signed_bytes) {
-  asm("vpdpbusd %2,%1,%0" : "+v"(sum.raw) : "v"(unsigned_bytes.raw), "v"(signed_bytes.raw));
-  return sum;
-}
-#endif
-
+/// sum + 4 products per 32-bit lane of 16-bit numbers.
 template <class D8>
-HWY_INLINE hn::Vec<SumTag<D8>> DotPairs(D8, hn::Vec<SumTag<D8>> sum, const Pairs<D8>& a, const Pairs<D8>& b) {
+HWY_INLINE hn::Vec<SumTag<D8>> Dot(D8, hn::Vec<SumTag<D8>> sum, const Pairs<D8>& a, const Pairs<D8>& b) {
   const SumTag<D8> di;
   auto even1 = hn::Zero(di), odd1 = hn::Zero(di);
   const auto even0 = hn::ReorderWidenMulAccumulate(di, a.even, b.even, hn::Zero(di), even1);
@@ -57,7 +52,6 @@ HWY_INLINE hn::Vec<SumTag<D8>> DotPairs(D8, hn::Vec<SumTag<D8>> sum, const Pairs
   return hn::Add(sum, hn::Add(hn::RearrangeToOddPlusEven(even0, even1), hn::RearrangeToOddPlusEven(odd0, odd1)));
 }
 
-/// Signed bytes widened.
 template <class D8>
 HWY_INLINE Pairs<D8> WidenSigned(D8, hn::Vec<D8> bytes) {
   const PairTag<D8> d16;
@@ -65,7 +59,6 @@ HWY_INLINE Pairs<D8> WidenSigned(D8, hn::Vec<D8> bytes) {
   return {hn::ShiftRight<8>(hn::ShiftLeft<8>(words)), hn::ShiftRight<8>(words)};
 }
 
-/// Unsigned bytes widened.
 template <class D8>
 HWY_INLINE Pairs<D8> WidenUnsigned(D8, hn::Vec<D8> bytes) {
   const PairTag<D8> d16;
@@ -73,6 +66,50 @@ HWY_INLINE Pairs<D8> WidenUnsigned(D8, hn::Vec<D8> bytes) {
   const auto words = hn::BitCast(du16, bytes);
   return {hn::BitCast(d16, hn::And(words, hn::Set(du16, 0x00FFu))), hn::BitCast(d16, hn::ShiftRight<8>(words))};
 }
+
+/// Bytes as factors of Dot; which pairs of kinds it takes depends on the target.
+template <class D8>
+struct SignedBytes {
+  hn::Vec<D8> bytes;
+};
+template <class D8>
+struct UnsignedBytes {
+  hn::Vec<D8> bytes;
+};
+
+#if HWY_TARGET == HWY_NEON
+template <class D8>
+HWY_INLINE hn::Vec<SumTag<D8>> Dot(D8, hn::Vec<SumTag<D8>> sum, SignedBytes<D8> a, SignedBytes<D8> b) {
+  return hn::Vec<SumTag<D8>>{vdotq_s32(sum.raw, vreinterpretq_s8_u8(a.bytes.raw), vreinterpretq_s8_u8(b.bytes.raw))};
+}
+template <class D8>
+HWY_INLINE hn::Vec<SumTag<D8>> Dot(D8, hn::Vec<SumTag<D8>> sum, UnsignedBytes<D8> a, UnsignedBytes<D8> b) {
+  return hn::Vec<SumTag<D8>>{vreinterpretq_s32_u32(vdotq_u32(vreinterpretq_u32_s32(sum.raw), a.bytes.raw, b.bytes.raw))};
+}
+#elif HWY_TARGET == HWY_AVX3_DL
+/// g++ 12 makes register copies and spilled sums of the intrinsic.
+template <class D8>
+HWY_INLINE hn::Vec<SumTag<D8>> Dot(D8, hn::Vec<SumTag<D8>> sum, UnsignedBytes<D8> a, SignedBytes<D8> b) {
+  asm("vpdpbusd %2,%1,%0" : "+v"(sum.raw) : "v"(a.bytes.raw), "v"(b.bytes.raw));
+  return sum;
+}
+#else
+/// Requires: sums of two neighbouring products fit 16 bits, or they saturate.
+template <class D8>
+HWY_INLINE hn::Vec<SumTag<D8>> Dot(D8, hn::Vec<SumTag<D8>> sum, UnsignedBytes<D8> a, SignedBytes<D8> b) {
+  const PairTag<D8> d16;
+  hn::Vec<PairTag<D8>> pairs;
+#if HWY_TARGET == HWY_AVX3
+  if constexpr (sizeof(pairs) == 64) pairs.raw = _mm512_maddubs_epi16(a.bytes.raw, b.bytes.raw);
+#endif
+#if HWY_TARGET <= HWY_AVX2
+  if constexpr (sizeof(pairs) == 32) pairs.raw = _mm256_maddubs_epi16(a.bytes.raw, b.bytes.raw);
+#endif
+  if constexpr (sizeof(pairs) == 16) pairs.raw = _mm_maddubs_epi16(a.bytes.raw, b.bytes.raw);
+  auto unused = hn::Zero(SumTag<D8>());
+  return hn::ReorderWidenMulAccumulate(SumTag<D8>(), pairs, hn::Set(d16, 1), sum, unused);
+}
+#endif
 
 /// Look-up tables of a codebook of up to 4 bits, one per field of a nibble; `offset` is added to every centroid.
 template <class D8, std::uint32_t kBits>

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "hwy/highway.h"
 #include "kernels/lloyd_dot-inl.h"
@@ -83,14 +84,10 @@ class StepCodes {
   ByteVec magnitudes_;
 };
 
-/// sum + 4 products per lane of bytes up to 127.
+/// sum + 4 products per lane of bytes up to 127: two of them fit 16 bits.
 HWY_INLINE ByteSumVec AddProducts(ByteSumVec sum, ByteVec a, ByteVec b) {
-#if HWY_TARGET == HWY_AVX3_DL
-  return DotUnsignedSigned(sum, a, b);
-#else
-  const ByteTag d;
-  return DotPairs(d, sum, WidenUnsigned(d, a), WidenUnsigned(d, b));
-#endif
+  using Bytes = std::conditional_t<kHasNeonDot, SignedBytes<ByteTag>, UnsignedBytes<ByteTag>>;
+  return Dot(ByteTag(), sum, Bytes{a}, SignedBytes<ByteTag>{b});
 }
 
 /// Sums over a row's dims, z its grid steps and c its centroids; in the order of quads.

@@ -21,6 +21,44 @@ namespace hn = hwy::HWY_NAMESPACE;
 inline constexpr std::size_t kQueriesAtOnce = HWY_CAP_GE512 ? 4 : 2;
 inline constexpr std::size_t kManyQueries = 8;
 
+/// Whether the byte of one factor can take the other's sign in one instruction. Then 3 and 4 bits are bytes here too.
+inline constexpr bool kHasByteSigns = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3;
+
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_SSSE3
+/// The products of a's magnitudes with b under a's signs. Requires: |a|, |b| <= 127, so that two of them fit 16 bits.
+template <class D8>
+HWY_INLINE hn::Vec<SumTag<D8>> Dot(D8 d8, hn::Vec<SumTag<D8>> sum, SignedBytes<D8> a, SignedBytes<D8> b) {
+  const auto magnitudes = hn::BitCast(d8, hn::Abs(hn::BitCast(hn::RebindToSigned<D8>(), a.bytes)));
+#if HWY_TARGET == HWY_AVX2
+  const hn::Vec<D8> turned{_mm256_sign_epi8(b.bytes.raw, a.bytes.raw)};
+#else
+  const hn::Vec<D8> turned{_mm_sign_epi8(b.bytes.raw, a.bytes.raw)};
+#endif
+  return Dot(d8, sum, UnsignedBytes<D8>{magnitudes}, SignedBytes<D8>{turned});
+}
+#endif
+
+/// Centroids as they meet a query's numbers.
+template <std::uint32_t kBits, class D8>
+HWY_INLINE auto ScoreFactors(D8 d8, hn::Vec<D8> centroids) {
+  if constexpr (!kDotBytes<kBits> && !kHasByteSigns) {
+    return WidenSigned(d8, centroids);
+  } else if constexpr (!kDotBytes<kBits> || kHasNeonDot) {
+    return SignedBytes<D8>{centroids};
+  } else {
+    return UnsignedBytes<D8>{centroids};
+  }
+}
+
+template <std::uint32_t kBits, class D8>
+HWY_INLINE auto QueryFactors(D8 d8, hn::Vec<D8> numbers) {
+  if constexpr (kDotBytes<kBits> || kHasByteSigns) {
+    return SignedBytes<D8>{numbers};
+  } else {
+    return WidenSigned(d8, numbers);
+  }
+}
+
 /// Four subtiles of 16 tokens (or as many as kSubtiles says) that are scored together.
 struct KeyStep {
   const std::uint8_t* codes = nullptr;  ///< first vector of the (first) supertile
@@ -38,11 +76,11 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
   using D8 = CodeTag;
   const SumTag<D8> di;
   const hn::RebindToFloat<SumTag<D8>> df;
-  constexpr bool kBytes = kDotBytes<kBits>;
+  constexpr bool kUnsigned = kDotBytes<kBits> && !kHasNeonDot;
   constexpr std::size_t kRows = LloydQueryRowsPerGroup(kBits);
   const std::size_t groups = args.dim / 4;
-  // Unsigned centroids for VNNI: the offset's share is taken off at the start.
-  const auto offset = static_cast<std::uint8_t>(kBytes ? args.table->magnitudes[args.table->half() - 1] : 0);
+  // Unsigned centroids for x86: the offset's share is taken off at the start.
+  const auto offset = static_cast<std::uint8_t>(kUnsigned ? args.table->magnitudes[args.table->half() - 1] : 0);
   for (std::size_t part = 0; part < 64; part += hn::Lanes(d8)) {
     hn::Vec<SumTag<D8>> sums[kSubtiles][kQueries];
 #pragma GCC unroll 8
@@ -64,7 +102,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
           const PairTag<D8> d16;
           const Pairs<D8> numbers{hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[q]))),
                                   hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[kLanes + q])))};
-          for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = DotPairs(d8, sums[s][q], centroids[s], numbers);
+          for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = Dot(d8, sums[s][q], centroids[s], numbers);
         }
       }
     } else {
@@ -94,11 +132,11 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
         if constexpr (kBits == 3) b = hn::Load(d8, more + g * 64);
         hn::Vec<D8> centroids[4];
         LookUp<kBits, kFirst / 4, kSubtiles>(d8, tables, a, b, centroids);
-        Pairs<D8> wide[kSubtiles];
-        for (std::size_t s = 0; s < kSubtiles; ++s) wide[s] = WidenSigned(d8, centroids[s]);
+        decltype(ScoreFactors<kBits>(d8, a)) factors[kSubtiles];
+        for (std::size_t s = 0; s < kSubtiles; ++s) factors[s] = ScoreFactors<kBits>(d8, centroids[kFirst % 4 + s]);
         for (std::size_t q = 0; q < kQueries; ++q) {
-          const Pairs<D8> numbers = WidenSigned(d8, hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q]))));
-          for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = DotPairs(d8, sums[s][q], wide[s], numbers);
+          const auto numbers = QueryFactors<kBits>(d8, hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q]))));
+          for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = Dot(d8, sums[s][q], factors[s], numbers);
         }
       }
 #endif

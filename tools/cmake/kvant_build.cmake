@@ -21,7 +21,9 @@ target_compile_options(kvant_build_flags INTERFACE
   # The same rounding on every target: codes must not depend on whether the compiler fuses a multiply and an add.
   -ffp-contract=off
   # ADR 0001: without this baseline Highway 1.0.3 under g++ 12 falls back to HWY_SCALAR, where table look-ups are wrong.
-  $<$<STREQUAL:${CMAKE_SYSTEM_PROCESSOR},x86_64>:-march=x86-64-v2>)
+  $<$<STREQUAL:${CMAKE_SYSTEM_PROCESSOR},x86_64>:-march=x86-64-v2>
+  # kernels/README.md: Highway's NEON target includes AES, and scores are dot products of bytes.
+  $<$<STREQUAL:${CMAKE_SYSTEM_PROCESSOR},aarch64>:-march=armv8.2-a+crypto+dotprod>)
 if(KVANT_DEVELOPER_MODE)
   target_compile_options(kvant_build_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wnon-virtual-dtor
     # g++ 12 sees overlapping copies in `"text" + std::to_string(n)` (GCC bug 105651).
