@@ -12,6 +12,8 @@
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
+#include "kernels/instructions.h"
+
 namespace kvant::daemon {
 namespace {
 
@@ -46,8 +48,10 @@ EventLoop::EventLoop(const DaemonOptions& options, Budget budget, std::optional<
       queue_(loop_.port(), std::move(eventfd)),
       builtin_codecs_(quantizers::Registry::Builtin()),
       budget_(std::move(budget)),
-      encode_(std::make_unique<WorkerThreads>(Workers(options), kNicer, [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
-      populate_(std::make_unique<WorkerThreads>(1, kNicer, [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
+      encode_(std::make_unique<WorkerThreads>(Workers(options), kNicer,
+                                              [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
+      populate_(
+          std::make_unique<WorkerThreads>(1, kNicer, [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
       team_(Workers(options) - 1),
       core_{.budget = budget_,
             .encode = *encode_,
@@ -57,8 +61,15 @@ EventLoop::EventLoop(const DaemonOptions& options, Budget budget, std::optional<
             .reclaim = {}},
       stores_(std::make_unique<StoreTable>(core_)),
       attend_(team_),
-      services_{.core = core_, .stores = *stores_, .attend = attend_, .arena_limit_bytes = options.arena_limit_bytes, .counters = {}, .sessions = {}},
-      facts_{.boot_token = core_.boot_token, .budget_bytes = options.budget_bytes, .lease_ms = static_cast<std::uint32_t>(options.lease.count())},
+      services_{.core = core_,
+                .stores = *stores_,
+                .attend = attend_,
+                .arena_limit_bytes = options.arena_limit_bytes,
+                .counters = {},
+                .sessions = {}},
+      facts_{.boot_token = core_.boot_token,
+             .budget_bytes = options.budget_bytes,
+             .lease_ms = static_cast<std::uint32_t>(options.lease.count())},
       listener_(std::move(listener)),
       tasks_(kj::heap<kj::TaskSet>(static_cast<kj::TaskSet::ErrorHandler&>(*this))) {
   loop_.set_spin(options_.spin);
@@ -79,9 +90,9 @@ EventLoop::~EventLoop() noexcept(false) {
 
 void EventLoop::Run() {
   if (options_.log) {
-    options_.log->info("serving socket={} boot_token={} budget_bytes={} workers={} lease_ms={}",
+    options_.log->info("serving socket={} boot_token={} budget_bytes={} workers={} lease_ms={} kernels={}",
                        listener_ ? listener_->path() : "none", core_.boot_token, options_.budget_bytes, Workers(options_),
-                       options_.lease.count());
+                       options_.lease.count(), kernels::Instructions());
   }
   stop_.promise.wait(loop_.wait_scope());
   if (options_.log) options_.log->info("stopping connections={}", connections_.size());
@@ -135,7 +146,8 @@ kj::Promise<void> EventLoop::WatchHeartbeats() {
       if (!connection->Hung(now, options_.lease)) continue;
       hung.push_back(id);
       if (options_.log) {
-        options_.log->warn("client hung, dropped connection={} pid={} lease_ms={}", id, connection->peer().pid, options_.lease.count());
+        options_.log->warn("client hung, dropped connection={} pid={} lease_ms={}", id, connection->peer().pid,
+                           options_.lease.count());
       }
     }
     services_.counters.dropped_clients += hung.size();

@@ -3,11 +3,13 @@
 #include <algorithm>
 
 #include "kernels/lloyd_layout.h"
+#include "kernels/lloyd_value_codes.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/lloyd_accumulate.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "kernels/lloyd_accumulate_amx-inl.h"
 #include "kernels/lloyd_dot-inl.h"
 #include "kernels/lloyd_field-inl.h"
 #include "kernels/lloyd_weights-inl.h"
@@ -49,14 +51,6 @@ HWY_INLINE auto WeightFactors(D8 d8, hn::Vec<D8> weights) {
   }
 }
 
-/// Where a run's codes lie; a step is 16 tokens: four quads.
-struct ValueCodes {
-  const std::uint8_t* codes = nullptr;  ///< of the run's first supertile
-  const std::uint8_t* tops = nullptr;   ///< 3 bits: of the top bits
-  std::size_t tile_bytes = 0;           ///< of a supertile
-  std::size_t steps = 0;
-};
-
 /// One step: adds four quads' products to sums[vector][query].
 template <std::uint32_t kBits, std::size_t kHalf, std::size_t kVectors, std::size_t kQueries, class D8>
 HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTables<D8, kBits == 8 ? 4 : kBits>& tables,
@@ -70,7 +64,7 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
       for (std::size_t f = 0; f < 4; ++f) {
         const Pairs<D8> centroids = LookUpWords(d8, table, at.codes + (4 * step + f) * at.tile_bytes + offset + v * n);
         for (std::size_t q = 0; q < kQueries; ++q) {
-          const std::uint32_t* word = words + q * kWordsPerQuery + (4 * step + f) * 2;
+          const std::uint32_t* word = words + q * kWordsPerQuery<kBits> + (4 * step + f) * 2;
           const Pairs<D8> weights{hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[0]))),
                                   hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[1])))};
           sums[v][q] = Dot(d8, sums[v][q], centroids, weights);
@@ -87,7 +81,7 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
       for (std::size_t f = 0; f < 4; ++f) {
         const auto factors = CentroidFactors<kBits>(d8, centroids[f]);
         for (std::size_t q = 0; q < kQueries; ++q) {
-          const auto word = static_cast<std::int32_t>(words[q * kWordsPerQuery + 4 * step + f]);
+          const auto word = static_cast<std::int32_t>(words[q * kWordsPerQuery<kBits> + 4 * step + f]);
           sums[v][q] = Dot(d8, sums[v][q], WeightFactors<kBits>(d8, hn::BitCast(d8, hn::Set(di, word))), factors);
         }
       }
@@ -103,7 +97,7 @@ HWY_INLINE void AccumulateField(const FieldTables<kBits>& tables, const Bytes64 
                                 Sums16 (&sums)[kVectors][kQueries]) {
   Bytes64 weights[kQueries];
 #pragma GCC unroll 8
-  for (std::size_t q = 0; q < kQueries; ++q) weights[q] = BroadcastWord(words[q * kWordsPerQuery]);
+  for (std::size_t q = 0; q < kQueries; ++q) weights[q] = BroadcastWord(words[q * kWordsPerQuery<kBits>]);
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kVectors; ++v) {
     const Bytes64 centroids = Field<kBits, kField>(tables, codes[v], tops[v]);
@@ -147,7 +141,7 @@ HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const 
                                   std::size_t offset, std::size_t query, Prefetch& prefetch) {
   const SumTag<D8> di;
   const hn::RebindToFloat<SumTag<D8>> df;
-  const std::uint32_t* HWY_RESTRICT words = run.words + query * kWordsPerQuery;
+  const std::uint32_t* HWY_RESTRICT words = run.words + query * kWordsPerQuery<kBits>;
   constexpr bool kTwoHalves = kBits == 1 || kBits == 3;
   const std::uint8_t centroid_offset = CentroidOffset<kBits>(*args.table);
   hn::Vec<SumTag<D8>> sums[kVectors][kQueries];
@@ -210,6 +204,21 @@ HWY_INLINE void AccumulateQueries(const LloydAccumulateArgs& args, const Run& ru
   if (offset < bytes) AccumulateVectors<kBits, 1, kQueries>(cell, args, run, at, offset, query, prefetch);
 }
 
+/// All queries for one run.
+template <std::uint32_t kBits>
+HWY_INLINE void AccumulateRun(const LloydAccumulateArgs& args, const Run& run, const ValueCodes& at, Prefetch& prefetch) {
+  std::size_t query = 0;
+  if constexpr (kDotBytes<kBits>) {
+    for (; query + kManyQueries <= args.queries; query += kManyQueries) {
+      AccumulateQueries<kBits, kManyQueries>(args, run, at, query, prefetch);
+    }
+  }
+  for (; query + kQueriesAtOnce <= args.queries; query += kQueriesAtOnce) {
+    AccumulateQueries<kBits, kQueriesAtOnce>(args, run, at, query, prefetch);
+  }
+  for (; query < args.queries; ++query) AccumulateQueries<kBits, 1>(args, run, at, query, prefetch);
+}
+
 template <std::uint32_t kBits>
 HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
   const hn::CappedTag<float, 16> d;
@@ -219,28 +228,32 @@ HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
   Run run;
   run.scales = reinterpret_cast<float*>(args.scratch);
   run.words = reinterpret_cast<std::uint32_t*>(run.scales + kLloydWeightRun);
-  run.totals = reinterpret_cast<std::int32_t*>(run.words + args.queries * kWordsPerQuery);
+  run.totals = reinterpret_cast<std::int32_t*>(run.words + args.queries * kWordsPerQuery<kBits>);
   run.steps = reinterpret_cast<float*>(run.totals + args.queries);
+  const auto each_run = [&](std::size_t steps, auto accumulate) HWY_ATTR {
+    Prefetch prefetch(args.next, args.next_bytes, steps);
+    for (std::size_t first = 0; first < args.tokens; first += kLloydWeightRun) {
+      const std::size_t count = std::min(kLloydWeightRun, args.tokens - first);
+      for (std::size_t t = 0; t < count; t += hn::Lanes(d)) hn::Store(LoadUfloat16(d, scales + first + t), d, run.scales + t);
+      RoundWeights<kBits>(args, first, count, run);
+      constexpr std::uint32_t kPlaneBits = LloydPlaneAt(kBits, 0).bits;
+      accumulate(ValueCodes{args.block + first * dim * kPlaneBits / 8, tops + first * dim / 8, 4 * dim, count / 16}, prefetch);
+    }
+  };
+#if HWY_TARGET == HWY_AVX3_DL
+  if constexpr (kBits != 8) {
+    if (AccumulatesByTiles(args)) {
+      const TileScope scope;
+      const Tiles tiles;
+      return each_run(dim / 16 * args.tokens / 16, [&](const ValueCodes& at, Prefetch& prefetch)
+                                                       HWY_ATTR { AccumulateTiles<kBits>(args, run, at, prefetch); });
+    }
+  }
+#endif
   const std::size_t pass_bytes = hn::Lanes(CodeTag()) * kVectorsAtOnce;
   const std::size_t passes = (4 * dim + pass_bytes - 1) / pass_bytes;
-  Prefetch prefetch(args.next, args.next_bytes, passes * args.tokens / (kBits == 1 || kBits == 3 ? 32 : 16));
-  for (std::size_t first = 0; first < args.tokens; first += kLloydWeightRun) {
-    const std::size_t count = std::min(kLloydWeightRun, args.tokens - first);
-    for (std::size_t t = 0; t < count; t += hn::Lanes(d)) hn::Store(LoadUfloat16(d, scales + first + t), d, run.scales + t);
-    RoundWeights<kBits>(args, first, count, run);
-    constexpr std::uint32_t kPlaneBits = LloydPlaneAt(kBits, 0).bits;
-    const ValueCodes at{args.block + first * dim * kPlaneBits / 8, tops + first * dim / 8, 4 * dim, count / 16};
-    std::size_t query = 0;
-    if constexpr (kDotBytes<kBits>) {
-      for (; query + kManyQueries <= args.queries; query += kManyQueries) {
-        AccumulateQueries<kBits, kManyQueries>(args, run, at, query, prefetch);
-      }
-    }
-    for (; query + kQueriesAtOnce <= args.queries; query += kQueriesAtOnce) {
-      AccumulateQueries<kBits, kQueriesAtOnce>(args, run, at, query, prefetch);
-    }
-    for (; query < args.queries; ++query) AccumulateQueries<kBits, 1>(args, run, at, query, prefetch);
-  }
+  each_run(passes * args.tokens / (kBits == 1 || kBits == 3 ? 32 : 16),
+           [&](const ValueCodes& at, Prefetch& prefetch) HWY_ATTR { AccumulateRun<kBits>(args, run, at, prefetch); });
 }
 
 void AccumulateAll(const LloydAccumulateArgs& args) {

@@ -32,10 +32,17 @@ HWY_INLINE void Bias(LaneTag d, std::size_t dim, const float* HWY_RESTRICT mean,
   hn::Store(hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])), d, bias);
 }
 
+/// Word `to` of each lane's row.
+HWY_INLINE void StoreWords(LaneTagI d, LaneVecI v, std::size_t row_words, std::uint32_t* HWY_RESTRICT to) {
+  HWY_ALIGN std::int32_t lanes[kLanes];
+  hn::Store(v, d, lanes);
+  for (std::size_t i = 0; i < hn::Lanes(d); ++i) to[i * row_words] = static_cast<std::uint32_t>(lanes[i]);
+}
+
+/// One register of columns: rows and head of queries lane.. of the batch.
 HWY_INLINE void Round(LaneTag d, std::uint32_t bits, std::size_t dim, float to_logit, const float* HWY_RESTRICT x,
                       std::size_t lane, LloydQueryHead& head, std::uint32_t* HWY_RESTRICT words) {
   const LaneTagI di;
-  const LaneTagU du;
   LaneVec largest = hn::Zero(d);
   for (std::size_t i = 0; i < dim; ++i) largest = hn::Max(largest, hn::Abs(hn::Load(d, x + i * kLanes)));
   const std::int32_t limit = LloydQueryMax(bits, dim);
@@ -44,24 +51,24 @@ HWY_INLINE void Round(LaneTag d, std::uint32_t bits, std::size_t dim, float to_l
   hn::Store(hn::IfThenZeroElse(none, hn::Mul(largest, hn::Set(d, to_logit))), d, head.scale + lane);
   const LaneVecI top = hn::Set(di, limit), bottom = hn::Set(di, -limit);
   LaneVecI sum = hn::Zero(di);
-  const std::size_t rows = LloydQueryRowsPerGroup(bits);
-  for (std::size_t g = 0; g < dim / 4; ++g) {
+  const std::size_t row_words = LloydQueryWords(bits, dim);
+  std::uint32_t* to = words + lane * row_words;
+  for (std::size_t g = 0; g < dim / 4; ++g, to += LloydQueryWordsPerGroup(bits)) {
     LaneVecI q[4];
     for (std::size_t j = 0; j < 4; ++j) {
       const LaneVecI nearest = hn::NearestInt(hn::Mul(hn::Load(d, x + (4 * g + j) * kLanes), factor));
       q[j] = hn::Min(hn::Max(nearest, bottom), top);
       sum = hn::Add(sum, q[j]);
     }
-    std::uint32_t* to = words + g * rows * kLanes + lane;
     if (bits == 8) {
       const LaneVecI low = hn::Set(di, 0xFFFF);
-      hn::Store(hn::BitCast(du, hn::Or(hn::And(q[0], low), hn::ShiftLeft<16>(q[2]))), du, to);
-      hn::Store(hn::BitCast(du, hn::Or(hn::And(q[1], low), hn::ShiftLeft<16>(q[3]))), du, to + kLanes);
+      StoreWords(di, hn::Or(hn::And(q[0], low), hn::ShiftLeft<16>(q[2])), row_words, to);
+      StoreWords(di, hn::Or(hn::And(q[1], low), hn::ShiftLeft<16>(q[3])), row_words, to + 1);
     } else {
       const LaneVecI low = hn::Set(di, 0xFF);
       const LaneVecI a = hn::Or(hn::And(q[0], low), hn::ShiftLeft<8>(hn::And(q[1], low)));
       const LaneVecI b = hn::Or(hn::ShiftLeft<16>(hn::And(q[2], low)), hn::ShiftLeft<24>(q[3]));
-      hn::Store(hn::BitCast(du, hn::Or(a, b)), du, to);
+      StoreWords(di, hn::Or(a, b), row_words, to);
     }
   }
   hn::Store(sum, di, head.sums + lane);
@@ -77,7 +84,7 @@ HWY_INLINE float BiasOfRow(std::size_t dim, const float* HWY_RESTRICT mean, cons
   return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
-/// One register of quarters (four lanes a query): words and heads of queries query.. of the batch. Round with other lanes.
+/// One register of quarters (four lanes a query): rows and heads of queries query.. of the batch. Round with other lanes.
 HWY_INLINE void RoundQuarters(LaneTag d, std::uint32_t bits, std::size_t dim, float to_logit, const float* HWY_RESTRICT x,
                               std::size_t query, LloydQueryHead& head, std::uint32_t* HWY_RESTRICT words) {
   const LaneTagI di;
@@ -96,7 +103,7 @@ HWY_INLINE void RoundQuarters(LaneTag d, std::uint32_t bits, std::size_t dim, fl
   const LaneVec scale = hn::IfThenZeroElse(none, hn::Mul(largest, hn::Set(d, to_logit)));
   const LaneVecI top = hn::Set(di, limit), bottom = hn::Set(di, -limit);
   LaneVecI sum = hn::Zero(di);
-  const std::size_t rows = LloydQueryRowsPerGroup(bits);
+  const std::size_t per_group = LloydQueryWordsPerGroup(bits), row_words = LloydQueryWords(bits, dim);
   HWY_ALIGN std::uint32_t lanes[2 * kLanes];
   for (std::size_t k = 0; k < quarter / 4; ++k) {
     LaneVecI q[4];
@@ -114,10 +121,10 @@ HWY_INLINE void RoundQuarters(LaneTag d, std::uint32_t bits, std::size_t dim, fl
       const LaneVecI b = hn::Or(hn::ShiftLeft<16>(hn::And(q[2], low)), hn::ShiftLeft<24>(q[3]));
       hn::Store(hn::BitCast(du, hn::Or(a, b)), du, lanes);
     }
-    for (std::size_t s = 0; s < 4; ++s) {
-      std::uint32_t* to = words + (s * quarter / 4 + k) * rows * kLanes + query;
-      for (std::size_t row = 0; row < rows; ++row, to += kLanes) {
-        for (std::size_t i = 0; i < queries; ++i) to[i] = lanes[row * kLanes + 4 * i + s];
+    for (std::size_t i = 0; i < queries; ++i) {
+      for (std::size_t s = 0; s < 4; ++s) {
+        std::uint32_t* to = words + (query + i) * row_words + (s * quarter / 4 + k) * per_group;
+        for (std::size_t w = 0; w < per_group; ++w) to[w] = lanes[w * kLanes + 4 * i + s];
       }
     }
   }

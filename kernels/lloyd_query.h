@@ -1,10 +1,10 @@
 // Queries -> what lloyd_score.h reads: rotated, rounded to integers, 16 queries to a batch, lanes = queries.
 //
-// Batch: LloydQueryHead, then for each group of 4 dims one row of 16 words, word i for query i of the batch:
+// Batch: LloydQueryHead, then 16 rows, one per query, of words for each group of 4 dims:
 //   up to 4 bits: four signed bytes, |q| <= 127;
-//   8 bits: two rows: signed 16-bit pairs (dims 0, 2), then (dims 1, 3), |q| <= 2047 (less for dims beyond 256, so that sums
+//   8 bits: two words of signed 16-bit pairs (dims 0, 2), then (dims 1, 3), |q| <= 2047 (less for dims beyond 256, so that sums
 //   fit 32 bits).
-// Words beyond the last query hold anything. In memory only, never stored.
+// Rows beyond the last query hold anything. In memory only, never stored.
 #pragma once
 
 #include <cstddef>
@@ -22,10 +22,15 @@ struct LloydQueryHead {
   std::int32_t sums[kLanes];  ///< of the integer query: undoes the offset of unsigned codes
 };
 
-constexpr std::size_t LloydQueryRowsPerGroup(std::uint32_t bits) noexcept { return bits == 8 ? 2 : 1; }
+constexpr std::size_t LloydQueryWordsPerGroup(std::uint32_t bits) noexcept { return bits == 8 ? 2 : 1; }
+
+/// Words of one query's row.
+constexpr std::size_t LloydQueryWords(std::uint32_t bits, std::size_t dim) noexcept {
+  return dim / 4 * LloydQueryWordsPerGroup(bits);
+}
 
 constexpr std::size_t LloydQueryBatchBytes(std::uint32_t bits, std::size_t dim) noexcept {
-  return sizeof(LloydQueryHead) + dim / 4 * LloydQueryRowsPerGroup(bits) * kLanes * sizeof(std::uint32_t);
+  return sizeof(LloydQueryHead) + LloydQueryWords(bits, dim) * kLanes * sizeof(std::uint32_t);
 }
 
 /// The largest integer a query's number becomes.

@@ -1,5 +1,6 @@
 #include "kernels/lloyd_score.h"
 
+#include "kernels/lloyd_key_step.h"
 #include "kernels/lloyd_layout.h"
 #include "kernels/lloyd_query.h"
 
@@ -9,6 +10,7 @@
 #include "hwy/highway.h"
 #include "kernels/lloyd_dot-inl.h"
 #include "kernels/lloyd_field-inl.h"
+#include "kernels/lloyd_score_amx-inl.h"
 #include "kernels/ufloat16-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -59,15 +61,7 @@ HWY_INLINE auto QueryFactors(D8 d8, hn::Vec<D8> numbers) {
   }
 }
 
-/// Four subtiles of 16 tokens (or as many as kSubtiles says) that are scored together.
-struct KeyStep {
-  const std::uint8_t* codes = nullptr;  ///< first vector of the (first) supertile
-  const std::uint8_t* more = nullptr;   ///< 3 bits: of the top bits; otherwise unused
-  std::size_t tile_bytes = 0;           ///< from one supertile to the next
-  std::size_t first_token = 0;
-};
-
-/// kQueries queries (words[q] of each row) against one step, whose subtiles are the fields from kFirst on.
+/// kQueries queries from `query` of the batch on against one step, whose subtiles are the fields from kFirst on.
 template <std::uint32_t kBits, std::size_t kFirst, std::size_t kSubtiles, std::size_t kQueries>
 HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const LloydQueryHead& head,
                           const std::uint32_t* HWY_RESTRICT words, std::size_t query, float* HWY_RESTRICT logits,
@@ -77,8 +71,8 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
   const SumTag<D8> di;
   const hn::RebindToFloat<SumTag<D8>> df;
   constexpr bool kUnsigned = kDotBytes<kBits> && !kHasNeonDot;
-  constexpr std::size_t kRows = LloydQueryRowsPerGroup(kBits);
-  const std::size_t groups = args.dim / 4;
+  constexpr std::size_t kWords = LloydQueryWordsPerGroup(kBits);
+  const std::size_t groups = args.dim / 4, row_words = groups * kWords;
   // Unsigned centroids for x86: the offset's share is taken off at the start.
   const auto offset = static_cast<std::uint8_t>(kUnsigned ? args.table->magnitudes[args.table->half() - 1] : 0);
   for (std::size_t part = 0; part < 64; part += hn::Lanes(d8)) {
@@ -91,24 +85,24 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
     }
     const std::uint8_t* HWY_RESTRICT codes = step.codes + part;
     const std::uint8_t* HWY_RESTRICT more = step.more + part;
-    const std::uint32_t* HWY_RESTRICT word = words + query;
+    const std::uint32_t* HWY_RESTRICT word = words + query * row_words;
     if constexpr (kBits == 8) {
-      for (std::size_t g = 0; g < groups; ++g, word += kRows * kLanes) {
+      for (std::size_t g = 0; g < groups; ++g, word += kWords) {
         if (part == 0) prefetch.Step();
         Pairs<D8> centroids[kSubtiles];
         for (std::size_t s = 0; s < kSubtiles; ++s)
           centroids[s] = LookUpWords(d8, *args.table, codes + g * 64 + s * step.tile_bytes);
         for (std::size_t q = 0; q < kQueries; ++q) {
           const PairTag<D8> d16;
-          const Pairs<D8> numbers{hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[q]))),
-                                  hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[kLanes + q])))};
+          const Pairs<D8> numbers{hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[q * row_words]))),
+                                  hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[q * row_words + 1])))};
           for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = Dot(d8, sums[s][q], centroids[s], numbers);
         }
       }
     } else {
 #if HWY_TARGET == HWY_AVX3_DL
       const FieldTables<kBits> tables(*args.table, offset);
-      for (std::size_t g = 0; g < groups; ++g, word += kLanes) {
+      for (std::size_t g = 0; g < groups; ++g, ++word) {
         prefetch.Step();
         const auto a = hn::Load(d8, codes + g * 64);
         auto b = a;
@@ -119,12 +113,12 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
 #pragma GCC unroll 4
         for (std::size_t s = 0; s < kSubtiles; ++s) {
 #pragma GCC unroll 8
-          for (std::size_t q = 0; q < kQueries; ++q) sums[s][q] = DotBroadcast(sums[s][q], centroids[s], word[q]);
+          for (std::size_t q = 0; q < kQueries; ++q) sums[s][q] = DotBroadcast(sums[s][q], centroids[s], word[q * row_words]);
         }
       }
 #else
       const NibbleTables<D8, kBits> tables(d8, *args.table, offset);
-      for (std::size_t g = 0; g < groups; ++g, word += kLanes) {
+      for (std::size_t g = 0; g < groups; ++g, ++word) {
         if (part == 0) prefetch.Step();
         const auto a = hn::Load(d8, codes + g * 64);
         auto b = a;
@@ -135,7 +129,8 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
         decltype(ScoreFactors<kBits>(d8, a)) factors[kSubtiles];
         for (std::size_t s = 0; s < kSubtiles; ++s) factors[s] = ScoreFactors<kBits>(d8, centroids[kFirst % 4 + s]);
         for (std::size_t q = 0; q < kQueries; ++q) {
-          const auto numbers = QueryFactors<kBits>(d8, hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q]))));
+          const auto numbers =
+              QueryFactors<kBits>(d8, hn::BitCast(d8, hn::Set(di, static_cast<std::int32_t>(word[q * row_words]))));
           for (std::size_t s = 0; s < kSubtiles; ++s) sums[s][q] = Dot(d8, sums[s][q], factors[s], numbers);
         }
       }
@@ -165,44 +160,42 @@ HWY_INLINE void ScoreQueries(const LloydScoreArgs& args, const LloydQueryHead& h
   const auto run = [&]<std::size_t kFirst, std::size_t kCount>(const KeyStep& step) HWY_ATTR {
     ScoreStep<kBits, kFirst, kCount, kQueries>(args, step, head, words, query, logits, scales, prefetch);
   };
-  const std::size_t vector_row = 16 * dim;  // bytes of a supertile
+  const auto four_fields = [&]<std::size_t kFirst>(KeyStep step) HWY_ATTR {
+    run.template operator()<kFirst, kSubtiles>(step);
+    if constexpr (kSubtiles == 2) {
+      step.first_token += 32;
+      run.template operator()<kFirst + 2, 2>(step);
+    }
+  };
+  constexpr std::size_t kStep = kBits == 4 ? 16 * kSubtiles : 64;
   std::size_t token = 0;
-  if constexpr (kBits == 8) {
-    for (; token + 64 <= args.tokens; token += 64) {
-      run.template operator()<0, 4>({args.block + token * dim, args.block, vector_row, token});
+  for (; token + kStep <= args.tokens; token += kStep) {
+    const KeyStep step = KeyStepAt<kBits>(args.block, dim, args.tokens, token);
+    if constexpr (kBits >= 4) {
+      run.template operator()<0, kSubtiles>(step);
+    } else if constexpr (kBits == 2) {
+      four_fields.template operator()<0>(step);
+    } else if (step.odd) {
+      four_fields.template operator()<4>(step);
+    } else {
+      four_fields.template operator()<0>(step);
     }
-    for (; token < args.tokens; token += 16)
-      run.template operator()<0, 1>({args.block + token * dim, args.block, vector_row, token});
-  } else if constexpr (kBits == 4) {
-    if constexpr (kSubtiles == 4) {
-      for (; token + 64 <= args.tokens; token += 64) {
-        run.template operator()<0, 4>({args.block + token * dim / 2, args.block, vector_row, token});
-      }
-    }
-    for (; token < args.tokens; token += 32)
-      run.template operator()<0, 2>({args.block + token * dim / 2, args.block, vector_row, token});
-  } else if constexpr (kBits == 2) {
-    for (; token < args.tokens; token += 64) {
-      const std::uint8_t* codes = args.block + token * dim / 4;
-      run.template operator()<0, kSubtiles>({codes, args.block, vector_row, token});
-      if constexpr (kSubtiles == 2) run.template operator()<2, 2>({codes, args.block, vector_row, token + 32});
-    }
-  } else {
-    const std::uint8_t* tops = args.block + LloydPlaneBytes(2, dim, args.tokens);  // 3 bits only
-    for (; token < args.tokens; token += 128) {
-      const std::uint8_t* more = kBits == 3 ? tops + token * dim / 8 : args.block;
-      const std::uint8_t* low = kBits == 3 ? args.block + token * dim / 4 : args.block + token * dim / 8;
-      const std::uint8_t* high = kBits == 3 ? low + 16 * dim : low;
-      run.template operator()<0, kSubtiles>({low, more, vector_row, token});
-      if constexpr (kSubtiles == 2) run.template operator()<2, 2>({low, more, vector_row, token + 32});
-      run.template operator()<4, kSubtiles>({high, more, vector_row, token + 64});
-      if constexpr (kSubtiles == 2) run.template operator()<6, 2>({high, more, vector_row, token + 96});
+  }
+  if constexpr (kBits >= 4) {
+    constexpr std::size_t kLast = 8 / kBits;  // subtiles of one supertile
+    for (; token < args.tokens; token += 16 * kLast) {
+      run.template operator()<0, kLast>(KeyStepAt<kBits>(args.block, dim, args.tokens, token));
     }
   }
 }
 
 template <std::uint32_t kBits>
 HWY_INLINE void ScoreBits(const LloydScoreArgs& args) {
+#if HWY_TARGET == HWY_AVX3_DL
+  if constexpr (kBits != 8) {
+    if (ScoresByTiles(args)) return ScoreTiles<kBits>(args);
+  }
+#endif
   // The first queries' pass over the block does the prefetching.
   Prefetch prefetch(args.next, args.next_bytes, (args.tokens + 63) / 64 * (args.dim / 4));
   const std::size_t batch_bytes = LloydQueryBatchBytes(kBits, args.dim);

@@ -22,7 +22,8 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 /// Words of a query's integer weights: one per quad of tokens, with 8 bits two (tokens 0 and 2, tokens 1 and 3).
-inline constexpr std::size_t kWordsPerQuery = kLloydWeightRun / 2;
+template <std::uint32_t kBits>
+inline constexpr std::size_t kWordsPerQuery = kLloydWeightRun / (kBits == 8 ? 2 : 4);
 
 /// The scratch of one run of tokens.
 struct Run {
@@ -110,7 +111,7 @@ HWY_INLINE void RoundWeights(const LloydAccumulateArgs& args, std::size_t first,
       run.steps[query + q] = none ? 0.0f : top / kLimit;
     }
     for (std::size_t q = 0; q < n; ++q) {
-      std::uint32_t* words = run.words + (query + q) * kWordsPerQuery;
+      std::uint32_t* words = run.words + (query + q) * kWordsPerQuery<kBits>;
       RoundTerms<kBits>(terms[q], count, factors[q], words);
       if constexpr (kHasNeonDot && kBits != 8) {
         const auto* bytes = reinterpret_cast<const std::uint8_t*>(words);

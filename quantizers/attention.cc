@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "kernels/amx.h"
 #include "quantizers/attention_tile.h"
 #include "quantizers/attention_units.h"
 
@@ -35,6 +36,7 @@ struct Call {
       const std::size_t i = claimed.fetch_add(1, std::memory_order_relaxed);
       return i < units.units.size() ? &units.units[i] : nullptr;
     };
+    const kernels::TileScope tiles;
     bool warm = false;
     for (const TileRun* unit = claim(); unit != nullptr;) {
       const TileRun* next = claim();

@@ -43,7 +43,8 @@ TEST_P(LloydAccumulateTest, SumsAreTheScalarTwinsBitForBit) {
   std::mt19937 random(kSeed);
   for (const std::uint32_t dim : {8u, 40u, 64u, 72u, 80u, 128u, 256u}) {
     for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
-      for (const std::size_t n : {1u, 2u, 4u, 6u, 11u}) {
+      for (const auto& [n, tiles] : kQueryCounts) {
+        AllowTiles(tiles);
         const LloydTable& table = *FindLloydTable(bits);
         const std::size_t tokens = LloydBlockMultiple(bits) * (bits == 8 ? 1 + random() % 20 : 1 + random() % 3);
         GuardedBytes block(LloydBlockBytes(bits, dim, tokens));

@@ -41,7 +41,8 @@ TEST_P(LloydScoreTest, LogitsAreTheScalarTwinsBitForBit) {
     std::vector<std::uint32_t> quarter;
     const auto mean = RandomNormal(dim, random);
     for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
-      for (const std::size_t n : {1u, 2u, 3u, 5u, 7u, 17u, 23u}) {
+      for (const auto& [n, tiles] : kQueryCounts) {
+        AllowTiles(tiles);
         const std::size_t tokens = LloydBlockMultiple(bits) * (1 + random() % 3);
         GuardedBytes block(LloydBlockBytes(bits, dim, tokens));
         FillBlock(bits, dim, tokens, block, random);

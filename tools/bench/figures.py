@@ -117,13 +117,13 @@ def append_table(figures):
 
 
 def prefill_table(figures):
-    header("keys and values", "tokens", "new tokens", "threads", "median, ms", "µs per new token", "GMAC/s", "of peak", "hidden loss")
+    header("keys and values", "tokens", "new tokens", "threads", "median, ms", "µs per new token", "GMAC/s", "of peak", "of tile peak", "hidden loss")
     for name in figures.names():
         facts = dict(name)
         row(plan(name), str(facts["tokens"]), str(facts["query_tokens"]), str(facts["threads"]),
             number(figures.median(name, "median_ns"), "{:.1f}", 1e6), number(figures.median(name, "query_token_ns"), "{:.0f}", 1e3),
             number(figures.median(name, "macs_per_s"), "{:.0f}", 1e9), number(figures.median(name, "share_of_peak"), "{:.0%}"),
-            number(figures.median(name, "hidden_loss"), "{:.2%}"))
+            number(figures.median(name, "share_of_tile_peak"), "{:.0%}"), number(figures.median(name, "hidden_loss"), "{:.2%}"))
 
 
 def memory_table(figures):
@@ -220,7 +220,7 @@ def table(folder, starts):
     low = sum(figure["clock_low"] for figure in figures)
     mode = " and ".join(f"{min(h[key] for h in attend.heads):.1f}–{max(h[key] for h in attend.heads):.1f} GB/s with {words}" for key, words in
                         (("read_only_GBps_1_thread", "one thread"), ("read_only_GBps_2_threads", "two")))
-    print(f"Machine: {attend.heads[0]['cpu']}, {attend.heads[0]['cores']} cores, best clock {max(clocks):.2f} GHz; memory mode: read-only sum "
+    print(f"Machine: {attend.heads[0]['cpu']}, {attend.heads[0]['cores']} cores, {attend.heads[0]['kernels']}, best clock {max(clocks):.2f} GHz; memory mode: read-only sum "
           f"{mode}. Medians of {starts} process starts; {low} of {len(figures)} figures were taken below 90 % of the best clock.\n")
     print("Attend: median time; share of the read-only sum of the same bytes, share of the peak of the multiplication used; times faster than the f16 and the q4_0 peer of the same run.\n")
     summary(*parts)

@@ -9,6 +9,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "kernels/amx-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace kvant::tools::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -104,6 +106,33 @@ HWY_INLINE double BurnIntegers(std::size_t iterations) {
   return static_cast<double>(iterations) * kSums * static_cast<double>(hn::Lanes(d) * kPerLane);
 }
 
+/// The same with tiles of bytes; 0 where there are none.
+double BurnTiles([[maybe_unused]] std::size_t iterations) {
+#if HWY_TARGET == HWY_AVX3_DL
+  using Tiles = kernels::HWY_NAMESPACE::Tiles;
+  if (!kernels::UsesTiles()) return 0.0;
+  const kernels::TileScope scope;
+  const Tiles tiles;
+  alignas(64) static constexpr std::uint8_t kOnes[kernels::HWY_NAMESPACE::kTileBytes] = {1};
+  Tiles::Load<4>(kOnes, kernels::HWY_NAMESPACE::kTileRowBytes);
+  Tiles::Load<6>(kOnes, kernels::HWY_NAMESPACE::kTileRowBytes);
+  Tiles::Zero<0>();
+  Tiles::Zero<1>();
+  Tiles::Zero<2>();
+  Tiles::Zero<3>();
+  iterations /= 8;  // some hundred microseconds again
+  for (std::size_t i = 0; i < iterations; ++i) {
+    Tiles::DotUnsigned<0, 4, 6>();
+    Tiles::DotUnsigned<1, 4, 6>();
+    Tiles::DotUnsigned<2, 4, 6>();
+    Tiles::DotUnsigned<3, 4, 6>();
+  }
+  return static_cast<double>(iterations) * 4 * 16 * 16 * 64;
+#else
+  return 0.0;
+#endif
+}
+
 double BurnBytes(std::size_t iterations) { return BurnIntegers<true>(iterations); }
 double BurnWords(std::size_t iterations) { return BurnIntegers<false>(iterations); }
 
@@ -118,6 +147,7 @@ namespace kvant::tools {
 namespace {
 
 HWY_EXPORT(BurnFloats);
+HWY_EXPORT(BurnTiles);
 HWY_EXPORT(BurnBytes);
 HWY_EXPORT(BurnWords);
 HWY_EXPORT(ByteInstruction);
@@ -136,6 +166,7 @@ void PeakProbe::Run() {
   Burn burn{};
   switch (arithmetic_) {
     case Arithmetic::kBytes: burn.run = [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnBytes)(n); }; break;
+    case Arithmetic::kTiles: burn.run = [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnTiles)(n); }; break;
     case Arithmetic::kWords: burn.run = [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnWords)(n); }; break;
     case Arithmetic::kFloats: burn.run = [](std::size_t n) { return HWY_DYNAMIC_DISPATCH(BurnFloats)(n); }; break;
   }
@@ -152,6 +183,7 @@ void PeakProbe::Run() {
 std::string PeakProbe::instruction() const {
   switch (arithmetic_) {
     case Arithmetic::kBytes: return HWY_DYNAMIC_DISPATCH(ByteInstruction)();
+    case Arithmetic::kTiles: return "tdpbusd";
     case Arithmetic::kWords: return HWY_DYNAMIC_DISPATCH(WordInstruction)();
     case Arithmetic::kFloats: break;
   }

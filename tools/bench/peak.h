@@ -9,7 +9,8 @@
 namespace kvant::tools {
 
 enum class Arithmetic {
-  kBytes,   ///< bytes times bytes into 32-bit sums: the best instruction that this project's kernels use here
+  kBytes,   ///< bytes times bytes into 32-bit sums: the best vector instruction that this project's kernels use here
+  kTiles,   ///< the same in tiles; nothing is done, and macs() is 0, where there are none
   kWords,   ///< 16-bit numbers likewise
   kFloats,  ///< f32 fused multiply-adds
 };
@@ -19,6 +20,7 @@ class PeakProbe {
  public:
   /// `executor` (at most 64 threads) outlives this.
   PeakProbe(quantizers::Executor& executor, Arithmetic arithmetic) : executor_(executor), arithmetic_(arithmetic) {}
+  [[nodiscard]] Arithmetic arithmetic() const noexcept { return arithmetic_; }
   void Run();
   /// Of the last Run.
   [[nodiscard]] double macs() const noexcept { return macs_; }

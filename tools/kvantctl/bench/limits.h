@@ -30,6 +30,7 @@ class Limits {
   /// All outlive this. `memory` is what the calls read.
   Limits(quantizers::Executor& executor, std::span<const std::byte> memory, const Work& work, Arithmetic arithmetic)
       : work_(work), sum_(executor, memory, work.bytes), probe_(executor, arithmetic) {}
+  [[nodiscard]] Arithmetic arithmetic() const noexcept { return probe_.arithmetic(); }
 
   /// Appends the sum and the probe; `calls` of the sum per round.
   void AddTo(std::vector<Contender>& contenders, std::size_t calls);

@@ -24,6 +24,7 @@ const std::vector<FigureColumn> kColumns = {{"KEYS", "keys"},
                                             {"PEAK", "peak_macs_per_s", "%.1f", 1e9},
                                             {"OF PEAK %", "share_of_peak", "%.0f", 0.01},
                                             {"INSTRUCTION", "peak_instruction"},
+                                            {"OF TILE PEAK %", "share_of_tile_peak", "%.0f", 0.01},
                                             {"OF READ-ONLY %", "share_of_read_only", "%.0f", 0.01},
                                             {"LIMIT", "limit"},
                                             {"ERROR", "error", "%.3g"},
@@ -55,6 +56,8 @@ Result<void> Measure(const BenchOptions& options, const SampleRows& rows, Figure
           Limits limits(team, (*workload)->memory(), {(*workload)->layer_bytes(), calls.macs()}, ArithmeticOf(plan.keys));
           std::vector<Contender> contenders = {{[&] { calls.Run(); }, full ? std::size_t{3} : std::size_t{1}}};
           limits.AddTo(contenders, 3);
+          PeakProbe tiles(team, Arithmetic::kTiles);
+          contenders.push_back({[&] { tiles.Run(); }, 1});
           Json& figure = report.Begin();
           figure["keys"] = plan.keys;
           figure["values"] = plan.values;
@@ -65,6 +68,10 @@ Result<void> Measure(const BenchOptions& options, const SampleRows& rows, Figure
           PutTimes(figure, series[0]);
           figure["query_token_ns"] = figure["median_ns"].get<double>() / static_cast<double>(query_tokens);
           limits.Put(figure, series, 0, 1);
+          figure["share_of_tile_peak"] = nullptr;
+          if (limits.arithmetic() == Arithmetic::kBytes && tiles.macs() > 0.0) {
+            figure["share_of_tile_peak"] = MedianRatio(series.back(), series[0]) * calls.macs() / tiles.macs();
+          }
           figure["target"] = ">= 50 % of peak";
           figure["target_met"] = figure["share_of_peak"].get<double>() >= 0.5;
           figure["error"] = right->error;

@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "kernels/instructions.h"
 #include "tools/bench/clock.h"
 
 namespace kvant::tools {
@@ -39,6 +40,7 @@ std::string Cell(const Json& figure, const FigureColumn& column) {
 FigureReport::FigureReport(std::string name) {
   head_["bench"] = std::move(name);
   head_["cpu"] = CpuModel();
+  head_["kernels"] = kernels::Instructions();
   head_["cores"] = std::thread::hardware_concurrency();
   NoteClock(ClockGhz());
 }
