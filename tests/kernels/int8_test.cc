@@ -1,12 +1,13 @@
-#include "kernels/int8_tiles.h"
-
 #include <algorithm>
 #include <random>
 #include <vector>
 
 #include <hwy/tests/hwy_gtest.h>
 
-#include "kernels/reference/int8_tiles.h"
+#include "kernels/int8_accumulate.h"
+#include "kernels/int8_encode.h"
+#include "kernels/int8_score.h"
+#include "kernels/reference/int8.h"
 
 namespace kvant::kernels {
 namespace {
@@ -33,10 +34,10 @@ std::vector<std::uint16_t> RandomScales(std::size_t n) {
   return scales;
 }
 
-class Int8TilesTest : public hwy::TestWithParamTarget {};
-HWY_TARGET_INSTANTIATE_TEST_SUITE_P(Int8TilesTest);
+class Int8Test : public hwy::TestWithParamTarget {};
+HWY_TARGET_INSTANTIATE_TEST_SUITE_P(Int8Test);
 
-TEST_P(Int8TilesTest, PacksCodesWhereTheLayoutSays) {
+TEST_P(Int8Test, PacksCodesWhereTheLayoutSays) {
   for (const std::size_t dim : {8, 16, 24, 64, 72, 128, 1024}) {
     const auto rows = Gaussian(16 * dim, dim);
     std::vector<float> inverse(16);
@@ -60,7 +61,7 @@ TEST_P(Int8TilesTest, PacksCodesWhereTheLayoutSays) {
   }
 }
 
-TEST_P(Int8TilesTest, RoundsRowsTo15Bits) {
+TEST_P(Int8Test, RoundsRowsTo15Bits) {
   for (const std::size_t n : {4, 8, 100, 1024}) {
     auto x = Gaussian(n, n);
     x[n / 2] = -7.5f;
@@ -89,7 +90,7 @@ TEST_P(Int8TilesTest, RoundsRowsTo15Bits) {
   }
 }
 
-TEST_P(Int8TilesTest, ScoresAreTheReferencesBits) {
+TEST_P(Int8Test, ScoresAreTheReferencesBits) {
   for (const std::size_t dim : {8, 16, 24, 64, 72, 128}) {
     for (const std::size_t tokens : {16, 32, 48, 128}) {
       const auto codes = RandomCodes(tokens * dim);
@@ -115,7 +116,7 @@ TEST_P(Int8TilesTest, ScoresAreTheReferencesBits) {
   }
 }
 
-TEST_P(Int8TilesTest, SumsAreTheReferencesBits) {
+TEST_P(Int8Test, SumsAreTheReferencesBits) {
   for (const std::size_t dim : {8, 16, 24, 64, 72, 128}) {
     for (const std::size_t tokens : {16, 48, 128}) {
       const auto codes = RandomCodes(tokens * dim);
@@ -153,7 +154,7 @@ TEST_P(Int8TilesTest, SumsAreTheReferencesBits) {
   }
 }
 
-TEST_P(Int8TilesTest, LargestSumsDoNotOverflow) {
+TEST_P(Int8Test, LargestSumsDoNotOverflow) {
   constexpr std::size_t kDim = 1024;
   constexpr std::size_t kTokens = 1024;
   const std::vector<float> ones(kDim, 1.0f);

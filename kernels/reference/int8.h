@@ -1,4 +1,5 @@
-// Scalar twin of kernels/int8_tiles.h, from the layout's definition. Same integers, same order of float operations: same bits.
+// Scalar twin of kernels/int8_*.h and int16_rows.h, from the layout's definition. Same integers, same order of float
+// operations: same bits.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +8,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/int8_tiles.h"
+#include "kernels/int16_rows.h"
+#include "kernels/int8_layout.h"
 #include "kernels/ufloat16.h"
 
 namespace kvant::kernels::reference {
