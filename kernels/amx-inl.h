@@ -58,6 +58,11 @@ class Tiles {
   static HWY_INLINE void DotSigned() {
     asm volatile("tdpbssd %%tmm%c2,%%tmm%c1,%%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
   }
+  /// kSum += signed bytes of kLeft x unsigned bytes of kRight.
+  template <int kSum, int kLeft, int kRight>
+  static HWY_INLINE void DotSignedUnsigned() {
+    asm volatile("tdpbsud %%tmm%c2,%%tmm%c1,%%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
+  }
   /// kSum += unsigned bytes of kLeft x signed bytes of kRight.
   template <int kSum, int kLeft, int kRight>
   static HWY_INLINE void DotUnsigned() {

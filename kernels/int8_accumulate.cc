@@ -5,6 +5,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "kernels/int8_amx-inl.h"
 #include "kernels/int8_dot-inl.h"
 #include "kernels/int8_layout.h"
 #include "kernels/prefetch.h"
@@ -68,6 +69,11 @@ HWY_INLINE void AccumulateQueries(const Int16Row* weights, const std::int16_t* i
 void AccumulateTarget(const Int16Row* weights, const std::int16_t* integers, std::size_t n, const std::byte* codes,
                       std::size_t tokens, std::size_t dim, float* acc, std::size_t acc_stride, const std::byte* next,
                       std::size_t next_bytes) {
+#if HWY_TARGET == HWY_AVX3_DL
+  if (Int8UsesTiles(n, tokens) && dim % 32 == 0) {
+    return AccumulateInt8Tiles(weights, integers, n, codes, tokens, dim, acc, acc_stride, next, next_bytes);
+  }
+#endif
   Prefetch prefetch(next, next_bytes, tokens / kInt8ValueTile);
   std::size_t q = 0;
   for (; q + kQueryTile <= n; q += kQueryTile) {

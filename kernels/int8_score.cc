@@ -5,6 +5,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "kernels/int8_amx-inl.h"
 #include "kernels/int8_dot-inl.h"
 #include "kernels/int8_layout.h"
 #include "kernels/prefetch.h"
@@ -69,6 +70,11 @@ HWY_INLINE void ScoreQueries(const Int16Row* queries, const std::int16_t* intege
 void ScoreTarget(const Int16Row* queries, const std::int16_t* integers, std::size_t n, const std::byte* codes,
                  const std::uint16_t* scales, std::size_t tokens, std::size_t dim, float* logits, std::size_t stride,
                  const std::byte* next, std::size_t next_bytes) {
+#if HWY_TARGET == HWY_AVX3_DL
+  if (Int8UsesTiles(n, dim) && tokens % 32 == 0) {
+    return ScoreInt8Tiles(queries, integers, n, codes, scales, tokens, dim, logits, stride, next, next_bytes);
+  }
+#endif
   Prefetch prefetch(next, next_bytes, tokens / (2 * hn::Lanes(hn::CappedTag<std::int32_t, kInt8KeyTile>())));
   std::size_t q = 0;
   for (; q + kQueryTile <= n; q += kQueryTile) {

@@ -8,6 +8,7 @@
 #include "kernels/int8_encode.h"
 #include "kernels/int8_score.h"
 #include "kernels/reference/int8.h"
+#include "tests/kernels/query_counts.h"
 
 namespace kvant::kernels {
 namespace {
@@ -91,11 +92,12 @@ TEST_P(Int8Test, RoundsRowsTo15Bits) {
 }
 
 TEST_P(Int8Test, ScoresAreTheReferencesBits) {
-  for (const std::size_t dim : {8, 16, 24, 64, 72, 128}) {
+  for (const std::size_t dim : {8, 16, 24, 64, 72, 128, 256}) {
     for (const std::size_t tokens : {16, 32, 48, 128}) {
       const auto codes = RandomCodes(tokens * dim);
       const auto scales = RandomScales(tokens);
-      for (const std::size_t n : {0, 1, 3, 4, 6}) {
+      for (const auto& [n, tiles] : kQueryCounts) {
+        AllowTiles(tiles);
         const auto queries = Gaussian(n * dim, n + dim);
         std::vector<Int16Row> rows(n);
         std::vector<std::int16_t> integers(n * dim);
@@ -118,10 +120,11 @@ TEST_P(Int8Test, ScoresAreTheReferencesBits) {
 
 TEST_P(Int8Test, SumsAreTheReferencesBits) {
   for (const std::size_t dim : {8, 16, 24, 64, 72, 128}) {
-    for (const std::size_t tokens : {16, 48, 128}) {
+    for (const std::size_t tokens : {16, 48, 128, 256}) {
       const auto codes = RandomCodes(tokens * dim);
       const auto scales = RandomScales(tokens);
-      for (const std::size_t n : {0, 1, 3, 4, 6}) {
+      for (const auto& [n, tiles] : kQueryCounts) {
+        AllowTiles(tiles);
         const std::size_t stride = tokens + 5;
         auto weights = Gaussian(n * stride, n + dim);
         for (float& w : weights) w = w < 0 ? 0.0f : w;

@@ -8,18 +8,10 @@
 #include <random>
 #include <vector>
 
-#include "kernels/amx.h"
 #include "kernels/hadamard.h"
+#include "tests/kernels/query_counts.h"
 
 namespace kvant::kernels {
-
-/// Numbers of queries, each with a choice: whether tiles may be used where the machine has them.
-struct QueryCount {
-  std::size_t queries;
-  bool tiles;
-};
-inline constexpr QueryCount kQueryCounts[] = {{1, true},  {2, true},   {3, true},  {5, true},  {7, true},
-                                              {11, true}, {17, false}, {17, true}, {35, true}, {64, true}};
 
 inline std::vector<std::uint32_t> RandomSigns(const HadamardShape& shape, std::size_t rounds, std::mt19937& random) {
   std::vector<std::uint32_t> signs(shape.sign_words(rounds));

@@ -69,7 +69,7 @@ Result<void> Measure(const BenchOptions& options, const SampleRows& rows, Figure
           figure["query_token_ns"] = figure["median_ns"].get<double>() / static_cast<double>(query_tokens);
           limits.Put(figure, series, 0, 1);
           figure["share_of_tile_peak"] = nullptr;
-          if (limits.arithmetic() == Arithmetic::kBytes && tiles.macs() > 0.0) {
+          if ((limits.arithmetic() == Arithmetic::kBytes || plan.keys == "int8") && tiles.macs() > 0.0) {
             figure["share_of_tile_peak"] = MedianRatio(series.back(), series[0]) * calls.macs() / tiles.macs();
           }
           figure["target"] = ">= 50 % of peak";
