@@ -47,6 +47,8 @@ using SequenceId = std::uint64_t;
 
 /// Where attention runs. Both give the same bits. With kLocal the daemon hears of new tokens once per block: until then forks
 /// and reads by other processes see the sequence as it was (Fork, Trim and SetMark of its own owner tell the daemon first).
+/// On processors with AMX, attention of many tokens asks Linux once to let this process use it; sigaltstack(2) then wants some
+/// 8 KiB more. KVANT_AMX=0 in the environment forgoes it.
 enum class Placement : std::uint8_t {
   kService,  ///< in the daemon: one round trip per call
   kLocal,    ///< in the calling thread (and ClientOptions::threads helpers), over the read-only mapping: no round trip
