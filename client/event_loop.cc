@@ -25,11 +25,12 @@ std::uint64_t ThreadNumber() noexcept {
 struct EventLoop::ThreadEnd {
   std::weak_ptr<EventLoop> loop;
   ~ThreadEnd() {
-    if (const auto held = loop.lock()) {
-      held->Exhume();
-      const std::lock_guard lock(held->mutex_);
-      held->thread_ended_ = true;
-    }
+    const auto held = loop.lock();
+    if (!held) return;
+    std::vector<std::shared_ptr<void>> remains;
+    const std::lock_guard lock(held->mutex_);  // released before the remains are destroyed
+    held->thread_ended_ = true;
+    remains.swap(held->grave_);
   }
 };
 
@@ -37,8 +38,7 @@ Result<std::shared_ptr<EventLoop>> EventLoop::ForThisThread() {
   thread_local ThreadEnd here;
   if (auto loop = here.loop.lock()) return loop;
   std::shared_ptr<EventLoop> loop;
-  const auto failure =
-      kj::runCatchingExceptions([&] { loop = std::shared_ptr<EventLoop>(new EventLoop(ThreadNumber())); });
+  const auto failure = kj::runCatchingExceptions([&] { loop = std::shared_ptr<EventLoop>(new EventLoop(ThreadNumber())); });
   KJ_IF_MAYBE (exception, failure) {
     return Error{ErrorCode::kUnsupported,
                  std::string("start an event loop: this thread has a kj event loop already, or kj cannot make one (") +

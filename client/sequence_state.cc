@@ -158,6 +158,7 @@ Result<void> SequenceState::Adopt(wire::SequenceState::Reader state) {
   if (!local()) return {};
   untold_.clear();
   blocks_.resize(std::min<std::size_t>(blocks_.size(), state.getTable().getFirst()));
+  payloads_.resize(blocks_.size());
   if (auto adopted = AdoptTable(state.getTable()); !adopted) {
     lost_ = adopted.error();
     return adopted.error();
@@ -183,10 +184,9 @@ Result<void> SequenceState::AdoptTable(wire::BlockTable::Reader table) {
     auto slot = store_->Slot(blocks[i], protocol::BlockKind::kCodes);
     if (!slot) return slot.error();
     store_->MapPagesAround(*slot);
+    payloads_.push_back(slot->payload);
     blocks_.push_back(std::move(*slot));
   }
-  payloads_.resize(blocks_.size());
-  for (std::size_t i = 0; i < blocks_.size(); ++i) payloads_[i] = blocks_[i].payload;
   if (table.getFirst() == 0 && blocks.size() > 0 && store_->spec().sink_tokens > 0) {
     auto slot = store_->Slot(table.getSinks(), protocol::BlockKind::kSinks);
     if (!slot) return slot.error();
@@ -306,7 +306,11 @@ Result<void> SequenceState::AdoptAdvanced(wire::Advanced::Reader outcome, std::s
                   " tokens instead of " + std::to_string(told_length_) + (status ? "" : " (" + status.error().message + ")")};
     return Error{lost_->code, std::string(operation) + ": " + lost_->message};
   }
-  if (local()) return AdoptTable(outcome.getTable());
+  if (local()) {
+    auto adopted = AdoptTable(outcome.getTable());
+    if (!adopted) lost_ = adopted.error();  // the daemon will not list these blocks again
+    return adopted;
+  }
   length_ = outcome.getLength();
   switched_ = std::max<std::uint64_t>(switched_, outcome.getSwitchedBlocks());
   return {};
@@ -395,7 +399,9 @@ SequenceState::~SequenceState() {
     request.setSequence(id_);
     auto call = transport.Send(request, "close");
     // The tail's memory is used again only when the daemon has answered: it may be encoding from there.
-    if (call) transport.Forget(std::move(*call), [tail = std::move(tail_)](auto&) {});
+    if (!call) return;
+    transport.Forget(std::move(*call), [tail = std::move(tail_)](auto&) {});
+    transport.Push();
   });
   static_cast<void>(failure);  // a dead connection ends the sequence too
 }

@@ -6,6 +6,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <system_error>
@@ -17,6 +18,8 @@ namespace kvant::client {
 namespace {
 
 constexpr std::string_view kEmbedded = "embedded:";
+/// As good as none; more would not fit nanoseconds since the machine started.
+constexpr std::chrono::hours kLongestDeadline{24 * 365};
 
 struct IgnoreErrors final : kj::TaskSet::ErrorHandler {
   void taskFailed(kj::Exception&&) override {}
@@ -83,7 +86,7 @@ Transport::Transport(std::shared_ptr<EventLoop> loop, const ClientOptions& optio
     : loop_(std::move(loop)),
       client_name_(options.name.empty() ? ProgramName() : options.name),
       spin_(options.spin),
-      deadline_(options.deadline) {}
+      deadline_(std::min<std::chrono::milliseconds>(options.deadline, kLongestDeadline)) {}
 
 Result<std::unique_ptr<Transport>> Transport::Connect(std::string_view uri, const ClientOptions& options) {
   auto loop = EventLoop::ForThisThread();
@@ -110,7 +113,8 @@ Result<std::unique_ptr<Transport>> Transport::Connect(std::string_view uri, cons
   }
   transport->socket_ = fd;
   const auto failure = kj::runCatchingExceptions([&] {
-    transport->stream_ = kj::heap<wire::MessageSocket>(transport->loop_->events(), kj::AutoCloseFd(fd), wire::kMaxFdsPerMessage);
+    transport->stream_ =
+        kj::heap<wire::MessageSocket>(transport->loop_->events(), kj::AutoCloseFd(fd), wire::kMaxFdsPerMessage);
     transport->rpc_ = kj::heap<Rpc>(*transport->stream_);
     transport->ignore_errors_ = kj::heap<IgnoreErrors>();
     transport->forgotten_ = kj::heap<kj::TaskSet>(*transport->ignore_errors_);
@@ -143,10 +147,14 @@ Result<int> Transport::TakeFd(wire::Segment::Client segment, std::string_view op
     return Error{ErrorCode::kInternal, std::string(operation) + ": the segment came without a file descriptor"};
   };
   std::optional<int> copy;
+  int error = 0;
   bool answered = false;
   const auto failure = kj::runCatchingExceptions([&] {
     auto fd = segment.getFd().then([&](kj::Maybe<int> held) {
-      KJ_IF_MAYBE (number, held) copy = ::fcntl(*number, F_DUPFD_CLOEXEC, 0);
+      KJ_IF_MAYBE (number, held) {
+        copy = ::fcntl(*number, F_DUPFD_CLOEXEC, 0);
+        error = errno;
+      }
       answered = true;
     });
     const auto task = fd.eagerlyEvaluate(nullptr);
@@ -156,7 +164,7 @@ Result<int> Transport::TakeFd(wire::Segment::Client segment, std::string_view op
   if (!answered) return Late(operation);
   if (!copy) return null_fd();
   if (*copy < 0)
-    return Error{ErrorCode::kSystem, std::string(operation) + ": duplicate the segment's descriptor: " + ErrnoText(errno)};
+    return Error{ErrorCode::kSystem, std::string(operation) + ": duplicate the segment's descriptor: " + ErrnoText(error)};
   return *copy;
 }
 

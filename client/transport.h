@@ -131,11 +131,10 @@ class Transport {
   void Forget(kj::Own<Inflight<Results>> call, Then then) {
     Inflight<Results>& held = *call;
     forgotten_->add(held.WhenDone().then([&held, then = kj::mv(then)]() mutable { then(held); }).attach(kj::mv(call)));
-    Push();
   }
 
-  /// Lets what has been sent leave now. Messages leave when the loop turns, so without this they would stay here until the engine
-  /// next waits for something.
+  /// Lets what has been sent leave now. Messages leave when the loop turns, so without this they would stay here until the
+  /// engine next waits for something. Not from within a turn.
   void Push() { loop_->events().wait_scope().poll(); }
 
   /// Ends the connection without touching kj: for the last handle of a thread that is gone. Thread-safe.

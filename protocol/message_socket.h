@@ -1,5 +1,5 @@
-// Cap'n Proto messages over a unix socket with few system calls: all that one turn of the event loop writes leaves together, and
-// one read takes all that is there.
+// Cap'n Proto messages over a unix socket with few system calls: all that one turn of the event loop writes leaves together,
+// and one read takes all that is there.
 #pragma once
 
 #include <cstddef>
@@ -23,15 +23,15 @@ namespace kvant::wire {
 
 /// One end of a connection. Belongs to the thread of its loop, which outlives it. One reader at a time.
 ///
-/// A message with descriptors leaves in a send of its own: the kernel hands descriptors out with the last bytes of a read, so the
-/// reader knows that they belong to the message that those bytes are of.
+/// A message with descriptors leaves in a send of its own: the kernel hands descriptors out with the last bytes of a read, so
+/// the reader knows that they belong to the message that those bytes are of.
 class MessageSocket final : public capnp::MessageStream, private Source {
  public:
-  /// A peer that leaves more than this unread is cut off.
+  /// A peer that leaves more than this unread is cut off: the connection ends.
   static constexpr std::size_t kMaxUnsentBytes = std::size_t{64} << 20;
 
-  /// `socket` is a stream socket. Of descriptors that come with one message at most `max_fds` are kept; with 0 the kernel closes
-  /// all of them.
+  /// `socket` is a stream socket. Of descriptors that come with one message at most `max_fds` are kept; with 0 the kernel
+  /// closes all of them.
   MessageSocket(EventLoop& loop, kj::AutoCloseFd socket, std::size_t max_fds);
   ~MessageSocket() noexcept(false);
   MessageSocket(const MessageSocket&) = delete;
@@ -43,7 +43,8 @@ class MessageSocket final : public capnp::MessageStream, private Source {
   kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> tryReadMessage(kj::ArrayPtr<kj::AutoCloseFd> fd_space,
                                                                     capnp::ReaderOptions options,
                                                                     kj::ArrayPtr<capnp::word> scratch) override;
-  /// Gathers; the loop sends when it has nothing else to do. Fails if an earlier send has failed.
+  /// Gathers; the loop sends when it has nothing else to do. What cannot be sent ends the connection, both ways; later writes
+  /// fail.
   kj::Promise<void> writeMessage(kj::ArrayPtr<const int> fds,
                                  kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) override;
   kj::Promise<void> writeMessages(kj::ArrayPtr<kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>> messages) override;
@@ -86,6 +87,7 @@ class MessageSocket final : public capnp::MessageStream, private Source {
   capnp::MessageReaderAndFds TakeFrame(std::size_t words, Reader& reader);
   /// Sends one stretch of `out_`; false if the kernel takes no more for now, or never again.
   bool SendSome();
+  kj::Exception Break(kj::Exception&& why);
   void DropSent();
 
   EventLoop& loop_;

@@ -25,6 +25,12 @@ kj::Promise<void> MessageSocket::writeMessage(kj::ArrayPtr<const int> fds,
                                               kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
   KJ_IF_MAYBE (exception, broken_) return kj::cp(*exception);
   KJ_REQUIRE(segments.size() > 0 && !ending_, "nothing to write, or the connection has been ended");
+  SentFds sent;
+  for (const int fd : fds) {
+    const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);  // the caller keeps its own for no longer than this call
+    if (copy < 0) return Break(KJ_EXCEPTION(DISCONNECTED, "duplicate a descriptor to send", fds.size(), ::strerror(errno)));
+    sent.fds.add(copy);
+  }
   DropSent();
   const std::size_t begin = out_.size();
   const auto count = static_cast<std::uint32_t>(segments.size() - 1);
@@ -36,19 +42,25 @@ kj::Promise<void> MessageSocket::writeMessage(kj::ArrayPtr<const int> fds,
   if (segments.size() % 2 == 0) out_.resize(out_.size() + sizeof(std::uint32_t));
   for (const auto& segment : segments) Append(out_, segment.begin(), segment.size());
   if (fds.size() != 0) {
-    SentFds sent{begin, out_.size(), {}};
-    for (const int fd : fds) {
-      int copy = -1;  // the caller keeps its own for no longer than this call
-      KJ_SYSCALL(copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-      sent.fds.add(copy);
-    }
+    sent.begin = begin;
+    sent.end = out_.size();
     out_fds_.push_back(std::move(sent));
   }
   if (out_.size() - sent_ > kMaxUnsentBytes) {
-    broken_ = KJ_EXCEPTION(DISCONNECTED, "the peer does not read its answers", out_.size() - sent_);
-    KJ_IF_MAYBE (exception, broken_) return kj::cp(*exception);
+    return Break(KJ_EXCEPTION(DISCONNECTED, "the peer does not read its answers", out_.size() - sent_));
   }
   return kj::READY_NOW;
+}
+
+/// Cap'n Proto drops what a failed write says and waits for the reading half to end: so that ends, for the peer too.
+kj::Exception MessageSocket::Break(kj::Exception&& why) {
+  out_.clear();
+  out_.shrink_to_fit();
+  out_fds_.clear();
+  sent_ = 0;
+  ::shutdown(socket_, SHUT_RDWR);
+  broken_ = kj::cp(why);
+  return kj::mv(why);
 }
 
 /// A peer that reads slowly but steadily must not make `out_` grow for ever.
@@ -130,7 +142,7 @@ bool MessageSocket::SendSome() {
   if (error == EAGAIN || error == EWOULDBLOCK) {
     blocked_ = true;
   } else {
-    broken_ = KJ_EXCEPTION(DISCONNECTED, "the peer is gone", error);
+    Break(KJ_EXCEPTION(DISCONNECTED, "send", piece.iov_len, ::strerror(error)));
   }
   return false;
 }

@@ -49,7 +49,7 @@ Tile::Tile(std::span<const AttendItem> items, const Units& units, const TileRun&
       acc_floats_(codecs_.values->accumulator_floats()) {
   std::fill_n(skipped_, unit_.count, 0.0f);
   std::fill_n(raw_max_, unit_.count, -kInfinity);
-  if (raw_done) LearnFromRaw(partials);
+  if (raw_done && !unit_.raw) LearnFromRaw(partials);
 }
 
 /// The raw rows' weight counts towards what is negligible beside it: recent tokens and sinks often outweigh all others. Each of

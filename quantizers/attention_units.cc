@@ -177,10 +177,13 @@ void Units::AddItem(const AttendItem& item, std::uint32_t member, std::size_t sh
         tile.raw = tile.whole = true;
         Count(item, tile);
         units.push_back(tile);
+        raw_parts.emplace_back();  // unused: raw_parts has one for every tile
         continue;
       }
       SplitTile made{tile, parts.size(), 0};
-      if (!item.cache.raw.empty()) {
+      if (item.cache.raw.empty()) {
+        raw_parts.emplace_back();
+      } else {
         TileRun unit = tile;
         unit.raw = true;
         members[member].has_raw = true;

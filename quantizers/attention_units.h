@@ -48,7 +48,7 @@ struct SplitTile {
 struct Member {
   std::uint32_t item = 0;    ///< its index
   std::uint32_t runs = 0;    ///< units that take its blocks, of any one query
-  std::size_t raw_part = 0;  ///< parts of its raw rows begin here, [KV head][tile]; if `has_raw`
+  std::size_t raw_part = 0;  ///< its part of Units::raw_parts begins here
   bool has_raw = false;      ///< some units take raw rows alone
 };
 
@@ -57,7 +57,7 @@ struct Units {
   std::vector<TileRun> units;
   std::vector<SplitTile> split;
   std::vector<Part> parts;
-  std::vector<Part> raw_parts;
+  std::vector<Part> raw_parts;  ///< of each item, [KV head][tile]: the raw rows' part, empty where the tile takes them itself
   std::vector<Member> members;
   std::size_t partial_floats = 0;  ///< of all parts together
   std::size_t work = 0;            ///< (query, token) pairs

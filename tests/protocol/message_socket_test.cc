@@ -1,15 +1,18 @@
-// Messages over a socket: the same messages in the same order whatever their sizes, descriptors beside theirs, hostile bytes refused.
+// Messages over a socket: the same messages in the same order whatever their sizes, descriptors beside theirs, hostile bytes
+// refused.
 #include "protocol/message_socket.h"
 
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <kj/debug.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -62,6 +65,16 @@ class MessageSocketTest : public ::testing::Test {
       const auto* words = reinterpret_cast<const std::uint64_t*>(segment.begin());
       segments.emplace_back(words, words + segment.size());
     }
+  }
+  /// Both ends see the end of the connection, whatever may have been sent before.
+  void ExpectEnded() {
+    const auto message = socket_->tryReadMessage(nullptr, capnp::ReaderOptions(), nullptr).wait(loop_.wait_scope());
+    EXPECT_TRUE(message == nullptr);
+    std::vector<char> bytes(1 << 20);
+    ssize_t n = 0;
+    while ((n = ::recv(raw_, bytes.data(), bytes.size(), MSG_DONTWAIT)) > 0) {
+    }
+    EXPECT_EQ(n, 0);
   }
   struct Got {
     Segments segments;
@@ -174,6 +187,26 @@ TEST_F(MessageSocketTest, APeerThatNeverReadsIsCutOff) {
   }
   EXPECT_TRUE(refused);
   EXPECT_GE(accepted + 8 * mebibyte.size(), MessageSocket::kMaxUnsentBytes);
+  ExpectEnded();
+}
+
+TEST_F(MessageSocketTest, AMessageThatCannotBeSentEndsTheConnection) {
+  const int fd = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  try {
+    Write(*socket_, {{1, 2, 3}}, kj::arrayPtr(&fd, 1));
+    ADD_FAILURE() << "a descriptor was duplicated beyond the limit";
+  } catch (const kj::Exception& exception) {
+    EXPECT_EQ(exception.getType(), kj::Exception::Type::DISCONNECTED);
+    EXPECT_NE(std::string(exception.getDescription().cStr()).find("descriptor"), std::string::npos);
+  }
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ExpectEnded();
+  ::close(fd);
 }
 
 TEST_F(MessageSocketTest, EndOfTheConnectionIsNoMessage) {

@@ -156,6 +156,37 @@ TEST(UnitsTest, EveryVisibleBlockIsInExactlyOneUnitOfEachQuery) {
   }
 }
 
+/// A window that cuts runs: early queries see parts of two, late ones less than one.
+CaseShape WindowAcrossRuns() {
+  CaseShape shape{
+      .head_dim = 16, .kv_heads = 1, .group = 4, .block_tokens = 32, .sealed_blocks = 40, .tail = 84, .queries = 64};
+  shape.window = 300;
+  return shape;
+}
+
+TEST(UnitsTest, RawPartsStandWhereTheirTilesLookForThem) {
+  AttentionCase problem(Registry::Builtin(), WindowAcrossRuns(), 3);
+  Units units;
+  units.Cut({&problem.item(), 1});
+  const bool whole = std::any_of(units.units.begin(), units.units.end(), [](const TileRun& unit) { return unit.whole; });
+  ASSERT_TRUE(whole && !units.split.empty()) << "the shape is to have both kinds of tiles";
+  constexpr std::size_t kTiles = 64 * 4 / kMaxQueries;
+  ASSERT_EQ(units.raw_parts.size(), kTiles);
+  for (const TileRun& unit : units.raw_units) {
+    const Part& part = units.raw_parts[units.members[0].raw_part + unit.head * kTiles + unit.first / kMaxQueries];
+    EXPECT_EQ(part.partial, unit.partial);
+    EXPECT_EQ(part.unit_count, unit.count);
+  }
+}
+
+TEST(UnitsTest, AWindowAcrossRunsGivesTheReference) {
+  for (const char* codec : {"f32", "turboquant_mse:bits=4"}) {
+    CaseShape shape = WindowAcrossRuns();
+    shape.keys = shape.values = codec;
+    test::ExpectMatchesReference(Registry::Builtin(), shape, 4);
+  }
+}
+
 /// Overwrites the values of every block whose weight, for each head's only query, is far below what may be left out beside the
 /// raw rows' weight; returns how many.
 std::size_t SpoilNegligibleValues(const AttentionCase& problem, AttendItem& item, const AttentionCase::Answer& answer) {
