@@ -110,7 +110,7 @@ HWY_INLINE std::size_t StoreVectors(D d, const float* src, std::size_t i, std::s
 
 void StoreRowTarget(const float* src, std::size_t n, ElementType type, void* dst) {
   if (type == ElementType::kF32) {
-    std::memcpy(dst, src, n * sizeof(float));
+    if (n > 0) std::memcpy(dst, src, n * sizeof(float));
     return;
   }
   auto* out = static_cast<std::uint16_t*>(dst);

@@ -133,7 +133,9 @@ Result<std::unique_ptr<const Artifact>> Artifact::Make(std::span<const std::byte
     if (bytes > bytes_left) return Corrupt("tensor \"" + name + "\" overlaps another");
     bytes_left -= bytes;
     Tensor tensor{std::move(entry->shape), std::vector<float>(entry->elements), true};
-    const float largest = kernels::LoadRow(data.data() + entry->begin, entry->type, entry->elements, tensor.values.data());
+    const auto unaligned = data.subspan(entry->begin, bytes);  // headers have any length
+    const std::vector<std::byte> aligned(unaligned.begin(), unaligned.end());
+    const float largest = kernels::LoadRow(aligned.data(), entry->type, entry->elements, tensor.values.data());
     tensor.finite = largest <= FLT_MAX;
     artifact->tensors_.emplace(name, std::move(tensor));
   }

@@ -15,7 +15,7 @@ namespace kvant::kernels {
 
 inline std::vector<std::uint32_t> RandomSigns(const HadamardShape& shape, std::size_t rounds, std::mt19937& random) {
   std::vector<std::uint32_t> signs(shape.sign_words(rounds));
-  for (auto& sign : signs) sign = (random() & 1u) << 31;
+  for (auto& sign : signs) sign = static_cast<std::uint32_t>(random() & 1u) << 31;
   return signs;
 }
 
