@@ -2,6 +2,7 @@
 // refused.
 #include "protocol/message_socket.h"
 
+#include <chrono>
 #include <climits>
 #include <cstdint>
 #include <cstring>
@@ -68,8 +69,12 @@ class MessageSocketTest : public ::testing::Test {
   }
   /// Both ends see the end of the connection, whatever may have been sent before.
   void ExpectEnded() {
-    const auto message = socket_->tryReadMessage(nullptr, capnp::ReaderOptions(), nullptr).wait(loop_.wait_scope());
-    EXPECT_TRUE(message == nullptr);
+    bool ended = false;
+    const auto reading = socket_->tryReadMessage(nullptr, capnp::ReaderOptions(), nullptr)
+                             .then([&](kj::Maybe<capnp::MessageReaderAndFds>&& message) { ended = message == nullptr; })
+                             .eagerlyEvaluate(nullptr);
+    static_cast<void>(loop_.RunUntil([&] { return ended; }, std::chrono::steady_clock::now() + std::chrono::seconds(10)));
+    EXPECT_TRUE(ended);
     std::vector<char> bytes(1 << 20);
     ssize_t n = 0;
     while ((n = ::recv(raw_, bytes.data(), bytes.size(), MSG_DONTWAIT)) > 0) {
