@@ -29,7 +29,7 @@ inline constexpr std::size_t kTileBytes = kTileRows * kTileRowBytes;
 /// From how many queries on tiles beat vectors, whose time grows with each query.
 inline constexpr std::size_t kLeastTileQueries = 9;
 
-/// A kernel's use of the thread's tile registers, all of 16 rows of 64 bytes.
+/// A kernel's use of the thread's tile registers, all of 16 rows of 64 bytes; for as long as it lives.
 class Tiles {
  public:
   HWY_INLINE Tiles() {
@@ -70,6 +70,7 @@ class Tiles {
   }
 
  private:
+  TileScope scope_;
   struct alignas(64) Config {
     std::uint8_t palette = 1;
     std::uint8_t start_row = 0;

@@ -1,7 +1,5 @@
 #include "kernels/amx.h"
 
-#include "kernels/amx_state.h"
-
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+
+#include "kernels/amx_state.h"
 
 namespace kvant::kernels {
 namespace {

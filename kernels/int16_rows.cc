@@ -7,7 +7,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "kernels/int8_dot-inl.h"
+#include "kernels/int8-inl.h"
 #include "kernels/int8_layout.h"
 #include "kernels/ufloat16-inl.h"
 
@@ -42,10 +42,9 @@ HWY_INLINE std::size_t RoundVectors(DF df, const float* x, std::size_t i, std::s
   const hn::Rebind<std::int16_t, DF> d16;
   const auto order = OrderOfFours(d16);
   const std::size_t step = hn::Lanes(df);
-  const auto limit = hn::Set(df, float{kInt16Limit});
   auto sum = hn::Zero(di);
   for (; i + step <= n; i += step) {
-    const auto v = hn::NearestInt(hn::Max(hn::Min(hn::Mul(hn::LoadU(df, x + i), hn::Set(df, inverse)), limit), hn::Neg(limit)));
+    const auto v = RoundAndClamp(df, hn::Mul(hn::LoadU(df, x + i), hn::Set(df, inverse)), kInt16Limit);
     sum = hn::Add(sum, v);
     hn::StoreU(hn::TableLookupBytes(hn::DemoteTo(d16, v), order), d16, integers + i);
   }

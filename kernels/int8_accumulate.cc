@@ -5,8 +5,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "kernels/int8-inl.h"
 #include "kernels/int8_amx-inl.h"
-#include "kernels/int8_dot-inl.h"
 #include "kernels/int8_layout.h"
 #include "kernels/prefetch.h"
 

@@ -96,7 +96,6 @@ HWY_INLINE void ScoreInt8Tiles(const Int16Row* queries, const std::int16_t* inte
                                const std::uint16_t* scales, std::size_t tokens, std::size_t dim, float* logits,
                                std::size_t stride, const std::byte* next, std::size_t next_bytes) {
   const hn::FixedTag<float, 16> df;
-  const TileScope scope;
   const Tiles tiles;
   Planes planes;
   PlaneSums sums;
@@ -129,7 +128,6 @@ HWY_INLINE void AccumulateInt8Tiles(const Int16Row* weights, const std::int16_t*
                                     const std::byte* codes, std::size_t tokens, std::size_t dim, float* acc,
                                     std::size_t acc_stride, const std::byte* next, std::size_t next_bytes) {
   const hn::FixedTag<float, 16> df;
-  const TileScope scope;
   const Tiles tiles;
   Planes planes;
   PlaneSums sums;

@@ -7,6 +7,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "kernels/int8-inl.h"
 #include "kernels/int8_layout.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -14,11 +15,6 @@ namespace kvant::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr std::size_t kMaxDim = 1024;
-
-template <class DF>
-HWY_INLINE hn::Vec<hn::RebindToSigned<DF>> RoundAndClamp(DF df, hn::Vec<DF> x, float limit) {
-  return hn::NearestInt(hn::Max(hn::Min(x, hn::Set(df, limit)), hn::Set(df, -limit)));
-}
 
 /// Codes of one row as bytes, dims in order.
 template <class DF>

@@ -71,11 +71,11 @@ HWY_INLINE void AccumulateStep(D8 d8, const LloydTable& table, const NibbleTable
         }
       }
     } else {
-      const std::size_t tile = kBits == 4 ? 2 * step : kBits == 1 ? step / 2 : step;
-      const auto a = hn::LoadU(d8, at.codes + tile * at.tile_bytes + offset + v * n);
+      const std::uint8_t* codes = at.CodesAt<kBits>(step) + offset;
+      const auto a = hn::LoadU(d8, codes + v * n);
       auto b = a;
-      if constexpr (kBits == 4) b = hn::LoadU(d8, at.codes + (tile + 1) * at.tile_bytes + offset + v * n);
-      if constexpr (kBits == 3) b = hn::LoadU(d8, at.tops + step / 2 * at.tile_bytes + offset + v * n);
+      if constexpr (kBits == 4) b = hn::LoadU(d8, codes + at.tile_bytes + v * n);
+      if constexpr (kBits == 3) b = hn::LoadU(d8, at.TopsAt(step) + offset + v * n);
       hn::Vec<D8> centroids[4];
       LookUp<kBits, kHalf, 4>(d8, tables, a, b, centroids);
       for (std::size_t f = 0; f < 4; ++f) {
@@ -113,9 +113,8 @@ template <std::uint32_t kBits, std::size_t kHalf, std::size_t kVectors, std::siz
 HWY_INLINE void AccumulateFields(const FieldTables<kBits>& tables, const ValueCodes& at, std::size_t offset, std::size_t step,
                                  const std::uint32_t* HWY_RESTRICT words, Sums16 (&sums)[kVectors][kQueries]) {
   const ByteTag64 d8;
-  const std::size_t tile = kBits == 4 ? 2 * step : kBits == 1 ? step / 2 : step;
-  const std::uint8_t* HWY_RESTRICT codes = at.codes + tile * at.tile_bytes + offset;
-  const std::uint8_t* HWY_RESTRICT more = kBits == 3 ? at.tops + step / 2 * at.tile_bytes + offset : codes;
+  const std::uint8_t* HWY_RESTRICT codes = at.CodesAt<kBits>(step) + offset;
+  const std::uint8_t* HWY_RESTRICT more = kBits == 3 ? at.TopsAt(step) + offset : codes;
   Bytes64 a[kVectors], b[kVectors];
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kVectors; ++v) {
@@ -243,7 +242,6 @@ HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
 #if HWY_TARGET == HWY_AVX3_DL
   if constexpr (kBits != 8) {
     if (AccumulatesByTiles(args)) {
-      const TileScope scope;
       const Tiles tiles;
       return each_run(dim / 16 * args.tokens / 16, [&](const ValueCodes& at, Prefetch& prefetch)
                                                        HWY_ATTR { AccumulateTiles<kBits>(args, run, at, prefetch); });

@@ -35,7 +35,8 @@ struct LloydAccumulateArgs {
 /// Of `n` queries: their words, totals and steps, and a run's scales. A multiple of 16 queries: tiles read that many.
 constexpr std::size_t LloydAccumulateScratchBytes(std::size_t n) noexcept {
   n = (n + 15) / 16 * 16;
-  return kLloydWeightRun * sizeof(float) + n * (kLloydWeightRun / 2 * sizeof(std::uint32_t) + sizeof(std::int32_t) + sizeof(float)) + 64;
+  return kLloydWeightRun * sizeof(float) +
+         n * (kLloydWeightRun / 2 * sizeof(std::uint32_t) + sizeof(std::int32_t) + sizeof(float)) + 64;
 }
 
 void LloydAccumulate(const LloydAccumulateArgs& args) noexcept;

@@ -41,11 +41,11 @@ template <std::uint32_t kBits, std::size_t kHalf>
 HWY_INLINE void ExpandValues(const FieldTables<kBits>& tables, const ValueCodes& at, std::size_t offset, std::size_t step,
                              std::uint8_t* HWY_RESTRICT to) {
   const ByteTag64 d8;
-  const std::size_t tile = kBits == 4 ? 2 * step : kBits == 1 ? step / 2 : step;
-  const auto a = hn::Load(d8, at.codes + tile * at.tile_bytes + offset);
+  const std::uint8_t* codes = at.CodesAt<kBits>(step) + offset;
+  const auto a = hn::Load(d8, codes);
   auto b = a;
-  if constexpr (kBits == 4) b = hn::Load(d8, at.codes + (tile + 1) * at.tile_bytes + offset);
-  if constexpr (kBits == 3) b = hn::Load(d8, at.tops + step / 2 * at.tile_bytes + offset);
+  if constexpr (kBits == 4) b = hn::Load(d8, codes + at.tile_bytes);
+  if constexpr (kBits == 3) b = hn::Load(d8, at.TopsAt(step) + offset);
   Bytes64 centroids[4];
   Fields<kBits, kBits == 4 ? 0 : 4 * kHalf, 4>(tables, a, b, centroids);
 #pragma GCC unroll 4

@@ -111,6 +111,14 @@ HWY_INLINE hn::Vec<SumTag<D8>> Dot(D8, hn::Vec<SumTag<D8>> sum, UnsignedBytes<D8
 }
 #endif
 
+/// Sums of one query with as many tokens as logits (LloydQueryHead). The one order of operations that all ways of scoring
+/// share.
+template <class DF>
+HWY_INLINE hn::Vec<DF> Logits(DF df, hn::Vec<hn::RebindToSigned<DF>> sums, hn::Vec<DF> token_scales, float scale, float bias) {
+  const auto products = hn::Mul(hn::ConvertTo(df, sums), token_scales);
+  return hn::Add(hn::Mul(products, hn::Set(df, scale)), hn::Set(df, bias));
+}
+
 /// Look-up tables of a codebook of up to 4 bits, one per field of a nibble; `offset` is added to every centroid.
 template <class D8, std::uint32_t kBits>
 struct NibbleTables {

@@ -142,8 +142,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
       const auto scale = LoadUfloat16(df, scales + token);
 #pragma GCC unroll 8
       for (std::size_t q = 0; q < kQueries; ++q) {
-        const auto sum = hn::Mul(hn::ConvertTo(df, sums[s][q]), scale);
-        const auto logit = hn::Add(hn::Mul(sum, hn::Set(df, head.scale[query + q])), hn::Set(df, head.bias[query + q]));
+        const auto logit = Logits(df, sums[s][q], scale, head.scale[query + q], head.bias[query + q]);
         hn::StoreU(logit, df, logits + q * args.stride + token);
       }
     }

@@ -13,6 +13,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/amx-inl.h"
+#include "kernels/lloyd_dot-inl.h"
 #include "kernels/lloyd_field-inl.h"
 #include "kernels/lloyd_key_step.h"
 #include "kernels/lloyd_query.h"
@@ -81,12 +82,11 @@ HWY_INLINE void StoreLogits(const KeySums& from, std::size_t stride) {
   hn::Vec<decltype(df)> scales[4];
   for (std::size_t s = 0; s < 4; ++s) scales[s] = LoadUfloat16(df, from.scales + 16 * s);
   for (std::size_t q = 0; q < from.queries; ++q) {
-    const auto scale = hn::Set(df, from.head->scale[q]), bias = hn::Set(df, from.head->bias[q]);
     float* HWY_RESTRICT logits = from.logits + q * stride;
 #pragma GCC unroll 4
     for (std::size_t s = 0; s < 4; ++s) {
-      const auto sum = hn::Mul(hn::ConvertTo(df, hn::Load(di, from.sums[s] + q * 16)), scales[s]);
-      hn::StoreU(hn::Add(hn::Mul(sum, scale), bias), df, logits + 16 * s);
+      const auto sum = hn::Load(di, from.sums[s] + q * 16);
+      hn::StoreU(Logits(df, sum, scales[s], from.head->scale[q], from.head->bias[q]), df, logits + 16 * s);
     }
   }
 }
@@ -99,7 +99,6 @@ HWY_INLINE void ScoreTiles(const LloydScoreArgs& args) {
   alignas(64) std::uint8_t centroids[2 * kKeyTilesBytes];
   KeySums sums[2];
   std::size_t products = 0;  // of a step and a batch
-  const TileScope scope;
   const Tiles tiles;
   const FieldTables<kBits> tables(*args.table, 0);
   Prefetch prefetch(args.next, args.next_bytes, args.tokens / 64 * (dim / 16));

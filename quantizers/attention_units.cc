@@ -169,6 +169,7 @@ void Units::AddItem(const AttendItem& item, std::uint32_t member, std::size_t sh
       tile.head = head;
       tile.first = first;
       tile.count = std::min(kMaxQueries, per_item - first);
+      raw_parts.emplace_back();  // one for every tile, whether or not it needs one
       Blocks blocks = VisibleBlocks(item, first / group, (first + tile.count - 1) / group);
       if (shared == 0 && blocks.end - blocks.begin < run_blocks && blocks.end <= (blocks.begin / run_blocks + 1) * run_blocks) {
         // Less than a run that could be shared.
@@ -177,17 +178,14 @@ void Units::AddItem(const AttendItem& item, std::uint32_t member, std::size_t sh
         tile.raw = tile.whole = true;
         Count(item, tile);
         units.push_back(tile);
-        raw_parts.emplace_back();  // unused: raw_parts has one for every tile
         continue;
       }
       SplitTile made{tile, parts.size(), 0};
-      if (item.cache.raw.empty()) {
-        raw_parts.emplace_back();
-      } else {
+      if (!item.cache.raw.empty()) {
         TileRun unit = tile;
         unit.raw = true;
         members[member].has_raw = true;
-        raw_parts.push_back(AddPart(item, unit, raw_units));
+        raw_parts.back() = AddPart(item, unit, raw_units);
         parts.push_back(raw_parts.back());
       }
       for (std::size_t run = 0; run < shared_runs; ++run) {

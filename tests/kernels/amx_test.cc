@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -39,6 +40,13 @@ TEST(AmxTest, AProcessorThatHasTilesUsesThemUnlessForbidden) {
   AllowTiles(true);
   EXPECT_TRUE(UsesTiles());
   EXPECT_TRUE(Instructions().ends_with("+AMX")) << Instructions();
+}
+
+TEST(AmxDeathTest, TheEnvironmentCanForgoTiles) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // a fresh process: the choice is made once
+  ASSERT_EQ(::setenv("KVANT_AMX", "0", 1), 0);
+  EXPECT_EXIT(std::_Exit(UsesTiles() ? 1 : 0), testing::ExitedWithCode(0), "");
+  ASSERT_EQ(::unsetenv("KVANT_AMX"), 0);
 }
 
 TEST(AmxTest, RegistersAreReleasedWithTheLastScope) {

@@ -111,7 +111,6 @@ double BurnTiles([[maybe_unused]] std::size_t iterations) {
 #if HWY_TARGET == HWY_AVX3_DL
   using Tiles = kernels::HWY_NAMESPACE::Tiles;
   if (!kernels::UsesTiles()) return 0.0;
-  const kernels::TileScope scope;
   const Tiles tiles;
   alignas(64) static constexpr std::uint8_t kOnes[kernels::HWY_NAMESPACE::kTileBytes] = {1};
   Tiles::Load<4>(kOnes, kernels::HWY_NAMESPACE::kTileRowBytes);

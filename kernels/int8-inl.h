@@ -1,9 +1,10 @@
-// Products of 8-bit codes with 16-bit integers, per target. No include guard by design: see Highway's foreach_target.
-#if defined(KVANT_KERNELS_INT8_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef KVANT_KERNELS_INT8_DOT_INL_H_
-#undef KVANT_KERNELS_INT8_DOT_INL_H_
+// What the kernels of 8-bit codes share, per target: rounding, and products of codes with 16-bit integers. No include guard by
+// design: see Highway's foreach_target.
+#if defined(KVANT_KERNELS_INT8_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVANT_KERNELS_INT8_INL_H_
+#undef KVANT_KERNELS_INT8_INL_H_
 #else
-#define KVANT_KERNELS_INT8_DOT_INL_H_
+#define KVANT_KERNELS_INT8_INL_H_
 #endif
 
 #include <cstddef>
@@ -18,6 +19,11 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 /// Queries, or rows of weights, whose sums stay in registers together.
 inline constexpr std::size_t kQueryTile = 4;
+
+template <class DF>
+HWY_INLINE hn::Vec<hn::RebindToSigned<DF>> RoundAndClamp(DF df, hn::Vec<DF> x, float limit) {
+  return hn::NearestInt(hn::Max(hn::Min(x, hn::Set(df, limit)), hn::Set(df, -limit)));
+}
 
 template <class D32>
 using Vec16 = hn::Vec<hn::Repartition<std::int16_t, D32>>;
