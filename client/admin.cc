@@ -6,15 +6,15 @@
 
 #include "client/connection.h"
 #include "client/guard.h"
-#include "client/transport.h"
+#include "client/session.h"
 #include "protocol/wire.h"
 
 namespace kvant {
 namespace {
 
+using client::Connection;
 using client::Guard;
 using client::MovedFrom;
-using client::Transport;
 
 std::string Str(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
 
@@ -91,7 +91,7 @@ StatsReport ReadStats(wire::StatsReport::Reader from) {
 }  // namespace
 
 struct Admin::Impl {
-  std::unique_ptr<Transport> transport;
+  std::unique_ptr<Connection> connection;
   wire::Admin::Client admin;
   DaemonInfo daemon;
 };
@@ -106,23 +106,23 @@ Admin& Admin::operator=(Admin&& other) noexcept {
 
 Admin::~Admin() {
   if (!impl_) return;
-  Transport& transport = *impl_->transport;
-  client::Dispose(transport, std::shared_ptr<void>(std::move(impl_)));
+  Connection& connection = *impl_->connection;
+  client::Dispose(connection, std::shared_ptr<void>(std::move(impl_)));
 }
 
 Result<Admin> Admin::Connect(std::string_view uri, const ClientOptions& options) {
   return Guard("connect", [&]() -> Result<Admin> {
-    auto transport = Transport::Connect(uri, options);
-    if (!transport) return transport.error();
-    auto daemon = (*transport)->Bootstrap();
+    auto connection = Connection::Connect(uri, options);
+    if (!connection) return connection.error();
+    auto daemon = (*connection)->Bootstrap();
     auto request = daemon.adminRequest();
-    client::WriteHello((*transport)->client_name(), request.initHello());
-    auto answer = (*transport)->Call(request, "connect");
+    client::WriteHello((*connection)->client_name(), request.initHello());
+    auto answer = (*connection)->Call(request, "connect");
     if (!answer) return answer.error();
     if (answer->isError()) return wire::ReadError(answer->getError());
     const auto welcome = answer->getOk();
     return Admin(std::unique_ptr<Impl>(
-        new Impl{std::move(*transport), welcome.getAdmin(), client::ReadDaemonInfo(welcome.getDaemon())}));
+        new Impl{std::move(*connection), welcome.getAdmin(), client::ReadDaemonInfo(welcome.getDaemon())}));
   });
 }
 
@@ -134,10 +134,10 @@ const DaemonInfo& Admin::daemon() const noexcept {
 Result<std::chrono::nanoseconds> Admin::Ping() {
   return Guard("ping", [&]() -> Result<std::chrono::nanoseconds> {
     if (!impl_) return MovedFrom("ping");
-    if (auto entered = impl_->transport->Enter("ping"); !entered) return entered.error();
+    if (auto entered = impl_->connection->Enter("ping"); !entered) return entered.error();
     const auto begin = std::chrono::steady_clock::now();
     auto request = impl_->admin.pingRequest();
-    if (auto answer = impl_->transport->Call(request, "ping"); !answer) return answer.error();
+    if (auto answer = impl_->connection->Call(request, "ping"); !answer) return answer.error();
     return std::chrono::steady_clock::now() - begin;
   });
 }
@@ -145,9 +145,9 @@ Result<std::chrono::nanoseconds> Admin::Ping() {
 Result<StatsReport> Admin::Stats() {
   return Guard("stats", [&]() -> Result<StatsReport> {
     if (!impl_) return MovedFrom("stats");
-    if (auto entered = impl_->transport->Enter("stats"); !entered) return entered.error();
+    if (auto entered = impl_->connection->Enter("stats"); !entered) return entered.error();
     auto request = impl_->admin.statsRequest();
-    auto answer = impl_->transport->Call(request, "stats");
+    auto answer = impl_->connection->Call(request, "stats");
     if (!answer) return answer.error();
     return ReadStats(answer->getStats());
   });
@@ -156,9 +156,9 @@ Result<StatsReport> Admin::Stats() {
 Result<std::vector<StoreRow>> Admin::Stores() {
   return Guard("stores", [&]() -> Result<std::vector<StoreRow>> {
     if (!impl_) return MovedFrom("stores");
-    if (auto entered = impl_->transport->Enter("stores"); !entered) return entered.error();
+    if (auto entered = impl_->connection->Enter("stores"); !entered) return entered.error();
     auto request = impl_->admin.storesRequest();
-    auto answer = impl_->transport->Call(request, "stores");
+    auto answer = impl_->connection->Call(request, "stores");
     if (!answer) return answer.error();
     std::vector<StoreRow> rows;
     for (const auto row : answer->getStores()) rows.push_back(ReadStoreRow(row));
@@ -169,9 +169,9 @@ Result<std::vector<StoreRow>> Admin::Stores() {
 Result<std::vector<SequenceRow>> Admin::Sequences() {
   return Guard("sequences", [&]() -> Result<std::vector<SequenceRow>> {
     if (!impl_) return MovedFrom("sequences");
-    if (auto entered = impl_->transport->Enter("sequences"); !entered) return entered.error();
+    if (auto entered = impl_->connection->Enter("sequences"); !entered) return entered.error();
     auto request = impl_->admin.sequencesRequest();
-    auto answer = impl_->transport->Call(request, "sequences");
+    auto answer = impl_->connection->Call(request, "sequences");
     if (!answer) return answer.error();
     std::vector<SequenceRow> rows;
     for (const auto row : answer->getSequences()) rows.push_back(ReadSequenceRow(row));
@@ -182,10 +182,10 @@ Result<std::vector<SequenceRow>> Admin::Sequences() {
 Result<SequenceDetail> Admin::Inspect(SequenceId id) {
   return Guard("inspect", [&]() -> Result<SequenceDetail> {
     if (!impl_) return MovedFrom("inspect");
-    if (auto entered = impl_->transport->Enter("inspect"); !entered) return entered.error();
+    if (auto entered = impl_->connection->Enter("inspect"); !entered) return entered.error();
     auto request = impl_->admin.inspectRequest();
     request.setSequence(id);
-    auto answer = impl_->transport->Call(request, "inspect");
+    auto answer = impl_->connection->Call(request, "inspect");
     if (!answer) return answer.error();
     if (answer->isError()) return wire::ReadError(answer->getError());
     const auto from = answer->getOk();
@@ -201,12 +201,12 @@ Result<SequenceDetail> Admin::Inspect(SequenceId id) {
 Result<EvictReport> Admin::Evict(const EvictRequest& what) {
   return Guard("evict", [&]() -> Result<EvictReport> {
     if (!impl_) return MovedFrom("evict");
-    if (auto entered = impl_->transport->Enter("evict"); !entered) return entered.error();
+    if (auto entered = impl_->connection->Enter("evict"); !entered) return entered.error();
     auto request = impl_->admin.evictRequest();
     request.setStore(capnp::Text::Reader(what.store.c_str(), what.store.size()));
     request.setMaxBlocks(what.max_blocks);
     request.setDryRun(what.dry_run);
-    auto answer = impl_->transport->Call(request, "evict");
+    auto answer = impl_->connection->Call(request, "evict");
     if (!answer) return answer.error();
     if (answer->isError()) return wire::ReadError(answer->getError());
     return EvictReport{.blocks = answer->getOk().getBlocks(), .bytes = answer->getOk().getBytes()};

@@ -52,7 +52,7 @@ class Arena {
 };
 
 /// Memory of an arena, freed on destruction. Keeps the arena (shared, because answers on their way may own tails after the
-/// connection's own reference is gone).
+/// session's own reference is gone).
 class ArenaMemory {
  public:
   ArenaMemory() = default;

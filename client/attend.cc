@@ -7,7 +7,7 @@
 
 #include "client/tensor_place.h"
 #include "protocol/wire.h"
-#include "quantizers/attention.h"
+#include "quantizers/attention/attention.h"
 
 namespace kvant::client {
 namespace {
@@ -56,19 +56,19 @@ Result<void> CheckArgs(const SequenceState& sequence, std::size_t layer, const A
 }
 
 /// Floats in the arena: in place or staged.
-Result<float*> PlaceFloats(Connection& connection, const float* floats, std::size_t count, wire::Range::Builder to) {
+Result<float*> PlaceFloats(Session& session, const float* floats, std::size_t count, wire::Range::Builder to) {
   const std::size_t bytes = count * sizeof(float);
-  to.setArena(connection.arena_id());
+  to.setArena(session.arena_id());
   to.setBytes(bytes);
-  if (const auto offset = connection.ArenaOffset(floats, bytes)) {
+  if (const auto offset = session.ArenaOffset(floats, bytes)) {
     to.setOffset(*offset);
-    connection.counters().bytes_zero_copy += bytes;
+    session.counters().bytes_zero_copy += bytes;
     return static_cast<float*>(nullptr);
   }
-  auto place = connection.Scratch(bytes);
+  auto place = session.Scratch(bytes);
   if (!place) return place.error();
-  connection.counters().bytes_copied += bytes;
-  to.setOffset(*connection.ArenaOffset(*place, bytes));
+  session.counters().bytes_copied += bytes;
+  to.setOffset(*session.ArenaOffset(*place, bytes));
   return reinterpret_cast<float*>(*place);
 }
 
@@ -78,24 +78,23 @@ struct Sent {
   float* staged_lse = nullptr;  ///< null if the daemon writes in place
 };
 
-Result<Sent> WriteItem(Connection& connection, std::size_t layer, const AttendRequest& request,
-                       wire::AttendItem::Builder item) {
+Result<Sent> WriteItem(Session& session, std::size_t layer, const AttendRequest& request, wire::AttendItem::Builder item) {
   const AttendArgs& args = *request.args;
   Sent sent;
   item.setSequence(request.sequence->id());
   item.setLayer(static_cast<std::uint32_t>(layer));
   item.setNewTokens(static_cast<std::uint32_t>(request.sequence->reserved()));
-  if (auto placed = PlaceInput(connection, args.q, item.initQ()); !placed) return placed.error();
-  auto out = PlaceOutput(connection, args.out, item.initOut());
+  if (auto placed = PlaceInput(session, args.q, item.initQ()); !placed) return placed.error();
+  auto out = PlaceOutput(session, args.out, item.initOut());
   if (!out) return out.error();
   sent.out = *out;
   if (args.lse != nullptr) {
-    auto lse = PlaceFloats(connection, args.lse, args.q.tokens * args.q.heads, item.initLse());
+    auto lse = PlaceFloats(session, args.lse, args.q.tokens * args.q.heads, item.initLse());
     if (!lse) return lse.error();
     sent.staged_lse = *lse;
   }
   if (args.sink_logits != nullptr) {
-    auto sinks = PlaceFloats(connection, args.sink_logits, args.q.heads, item.initSinkLogits());
+    auto sinks = PlaceFloats(session, args.sink_logits, args.q.heads, item.initSinkLogits());
     if (!sinks) return sinks.error();
     if (*sinks != nullptr) std::memcpy(*sinks, args.sink_logits, args.q.heads * sizeof(float));
   }
@@ -105,25 +104,25 @@ Result<Sent> WriteItem(Connection& connection, std::size_t layer, const AttendRe
   return sent;
 }
 
-Result<void> AttendInService(Connection& connection, std::size_t layer, std::span<const AttendRequest> requests) {
+Result<void> AttendInService(Session& session, std::size_t layer, std::span<const AttendRequest> requests) {
   if (requests.size() > wire::MAX_BATCH) {
     return InvalidArgument("a batch of " + std::to_string(requests.size()) + " items, at most " +
                            std::to_string(wire::MAX_BATCH) + " go in one call");
   }
-  // A reader's connection may have no arena yet.
-  if (auto arena = connection.GetArena(); !arena) return arena.error();
-  connection.ResetScratch();
+  // A reader's session may have no arena yet.
+  if (auto arena = session.GetArena(); !arena) return arena.error();
+  session.ResetScratch();
   // Without a hint Cap'n Proto clears 8 KiB for a message of a few hundred bytes.
   constexpr std::uint64_t kWordsOfItem = 40;
-  auto call = connection.session().attendRequest(capnp::MessageSize{8 + kWordsOfItem * requests.size(), 0});
+  auto call = session.remote().attendRequest(capnp::MessageSize{8 + kWordsOfItem * requests.size(), 0});
   auto items = call.initItems(static_cast<unsigned>(requests.size()));
   std::vector<Sent> sent(requests.size());
   for (unsigned i = 0; i < items.size(); ++i) {
-    auto item = WriteItem(connection, layer, requests[i], items[i]);
+    auto item = WriteItem(session, layer, requests[i], items[i]);
     if (!item) return Error{item.error().code, "attend: " + item.error().message};
     sent[i] = *item;
   }
-  auto answer = connection.Call(call, "attend", [](auto&&) {});
+  auto answer = session.Call(call, "attend", [](auto&&) {});
   if (!answer) return answer.error();
   const auto outcomes = answer->getOutcomes();
   if (outcomes.size() != requests.size()) {
@@ -141,7 +140,7 @@ Result<void> AttendInService(Connection& connection, std::size_t layer, std::spa
       }
       continue;
     }
-    FinishOutput(connection, sent[i].out);
+    FinishOutput(session, sent[i].out);
     if (sent[i].staged_lse != nullptr) {
       const AttendArgs& args = *requests[i].args;
       std::memcpy(args.lse, sent[i].staged_lse, args.q.tokens * args.q.heads * sizeof(float));
@@ -150,8 +149,8 @@ Result<void> AttendInService(Connection& connection, std::size_t layer, std::spa
   return first_failure;
 }
 
-Result<void> AttendHere(Connection& connection, std::size_t layer, std::span<const AttendRequest> requests) {
-  LocalAttention& local = connection.local();
+Result<void> AttendHere(Session& session, std::size_t layer, std::span<const AttendRequest> requests) {
+  LocalAttention& local = session.local();
   local.views.resize(requests.size());
   local.items.clear();
   for (std::size_t i = 0; i < requests.size(); ++i) {
@@ -177,7 +176,7 @@ Result<void> AttendHere(Connection& connection, std::size_t layer, std::span<con
     if (auto good = quantizers::CheckItem(item); !good) return good;
     if (auto finite = sequence.CheckReservedRows(layer); !finite) return finite;
     local.items.push_back(item);
-    connection.counters().bytes_zero_copy += PayloadBytes(args.q) + PayloadBytes(AsConst(args.out));
+    session.counters().bytes_zero_copy += PayloadBytes(args.q) + PayloadBytes(AsConst(args.out));
   }
   local.attention.Run(local.items);
   return {};
@@ -187,17 +186,17 @@ Result<void> AttendHere(Connection& connection, std::size_t layer, std::span<con
 
 Result<void> Attend(std::size_t layer, std::span<const AttendRequest> requests) {
   if (requests.empty()) return {};
-  Connection& connection = requests[0].sequence->connection();
+  Session& session = requests[0].sequence->session();
   const bool local = requests[0].sequence->local();
   for (const AttendRequest& request : requests) {
-    if (&request.sequence->connection() != &connection)
+    if (&request.sequence->session() != &session)
       return InvalidArgument("the sequences of a batch belong to different clients");
     if (request.sequence->local() != local) return InvalidArgument("the sequences of a batch have different placements");
     if (auto ready = request.sequence->Ready("attend"); !ready) return ready;
     if (auto good = CheckArgs(*request.sequence, layer, *request.args); !good) return good;
   }
-  connection.counters().attend_calls += requests.size();
-  return local ? AttendHere(connection, layer, requests) : AttendInService(connection, layer, requests);
+  session.counters().attend_calls += requests.size();
+  return local ? AttendHere(session, layer, requests) : AttendInService(session, layer, requests);
 }
 
 }  // namespace kvant::client

@@ -1,4 +1,4 @@
-// Attention for several sequences of one connection, in either placement.
+// Attention for several sequences of one session, in either placement.
 #pragma once
 
 #include <cstddef>

@@ -24,8 +24,8 @@ Tensor& Tensor::operator=(Tensor&& other) noexcept {
 
 Tensor::~Tensor() {
   if (!impl_) return;
-  client::Transport& transport = impl_->connection->transport();
-  client::Dispose(transport, std::shared_ptr<void>(std::move(impl_)));
+  client::Connection& connection = impl_->session->connection();
+  client::Dispose(connection, std::shared_ptr<void>(std::move(impl_)));
 }
 
 const TensorView& Tensor::view() const noexcept {
@@ -47,31 +47,31 @@ Client& Client::operator=(Client&& other) noexcept {
 
 Client::~Client() {
   if (!impl_) return;
-  client::Transport& transport = impl_->connection->transport();
-  client::Dispose(transport, std::shared_ptr<void>(std::move(impl_)));
+  client::Connection& connection = impl_->session->connection();
+  client::Dispose(connection, std::shared_ptr<void>(std::move(impl_)));
 }
 
 Result<Client> Client::Connect(std::string_view uri, const ClientOptions& options) {
   return Guard("connect", [&]() -> Result<Client> {
-    auto connection = client::Connection::Open(uri, options);
-    if (!connection) return connection.error();
-    return Client(std::make_shared<Impl>(Impl{std::move(*connection)}));
+    auto session = client::Session::Open(uri, options);
+    if (!session) return session.error();
+    return Client(std::make_shared<Impl>(Impl{std::move(*session)}));
   });
 }
 
 const DaemonInfo& Client::daemon() const noexcept {
   static const DaemonInfo kNone;
-  return impl_ ? impl_->connection->daemon() : kNone;
+  return impl_ ? impl_->session->daemon() : kNone;
 }
 
 Result<std::chrono::nanoseconds> Client::Ping() {
   return Guard("ping", [&]() -> Result<std::chrono::nanoseconds> {
     if (!impl_) return MovedFrom("ping");
-    client::Transport& transport = impl_->connection->transport();
-    if (auto entered = transport.Enter("ping"); !entered) return entered.error();
+    client::Connection& connection = impl_->session->connection();
+    if (auto entered = connection.Enter("ping"); !entered) return entered.error();
     const auto begin = std::chrono::steady_clock::now();
-    auto request = impl_->connection->session().pingRequest();
-    if (auto answer = transport.Call(request, "ping"); !answer) return answer.error();
+    auto request = impl_->session->remote().pingRequest();
+    if (auto answer = connection.Call(request, "ping"); !answer) return answer.error();
     return std::chrono::steady_clock::now() - begin;
   });
 }
@@ -79,8 +79,8 @@ Result<std::chrono::nanoseconds> Client::Ping() {
 Result<Store> Client::OpenStore(const StoreSpec& spec) {
   return Guard("open store", [&]() -> Result<Store> {
     if (!impl_) return MovedFrom("open store");
-    if (auto entered = impl_->connection->transport().Enter("open store"); !entered) return entered.error();
-    auto state = client::StoreState::Open(impl_->connection, spec);
+    if (auto entered = impl_->session->connection().Enter("open store"); !entered) return entered.error();
+    auto state = client::StoreState::Open(impl_->session, spec);
     if (!state) return state.error();
     return Store(std::make_shared<Store::Impl>(Store::Impl{std::move(*state)}));
   });
@@ -89,7 +89,7 @@ Result<Store> Client::OpenStore(const StoreSpec& spec) {
 Result<Tensor> Client::Allocate(std::size_t tokens, std::size_t heads, std::size_t dim, ElementType type) {
   return Guard("allocate", [&]() -> Result<Tensor> {
     if (!impl_) return MovedFrom("allocate");
-    if (auto entered = impl_->connection->transport().Enter("allocate"); !entered) return entered.error();
+    if (auto entered = impl_->session->connection().Enter("allocate"); !entered) return entered.error();
     const std::string shape =
         "a tensor [" + std::to_string(tokens) + ", " + std::to_string(heads) + ", " + std::to_string(dim) + "]";
     std::size_t rows = 0;
@@ -102,10 +102,10 @@ Result<Tensor> Client::Allocate(std::size_t tokens, std::size_t heads, std::size
                                                     std::to_string(static_cast<unsigned>(type)) +
                                                     ": empty, larger than memory or of no known type"};
     }
-    auto memory = impl_->connection->Allocate(bytes, shape);
+    auto memory = impl_->session->Allocate(bytes, shape);
     if (!memory) return memory.error();
     auto impl = std::make_unique<Tensor::Impl>();
-    impl->connection = impl_->connection;
+    impl->session = impl_->session;
     impl->memory = std::move(*memory);
     impl->view = {impl->memory.data(), type, tokens, heads, dim, heads * dim, dim};
     return Tensor(std::move(impl));
@@ -115,7 +115,7 @@ Result<Tensor> Client::Allocate(std::size_t tokens, std::size_t heads, std::size
 Result<void> Client::AttendBatch(std::size_t layer, std::span<const AttendBatchItem> items) {
   return Guard("attend", [&]() -> Result<void> {
     if (!impl_) return MovedFrom("attend");
-    if (auto entered = impl_->connection->transport().Enter("attend"); !entered) return entered;
+    if (auto entered = impl_->session->connection().Enter("attend"); !entered) return entered;
     std::vector<client::AttendRequest> requests;
     requests.reserve(items.size());
     for (const AttendBatchItem& item : items) {
@@ -123,7 +123,7 @@ Result<void> Client::AttendBatch(std::size_t layer, std::span<const AttendBatchI
         return Error{ErrorCode::kInvalidArgument, "attend: item " + std::to_string(requests.size()) + " has no sequence"};
       }
       client::SequenceState& sequence = *item.sequence->impl_->state;
-      if (&sequence.connection() != impl_->connection.get()) {
+      if (&sequence.session() != impl_->session.get()) {
         return Error{ErrorCode::kInvalidArgument,
                      "attend: item " + std::to_string(requests.size()) + " is a sequence of another client"};
       }
@@ -135,8 +135,8 @@ Result<void> Client::AttendBatch(std::size_t layer, std::span<const AttendBatchI
 
 ClientCounters Client::counters() const noexcept {
   if (!impl_) return {};
-  ClientCounters counters = impl_->connection->counters();
-  counters.rpc_calls = impl_->connection->transport().calls();
+  ClientCounters counters = impl_->session->counters();
+  counters.rpc_calls = impl_->session->connection().calls();
   return counters;
 }
 

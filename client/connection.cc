@@ -1,123 +1,195 @@
 #include "client/connection.h"
 
-#include <algorithm>
-#include <string>
-#include <utility>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
-#include "protocol/mapped_segment.h"
-#include "protocol/memfd.h"
-#include "protocol/wire.h"
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <thread>
+
+#include <kvant/daemon.h>
 
 namespace kvant::client {
 namespace {
 
-constexpr std::size_t kFirstScratchBytes = std::size_t{1} << 20;
+constexpr std::string_view kEmbedded = "embedded:";
+/// As good as none; more would not fit nanoseconds since the machine started.
+constexpr std::chrono::hours kLongestDeadline{24 * 365};
 
-std::string Str(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
+struct IgnoreErrors final : kj::TaskSet::ErrorHandler {
+  void taskFailed(kj::Exception&&) override {}
+};
+
+std::string ErrnoText(int error) { return std::generic_category().message(error); }
+
+/// What /proc says this program is called.
+std::string ProgramName() {
+  char buffer[64] = {};
+  const int fd = ::open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return "unknown";
+  const ssize_t n = ::read(fd, buffer, sizeof(buffer) - 1);
+  ::close(fd);
+  std::string name(buffer, n > 0 ? static_cast<std::size_t>(n) : 0);
+  while (!name.empty() && name.back() == '\n') name.pop_back();
+  return name.empty() ? "unknown" : name;
+}
+
+/// A connected, non-blocking socket.
+Result<int> ConnectSocket(const std::string& path, std::chrono::nanoseconds deadline) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty()) return Error{ErrorCode::kInvalidArgument, "connect: the socket path is empty"};
+  if (path.size() >= sizeof(address.sun_path)) {
+    return Error{ErrorCode::kInvalidArgument, "connect to " + path + ": the path has " + std::to_string(path.size()) +
+                                                  " bytes, a unix socket allows " +
+                                                  std::to_string(sizeof(address.sun_path) - 1)};
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return Error{ErrorCode::kSystem, "connect to " + path + ": socket: " + ErrnoText(errno)};
+  const auto end = std::chrono::steady_clock::now() + deadline;
+  for (;;) {
+    if (::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) return fd;
+    const int error = errno;
+    if (error == EINTR) continue;
+    // EAGAIN: the daemon's queue of connections is full.
+    if (error == EAGAIN && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      continue;
+    }
+    ::close(fd);
+    if (error == EAGAIN)
+      return Error{ErrorCode::kDeadlineExceeded, "connect to " + path + ": the daemon accepts no connection"};
+    if (error == EACCES || error == EPERM) {
+      return Error{ErrorCode::kPermissionDenied, "connect to " + path + ": " + ErrnoText(error)};
+    }
+    return Error{ErrorCode::kDisconnected, "connect to " + path + ": no daemon answers there (" + ErrnoText(error) + ")"};
+  }
+}
 
 }  // namespace
 
-DaemonInfo ReadDaemonInfo(wire::DaemonInfo::Reader from) {
-  return {.version = Str(from.getVersion()),
-          .boot_token = from.getBootToken(),
-          .pid = from.getPid(),
-          .budget_bytes = from.getBudgetBytes(),
-          .protocol_version = from.getProtocolVersion(),
-          .segment_layout_version = from.getSegmentLayoutVersion()};
-}
+/// What of Cap'n Proto lies over the socket.
+struct Connection::Rpc {
+  explicit Rpc(wire::MessageSocket& stream)
+      : network(stream, wire::kMaxFdsPerMessage, capnp::rpc::twoparty::Side::CLIENT), system(capnp::makeRpcClient(network)) {}
+  capnp::TwoPartyVatNetwork network;
+  capnp::RpcSystem<capnp::rpc::twoparty::VatId> system;
+};
 
-void WriteHello(std::string_view client_name, wire::Hello::Builder to) {
-  to.setProtocolVersion(wire::kProtocolVersion);
-  to.setSegmentLayoutVersion(protocol::kSegmentLayoutVersion);
-  to.setClientName(capnp::Text::Reader(std::string(client_name).c_str(), client_name.size()));
-}
+Connection::Connection(std::shared_ptr<ThreadLoop> loop, const ClientOptions& options)
+    : loop_(std::move(loop)),
+      client_name_(options.name.empty() ? ProgramName() : options.name),
+      spin_(options.spin),
+      deadline_(std::min<std::chrono::milliseconds>(options.deadline, kLongestDeadline)) {}
 
-Connection::Connection(std::unique_ptr<Transport> transport, wire::Session::Client session, DaemonInfo daemon,
-                       std::chrono::milliseconds lease, const ClientOptions& options)
-    : transport_(std::move(transport)),
-      session_(kj::mv(session)),
-      daemon_(std::move(daemon)),
-      lease_(lease),
-      arena_bytes_(options.arena_bytes),
-      threads_(std::max<std::size_t>(1, options.threads)) {}
-
-Result<std::shared_ptr<Connection>> Connection::Open(std::string_view uri, const ClientOptions& options) {
-  auto transport = Transport::Connect(uri, options);
-  if (!transport) return transport.error();
-  auto daemon = (*transport)->Bootstrap();
-  auto request = daemon.helloRequest();
-  WriteHello((*transport)->client_name(), request.initHello());
-  auto answer = (*transport)->Call(request, "connect");
-  if (!answer) return answer.error();
-  if (answer->isError()) return wire::ReadError(answer->getError());
-  const auto welcome = answer->getOk();
-  const std::chrono::milliseconds lease(welcome.getDaemon().getLeaseMs());
-  return std::shared_ptr<Connection>(
-      new Connection(std::move(*transport), welcome.getSession(), ReadDaemonInfo(welcome.getDaemon()), lease, options));
-}
-
-Result<std::shared_ptr<Arena>> Connection::GetArena() {
-  if (arena_) return arena_;
-  auto request = session_.createArenaRequest();
-  request.setBytes(arena_bytes_);
-  auto answer = transport_->Call(request, "create the arena");
-  if (!answer) return answer.error();
-  if (answer->isError()) return wire::ReadError(answer->getError());
-  const auto info = answer->getOk();
-  auto fd = transport_->TakeFd(info.getSegment(), "create the arena");
-  if (!fd) return fd.error();
-  const protocol::UniqueFd owned(*fd);
-  auto segment = protocol::MapSegment(owned.get(), {.kind = protocol::SegmentKind::kArena,
-                                                    .access = protocol::Access::kReadWrite,
-                                                    .bytes = info.getBytes(),
-                                                    .boot_token = daemon_.boot_token,
-                                                    .identity = {}});
-  if (!segment) return segment.error();
-  auto arena = Arena::Make(std::move(*segment));
-  if (!arena) return arena.error();
-  // A quarter of the lease: three beats may be late before the daemon gives up on this process.
-  housekeeper_ = std::make_unique<Housekeeper>((*arena)->heartbeat(), std::max(lease_ / 4, std::chrono::milliseconds(1)));
-  arena_ = std::move(*arena);
-  arena_id_ = info.getArena();
-  return arena_;
-}
-
-Result<ArenaMemory> Connection::Allocate(std::size_t bytes, std::string_view purpose) {
-  auto arena = GetArena();
-  if (!arena) return arena.error();
-  auto memory = (*arena)->Allocate(bytes, purpose);
-  if (!memory) return memory.error();
-  return ArenaMemory(*arena, *memory, bytes);
-}
-
-std::optional<std::uint64_t> Connection::ArenaOffset(const void* data, std::size_t bytes) const noexcept {
-  return arena_ ? arena_->OffsetOf(data, bytes) : std::nullopt;
-}
-
-Result<std::byte*> Connection::Scratch(std::size_t bytes) {
-  bytes = (bytes + 63) / 64 * 64;
-  if (scratch_used_ == 0 && scratch_.size() > 1) scratch_.erase(scratch_.begin(), scratch_.end() - 1);
-  if (scratch_.empty() || scratch_.back().bytes() - scratch_used_ < bytes) {
-    const std::size_t last = scratch_.empty() ? kFirstScratchBytes / 2 : scratch_.back().bytes();
-    auto memory = Allocate(std::max(2 * last, 2 * bytes), "staging tensors that do not lie in the arena");
-    if (!memory) return memory.error();
-    scratch_.push_back(std::move(*memory));
-    scratch_used_ = 0;
+Result<std::unique_ptr<Connection>> Connection::Connect(std::string_view uri, const ClientOptions& options) {
+  auto loop = ThreadLoop::ForThisThread();
+  if (!loop) return loop.error();
+  std::unique_ptr<Connection> connection(new Connection(std::move(*loop), options));
+  int fd = -1;
+  if (uri == kEmbedded) {
+    DaemonOptions inside;
+    inside.budget_bytes = options.embedded_budget_bytes;
+    auto daemon = Daemon::Start(std::move(inside));
+    if (!daemon) return daemon.error();
+    connection->daemon_ = std::move(*daemon);
+    connection->peer_ = kEmbedded;
+    auto socket = connection->daemon_->Connect();
+    if (!socket) return socket.error();
+    fd = *socket;
+  } else {
+    std::string_view path = uri;
+    if (path.starts_with("unix:")) path.remove_prefix(5);
+    connection->peer_ = std::string(path);
+    auto socket = ConnectSocket(connection->peer_, connection->deadline_);
+    if (!socket) return socket.error();
+    fd = *socket;
   }
-  std::byte* const place = scratch_.back().data() + scratch_used_;
-  scratch_used_ += bytes;
-  return place;
+  connection->socket_ = fd;
+  const auto failure = kj::runCatchingExceptions([&] {
+    connection->stream_ =
+        kj::heap<wire::MessageSocket>(connection->loop_->events(), kj::AutoCloseFd(fd), wire::kMaxFdsPerMessage);
+    connection->rpc_ = kj::heap<Rpc>(*connection->stream_);
+    connection->ignore_errors_ = kj::heap<IgnoreErrors>();
+    connection->forgotten_ = kj::heap<kj::TaskSet>(*connection->ignore_errors_);
+  });
+  KJ_IF_MAYBE (exception, failure) return connection->Failed(*exception, "connect");
+  return connection;
 }
 
-LocalAttention& Connection::local() {
-  if (!local_) local_ = std::make_unique<LocalAttention>(threads_);
-  return *local_;
+Connection::~Connection() = default;
+
+wire::Daemon::Client Connection::Bootstrap() {
+  capnp::MallocMessageBuilder message(4);
+  auto daemon = message.getRoot<capnp::rpc::twoparty::VatId>();
+  daemon.setSide(capnp::rpc::twoparty::Side::SERVER);
+  return rpc_->system.bootstrap(daemon).castAs<wire::Daemon>();
 }
 
-void Dispose(Transport& transport, std::shared_ptr<void> remains) {
-  if (transport.InThisThread()) return;
-  // Once buried, `transport` may be gone at any time; if it could not be buried it is leaked and stays.
-  if (!transport.loop().Bury(std::move(remains))) transport.Abandon();
+Result<void> Connection::Enter(std::string_view operation) {
+  if (!InThisThread()) {
+    return Error{ErrorCode::kWrongThread,
+                 std::string(operation) + ": this connection belongs to the thread that made it; connect from this thread too"};
+  }
+  loop_->Exhume();
+  if (dead_) return Dead(operation);
+  return {};
+}
+
+Result<int> Connection::TakeFd(wire::Segment::Client segment, std::string_view operation) {
+  const auto null_fd = [&] {
+    return Error{ErrorCode::kInternal, std::string(operation) + ": the segment came without a file descriptor"};
+  };
+  std::optional<int> copy;
+  int error = 0;
+  bool answered = false;
+  const auto failure = kj::runCatchingExceptions([&] {
+    auto fd = segment.getFd().then([&](kj::Maybe<int> held) {
+      KJ_IF_MAYBE (number, held) {
+        copy = ::fcntl(*number, F_DUPFD_CLOEXEC, 0);
+        error = errno;
+      }
+      answered = true;
+    });
+    const auto task = fd.eagerlyEvaluate(nullptr);
+    Await([&] { return answered; });
+  });
+  KJ_IF_MAYBE (exception, failure) return Failed(*exception, operation);
+  if (!answered) return Late(operation);
+  if (!copy) return null_fd();
+  if (*copy < 0)
+    return Error{ErrorCode::kSystem, std::string(operation) + ": duplicate the segment's descriptor: " + ErrnoText(error)};
+  return *copy;
+}
+
+void Connection::Abandon() noexcept {
+  if (socket_ >= 0) ::shutdown(socket_, SHUT_RDWR);
+}
+
+Error Connection::Dead(std::string_view operation) const {
+  return {dead_->code, std::string(operation) + ": " + dead_->message};
+}
+
+Error Connection::Late(std::string_view operation) const {
+  return {ErrorCode::kDeadlineExceeded,
+          std::string(operation) + ": no answer from the daemon at " + peer_ + " within " +
+              std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(deadline_).count()) + " ms"};
+}
+
+Error Connection::Failed(const kj::Exception& exception, std::string_view operation) {
+  Error error = wire::FromException(exception, operation, peer_);
+  if (error.code == ErrorCode::kDisconnected && !dead_) {
+    dead_ =
+        Error{ErrorCode::kDisconnected, "the connection to the daemon at " + peer_ + " has ended; connect again and reopen"};
+    return Dead(operation);
+  }
+  return error;
 }
 
 }  // namespace kvant::client

@@ -1,114 +1,173 @@
-// A session with a daemon: what a Client is. Owns the transport, the arena, the scratch space for tensors that are not in the
-// arena, and the counters.
+// One connection to a daemon: the socket, Cap'n Proto over it, and how a call waits for its answer: spin, then sleep, then give
+// up at the deadline. Knows nothing of sessions or administration.
 #pragma once
 
-#include <array>
-#include <cstddef>
-#include <cstdint>
+#include <capnp/capability.h>
+#include <capnp/rpc-twoparty.h>
+
+#include <chrono>
 #include <memory>
 #include <optional>
-#include <span>
+#include <string>
 #include <string_view>
-#include <vector>
+#include <utility>
 
 #include <kvant/client.h>
+#include <kvant/kvant.capnp.h>
+#include <kvant/result.h>
 
-#include "client/arena.h"
-#include "client/housekeeper.h"
-#include "client/transport.h"
-#include "quantizers/attention.h"
-#include "quantizers/worker_team.h"
+#include "client/thread_loop.h"
+#include "protocol/message_socket.h"
+#include "protocol/wire.h"
+
+namespace kvant {
+class Daemon;
+}
 
 namespace kvant::client {
 
-DaemonInfo ReadDaemonInfo(wire::DaemonInfo::Reader from);
-
-/// What a connection says and checks first. `boot_token` 0.
-void WriteHello(std::string_view client_name, wire::Hello::Builder to);
-
-/// One layer of a sequence as local attention reads it: sinks, the tail up to the ring's wrap, the tail behind it.
-struct LocalView {
-  std::array<quantizers::RawRows, 3> raw;
-  std::size_t raw_count = 0;
-  std::span<const std::byte* const> blocks;  ///< slot payloads
-};
-
-/// Threads and scratch of attention in this process; made at the first call with local placement.
-struct LocalAttention {
-  explicit LocalAttention(std::size_t threads) : team(threads - 1), attention(team) {}
-  quantizers::WorkerTeam team;
-  quantizers::Attention attention;
-  std::vector<LocalView> views;  // kept for their capacity
-  std::vector<quantizers::AttendItem> items;
-};
-
-/// All methods but the destructor belong to the thread that connected; Transport::Enter has been called before them.
-class Connection {
+/// A call on its way. Its answer may be waited for again after a deadline has passed. Pinned: the loop points to it.
+template <typename Results>
+class Inflight {
  public:
-  static Result<std::shared_ptr<Connection>> Open(std::string_view uri, const ClientOptions& options);
+  explicit Inflight(kj::Promise<capnp::Response<Results>> answer)
+      : task_(answer
+                  .then(
+                      [this](capnp::Response<Results>&& response) {
+                        response_ = kj::mv(response);
+                        Wake();
+                      },
+                      [this](kj::Exception&& exception) {
+                        exception_ = kj::mv(exception);
+                        Wake();
+                      })
+                  .eagerlyEvaluate(nullptr)) {}
+  Inflight(const Inflight&) = delete;
+  Inflight& operator=(const Inflight&) = delete;
 
-  [[nodiscard]] Transport& transport() noexcept { return *transport_; }
-  [[nodiscard]] wire::Session::Client& session() noexcept { return session_; }
-  [[nodiscard]] const DaemonInfo& daemon() const noexcept { return daemon_; }
-  [[nodiscard]] ClientCounters& counters() noexcept { return counters_; }
+  [[nodiscard]] bool done() const noexcept { return done_; }
 
-  /// The arena, made at first use.
-  Result<std::shared_ptr<Arena>> GetArena();
-  /// Allocates in it.
-  Result<ArenaMemory> Allocate(std::size_t bytes, std::string_view purpose);
-  /// Offset in the arena, if [data, data + bytes) lies there. Never makes the arena.
-  [[nodiscard]] std::optional<std::uint64_t> ArenaOffset(const void* data, std::size_t bytes) const noexcept;
-  [[nodiscard]] std::uint32_t arena_id() const noexcept { return arena_id_; }
-
-  /// Memory in the arena for tensors of one call, at multiples of 64; all of it free again after ResetScratch.
-  Result<std::byte*> Scratch(std::size_t bytes);
-  void ResetScratch() noexcept { scratch_used_ = 0; }
-
-  LocalAttention& local();
-  /// Requires an arena.
-  Housekeeper& housekeeper() { return *housekeeper_; }
-
-  /// Transport::Call for calls that let the daemon write to the arena. If the deadline passes, freed memory is kept from use
-  /// until the late answer is in, and `late` is called with that answer.
-  template <typename Params, typename Results, typename Late>
-  Result<capnp::Response<Results>> Call(capnp::Request<Params, Results>& request, std::string_view operation, Late late) {
-    auto call = transport_->Send(request, operation);
-    if (!call) return call.error();
-    auto answer = transport_->Wait(**call, operation);
-    if (!answer && answer.error().code == ErrorCode::kDeadlineExceeded) {
-      if (arena_) arena_->Hold();
-      scratch_.clear();
-      scratch_used_ = 0;
-      transport_->Forget(std::move(*call), [arena = arena_, late = std::move(late)](Inflight<Results>& done) mutable {
-        if (arena) arena->Release();
-        if (done.exception() == nullptr) late(done.TakeResponse());
-      });
-    }
-    return answer;
+  /// Resolves when done() becomes true. One waiter at a time.
+  kj::Promise<void> WhenDone() {
+    if (done_) return kj::READY_NOW;
+    auto pair = kj::newPromiseAndFulfiller<void>();
+    waker_ = kj::mv(pair.fulfiller);
+    return kj::mv(pair.promise);
   }
 
- private:
-  Connection(std::unique_ptr<Transport> transport, wire::Session::Client session, DaemonInfo daemon,
-             std::chrono::milliseconds lease, const ClientOptions& options);
+  /// After done().
+  [[nodiscard]] kj::Maybe<kj::Exception>& exception() noexcept { return exception_; }
+  [[nodiscard]] capnp::Response<Results> TakeResponse() { return kj::mv(KJ_ASSERT_NONNULL(response_)); }
 
-  std::unique_ptr<Transport> transport_;
-  wire::Session::Client session_;
-  DaemonInfo daemon_;
-  std::chrono::milliseconds lease_;
-  std::size_t arena_bytes_;
-  std::size_t threads_;
-  ClientCounters counters_;
-  std::shared_ptr<Arena> arena_;  // shared with the memory allocated in it
-  std::uint32_t arena_id_ = 0;
-  std::unique_ptr<Housekeeper> housekeeper_;  // with the arena, whose heartbeat it counts
-  std::vector<ArenaMemory> scratch_;          // the last one is in use, the others wait for the end of the call
-  std::size_t scratch_used_ = 0;
-  std::unique_ptr<LocalAttention> local_;
+ private:
+  void Wake() {
+    done_ = true;
+    if (waker_.get() != nullptr) waker_->fulfill();
+  }
+
+  bool done_ = false;
+  kj::Maybe<capnp::Response<Results>> response_;
+  kj::Maybe<kj::Exception> exception_;
+  kj::Own<kj::PromiseFulfiller<void>> waker_;
+  kj::Promise<void> task_;  // last: runs over the others
 };
 
-/// Ends what a handle owned: here in the connection's own thread, elsewhere when that thread next calls the library. If that
-/// thread is gone the connection is cut, so that the daemon frees its side, and the rest is leaked. `remains` keeps
-/// `transport`.
-void Dispose(Transport& transport, std::shared_ptr<void> remains);
+/// Belongs to the thread that connected; only InThisThread and Abandon may be called elsewhere.
+class Connection {
+ public:
+  /// kDisconnected names the path and errno if nobody answers there.
+  static Result<std::unique_ptr<Connection>> Connect(std::string_view uri, const ClientOptions& options);
+  ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  /// What every public call begins with: kWrongThread, or the error that ended the connection. Destroys what other threads
+  /// buried.
+  [[nodiscard]] Result<void> Enter(std::string_view operation);
+
+  [[nodiscard]] wire::Daemon::Client Bootstrap();
+  [[nodiscard]] const std::string& peer() const noexcept { return peer_; }
+  [[nodiscard]] const std::string& client_name() const noexcept { return client_name_; }
+  [[nodiscard]] ThreadLoop& loop() noexcept { return *loop_; }
+  [[nodiscard]] bool InThisThread() const noexcept { return loop_->InThisThread(); }
+  [[nodiscard]] std::uint64_t calls() const noexcept { return calls_; }
+  [[nodiscard]] bool dead() const noexcept { return dead_.has_value(); }
+
+  /// Sends and waits.
+  template <typename Params, typename Results>
+  [[nodiscard]] Result<capnp::Response<Results>> Call(capnp::Request<Params, Results>& request, std::string_view operation) {
+    auto inflight = Send(request, operation);
+    if (!inflight) return inflight.error();
+    return Wait(**inflight, operation);
+  }
+
+  /// Sends only.
+  template <typename Params, typename Results>
+  [[nodiscard]] Result<kj::Own<Inflight<Results>>> Send(capnp::Request<Params, Results>& request, std::string_view operation) {
+    if (dead_) return Dead(operation);
+    ++calls_;
+    kj::Own<Inflight<Results>> inflight;
+    const auto failure = kj::runCatchingExceptions([&] { inflight = kj::heap<Inflight<Results>>(request.send()); });
+    KJ_IF_MAYBE (exception, failure) return Failed(*exception, operation);
+    return inflight;
+  }
+
+  /// Waits for the answer; kDeadlineExceeded leaves `inflight` fit to be waited for again.
+  template <typename Results>
+  [[nodiscard]] Result<capnp::Response<Results>> Wait(Inflight<Results>& inflight, std::string_view operation) {
+    const auto failure = kj::runCatchingExceptions([&] { Await([&] { return inflight.done(); }); });
+    KJ_IF_MAYBE (exception, failure) return Failed(*exception, operation);
+    if (!inflight.done()) return Late(operation);
+    KJ_IF_MAYBE (exception, inflight.exception()) return Failed(*exception, operation);
+    return inflight.TakeResponse();
+  }
+
+  /// The file descriptor that came with `segment`, duplicated; the caller owns it.
+  [[nodiscard]] Result<int> TakeFd(wire::Segment::Client segment, std::string_view operation);
+
+  /// Keeps a call whose answer nobody waits for. `then` is called with it when it is done; it is destroyed, called or not, when
+  /// the connection ends.
+  template <typename Results, typename Then>
+  void Forget(kj::Own<Inflight<Results>> call, Then then) {
+    Inflight<Results>& held = *call;
+    forgotten_->add(held.WhenDone().then([&held, then = kj::mv(then)]() mutable { then(held); }).attach(kj::mv(call)));
+  }
+
+  /// Lets what has been sent leave now. Messages leave when the loop turns, so without this they would stay here until the
+  /// engine next waits for something. Not from within a turn.
+  void Push() { loop_->events().wait_scope().poll(); }
+
+  /// Ends the connection without touching kj: for the last handle of a thread that is gone. Thread-safe.
+  void Abandon() noexcept;
+
+ private:
+  Connection(std::shared_ptr<ThreadLoop> loop, const ClientOptions& options);
+
+  /// Turns the loop until `done()` or the deadline.
+  template <typename Done>
+  void Await(Done done) {
+    loop_->events().set_spin(spin_);  // the thread's connections share the loop
+    static_cast<void>(loop_->events().RunUntil(done, std::chrono::steady_clock::now() + deadline_));
+  }
+
+  [[nodiscard]] Error Dead(std::string_view operation) const;
+  [[nodiscard]] Error Late(std::string_view operation) const;
+  [[nodiscard]] Error Failed(const kj::Exception& exception, std::string_view operation);
+
+  std::shared_ptr<ThreadLoop> loop_;  // shared by the thread's connections; outlives all below
+  std::unique_ptr<Daemon> daemon_;    // `embedded:` only
+  std::string peer_;                  // the socket's path, or "embedded:"
+  std::string client_name_;
+  std::chrono::nanoseconds spin_;
+  std::chrono::nanoseconds deadline_;
+  std::uint64_t calls_ = 0;
+  std::optional<Error> dead_;
+  int socket_ = -1;  // owned by stream_
+  kj::Own<wire::MessageSocket> stream_;
+  struct Rpc;
+  kj::Own<Rpc> rpc_;
+  kj::Own<kj::TaskSet::ErrorHandler> ignore_errors_;
+  kj::Own<kj::TaskSet> forgotten_;
+};
 
 }  // namespace kvant::client

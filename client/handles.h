@@ -1,4 +1,4 @@
-// What the public handles hold. A handle may be destroyed in any thread (Dispose); everything else is its connection's
+// What the public handles hold. A handle may be destroyed in any thread (Dispose); everything else is its session's
 // thread's.
 #pragma once
 
@@ -7,15 +7,15 @@
 
 #include <kvant/client.h>
 
-#include "client/connection.h"
 #include "client/sequence_state.h"
+#include "client/session.h"
 #include "client/store_state.h"
 
 namespace kvant {
 
 /// Shared because Store and Client handles are equal owners of what they name.
 struct Client::Impl {
-  std::shared_ptr<client::Connection> connection;
+  std::shared_ptr<client::Session> session;
 };
 
 struct Store::Impl {
@@ -27,7 +27,7 @@ struct Sequence::Impl {
 };
 
 struct Tensor::Impl {
-  std::shared_ptr<client::Connection> connection;  // outlives memory
+  std::shared_ptr<client::Session> session;  // outlives memory
   client::ArenaMemory memory;
   TensorView view;
 };

@@ -18,7 +18,7 @@ using client::SequenceState;
 template <typename Impl>
 Result<SequenceState*> Enter(const std::unique_ptr<Impl>& impl, std::string_view operation) {
   if (!impl) return MovedFrom(operation);
-  if (auto entered = impl->state->connection().transport().Enter(operation); !entered) return entered.error();
+  if (auto entered = impl->state->session().connection().Enter(operation); !entered) return entered.error();
   return impl->state.get();
 }
 
@@ -43,8 +43,8 @@ Sequence& Sequence::operator=(Sequence&& other) noexcept {
 
 Sequence::~Sequence() {
   if (!impl_) return;
-  client::Transport& transport = impl_->state->connection().transport();
-  client::Dispose(transport, std::shared_ptr<void>(std::move(impl_)));
+  client::Connection& connection = impl_->state->session().connection();
+  client::Dispose(connection, std::shared_ptr<void>(std::move(impl_)));
 }
 
 SequenceId Sequence::id() const noexcept { return impl_ ? impl_->state->id() : 0; }

@@ -7,8 +7,8 @@
 
 #include "client/sequence_state.h"
 #include "client/tensor_place.h"
-#include "kernels/rows.h"
-#include "protocol/tail_layout.h"
+#include "kernels/raw/rows.h"
+#include "quantizers/sequence/ring.h"
 
 namespace kvant::client {
 namespace {
@@ -91,7 +91,7 @@ Result<void> SequenceState::Append(std::size_t layer, const ConstTensorView& key
       }
     }
   }
-  connection().counters().bytes_copied += 2 * layout_.kv_heads * reserved_ * layout_.row_bytes();
+  session().counters().bytes_copied += 2 * layout_.kv_heads * reserved_ * layout_.row_bytes();
   if (!layer_copied_[layer]) {
     layer_copied_[layer] = true;
     ++reserved_layers_copied_;
@@ -111,7 +111,7 @@ LocalView SequenceState::View(std::size_t layer) const noexcept {
     view.raw[view.raw_count++] = {keys, keys + side_bytes, sinks_->element_type, head, spec.head_dim, 0, spec.sink_tokens};
   }
   const std::uint64_t first = switched_ * spec.block_tokens;
-  for (const protocol::RowRun& run : layout_.Runs(first, length_ + reserved_ - first)) {
+  for (const quantizers::RowRun& run : layout_.Runs(first, length_ + reserved_ - first)) {
     if (run.count == 0) continue;
     const std::byte* const keys = tail_.data() + layout_.Offset(layer, 0, 0) + run.first_row * layout_.row_bytes();
     view.raw[view.raw_count++] = {keys,

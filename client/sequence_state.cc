@@ -27,7 +27,7 @@ Result<std::shared_ptr<SequenceState>> SequenceState::Open(std::shared_ptr<Store
   if (auto good = CheckTokens(tokens, "open sequence"); !good) return good.error();
   std::shared_ptr<SequenceState> sequence(new SequenceState(std::move(store)));
   if (auto prepared = sequence->PrepareTail(options); !prepared) return prepared.error();
-  auto request = sequence->connection().session().openSequenceRequest();
+  auto request = sequence->session().remote().openSequenceRequest();
   request.setStore(sequence->store_->id());
   auto ids = request.initTokens(static_cast<unsigned>(tokens.size()));
   for (unsigned i = 0; i < ids.size(); ++i) ids.set(i, static_cast<std::uint32_t>(tokens[i]));
@@ -41,7 +41,7 @@ Result<std::shared_ptr<SequenceState>> SequenceState::ForkOf(std::shared_ptr<Sto
                                                              const SequenceOptions& options) {
   std::shared_ptr<SequenceState> sequence(new SequenceState(std::move(store)));
   if (auto prepared = sequence->PrepareTail(options); !prepared) return prepared.error();
-  auto request = sequence->connection().session().forkRequest();
+  auto request = sequence->session().remote().forkRequest();
   request.setStore(sequence->store_->id());
   request.setSource(source);
   request.setLength(length.value_or(wire::kWholeLength));
@@ -49,7 +49,7 @@ Result<std::shared_ptr<SequenceState>> SequenceState::ForkOf(std::shared_ptr<Sto
   if (auto forked = sequence->CallForState(request, "fork"); !forked) return forked.error();
   // The daemon copied the raw rows for us.
   const std::uint64_t raw = sequence->length_ - sequence->switched_ * sequence->store_->spec().block_tokens;
-  sequence->connection().counters().bytes_copied +=
+  sequence->session().counters().bytes_copied +=
       raw * sequence->layout_.row_bytes() * 2 * sequence->layout_.kv_heads * sequence->layout_.layers;
   return sequence;
 }
@@ -57,7 +57,7 @@ Result<std::shared_ptr<SequenceState>> SequenceState::ForkOf(std::shared_ptr<Sto
 Result<std::shared_ptr<SequenceState>> SequenceState::Read(std::shared_ptr<StoreState> store, SequenceId source) {
   std::shared_ptr<SequenceState> sequence(new SequenceState(std::move(store)));
   sequence->read_only_ = true;
-  auto request = sequence->connection().session().readRequest();
+  auto request = sequence->session().remote().readRequest();
   request.setStore(sequence->store_->id());
   request.setSource(source);
   if (auto opened = sequence->CallForState(request, "read sequence"); !opened) return opened.error();
@@ -84,8 +84,8 @@ Result<void> SequenceState::PrepareTail(const SequenceOptions& options) {
   // large with service placement: where the ring wraps decides the order of additions, and both placements give the same bits.
   const std::uint64_t daemon_step = std::uint64_t{options.max_step_tokens} + spec.block_tokens;
   const std::uint64_t rows = daemon_step > UINT32_MAX ? UINT64_MAX
-                                                      : protocol::TailCapacity(spec.block_tokens, options.recent_tokens,
-                                                                               static_cast<std::uint32_t>(daemon_step));
+                                                      : quantizers::TailCapacity(spec.block_tokens, options.recent_tokens,
+                                                                                 static_cast<std::uint32_t>(daemon_step));
   constexpr std::uint64_t kMostRows = std::uint64_t{1} << 30;  // with 1024 layers, heads and dimensions sizes stay below 2^64
   if (rows > kMostRows) {
     return InvalidArgument("open sequence: recent_tokens " + std::to_string(options.recent_tokens) + " and max_step_tokens " +
@@ -96,7 +96,7 @@ Result<void> SequenceState::PrepareTail(const SequenceOptions& options) {
              .head_dim = spec.head_dim,
              .capacity = static_cast<std::uint32_t>(rows),
              .type = options.tail_type};
-  auto memory = connection().Allocate(layout_.total_bytes(), "a tail of " + std::to_string(rows) + " tokens");
+  auto memory = session().Allocate(layout_.total_bytes(), "a tail of " + std::to_string(rows) + " tokens");
   if (!memory) return Error{memory.error().code, "open sequence: " + memory.error().message};
   tail_ = std::move(*memory);
   layer_copied_.assign(spec.layers, false);
@@ -111,10 +111,10 @@ void SequenceState::WriteOptions(wire::SequenceOptions::Builder to) const {
   to.setMaxStepTokens(options_.max_step_tokens + (local() ? store_->spec().block_tokens : 0));
   to.setLabel(capnp::Text::Reader(options_.label.c_str(), options_.label.size()));
   auto tail = to.initTail();
-  tail.setArena(connection().arena_id());
+  tail.setArena(session().arena_id());
   tail.setElementType(wire::WriteElementType(options_.tail_type));
   tail.setCapacityTokens(layout_.capacity);
-  tail.setOffset(connection().ArenaOffset(tail_.data(), tail_.bytes()).value_or(0));
+  tail.setOffset(session().ArenaOffset(tail_.data(), tail_.bytes()).value_or(0));
 }
 
 Error SequenceState::Lose(Error error) {
@@ -127,15 +127,15 @@ Error SequenceState::Lose(Error error) {
 
 template <typename Params, typename Results>
 Result<void> SequenceState::CallForState(capnp::Request<Params, Results>& request, std::string_view operation) {
-  Connection& link = connection();
+  Session& link = session();
   const bool opening = id_ == 0;
   auto answer = link.Call(request, operation, [&link, opening](capnp::Response<Results>&& late) {
     // A sequence that nobody waits for any more.
     if (!opening || late.isError()) return;
-    auto close = link.session().closeRequest();
+    auto close = link.remote().closeRequest();
     close.setSequence(late.getOk().getSequence());
-    if (auto closing = link.transport().Send(close, "close"); closing)
-      link.transport().Forget(std::move(*closing), [](auto&) {});
+    if (auto closing = link.connection().Send(close, "close"); closing)
+      link.connection().Forget(std::move(*closing), [](auto&) {});
   });
   if (!answer) return Lose(answer.error());
   if (answer->isError()) return wire::ReadError(answer->getError());
@@ -215,7 +215,7 @@ Result<void> SequenceState::Advance(std::span<const TokenId> tokens) {
   if (auto good = CheckTokens(tokens, "advance"); !good) return good;
   for (const TokenId token : tokens) untold_.push_back(static_cast<std::uint32_t>(token));
 
-  ClientCounters& counters = connection().counters();
+  ClientCounters& counters = session().counters();
   counters.tokens_advanced += tokens.size();
   counters.bytes_zero_copy +=
       2 * layout_.kv_heads * tokens.size() * layout_.row_bytes() * (layout_.layers - reserved_layers_copied_);
@@ -234,11 +234,11 @@ Result<void> SequenceState::Advance(std::span<const TokenId> tokens) {
 
 Result<void> SequenceState::AdvanceLocal() {
   const std::uint32_t block_tokens = store_->spec().block_tokens;
-  const auto counts = protocol::ScheduledSeals(length_, block_tokens, options_.recent_tokens,
-                                               marks_.empty() ? std::nullopt : std::optional(marks_.front()));
+  const auto counts = quantizers::ScheduledSeals(length_, block_tokens, options_.recent_tokens,
+                                                 marks_.empty() ? std::nullopt : std::optional(marks_.front()));
   if (counts.due > told_due_) {
     if (auto sent = SendAdvance("advance"); !sent) return sent;
-    connection().transport().Push();  // the daemon encodes while this thread goes on
+    session().connection().Push();  // the daemon encodes while this thread goes on
     told_due_ = counts.due;
   }
   if (counts.switched <= switched_) return {};
@@ -256,7 +256,7 @@ Result<void> SequenceState::AdvanceLocal() {
 
 Result<void> SequenceState::SendAdvance(std::string_view operation) {
   if (auto settled = Settle(operation); !settled) return settled;
-  auto request = connection().session().advanceRequest();
+  auto request = session().remote().advanceRequest();
   auto item = request.initItems(1)[0];
   item.setSequence(id_);
   auto ids = item.initTokens(static_cast<unsigned>(untold_.size()));
@@ -264,7 +264,7 @@ Result<void> SequenceState::SendAdvance(std::string_view operation) {
   item.setWaitSealed(local());
   told_length_ += untold_.size();
   untold_.clear();
-  auto sent = connection().transport().Send(request, operation);
+  auto sent = session().connection().Send(request, operation);
   if (!sent) return sent.error();
   advancing_ = std::move(*sent);
   return {};
@@ -273,7 +273,7 @@ Result<void> SequenceState::SendAdvance(std::string_view operation) {
 Result<void> SequenceState::Settle(std::string_view operation) {
   if (lost_) return Error{lost_->code, std::string(operation) + ": " + lost_->message};
   if (advancing_.get() == nullptr) return {};
-  auto answer = connection().transport().Wait(*advancing_, operation);
+  auto answer = session().connection().Wait(*advancing_, operation);
   if (!answer) {
     if (answer.error().code != ErrorCode::kDeadlineExceeded) {
       advancing_ = nullptr;
@@ -335,7 +335,7 @@ void SequenceState::ForgetMarksBeyond(std::uint64_t length) {
 Result<void> SequenceState::Trim(std::uint64_t length) {
   if (auto writable = Writable("trim"); !writable) return writable;
   if (auto flushed = Flush("trim"); !flushed) return flushed;
-  auto request = connection().session().trimRequest();
+  auto request = session().remote().trimRequest();
   request.setSequence(id_);
   request.setLength(length);
   if (auto trimmed = CallForState(request, "trim"); !trimmed) return trimmed;
@@ -346,9 +346,9 @@ Result<void> SequenceState::Trim(std::uint64_t length) {
 Result<Mark> SequenceState::SetMark() {
   if (auto writable = Writable("mark"); !writable) return writable.error();
   if (auto flushed = Flush("mark"); !flushed) return flushed.error();
-  auto request = connection().session().markRequest();
+  auto request = session().remote().markRequest();
   request.setSequence(id_);
-  auto answer = connection().transport().Call(request, "mark");
+  auto answer = session().connection().Call(request, "mark");
   if (!answer) return Lose(answer.error());
   if (answer->isError()) return wire::ReadError(answer->getError());
   const Mark mark{answer->getOk().getLength()};
@@ -366,7 +366,7 @@ Result<void> SequenceState::Rewind(const Mark& mark) {
     return {};
   }
   if (auto settled = Settle("rewind"); !settled) return settled;
-  auto request = connection().session().rewindRequest();
+  auto request = session().remote().rewindRequest();
   request.setSequence(id_);
   request.initMark().setLength(mark.length);
   if (auto rewound = CallForState(request, "rewind"); !rewound) return rewound;
@@ -377,10 +377,10 @@ Result<void> SequenceState::Rewind(const Mark& mark) {
 Result<void> SequenceState::Release(const Mark& mark) {
   if (auto writable = Writable("release"); !writable) return writable;
   if (auto flushed = Flush("release"); !flushed) return flushed;
-  auto request = connection().session().releaseRequest();
+  auto request = session().remote().releaseRequest();
   request.setSequence(id_);
   request.initMark().setLength(mark.length);
-  auto answer = connection().transport().Call(request, "release");
+  auto answer = session().connection().Call(request, "release");
   if (!answer) return Lose(answer.error());
   if (auto adopted = AdoptAdvanced(*answer, "release"); !adopted) return adopted;
   if (seal_error_ && seal_error_->code == ErrorCode::kNotFound) return *std::exchange(seal_error_, std::nullopt);
@@ -392,18 +392,18 @@ Result<void> SequenceState::Release(const Mark& mark) {
 }
 
 SequenceState::~SequenceState() {
-  Transport& transport = connection().transport();
-  if (id_ == 0 || transport.dead()) return;
+  Connection& connection = session().connection();
+  if (id_ == 0 || connection.dead()) return;
   const auto failure = kj::runCatchingExceptions([&] {
-    auto request = connection().session().closeRequest();
+    auto request = session().remote().closeRequest();
     request.setSequence(id_);
-    auto call = transport.Send(request, "close");
+    auto call = connection.Send(request, "close");
     // The tail's memory is used again only when the daemon has answered: it may be encoding from there.
     if (!call) return;
-    transport.Forget(std::move(*call), [tail = std::move(tail_)](auto&) {});
-    transport.Push();
+    connection.Forget(std::move(*call), [tail = std::move(tail_)](auto&) {});
+    connection.Push();
   });
-  static_cast<void>(failure);  // a dead connection ends the sequence too
+  static_cast<void>(failure);  // a dead session ends the sequence too
 }
 
 }  // namespace kvant::client

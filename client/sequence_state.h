@@ -13,16 +13,16 @@
 #include <kvant/client.h>
 
 #include "client/store_state.h"
-#include "protocol/seal_schedule.h"
-#include "protocol/tail_layout.h"
+#include "quantizers/sequence/ring.h"
+#include "quantizers/sequence/schedule.h"
 
 namespace kvant::client {
 
-/// Owning thread only; the caller has passed Transport::Enter.
+/// Owning thread only; the caller has passed Connection::Enter.
 ///
 /// Local placement: the client keeps the tokens of its advances until a block falls due, tells the daemon all of them in one
 /// call that is answered when that block is encoded, and looks at the answer when the block must switch. Both sides evaluate
-/// protocol::ScheduledSeals on the same lengths, so both read the same blocks as codes.
+/// quantizers::ScheduledSeals on the same lengths, so both read the same blocks as codes.
 class SequenceState {
  public:
   static Result<std::shared_ptr<SequenceState>> Open(std::shared_ptr<StoreState> store, std::span<const TokenId> tokens,
@@ -39,7 +39,7 @@ class SequenceState {
 
   [[nodiscard]] StoreState& store() const noexcept { return *store_; }
   [[nodiscard]] const std::shared_ptr<StoreState>& shared_store() const noexcept { return store_; }
-  [[nodiscard]] Connection& connection() const noexcept { return store_->connection(); }
+  [[nodiscard]] Session& session() const noexcept { return store_->session(); }
   [[nodiscard]] const SequenceOptions& options() const noexcept { return options_; }
   [[nodiscard]] bool local() const noexcept { return options_.placement == Placement::kLocal && !read_only_; }
   [[nodiscard]] bool read_only() const noexcept { return read_only_; }
@@ -99,7 +99,7 @@ class SequenceState {
   std::uint64_t prefix_hit_tokens_ = 0;
   std::uint64_t switched_ = 0;  ///< blocks read as codes
   ArenaMemory tail_;
-  protocol::TailLayout layout_;
+  quantizers::TailLayout layout_;
   std::size_t reserved_ = 0;
   std::size_t reserved_layers_copied_ = 0;  ///< of the reserved rows, layers that Append filled
   std::vector<bool> layer_copied_;

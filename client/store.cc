@@ -21,8 +21,8 @@ Store& Store::operator=(Store&& other) noexcept {
 
 Store::~Store() {
   if (!impl_) return;
-  client::Transport& transport = impl_->state->connection().transport();
-  client::Dispose(transport, std::shared_ptr<void>(std::move(impl_)));
+  client::Connection& connection = impl_->state->session().connection();
+  client::Dispose(connection, std::shared_ptr<void>(std::move(impl_)));
 }
 
 const StoreInfo& Store::info() const noexcept {
@@ -33,7 +33,7 @@ const StoreInfo& Store::info() const noexcept {
 Result<Sequence> Store::Open(std::span<const TokenId> tokens, const SequenceOptions& options) {
   return Guard("open sequence", [&]() -> Result<Sequence> {
     if (!impl_) return MovedFrom("open sequence");
-    if (auto entered = impl_->state->connection().transport().Enter("open sequence"); !entered) return entered.error();
+    if (auto entered = impl_->state->session().connection().Enter("open sequence"); !entered) return entered.error();
     auto state = client::SequenceState::Open(impl_->state, tokens, options);
     if (!state) return state.error();
     return Sequence(std::make_unique<Sequence::Impl>(Sequence::Impl{std::move(*state)}));
@@ -43,7 +43,7 @@ Result<Sequence> Store::Open(std::span<const TokenId> tokens, const SequenceOpti
 Result<Sequence> Store::Fork(SequenceId source, std::optional<std::uint64_t> length, const SequenceOptions& options) {
   return Guard("fork", [&]() -> Result<Sequence> {
     if (!impl_) return MovedFrom("fork");
-    if (auto entered = impl_->state->connection().transport().Enter("fork"); !entered) return entered.error();
+    if (auto entered = impl_->state->session().connection().Enter("fork"); !entered) return entered.error();
     auto state = client::SequenceState::ForkOf(impl_->state, source, length, options);
     if (!state) return state.error();
     return Sequence(std::make_unique<Sequence::Impl>(Sequence::Impl{std::move(*state)}));
@@ -53,7 +53,7 @@ Result<Sequence> Store::Fork(SequenceId source, std::optional<std::uint64_t> len
 Result<Sequence> Store::Read(SequenceId source) {
   return Guard("read sequence", [&]() -> Result<Sequence> {
     if (!impl_) return MovedFrom("read sequence");
-    if (auto entered = impl_->state->connection().transport().Enter("read sequence"); !entered) return entered.error();
+    if (auto entered = impl_->state->session().connection().Enter("read sequence"); !entered) return entered.error();
     auto state = client::SequenceState::Read(impl_->state, source);
     if (!state) return state.error();
     return Sequence(std::make_unique<Sequence::Impl>(Sequence::Impl{std::move(*state)}));

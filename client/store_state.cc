@@ -29,11 +29,11 @@ std::optional<protocol::Digest> ParseDigest(std::string_view hex) noexcept {
 
 }  // namespace
 
-Result<std::shared_ptr<StoreState>> StoreState::Open(std::shared_ptr<Connection> connection, const StoreSpec& spec) {
+Result<std::shared_ptr<StoreState>> StoreState::Open(std::shared_ptr<Session> session, const StoreSpec& spec) {
   const std::string operation = "open store \"" + spec.name + "\"";
-  std::shared_ptr<StoreState> store(new StoreState(std::move(connection), spec));
-  Connection& link = *store->connection_;
-  auto request = link.session().openStoreRequest();
+  std::shared_ptr<StoreState> store(new StoreState(std::move(session), spec));
+  Session& link = *store->session_;
+  auto request = link.remote().openStoreRequest();
   wire::WriteStoreSpec(spec, request.initSpec());
   ArenaMemory artifact;
   if (!spec.plan.artifact.empty()) {
@@ -46,7 +46,7 @@ Result<std::shared_ptr<StoreState>> StoreState::Open(std::shared_ptr<Connection>
     range.setOffset(*link.ArenaOffset(artifact.data(), spec.plan.artifact.size()));
     range.setBytes(spec.plan.artifact.size());
   }
-  auto answer = link.transport().Call(request, operation);
+  auto answer = link.connection().Call(request, operation);
   if (!answer) return answer.error();
   if (answer->isError()) return wire::ReadError(answer->getError());
   const auto opened = answer->getOk();
@@ -84,21 +84,21 @@ Result<std::shared_ptr<const Slab>> StoreState::FindSlab(std::uint32_t index) {
   // Mappings that no sequence looks into any more would keep memory alive that the daemon has given back.
   std::erase_if(slabs_, [](const auto& entry) { return entry.second.use_count() == 1; });
   const std::string operation = "map slab " + std::to_string(index) + " of store \"" + spec_.name + "\"";
-  auto request = connection_->session().slabsRequest();
+  auto request = session_->remote().slabsRequest();
   request.setStore(id_);
   request.setFrom(index);
-  auto answer = connection_->transport().Call(request, operation);
+  auto answer = session_->connection().Call(request, operation);
   if (!answer) return answer.error();
   if (answer->isError()) return wire::ReadError(answer->getError());
   for (const auto info : answer->getOk()) {
     if (slabs_.contains(info.getIndex())) continue;
-    auto fd = connection_->transport().TakeFd(info.getSegment(), operation);
+    auto fd = session_->connection().TakeFd(info.getSegment(), operation);
     if (!fd) return fd.error();
     const protocol::UniqueFd owned(*fd);
     auto segment = protocol::MapSegment(owned.get(), {.kind = protocol::SegmentKind::kSlab,
                                                       .access = protocol::Access::kReadOnly,
                                                       .bytes = info.getBytes(),
-                                                      .boot_token = connection_->daemon().boot_token,
+                                                      .boot_token = session_->daemon().boot_token,
                                                       .identity = identity_});
     if (!segment) return Error{segment.error().code, operation + ": " + segment.error().message};
     auto header = protocol::ReadSlabHeader(segment->data(), segment->size());
@@ -144,7 +144,7 @@ void StoreState::MapPagesAround(const SlotView& slot) {
   const protocol::SlabHeader& shape = slot.slab->header;
   const std::byte* const begin = slot.payload - protocol::PayloadOffset(spec_.block_tokens);
   const auto left = static_cast<std::size_t>(slot.slab->segment.data() + slot.slab->segment.size() - begin);
-  connection_->housekeeper().MapPages(slot.slab, begin, std::min<std::size_t>(left, kSlotsAhead * shape.slot_bytes));
+  session_->housekeeper().MapPages(slot.slab, begin, std::min<std::size_t>(left, kSlotsAhead * shape.slot_bytes));
 }
 
 }  // namespace kvant::client

@@ -9,7 +9,7 @@
 
 #include <kvant/client.h>
 
-#include "client/connection.h"
+#include "client/session.h"
 #include "protocol/mapped_segment.h"
 #include "quantizers/plan.h"
 
@@ -31,10 +31,10 @@ struct SlotView {
 /// Shared by the Store handle and the sequences opened from it. Owning thread only.
 class StoreState {
  public:
-  static Result<std::shared_ptr<StoreState>> Open(std::shared_ptr<Connection> connection, const StoreSpec& spec);
+  static Result<std::shared_ptr<StoreState>> Open(std::shared_ptr<Session> session, const StoreSpec& spec);
 
-  [[nodiscard]] Connection& connection() const noexcept { return *connection_; }
-  [[nodiscard]] const std::shared_ptr<Connection>& shared_connection() const noexcept { return connection_; }
+  [[nodiscard]] Session& session() const noexcept { return *session_; }
+  [[nodiscard]] const std::shared_ptr<Session>& shared_session() const noexcept { return session_; }
   [[nodiscard]] std::uint32_t id() const noexcept { return id_; }
   [[nodiscard]] const StoreSpec& spec() const noexcept { return spec_; }
   [[nodiscard]] const StoreInfo& info() const noexcept { return info_; }
@@ -48,10 +48,10 @@ class StoreState {
   void MapPagesAround(const SlotView& slot);
 
  private:
-  StoreState(std::shared_ptr<Connection> connection, const StoreSpec& spec) : connection_(std::move(connection)), spec_(spec) {}
+  StoreState(std::shared_ptr<Session> session, const StoreSpec& spec) : session_(std::move(session)), spec_(spec) {}
   Result<std::shared_ptr<const Slab>> FindSlab(std::uint32_t index);
 
-  const std::shared_ptr<Connection> connection_;
+  const std::shared_ptr<Session> session_;
   StoreSpec spec_;
   std::uint32_t id_ = 0;
   StoreInfo info_;

@@ -10,8 +10,8 @@ namespace {
 
 bool FitsU32(std::size_t n) noexcept { return n <= UINT32_MAX; }
 
-void WriteTensor(const Connection& connection, const ConstTensorView& view, std::uint64_t offset, wire::Tensor::Builder to) {
-  to.setArena(connection.arena_id());
+void WriteTensor(const Session& session, const ConstTensorView& view, std::uint64_t offset, wire::Tensor::Builder to) {
+  to.setArena(session.arena_id());
   to.setElementType(wire::WriteElementType(view.type));
   to.setOffset(offset);
   to.setTokens(static_cast<std::uint32_t>(view.tokens));
@@ -78,40 +78,40 @@ void CopyElements(const ConstTensorView& from, const TensorView& to) noexcept {
   }
 }
 
-Result<void> PlaceInput(Connection& connection, const ConstTensorView& view, wire::Tensor::Builder to) {
-  if (const auto offset = connection.ArenaOffset(view.data, *ExtentBytes(view))) {
-    WriteTensor(connection, view, *offset, to);
-    connection.counters().bytes_zero_copy += PayloadBytes(view);
+Result<void> PlaceInput(Session& session, const ConstTensorView& view, wire::Tensor::Builder to) {
+  if (const auto offset = session.ArenaOffset(view.data, *ExtentBytes(view))) {
+    WriteTensor(session, view, *offset, to);
+    session.counters().bytes_zero_copy += PayloadBytes(view);
     return {};
   }
   const std::size_t bytes = PayloadBytes(view);
-  auto place = connection.Scratch(bytes);
+  auto place = session.Scratch(bytes);
   if (!place) return place.error();
   const TensorView staged = Adjacent(view, *place);
   CopyElements(view, staged);
-  connection.counters().bytes_copied += bytes;
-  WriteTensor(connection, AsConst(staged), *connection.ArenaOffset(*place, bytes), to);
+  session.counters().bytes_copied += bytes;
+  WriteTensor(session, AsConst(staged), *session.ArenaOffset(*place, bytes), to);
   return {};
 }
 
-Result<PlacedOutput> PlaceOutput(Connection& connection, const TensorView& view, wire::Tensor::Builder to) {
+Result<PlacedOutput> PlaceOutput(Session& session, const TensorView& view, wire::Tensor::Builder to) {
   const std::size_t bytes = PayloadBytes(AsConst(view));
-  if (const auto offset = connection.ArenaOffset(view.data, *ExtentBytes(AsConst(view)))) {
-    WriteTensor(connection, AsConst(view), *offset, to);
-    connection.counters().bytes_zero_copy += bytes;
+  if (const auto offset = session.ArenaOffset(view.data, *ExtentBytes(AsConst(view)))) {
+    WriteTensor(session, AsConst(view), *offset, to);
+    session.counters().bytes_zero_copy += bytes;
     return PlacedOutput{.wanted = view, .staged = {}};
   }
-  auto place = connection.Scratch(bytes);
+  auto place = session.Scratch(bytes);
   if (!place) return place.error();
   const TensorView staged = Adjacent(AsConst(view), *place);
-  WriteTensor(connection, AsConst(staged), *connection.ArenaOffset(*place, bytes), to);
+  WriteTensor(session, AsConst(staged), *session.ArenaOffset(*place, bytes), to);
   return PlacedOutput{.wanted = view, .staged = staged};
 }
 
-void FinishOutput(Connection& connection, const PlacedOutput& output) {
+void FinishOutput(Session& session, const PlacedOutput& output) {
   if (output.staged.data == nullptr) return;
   CopyElements(AsConst(output.staged), output.wanted);
-  connection.counters().bytes_copied += PayloadBytes(AsConst(output.wanted));
+  session.counters().bytes_copied += PayloadBytes(AsConst(output.wanted));
 }
 
 }  // namespace kvant::client

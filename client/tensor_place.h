@@ -1,4 +1,4 @@
-// Tensors as the wire names them: places in the arena. Those that lie elsewhere are staged through the connection's scratch.
+// Tensors as the wire names them: places in the arena. Those that lie elsewhere are staged through the session's scratch.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 #include <kvant/result.h>
 #include <kvant/tensor.h>
 
-#include "client/connection.h"
+#include "client/session.h"
 
 namespace kvant::client {
 
@@ -26,14 +26,14 @@ namespace kvant::client {
 void CopyElements(const ConstTensorView& from, const TensorView& to) noexcept;
 
 /// The place of an input in the arena, copied there if need be (counted).
-[[nodiscard]] Result<void> PlaceInput(Connection& connection, const ConstTensorView& view, wire::Tensor::Builder to);
+[[nodiscard]] Result<void> PlaceInput(Session& session, const ConstTensorView& view, wire::Tensor::Builder to);
 
 /// An output on its way: where the daemon writes it, and where the caller wants it.
 struct PlacedOutput {
   TensorView wanted;
   TensorView staged;  ///< data null: the daemon writes in place
 };
-[[nodiscard]] Result<PlacedOutput> PlaceOutput(Connection& connection, const TensorView& view, wire::Tensor::Builder to);
-void FinishOutput(Connection& connection, const PlacedOutput& output);
+[[nodiscard]] Result<PlacedOutput> PlaceOutput(Session& session, const TensorView& view, wire::Tensor::Builder to);
+void FinishOutput(Session& session, const PlacedOutput& output);
 
 }  // namespace kvant::client

@@ -30,7 +30,8 @@ Result<std::uint64_t> ParseByteSize(std::string_view text) {
   };
   double number = 0;
   const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
-  if (error != std::errc{} || !std::isfinite(number)) return refused("a number with KiB, MiB, GiB or TiB was expected, such as 512MiB");
+  if (error != std::errc{} || !std::isfinite(number))
+    return refused("a number with KiB, MiB, GiB or TiB was expected, such as 512MiB");
   if (number < 0) return refused("a size cannot be negative");
   const std::string_view unit_name(rest, static_cast<std::size_t>(text.data() + text.size() - rest));
   for (const Unit& unit : kUnits) {

@@ -16,9 +16,9 @@
 
 #include <kj/exception.h>
 
-#include "daemon/budget.h"
-#include "daemon/event_loop.h"
 #include "daemon/listener.h"
+#include "daemon/memory/budget.h"
+#include "daemon/server.h"
 #include "protocol/memfd.h"
 #include "protocol/socket_address.h"
 #include "protocol/system_error.h"
@@ -31,11 +31,13 @@ constexpr std::chrono::milliseconds kMaxLease{std::chrono::hours(24)};
 
 Result<void> CheckOptions(const DaemonOptions& options) {
   if (options.lease < kMinLease || options.lease > kMaxLease) {
-    return Error{ErrorCode::kInvalidArgument, "start daemon: lease of " + std::to_string(options.lease.count()) + " ms; allowed are " +
-                                                  std::to_string(kMinLease.count()) + " to " + std::to_string(kMaxLease.count())};
+    return Error{ErrorCode::kInvalidArgument, "start daemon: lease of " + std::to_string(options.lease.count()) +
+                                                  " ms; allowed are " + std::to_string(kMinLease.count()) + " to " +
+                                                  std::to_string(kMaxLease.count())};
   }
   if (options.spin.count() < 0) {
-    return Error{ErrorCode::kInvalidArgument, "start daemon: spin of " + std::to_string(options.spin.count()) + " us is negative"};
+    return Error{ErrorCode::kInvalidArgument,
+                 "start daemon: spin of " + std::to_string(options.spin.count()) + " us is negative"};
   }
   if (options.workers > 1024) {
     return Error{ErrorCode::kInvalidArgument, "start daemon: " + std::to_string(options.workers) + " workers; at most 1024"};
@@ -49,9 +51,9 @@ Result<void> CheckOptions(const DaemonOptions& options) {
 struct Daemon::Impl {
   std::mutex mutex;
   std::condition_variable ended_changed;
-  daemon::EventLoop* loop = nullptr;  // guarded by mutex
-  bool ended = false;                 // guarded by mutex
-  std::optional<Error> fault;         // guarded by mutex
+  daemon::Server* loop = nullptr;  // guarded by mutex
+  bool ended = false;              // guarded by mutex
+  std::optional<Error> fault;      // guarded by mutex
   std::thread thread;
 
   ~Impl() {
@@ -69,17 +71,17 @@ struct Daemon::Impl {
             protocol::UniqueFd eventfd, std::promise<Result<void>> started) {
     bool told = false;
     const auto serve = [&] {
-      daemon::EventLoop here(options, std::move(budget), std::move(listener), std::move(eventfd));
-      SetLoop(&here);
+      daemon::Server here(options, std::move(budget), std::move(listener), std::move(eventfd));
+      SetServer(&here);
       started.set_value({});
       told = true;
       try {
         here.Run();
       } catch (...) {
-        SetLoop(nullptr);
+        SetServer(nullptr);
         throw;
       }
-      SetLoop(nullptr);
+      SetServer(nullptr);
     };
     std::string what;
     try {
@@ -100,7 +102,7 @@ struct Daemon::Impl {
     ended_changed.notify_all();
   }
 
-  void SetLoop(daemon::EventLoop* to) {
+  void SetServer(daemon::Server* to) {
     const std::lock_guard lock(mutex);
     loop = to;
   }
@@ -128,10 +130,11 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
   std::promise<Result<void>> promise;
   auto started = promise.get_future();
   try {
-    impl->thread = std::thread([impl = impl.get(), options = std::move(options), budget = *std::move(budget), listener = std::move(listener),
-                                eventfd = std::move(eventfd), promise = std::move(promise)]() mutable {
-      impl->Main(options, std::move(budget), std::move(listener), std::move(eventfd), std::move(promise));
-    });
+    impl->thread =
+        std::thread([impl = impl.get(), options = std::move(options), budget = *std::move(budget),
+                     listener = std::move(listener), eventfd = std::move(eventfd), promise = std::move(promise)]() mutable {
+          impl->Main(options, std::move(budget), std::move(listener), std::move(eventfd), std::move(promise));
+        });
   } catch (const std::system_error& failure) {
     return Error{ErrorCode::kSystem, std::string("start daemon: thread: ") + failure.what()};
   }

@@ -35,7 +35,8 @@ Result<protocol::UniqueFd> TakeLock(const std::string& path) {
     protocol::UniqueFd lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!lock.valid()) {
       const int error = errno;
-      return SystemError("listen at \"" + path + "\": " + (error == ENOENT ? "its directory does not exist" : "open " + lock_path), error);
+      return SystemError(
+          "listen at \"" + path + "\": " + (error == ENOENT ? "its directory does not exist" : "open " + lock_path), error);
     }
     if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
       const int error = errno;

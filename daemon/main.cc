@@ -10,12 +10,12 @@
 #include <system_error>
 #include <thread>
 
-#include <CLI/CLI.hpp>
 #include <pthread.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <CLI/CLI.hpp>
 
 #include <kvant/daemon.h>
 
@@ -41,7 +41,8 @@ struct DefaultSocket {
 /// $XDG_RUNTIME_DIR/kvant/kvantd.sock, or /run/kvant/kvantd.sock where there is no such directory.
 DefaultSocket FindDefaultSocket() {
   const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-  const std::string directory = (runtime != nullptr && *runtime != '\0' ? std::string(runtime) : std::string("/run")) + "/kvant";
+  const std::string directory =
+      (runtime != nullptr && *runtime != '\0' ? std::string(runtime) : std::string("/run")) + "/kvant";
   return {directory + "/kvantd.sock", directory};
 }
 
@@ -107,12 +108,15 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "kvantd " KVANT_VERSION);
   app.add_option("--socket", options.socket, "Where to listen: PATH or unix:PATH")->capture_default_str();
   app.add_option("--budget", budget, "Memory of all stores together, metadata included; KiB, MiB, GiB")->capture_default_str();
-  app.add_option("--workers", options.workers, "Threads that seal blocks and help attend; 0: as many as cores")->capture_default_str();
+  app.add_option("--workers", options.workers, "Threads that seal blocks and help attend; 0: as many as cores")
+      ->capture_default_str();
   app.add_option("--lease", lease_ms, "Milliseconds after which a client that hangs is dropped")
       ->check(CLI::Range(std::int64_t{10}, std::int64_t{86'400'000}))
       ->capture_default_str();
-  app.add_option("--spin", spin_us, "Microseconds to look out for the next request before sleeping; takes a core while clients are busy, saves a wake-up "
-                 "per call. 0: sleep at once, which suits machines of few cores")
+  app.add_option(
+         "--spin", spin_us,
+         "Microseconds to look out for the next request before sleeping; takes a core while clients are busy, saves a wake-up "
+         "per call. 0: sleep at once, which suits machines of few cores")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1'000'000}))
       ->capture_default_str();
   app.add_option("--log-level", log_level, "What is logged to stderr")

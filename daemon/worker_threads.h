@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "daemon/job_runner.h"
+#include "daemon/memory/job_runner.h"
 
 namespace kvant::daemon {
 

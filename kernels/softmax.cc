@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "kernels/prefetch.h"
+#include "kernels/machine/prefetch.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/softmax.cc"

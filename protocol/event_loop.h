@@ -38,8 +38,8 @@ class EventLoop {
   [[nodiscard]] kj::Timer& timer() noexcept { return port_.getTimer(); }
 
   /// How long to look out, whenever there is nothing left to do, before sleeping. 0: sleep at once. A loop that spins in vain
-  /// (answers take longer, or the peer waits for this very processor, as schedulers like to arrange it on machines of few cores)
-  /// soon tries it seldom. It never yields instead: a thread that computes would keep the processor for milliseconds.
+  /// (answers take longer, or the peer waits for this very processor, as schedulers like to arrange it on machines of few
+  /// cores) soon tries it seldom. It never yields instead: a thread that computes would keep the processor for milliseconds.
   void set_spin(std::chrono::nanoseconds spin) noexcept { spin_ = spin; }
 
   using TimePoint = std::chrono::steady_clock::time_point;

@@ -25,13 +25,13 @@ using Digest = std::array<std::uint8_t, 16>;  ///< XXH3-128, canonical (big-endi
 struct SlabHeader {
   std::uint64_t magic;
   std::uint32_t layout_version;
-  std::uint32_t slab_index;   ///< within its store, never reused
-  std::uint64_t slab_bytes;   ///< of the whole segment, a multiple of 4096
-  std::uint64_t slot_bytes;   ///< of one slot, a multiple of 64
+  std::uint32_t slab_index;  ///< within its store, never reused
+  std::uint64_t slab_bytes;  ///< of the whole segment, a multiple of 4096
+  std::uint64_t slot_bytes;  ///< of one slot, a multiple of 64
   std::uint32_t slot_count;
   std::uint32_t block_tokens;
-  Digest identity;            ///< of the store
-  std::uint64_t boot_token;   ///< of the daemon that made it
+  Digest identity;           ///< of the store
+  std::uint64_t boot_token;  ///< of the daemon that made it
 };
 static_assert(sizeof(SlabHeader) == 64 && std::is_trivially_copyable_v<SlabHeader>);
 static_assert(offsetof(SlabHeader, identity) == 40);
@@ -49,16 +49,16 @@ struct BlockHeader {
   BlockKind kind;
   std::uint16_t layout_version;
   std::uint32_t token_count;
-  std::uint32_t element_type;     ///< of kSinks rows (ElementType); 0 for kCodes
-  Digest identity;                ///< of the store
-  Digest chain;                   ///< hash of parent chain and this block's tokens
-  Digest parent;                  ///< chain of the block before; the identity digest for the first
-  std::uint64_t first_position;   ///< absolute token position, a multiple of block_tokens
-  std::uint64_t generation;       ///< counts uses of the slot; never repeats within a daemon
+  std::uint32_t element_type;    ///< of kSinks rows (ElementType); 0 for kCodes
+  Digest identity;               ///< of the store
+  Digest chain;                  ///< hash of parent chain and this block's tokens
+  Digest parent;                 ///< chain of the block before; the identity digest for the first
+  std::uint64_t first_position;  ///< absolute token position, a multiple of block_tokens
+  std::uint64_t generation;      ///< counts uses of the slot; never repeats within a daemon
   std::uint64_t payload_bytes;
-  std::uint64_t payload_checksum; ///< XXH3-64 of the payload
-  std::uint8_t reserved[24];      ///< zero
-  std::uint64_t header_checksum;  ///< XXH3-64 of everything before this field and of the token ids
+  std::uint64_t payload_checksum;  ///< XXH3-64 of the payload
+  std::uint8_t reserved[24];       ///< zero
+  std::uint64_t header_checksum;   ///< XXH3-64 of everything before this field and of the token ids
 };
 static_assert(sizeof(BlockHeader) == 128 && std::is_trivially_copyable_v<BlockHeader>);
 static_assert(offsetof(BlockHeader, identity) == 16 && offsetof(BlockHeader, chain) == 32);

@@ -37,15 +37,16 @@ Result<std::string> ParseSocketPath(std::string_view address) {
   std::string_view path = address;
   if (path.starts_with(kScheme)) path.remove_prefix(kScheme.size());
   if (path.empty()) {
-    return Error{ErrorCode::kInvalidArgument, "socket address \"" + std::string(address) + "\" has no path (PATH or unix:PATH)"};
+    return Error{ErrorCode::kInvalidArgument,
+                 "socket address \"" + std::string(address) + "\" has no path (PATH or unix:PATH)"};
   }
   if (path.find('\0') != std::string_view::npos) {
     return Error{ErrorCode::kInvalidArgument, "socket address holds a NUL byte at " + std::to_string(path.find('\0'))};
   }
   if (path.size() > kMaxPathBytes) {
-    return Error{ErrorCode::kInvalidArgument, "socket path \"" + std::string(path) + "\" is too long: " +
-                                                  std::to_string(path.size()) + " bytes, a unix socket takes " +
-                                                  std::to_string(kMaxPathBytes)};
+    return Error{ErrorCode::kInvalidArgument, "socket path \"" + std::string(path) +
+                                                  "\" is too long: " + std::to_string(path.size()) +
+                                                  " bytes, a unix socket takes " + std::to_string(kMaxPathBytes)};
   }
   return std::string(path);
 }

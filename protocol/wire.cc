@@ -52,8 +52,8 @@ kvant::Result<kvant::ElementType> ReadElementType(ElementType from) {
     case ElementType::F16: return kvant::ElementType::kF16;
     case ElementType::BF16: return kvant::ElementType::kBF16;
   }
-  return kvant::Error{ErrorCode::kInvalidArgument,
-                      "element type " + std::to_string(static_cast<unsigned>(from)) + " is unknown (f32 = 0, f16 = 1, bf16 = 2)"};
+  return kvant::Error{ErrorCode::kInvalidArgument, "element type " + std::to_string(static_cast<unsigned>(from)) +
+                                                       " is unknown (f32 = 0, f16 = 1, bf16 = 2)"};
 }
 
 ElementType WriteElementType(kvant::ElementType type) noexcept {
@@ -94,8 +94,8 @@ kvant::Result<kvant::StoreSpec> ReadStoreSpec(StoreSpec::Reader from) {
   spec.plan.keys = Str(from.getKeys());
   spec.plan.values = Str(from.getValues());
   for (auto override_ : from.getOverrides()) {
-    spec.plan.overrides.push_back({override_.getFirstLayer(), override_.getLastLayer(), Str(override_.getKeys()),
-                                   Str(override_.getValues())});
+    spec.plan.overrides.push_back(
+        {override_.getFirstLayer(), override_.getLastLayer(), Str(override_.getKeys()), Str(override_.getValues())});
   }
   return spec;
 }
@@ -138,7 +138,8 @@ kvant::Error FromException(const kj::Exception& exception, std::string_view oper
     case kj::Exception::Type::DISCONNECTED:
       return {ErrorCode::kDisconnected, where + "the daemon at " + std::string(peer) + " is gone (" + what + ")"};
     case kj::Exception::Type::UNIMPLEMENTED:
-      return {ErrorCode::kVersionMismatch, where + "the daemon at " + std::string(peer) + " does not know this call (" + what + ")"};
+      return {ErrorCode::kVersionMismatch,
+              where + "the daemon at " + std::string(peer) + " does not know this call (" + what + ")"};
     case kj::Exception::Type::OVERLOADED:
     case kj::Exception::Type::FAILED: break;
   }

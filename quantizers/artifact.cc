@@ -14,7 +14,7 @@
 
 #include <kvant/tensor.h>
 
-#include "kernels/rows.h"
+#include "kernels/raw/rows.h"
 
 namespace kvant::quantizers {
 namespace {

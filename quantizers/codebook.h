@@ -1,13 +1,13 @@
 // Lloyd-Max codebooks (Lloyd 1982, Max 1960) from their laws, and the error that rotated Lloyd codes have. Slow (milliseconds
-// to a second): for declared errors, calibration and tests; stored codes use the integer tables of kernels/lloyd_table.h.
+// to a second): for declared errors, calibration and tests; stored codes use the integer tables of kernels/lloyd/table.h.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <vector>
 
-#include "kernels/lloyd_encode.h"
-#include "kernels/lloyd_table.h"
+#include "kernels/lloyd/encode.h"
+#include "kernels/lloyd/table.h"
 
 namespace kvant::quantizers {
 

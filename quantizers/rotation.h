@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/hadamard.h"
+#include "kernels/rotation/hadamard.h"
 #include "quantizers/codec.h"
 
 namespace kvant::quantizers {

@@ -1,7 +1,7 @@
 // int8: every row rounded to 8-bit integers against its own largest magnitude.
 //
 // Row x: scale s = max|x| / 127 as ufloat16 (kernels/ufloat16.h), codes c = round(x / s) in [-127, 127], x' = s * c.
-// Block: the codes (kernels/int8_layout.h: keys in tiles of 16 tokens, values in quads of 4), block_tokens * head_dim bytes;
+// Block: the codes (kernels/int8/layout.h: keys in tiles of 16 tokens, values in quads of 4), block_tokens * head_dim bytes;
 // then block_tokens ufloat16 scales. bits per element: 8 + 16 / head_dim.
 //
 // Rounding the query to 15 bits adds a relative noise of at most d / (12 * 16256^2) to a score's, the weights likewise: below
@@ -11,12 +11,12 @@
 #include <memory>
 #include <string>
 
-#include "kernels/int16_rows.h"
-#include "kernels/int8_accumulate.h"
-#include "kernels/int8_encode.h"
-#include "kernels/int8_layout.h"
-#include "kernels/int8_score.h"
-#include "kernels/rows.h"
+#include "kernels/int8/accumulate.h"
+#include "kernels/int8/encode.h"
+#include "kernels/int8/int16_rows.h"
+#include "kernels/int8/layout.h"
+#include "kernels/int8/score.h"
+#include "kernels/raw/rows.h"
 #include "kernels/ufloat16.h"
 #include "quantizers/codec.h"
 

@@ -6,9 +6,9 @@
 #include <memory>
 #include <string>
 
-#include "kernels/dot.h"
-#include "kernels/rows.h"
-#include "kernels/weighted_sum.h"
+#include "kernels/raw/dot.h"
+#include "kernels/raw/rows.h"
+#include "kernels/raw/weighted_sum.h"
 #include "quantizers/codec.h"
 
 namespace kvant::quantizers {
@@ -88,7 +88,8 @@ class RawValues final : public ValueCodec {
   [[nodiscard]] std::size_t accumulator_floats() const noexcept override { return raw_.dim(); }
   [[nodiscard]] std::size_t accumulate_scratch_bytes(std::size_t) const noexcept override { return 0; }
   void Accumulate(std::size_t, const float* weights, std::size_t stride, std::size_t n, const std::byte* block, float* acc,
-                  std::size_t acc_stride, std::byte* /*scratch*/, const std::byte* next, std::size_t next_bytes) const override {
+                  std::size_t acc_stride, std::byte* /*scratch*/, const std::byte* next,
+                  std::size_t next_bytes) const override {
     kernels::WeightedSumRows(weights, stride, n, raw_.View(block), acc, acc_stride, next, next_bytes);
   }
   void Finish(std::size_t, const float* acc, std::size_t acc_stride, const float* /*weight_sums*/, std::size_t n,

@@ -3,12 +3,12 @@
 // least squared error (the scales of EDEN, arXiv 2108.08842 and 2604.18555).
 //
 //   x (optionally x - mean) -> y = Q x -> z = y * unit * sqrt(dim) / |x| -> code per dim -> reads back as
-//   scale * Q' c / (unit * sqrt(dim)), c the code's integer centroid (kernels/lloyd_table.h).
+//   scale * Q' c / (unit * sqrt(dim)), c the code's integer centroid (kernels/lloyd/table.h).
 //
-// Block: the codes of block_tokens rows as kernels/lloyd_layout.h lays them out, then block_tokens ufloat16 scales, adjacent,
+// Block: the codes of block_tokens rows as kernels/lloyd/layout.h lays them out, then block_tokens ufloat16 scales, adjacent,
 // little-endian: bits + 16 / head_dim bits per element. Q: RotationRounds rounds of signs and Hadamard mixing
-// (kernels/hadamard.h; while encoding in integers where kernels/lloyd_integer.h says so), its signs from RotationSeed: codec
-// name and version, model, layer, KV head and side. The tests hold golden bytes.
+// (kernels/rotation/hadamard.h; while encoding in integers where kernels/lloyd/integer.h says so), its signs from RotationSeed:
+// codec name and version, model, layer, KV head and side. The tests hold golden bytes.
 //
 // Parameters: bits; center=1 subtracts the mean row of (layer, KV head), tensor "layers.<layer>.keys.mean" or
 // "layers.<layer>.values.mean" of the plan's artifact, [kv_heads, head_dim]; scale picks another meaning of the scale.
@@ -20,12 +20,12 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/lloyd_accumulate.h"
-#include "kernels/lloyd_encode.h"
-#include "kernels/lloyd_query.h"
-#include "kernels/lloyd_score.h"
+#include "kernels/lloyd/accumulate.h"
+#include "kernels/lloyd/encode.h"
+#include "kernels/lloyd/query.h"
+#include "kernels/lloyd/score.h"
+#include "kernels/rotation/unrotate.h"
 #include "kernels/ufloat16.h"
-#include "kernels/unrotate.h"
 #include "quantizers/artifact.h"
 #include "quantizers/codebook.h"
 #include "quantizers/codec.h"

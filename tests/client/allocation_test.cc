@@ -1,5 +1,5 @@
-// In local placement a step allocates nothing; only where the schedule makes the client talk to the daemon, once when a block falls
-// due and once when it switches, Cap'n Proto and the block table may.
+// In local placement a step allocates nothing; only where the schedule makes the client talk to the daemon, once when a block
+// falls due and once when it switches, Cap'n Proto and the block table may.
 #include "tests/support/counted_new.h"
 
 #include <vector>
@@ -8,7 +8,7 @@
 
 #include <kvant/client.h>
 
-#include "protocol/seal_schedule.h"
+#include "quantizers/sequence/schedule.h"
 #include "tests/support/conversation.h"
 #include "tests/support/daemon_env.h"
 
@@ -24,9 +24,9 @@ TEST(AllocationTest, LocalStepsAllocateNothing) {
   const ModelShape& shape = model.shape();
   Client client = env.Connect();
   Store store = client.OpenStore(SpecOf(shape, "turboquant_mse:bits=4", "turboquant_mse:bits=4", kBlockTokens)).value();
-  Conversation talk(client,
-                    store.Open({}, {.placement = Placement::kLocal, .recent_tokens = kRecentTokens, .max_step_tokens = 64}).value(),
-                    model, {}, 64);
+  Conversation talk(
+      client, store.Open({}, {.placement = Placement::kLocal, .recent_tokens = kRecentTokens, .max_step_tokens = 64}).value(),
+      model, {}, 64);
   talk.Feed(RandomTokens(600, 5), 1);
   Tensor q = client.Allocate(1, shape.q_heads, shape.head_dim).value();
   Tensor out = client.Allocate(1, shape.q_heads, shape.head_dim).value();
@@ -35,8 +35,8 @@ TEST(AllocationTest, LocalStepsAllocateNothing) {
   std::size_t allocations_with_daemon = 0;
   for (std::uint64_t length = 600; length < 600 + 3 * kBlockTokens; ++length) {
     const TokenId token = static_cast<TokenId>(length);
-    const bool daemon = protocol::ScheduledSeals(length + 1, kBlockTokens, kRecentTokens) !=
-                        protocol::ScheduledSeals(length, kBlockTokens, kRecentTokens);
+    const bool daemon = quantizers::ScheduledSeals(length + 1, kBlockTokens, kRecentTokens) !=
+                        quantizers::ScheduledSeals(length, kBlockTokens, kRecentTokens);
     const std::size_t before = allocations_of_this_thread;
     const auto rows = talk.sequence().Reserve(1);
     bool good = rows.has_value();

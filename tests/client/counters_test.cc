@@ -63,9 +63,9 @@ TEST(CountersTest, LocalPlacementHasBlocksEncodedWhileTheEngineGoesOn) {
   const FakeModel model{ModelShape{}};
   Client client = env.Connect();
   Store store = client.OpenStore(SpecOf(model.shape(), "int8", "int8", kBlockTokens)).value();
-  Conversation talk(client,
-                    store.Open({}, {.placement = Placement::kLocal, .recent_tokens = kRecentTokens, .max_step_tokens = 64}).value(),
-                    model, {}, 64);
+  Conversation talk(
+      client, store.Open({}, {.placement = Placement::kLocal, .recent_tokens = kRecentTokens, .max_step_tokens = 64}).value(),
+      model, {}, 64);
   talk.Feed(RandomTokens(kBlockTokens + kRecentTokens, 3), 20);  // the first block is due, and nobody waits for it yet
   // Asked from another thread: this one's event loop does not turn, as while an engine computes.
   std::uint64_t sealed = 0;

@@ -1,4 +1,4 @@
-#include "daemon/block_pool.h"
+#include "daemon/memory/block_pool.h"
 
 #include <sys/mman.h>
 #include <unistd.h>

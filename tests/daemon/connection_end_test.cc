@@ -37,7 +37,8 @@ class ConnectionEndTest : public ::testing::Test {
   Figures Stats() {
     auto response = watcher_->Wait(admin_->statsRequest().send());
     const auto stats = response.getStats();
-    return {stats.getSessions(), stats.getSequences(), stats.getLeases(), stats.getArenas(), stats.getArenaBytes(), stats.getDroppedClients()};
+    return {stats.getSessions(), stats.getSequences(),  stats.getLeases(),
+            stats.getArenas(),   stats.getArenaBytes(), stats.getDroppedClients()};
   }
   /// Polls until the session is gone; how long that took.
   milliseconds UntilGone(std::chrono::seconds patience) {

@@ -11,11 +11,11 @@
 #include <utility>
 #include <vector>
 
-#include "daemon/core.h"
-#include "daemon/sequence.h"
-#include "daemon/store.h"
-#include "daemon/store_table.h"
-#include "kernels/rows.h"
+#include "daemon/store/core.h"
+#include "daemon/store/sequence.h"
+#include "daemon/store/store.h"
+#include "daemon/store/store_table.h"
+#include "kernels/raw/rows.h"
 
 namespace kvant::daemon {
 
@@ -71,12 +71,12 @@ inline StoreSpec SmallSpec(std::string name = "small") {
 
 /// A tail in memory of its own.
 inline TailView MakeTail(const StoreSpec& spec, const SequenceConfig& config, ElementType type = ElementType::kF32) {
-  const protocol::TailLayout layout{.layers = spec.layers,
-                                    .kv_heads = spec.kv_heads,
-                                    .head_dim = spec.head_dim,
-                                    .capacity = static_cast<std::uint32_t>(protocol::TailCapacity(
-                                        spec.block_tokens, config.recent_tokens, config.max_step_tokens)),
-                                    .type = type};
+  const quantizers::TailLayout layout{.layers = spec.layers,
+                                      .kv_heads = spec.kv_heads,
+                                      .head_dim = spec.head_dim,
+                                      .capacity = static_cast<std::uint32_t>(quantizers::TailCapacity(
+                                          spec.block_tokens, config.recent_tokens, config.max_step_tokens)),
+                                      .type = type};
   std::shared_ptr<void> memory(::operator new (layout.total_bytes(), std::align_val_t{64}),
                                [](void* p) { ::operator delete (p, std::align_val_t{64}); });
   std::memset(memory.get(), 0xFF, layout.total_bytes());  // NaN until written
@@ -106,7 +106,7 @@ inline std::vector<std::uint64_t> Histories(std::span<const std::uint32_t> token
 }
 
 inline void WriteRows(const TailView& tail, std::span<const std::uint64_t> histories, std::uint64_t first) {
-  const protocol::TailLayout& layout = tail.layout;
+  const quantizers::TailLayout& layout = tail.layout;
   std::vector<float> row(layout.head_dim);
   for (std::uint64_t position = first; position < histories.size(); ++position) {
     for (std::size_t layer = 0; layer < layout.layers; ++layer) {

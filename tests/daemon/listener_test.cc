@@ -183,7 +183,8 @@ TEST(ByteSizeTest, ReadsBinaryUnits) {
 }
 
 TEST(ByteSizeTest, RefusesWhatIsAmbiguousOrSenseless) {
-  for (const char* text : {"", "MiB", "-1MiB", "512MB", "512M", "512 MiB", "1e3", "nan", "inf", "0x10", "9999999TiB", "1MiBs"}) {
+  for (const char* text :
+       {"", "MiB", "-1MiB", "512MB", "512M", "512 MiB", "1e3", "nan", "inf", "0x10", "9999999TiB", "1MiBs"}) {
     auto parsed = ParseByteSize(text);
     EXPECT_FALSE(parsed) << text;
     if (!parsed) {

@@ -1,4 +1,4 @@
-#include "daemon/prefix_index.h"
+#include "daemon/store/prefix_index.h"
 
 #include <deque>
 #include <vector>

@@ -66,8 +66,11 @@ std::uint32_t RpcClient::MakeArena(std::uint64_t bytes) {
   auto segment = response.getOk().getSegment();
   const auto fd = segment.getFd().wait(io_.waitScope);
   KJ_IF_MAYBE (number, fd) {
-    auto mapped = protocol::MapSegment(
-        *number, {.kind = protocol::SegmentKind::kArena, .access = protocol::Access::kReadWrite, .bytes = response.getOk().getBytes(), .boot_token = boot_token_, .identity = {}});
+    auto mapped = protocol::MapSegment(*number, {.kind = protocol::SegmentKind::kArena,
+                                                 .access = protocol::Access::kReadWrite,
+                                                 .bytes = response.getOk().getBytes(),
+                                                 .boot_token = boot_token_,
+                                                 .identity = {}});
     if (mapped) {
       segment_ = std::make_unique<protocol::MappedSegment>(*std::move(mapped));
     } else {
@@ -119,8 +122,8 @@ void FillOptions(wire::SequenceOptions::Builder options, std::uint32_t arena, co
   place.setOffset(tail.offset);
 }
 
-void FillTensor(wire::Tensor::Builder tensor, std::uint32_t arena, std::uint64_t offset, std::uint32_t tokens, std::uint32_t heads,
-                std::uint32_t dim) {
+void FillTensor(wire::Tensor::Builder tensor, std::uint32_t arena, std::uint64_t offset, std::uint32_t tokens,
+                std::uint32_t heads, std::uint32_t dim) {
   tensor.setArena(arena);
   tensor.setElementType(wire::ElementType::F32);
   tensor.setOffset(offset);
@@ -131,8 +134,8 @@ void FillTensor(wire::Tensor::Builder tensor, std::uint32_t arena, std::uint64_t
   tensor.setHeadStride(dim);
 }
 
-capnp::Request<wire::Session::AdvanceParams, wire::Session::AdvanceResults> AdvanceRequest(RpcClient& client, std::uint64_t sequence,
-                                                                                           std::span<const std::uint32_t> tokens) {
+capnp::Request<wire::Session::AdvanceParams, wire::Session::AdvanceResults> AdvanceRequest(
+    RpcClient& client, std::uint64_t sequence, std::span<const std::uint32_t> tokens) {
   auto request = client.session().advanceRequest();
   auto item = request.initItems(1)[0];
   item.setSequence(sequence);

@@ -1,4 +1,5 @@
-// A bare Cap'n Proto client for tests of the daemon's RPC side: says whatever a test wants, also what the client library never would.
+// A bare Cap'n Proto client for tests of the daemon's RPC side: says whatever a test wants, also what the client library never
+// would.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +30,9 @@ struct RpcTail {
   std::uint32_t capacity = 64;
   StoreSpec spec = RpcSpec();
 
-  [[nodiscard]] std::uint64_t bytes() const { return std::uint64_t{spec.layers} * 2 * spec.kv_heads * capacity * spec.head_dim * 4; }
+  [[nodiscard]] std::uint64_t bytes() const {
+    return std::uint64_t{spec.layers} * 2 * spec.kv_heads * capacity * spec.head_dim * 4;
+  }
 };
 
 /// Small and quick to start.
@@ -68,7 +71,8 @@ class RpcClient {
   std::uint32_t OpenStore(const StoreSpec& spec);
   /// Opens a sequence whose tail lies at `tail`, in the arena of number `arena`.
   wire::SequenceState::Reader OpenSequence(std::uint32_t store, std::uint32_t arena, const RpcTail& tail,
-                                           std::span<const std::uint32_t> tokens = {}, wire::Placement placement = wire::Placement::SERVICE);
+                                           std::span<const std::uint32_t> tokens = {},
+                                           wire::Placement placement = wire::Placement::SERVICE);
 
   /// Waits for an answer.
   template <typename Results>
@@ -92,11 +96,11 @@ void FillOptions(wire::SequenceOptions::Builder options, std::uint32_t arena, co
                  wire::Placement placement = wire::Placement::SERVICE);
 
 /// A contiguous f32 tensor at `offset`.
-void FillTensor(wire::Tensor::Builder tensor, std::uint32_t arena, std::uint64_t offset, std::uint32_t tokens, std::uint32_t heads,
-                std::uint32_t dim);
+void FillTensor(wire::Tensor::Builder tensor, std::uint32_t arena, std::uint64_t offset, std::uint32_t tokens,
+                std::uint32_t heads, std::uint32_t dim);
 
 /// An advance request of one item.
-capnp::Request<wire::Session::AdvanceParams, wire::Session::AdvanceResults> AdvanceRequest(RpcClient& client, std::uint64_t sequence,
-                                                                                           std::span<const std::uint32_t> tokens);
+capnp::Request<wire::Session::AdvanceParams, wire::Session::AdvanceResults> AdvanceRequest(
+    RpcClient& client, std::uint64_t sequence, std::span<const std::uint32_t> tokens);
 
 }  // namespace kvant::daemon

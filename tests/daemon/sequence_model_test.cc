@@ -127,7 +127,7 @@ class Model {
       ++full_;
     } else if (live.marks.empty()) {
       EXPECT_GE((*answer)->switched_blocks,
-                protocol::ScheduledSeals(live.held.tokens.size(), 16, live.config.recent_tokens).switched);
+                quantizers::ScheduledSeals(live.held.tokens.size(), 16, live.config.recent_tokens).switched);
     }
   }
 

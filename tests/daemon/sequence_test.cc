@@ -1,4 +1,4 @@
-#include "daemon/sequence.h"
+#include "daemon/store/sequence.h"
 
 #include <cmath>
 #include <cstring>
@@ -45,7 +45,7 @@ TEST_F(SequenceTest, BlocksFallDueAndSwitchAtTheScheduledLengthsAndNoOther) {
       const std::size_t begin = sequence.tokens.size();
       sequence.Advance(std::span(tokens).subspan(begin, std::min(step, tokens.size() - begin)));
       core.encode.RunAll();
-      const auto expected = protocol::ScheduledSeals(sequence.tokens.size(), kBlock, kConfig.recent_tokens);
+      const auto expected = quantizers::ScheduledSeals(sequence.tokens.size(), kBlock, kConfig.recent_tokens);
       EXPECT_EQ(sequence.sequence->switched_blocks(), expected.switched);
       EXPECT_EQ(sequence.sequence->sealed_blocks(), expected.due);
       ASSERT_EQ(sequence.Fault(), "");
@@ -89,7 +89,7 @@ TEST_F(SequenceTest, ResultsDoNotDependOnWhenEncodingsEnd) {
     sequence.Advance(std::span(tokens).subspan(i * 24, 24), &answer);
     for (std::size_t n = core.encode.size(); n-- > 0;) core.encode.RunAt(n);  // last begun, first ended
     ASSERT_TRUE(answer.has_value());
-    EXPECT_EQ((*answer)->switched_blocks, protocol::ScheduledSeals((i + 1) * 24, kBlock, kConfig.recent_tokens).switched);
+    EXPECT_EQ((*answer)->switched_blocks, quantizers::ScheduledSeals((i + 1) * 24, kBlock, kConfig.recent_tokens).switched);
     ASSERT_EQ(sequence.Fault(), "");
   }
 }
@@ -290,7 +290,7 @@ TEST_F(SequenceTest, RewindRestoresBlockTableAndTailBytes) {
   sequence.sequence->Release(90, [&](Result<Advanced> result) { released.emplace(std::move(result)); });
   core.encode.RunAll();
   ASSERT_TRUE(released.has_value());
-  EXPECT_EQ((*released)->switched_blocks, protocol::ScheduledSeals(120, kBlock, kConfig.recent_tokens).switched);
+  EXPECT_EQ((*released)->switched_blocks, quantizers::ScheduledSeals(120, kBlock, kConfig.recent_tokens).switched);
   EXPECT_EQ(sequence.Fault(), "");
   EXPECT_EQ(sequence.sequence->Rewind(90).error().code, ErrorCode::kNotFound);
 }

@@ -1,4 +1,5 @@
-// Stores, sequences and attention over the wire, against plain attention in double and against everything a message can get wrong.
+// Stores, sequences and attention over the wire, against plain attention in double and against everything a message can get
+// wrong.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -24,7 +25,7 @@ using ::testing::HasSubstr;
 
 constexpr std::uint32_t kQHeads = 4;
 constexpr std::uint64_t kArenaBytes = 1 << 20;
-constexpr std::uint64_t kQ = 512 << 10;    // behind the tails
+constexpr std::uint64_t kQ = 512 << 10;  // behind the tails
 constexpr std::uint64_t kOut = 576 << 10;
 constexpr std::uint64_t kLse = 640 << 10;
 constexpr std::uint64_t kRows = 704 << 10;  // for append
@@ -47,7 +48,8 @@ class Reference {
   void Resize(std::size_t n) { rows_.resize(n); }
 
   /// Attention of one query row over positions [0, end); the log-sum-exp in `lse`.
-  std::vector<double> Attend(const float* q, std::size_t q_head, std::size_t layer, std::size_t end, double scale, double* lse) const {
+  std::vector<double> Attend(const float* q, std::size_t q_head, std::size_t layer, std::size_t end, double scale,
+                             double* lse) const {
     const std::size_t head = q_head * spec_.kv_heads / kQHeads;
     std::vector<double> logits(end);
     for (std::size_t p = 0; p < end; ++p) {
@@ -119,7 +121,8 @@ class SessionRpcTest : public ::testing::Test {
   }
 
   using AttendRequest = capnp::Request<wire::Session::AttendParams, wire::Session::AttendResults>;
-  void FillAttend(wire::AttendItem::Builder item, std::uint64_t sequence, std::uint32_t layer, std::uint32_t tokens, std::uint32_t new_tokens) {
+  void FillAttend(wire::AttendItem::Builder item, std::uint64_t sequence, std::uint32_t layer, std::uint32_t tokens,
+                  std::uint32_t new_tokens) {
     item.setSequence(sequence);
     item.setLayer(layer);
     item.setNewTokens(new_tokens);
@@ -139,7 +142,8 @@ class SessionRpcTest : public ::testing::Test {
   Result<void> Attend(AttendRequest& request) { return wire::ReadStatus(client_.Wait(request.send()).getOutcomes()[0]); }
 
   /// Compares an attend of `tokens` queries in every layer with the reference: rows [length, length + new_tokens) are new.
-  void ExpectAttention(std::uint64_t sequence, const Reference& reference, std::size_t length, std::uint32_t tokens, std::uint32_t new_tokens) {
+  void ExpectAttention(std::uint64_t sequence, const Reference& reference, std::size_t length, std::uint32_t tokens,
+                       std::uint32_t new_tokens) {
     std::mt19937_64 random(length * 31 + tokens);
     std::normal_distribution<float> normal;
     const std::size_t dim = tail_.spec.head_dim;
@@ -158,7 +162,8 @@ class SessionRpcTest : public ::testing::Test {
           const auto expected = reference.Attend(client_.floats(kQ) + row * dim, h, layer, end, 0.25, &lse);
           // Sums of a few hundred f32 products with |logit| < 30: relative error below 1e-5.
           EXPECT_NEAR(client_.floats(kLse)[row], lse, 1e-4);
-          for (std::size_t i = 0; i < dim; ++i) ASSERT_NEAR(client_.floats(kOut)[row * dim + i], expected[i], 1e-4) << "layer " << layer;
+          for (std::size_t i = 0; i < dim; ++i)
+            ASSERT_NEAR(client_.floats(kOut)[row * dim + i], expected[i], 1e-4) << "layer " << layer;
         }
       }
     }
@@ -449,7 +454,11 @@ TEST_F(SessionRpcTest, LocalPlacementIsToldItsBlocksOnce) {
   ASSERT_TRUE(fd != nullptr);
   KJ_IF_MAYBE (number, fd) {
     EXPECT_EQ(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, *number, 0), MAP_FAILED);
-    auto mapped = protocol::MapSegment(*number, {.kind = protocol::SegmentKind::kSlab, .access = protocol::Access::kReadOnly, .bytes = listed.getOk()[0].getBytes(), .boot_token = client_.boot_token(), .identity = {}});
+    auto mapped = protocol::MapSegment(*number, {.kind = protocol::SegmentKind::kSlab,
+                                                 .access = protocol::Access::kReadOnly,
+                                                 .bytes = listed.getOk()[0].getBytes(),
+                                                 .boot_token = client_.boot_token(),
+                                                 .identity = {}});
     ASSERT_TRUE(mapped) << mapped.error().message;
     protocol::SlabHeader header{};
     std::memcpy(&header, mapped->data(), sizeof(header));
@@ -601,7 +610,8 @@ TEST_F(SessionRpcTest, TailsThatDoNotFitAreRefused) {
   EXPECT_EQ(refused([](auto o) { o.getTail().setCapacityTokens(0xFFFFFFF0); }).code, ErrorCode::kOutOfRange);
   EXPECT_EQ(refused([](auto o) { o.getTail().setCapacityTokens(0); }).code, ErrorCode::kOutOfRange);
   EXPECT_EQ(refused([](auto o) { o.getTail().setCapacityTokens(65); }).code, ErrorCode::kInvalidArgument);  // no whole blocks
-  EXPECT_EQ(refused([](auto o) { o.getTail().setCapacityTokens(32); }).code, ErrorCode::kInvalidArgument);  // too small for the options
+  EXPECT_EQ(refused([](auto o) { o.getTail().setCapacityTokens(32); }).code,
+            ErrorCode::kInvalidArgument);  // too small for the options
   EXPECT_EQ(refused([](auto o) { o.setRecentTokens(0xFFFFFFFF); }).code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(refused([](auto o) { o.setMaxStepTokens(0xFFFFFFFF); }).code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(refused([](auto o) { o.getTail().setArena(99); }).code, ErrorCode::kNotFound);
@@ -633,12 +643,16 @@ TEST_F(SessionRpcTest, TensorsOutsideTheArenaAreRefused) {
   EXPECT_EQ(refused([](auto i) { i.getQ().setDim(8); }).code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(refused([](auto i) { i.getQ().setHeads(3); }).code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(refused([](auto i) { i.getOut().setHeads(2); }).code, ErrorCode::kInvalidArgument);
-  EXPECT_EQ(refused([](auto i) { i.getQ().setTokens(2), i.getOut().setTokens(2); }).code, ErrorCode::kInvalidArgument);  // without new rows
+  EXPECT_EQ(refused([](auto i) { i.getQ().setTokens(2), i.getOut().setTokens(2); }).code,
+            ErrorCode::kInvalidArgument);  // without new rows
   EXPECT_EQ(refused([](auto i) { i.getQ().setArena(77); }).code, ErrorCode::kNotFound);
-  EXPECT_EQ(refused([](auto i) { i.getQ().setElementType(static_cast<wire::ElementType>(3)); }).code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(refused([](auto i) { i.getQ().setElementType(static_cast<wire::ElementType>(3)); }).code,
+            ErrorCode::kInvalidArgument);
   EXPECT_EQ(refused([](auto i) { i.getLse().setBytes(4); }).code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(refused([](auto i) { i.getLse().setOffset(kHuge - 7); }).code, ErrorCode::kOutOfRange);
-  EXPECT_EQ(refused([&](auto i) { i.initSinkLogits().setArena(arena_), i.getSinkLogits().setOffset(kLse), i.getSinkLogits().setBytes(12); }).code,
+  EXPECT_EQ(refused([&](auto i) {
+              i.initSinkLogits().setArena(arena_), i.getSinkLogits().setOffset(kLse), i.getSinkLogits().setBytes(12);
+            }).code,
             ErrorCode::kInvalidArgument);
   EXPECT_EQ(refused([](auto i) { i.setLayer(2); }).code, ErrorCode::kOutOfRange);
   EXPECT_EQ(refused([](auto i) { i.setNewTokens(1000); }).code, ErrorCode::kTailFull);
@@ -706,7 +720,8 @@ TEST_F(SessionRpcTest, AnotherSessionsSequencesCannotBeChanged) {
   other.Hello();
   const std::vector<std::uint32_t> one{1};
   auto advance = AdvanceRequest(other, id, one);
-  EXPECT_EQ(wire::ReadStatus(other.Wait(advance.send()).getOutcomes()[0].getStatus()).error().code, ErrorCode::kPermissionDenied);
+  EXPECT_EQ(wire::ReadStatus(other.Wait(advance.send()).getOutcomes()[0].getStatus()).error().code,
+            ErrorCode::kPermissionDenied);
   auto close = other.session().closeRequest();
   close.setSequence(id);
   EXPECT_EQ(wire::ReadStatus(other.Wait(close.send())).error().code, ErrorCode::kPermissionDenied);

@@ -7,9 +7,9 @@
 #include <capnp/message.h>
 #include <gtest/gtest.h>
 
-#include "daemon/call_order.h"
-#include "daemon/step_items.h"
-#include "quantizers/worker_team.h"
+#include "daemon/serve/call_order.h"
+#include "daemon/serve/step_items.h"
+#include "quantizers/attention/worker_team.h"
 #include "tests/daemon/core_support.h"
 #include "tests/daemon/rpc_client.h"
 
@@ -68,7 +68,12 @@ class StepAllocationTest : public ::testing::Test {
   TestCore core_;
   quantizers::WorkerTeam team_{0};
   AttendService attend_{team_};
-  Services services_{.core = core_.core, .stores = core_.stores, .attend = attend_, .arena_limit_bytes = 1 << 30, .counters = {}, .sessions = {}};
+  Services services_{.core = core_.core,
+                     .stores = core_.stores,
+                     .attend = attend_,
+                     .arena_limit_bytes = 1 << 30,
+                     .counters = {},
+                     .sessions = {}};
   Session session_{services_, "test"};
   Session::MadeArena arena_;
   Sequence* sequence_ = nullptr;

@@ -1,4 +1,4 @@
-#include "daemon/store_table.h"
+#include "daemon/store/store_table.h"
 
 #include <functional>
 

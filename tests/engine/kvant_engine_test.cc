@@ -195,7 +195,7 @@ Damage Measure(const std::string& codec, const std::string& artifact) {
 
 TEST(KvantEngineTest, CompressionDamagesAboutAsMuchAsTheModelCardSays) {
   const std::vector<TokenId> text = ByteModel().tokenizer().Encode(
-      ProjectText({"quantizers/codec.h", "client/examples/llama/model.cc", "quantizers/attention.h"}, 8192));
+      ProjectText({"quantizers/codec.h", "client/examples/llama/model.cc", "quantizers/attention/attention.h"}, 8192));
   const std::string artifact = (std::filesystem::path(::testing::TempDir()) / "kvant_engine_means.safetensors").string();
   ASSERT_TRUE(WriteFile(artifact, Calibrate(ByteModel(), text, 2048).value()));
 

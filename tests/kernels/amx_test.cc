@@ -1,4 +1,4 @@
-#include "kernels/amx.h"
+#include "kernels/machine/amx.h"
 
 #include <gtest/gtest.h>
 
@@ -8,11 +8,11 @@
 #include <string>
 #include <thread>
 
-#include "kernels/amx_state.h"
-#include "kernels/instructions.h"
-#include "kernels/lloyd_layout.h"
-#include "kernels/lloyd_query.h"
-#include "kernels/lloyd_score.h"
+#include "kernels/lloyd/layout.h"
+#include "kernels/lloyd/query.h"
+#include "kernels/lloyd/score.h"
+#include "kernels/machine/amx_state.h"
+#include "kernels/machine/instructions.h"
 #include "tests/kernels/lloyd_inputs.h"
 
 namespace kvant::kernels {

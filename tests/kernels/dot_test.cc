@@ -1,4 +1,4 @@
-#include "kernels/dot.h"
+#include "kernels/raw/dot.h"
 
 #include <cmath>
 #include <limits>
@@ -7,10 +7,10 @@
 
 #include <hwy/tests/hwy_gtest.h>
 
-#include "kernels/reference/dot.h"
-#include "kernels/reference/weighted_sum.h"
-#include "kernels/rows.h"
-#include "kernels/weighted_sum.h"
+#include "kernels/raw/reference/dot.h"
+#include "kernels/raw/reference/weighted_sum.h"
+#include "kernels/raw/rows.h"
+#include "kernels/raw/weighted_sum.h"
 
 namespace kvant::kernels {
 namespace {

@@ -1,4 +1,4 @@
-#include "kernels/hadamard.h"
+#include "kernels/rotation/hadamard.h"
 
 #include <gtest/gtest.h>
 
@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "hwy/tests/hwy_gtest.h"
-#include "kernels/paley.h"
-#include "kernels/reference/hadamard.h"
+#include "kernels/rotation/paley.h"
+#include "kernels/rotation/reference/hadamard.h"
 #include "tests/kernels/lloyd_inputs.h"
 
 namespace kvant::kernels {

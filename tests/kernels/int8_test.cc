@@ -4,10 +4,10 @@
 
 #include <hwy/tests/hwy_gtest.h>
 
-#include "kernels/int8_accumulate.h"
-#include "kernels/int8_encode.h"
-#include "kernels/int8_score.h"
-#include "kernels/reference/int8.h"
+#include "kernels/int8/accumulate.h"
+#include "kernels/int8/encode.h"
+#include "kernels/int8/reference/int8.h"
+#include "kernels/int8/score.h"
 #include "tests/kernels/query_counts.h"
 
 namespace kvant::kernels {

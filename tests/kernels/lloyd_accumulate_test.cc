@@ -1,4 +1,4 @@
-#include "kernels/lloyd_accumulate.h"
+#include "kernels/lloyd/accumulate.h"
 
 #include <gtest/gtest.h>
 
@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "hwy/tests/hwy_gtest.h"
-#include "kernels/lloyd_layout.h"
-#include "kernels/reference/lloyd_accumulate.h"
+#include "kernels/lloyd/layout.h"
+#include "kernels/lloyd/reference/accumulate.h"
 #include "tests/kernels/lloyd_inputs.h"
 
 namespace kvant::kernels {

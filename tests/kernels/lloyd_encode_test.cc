@@ -1,4 +1,4 @@
-#include "kernels/lloyd_encode.h"
+#include "kernels/lloyd/encode.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "hwy/tests/hwy_gtest.h"
-#include "kernels/reference/lloyd_encode.h"
+#include "kernels/lloyd/reference/encode.h"
 #include "tests/kernels/lloyd_inputs.h"
 
 namespace kvant::kernels {

@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/hadamard.h"
+#include "kernels/rotation/hadamard.h"
 #include "tests/kernels/query_counts.h"
 
 namespace kvant::kernels {

@@ -1,4 +1,4 @@
-#include "kernels/lloyd_score.h"
+#include "kernels/lloyd/score.h"
 
 #include <gtest/gtest.h>
 
@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "hwy/tests/hwy_gtest.h"
-#include "kernels/lloyd_layout.h"
-#include "kernels/lloyd_query.h"
-#include "kernels/reference/lloyd_query.h"
-#include "kernels/reference/lloyd_score.h"
+#include "kernels/lloyd/layout.h"
+#include "kernels/lloyd/query.h"
+#include "kernels/lloyd/reference/query.h"
+#include "kernels/lloyd/reference/score.h"
 #include "kernels/ufloat16.h"
 #include "tests/kernels/lloyd_inputs.h"
 
@@ -48,7 +48,8 @@ TEST_P(LloydScoreTest, LogitsAreTheScalarTwinsBitForBit) {
         FillBlock(bits, dim, tokens, block, random);
         auto queries = RandomNormal(n * dim, random);
         if (n > 2) std::fill(queries.begin() + dim, queries.begin() + 2 * dim, 0.0f);
-        const LloydQueryConfig config{FindLloydTable(bits), MapOf(shape, 3, signs, quarter), random() % 2 == 0 ? nullptr : mean.data()};
+        const LloydQueryConfig config{FindLloydTable(bits), MapOf(shape, 3, signs, quarter),
+                                      random() % 2 == 0 ? nullptr : mean.data()};
         GuardedBytes prepared((n + kLanes - 1) / kLanes * LloydQueryBatchBytes(bits, dim));
         LloydPrepareQueries(config, queries.data(), n, prepared.raw());
         ASSERT_TRUE(prepared.Intact());

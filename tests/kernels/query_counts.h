@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "kernels/amx.h"
+#include "kernels/machine/amx.h"
 
 namespace kvant::kernels {
 

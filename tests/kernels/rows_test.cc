@@ -1,4 +1,4 @@
-#include "kernels/rows.h"
+#include "kernels/raw/rows.h"
 
 #include <bit>
 #include <cmath>
@@ -10,7 +10,7 @@
 
 #include <hwy/tests/hwy_gtest.h>
 
-#include "kernels/reference/rows.h"
+#include "kernels/raw/reference/rows.h"
 
 namespace kvant::kernels {
 namespace {

@@ -1,4 +1,4 @@
-#include "kernels/transpose.h"
+#include "kernels/rotation/transpose.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "hwy/tests/hwy_gtest.h"
-#include "kernels/reference/transpose.h"
+#include "kernels/rotation/reference/transpose.h"
 #include "tests/kernels/lloyd_inputs.h"
 
 namespace kvant::kernels {

@@ -1,4 +1,4 @@
-#include "kernels/unrotate.h"
+#include "kernels/rotation/unrotate.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "hwy/tests/hwy_gtest.h"
-#include "kernels/reference/hadamard.h"
+#include "kernels/rotation/reference/hadamard.h"
 #include "tests/kernels/lloyd_inputs.h"
 
 namespace kvant::kernels {

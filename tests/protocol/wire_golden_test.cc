@@ -1,4 +1,5 @@
-// Messages as the schema compiler's own tool wrote them (tests/golden/make_wire.sh), read by our code: pins every ordinal they use.
+// Messages as the schema compiler's own tool wrote them (tests/golden/make_wire.sh), read by our code: pins every ordinal they
+// use.
 #include <cstdint>
 #include <fstream>
 #include <string>

@@ -7,8 +7,8 @@
 
 #include <gtest/gtest.h>
 
-#include "quantizers/attention.h"
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/attention.h"
+#include "quantizers/attention/worker_team.h"
 #include "tests/quantizers/attention_case.h"
 
 namespace {

@@ -8,10 +8,10 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/raw/reference/rows.h"
+#include "kernels/raw/rows.h"
 #include "kernels/reference/rope.h"
-#include "kernels/reference/rows.h"
-#include "kernels/rows.h"
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/worker_team.h"
 
 namespace kvant::quantizers::test {
 namespace {

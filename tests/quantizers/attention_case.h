@@ -11,7 +11,7 @@
 
 #include <kvant/tensor.h>
 
-#include "quantizers/attention.h"
+#include "quantizers/attention/attention.h"
 #include "quantizers/plan.h"
 #include "quantizers/registry.h"
 

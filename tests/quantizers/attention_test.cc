@@ -1,4 +1,4 @@
-#include "quantizers/attention.h"
+#include "quantizers/attention/attention.h"
 
 #include <cmath>
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/worker_team.h"
 #include "tests/quantizers/attention_case.h"
 #include "tests/quantizers/conformance.h"
 #include "tests/quantizers/safetensors_image.h"

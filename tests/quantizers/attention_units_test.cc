@@ -1,5 +1,5 @@
 // How calls are cut: prefixes that a batch shares are read once, and no cut shows in a result.
-#include "quantizers/attention_units.h"
+#include "quantizers/attention/units.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,7 +10,7 @@
 
 #include <gtest/gtest.h>
 
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/worker_team.h"
 #include "tests/quantizers/attention_case.h"
 #include "tests/quantizers/conformance.h"
 

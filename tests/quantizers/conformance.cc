@@ -11,10 +11,10 @@
 #include <hwy/highway.h>
 #include <hwy/targets.h>
 
+#include "kernels/raw/reference/rows.h"
+#include "kernels/raw/rows.h"
 #include "kernels/reference/rope.h"
-#include "kernels/reference/rows.h"
-#include "kernels/rows.h"
-#include "quantizers/aligned_buffer.h"
+#include "quantizers/attention/aligned_buffer.h"
 
 namespace kvant::quantizers::test {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/rows.h"
+#include "kernels/raw/rows.h"
 #include "tests/quantizers/toy_codecs.h"
 
 namespace kvant::quantizers::test {

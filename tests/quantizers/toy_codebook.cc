@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/rows.h"
+#include "kernels/raw/rows.h"
 #include "quantizers/artifact.h"
 #include "tests/quantizers/toy_codecs.h"
 

@@ -2,8 +2,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/raw/rows.h"
 #include "kernels/rope.h"
-#include "kernels/rows.h"
 #include "tests/quantizers/toy_codecs.h"
 
 namespace kvant::quantizers::test {

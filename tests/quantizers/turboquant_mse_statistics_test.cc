@@ -10,7 +10,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/reference/lloyd_encode.h"
+#include "kernels/lloyd/reference/encode.h"
 #include "quantizers/codebook.h"
 #include "quantizers/rotation.h"
 #include "tests/quantizers/turboquant_mse_fixture.h"

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "hwy/targets.h"
-#include "kernels/lloyd_layout.h"
-#include "kernels/reference/hadamard.h"
-#include "kernels/reference/lloyd_encode.h"
+#include "kernels/lloyd/layout.h"
+#include "kernels/lloyd/reference/encode.h"
+#include "kernels/rotation/reference/hadamard.h"
 #include "quantizers/rotation.h"
 #include "tests/quantizers/turboquant_mse_fixture.h"
 
@@ -292,7 +292,8 @@ TEST(TurboQuantMseTest, GoldenBytesAreTheScalarTwins) {
   for (const Golden& golden : kGolden) {
     const auto rows = GoldenRows(128 * golden.dim);
     for (const Side side : {Side::kKeys, Side::kValues}) {
-      const Rotation rotation(golden.dim, RotationRounds(golden.dim), RotationSeed({"turboquant_mse", 2, "golden", 5, 1, side}));
+      const Rotation rotation(golden.dim, RotationRounds(golden.dim),
+                              RotationSeed({"turboquant_mse", 2, "golden", 5, 1, side}));
       const bool is_keys = side == Side::kKeys;
       const kernels::LloydEncoding how{.table = kernels::FindLloydTable(golden.bits),
                                        .shape = rotation.shape(),

@@ -1,4 +1,4 @@
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/worker_team.h"
 
 #include <atomic>
 #include <chrono>

@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/worker_team.h"
 #include "tools/bench/attend_calls.h"
 #include "tools/bench/bandwidth.h"
 #include "tools/bench/clock.h"

@@ -10,7 +10,7 @@
 
 #include <hwy/highway.h>
 
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/worker_team.h"
 #include "tools/bench/peers/peer_calls.h"
 
 namespace kvant::tools {

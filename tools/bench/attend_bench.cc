@@ -3,7 +3,7 @@
 
 #include <chrono>
 
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/worker_team.h"
 #include "tools/bench/attend_calls.h"
 #include "tools/bench/bench.h"
 

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "quantizers/attention.h"
+#include "quantizers/attention/attention.h"
 #include "tools/bench/workload.h"
 
 namespace kvant::tools {

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <cstring>
 
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/worker_team.h"
 
 namespace kvant::tools {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "quantizers/attention.h"
+#include "quantizers/attention/attention.h"
 
 namespace kvant::tools {
 

@@ -9,7 +9,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "kernels/amx-inl.h"
+#include "kernels/machine/amx-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvant::tools::HWY_NAMESPACE {

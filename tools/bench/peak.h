@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <string>
 
-#include "quantizers/attention.h"
+#include "quantizers/attention/attention.h"
 
 namespace kvant::tools {
 

@@ -51,11 +51,11 @@ class InProcessDaemon {
 };
 
 struct StepOptions {
-  std::string socket;                   ///< PATH of the daemon's socket, in this process or another
-  std::chrono::microseconds spin{0};    ///< of the client; the daemon has its own
+  std::string socket;                 ///< PATH of the daemon's socket, in this process or another
+  std::chrono::microseconds spin{0};  ///< of the client; the daemon has its own
   StepShape shape;
   std::size_t context_tokens = 300;
-  std::size_t steps = 3000;             ///< that are measured
+  std::size_t steps = 3000;  ///< that are measured
 };
 
 /// A step is one layer's call for one token: Reserve and Attend. (The row itself is written in place by the engine's kernel,
@@ -88,8 +88,8 @@ struct SealOptions {
   std::size_t rounds = 3;
 };
 
-/// A step here is a whole token: Reserve, Attend in every layer, Advance. Both kinds run over the same tokens; in the second the
-/// blocks are in the store already, so that nothing has to be encoded.
+/// A step here is a whole token: Reserve, Attend in every layer, Advance. Both kinds run over the same tokens; in the second
+/// the blocks are in the store already, so that nothing has to be encoded.
 struct SealLatency {
   Spread sealing;
   Spread without;

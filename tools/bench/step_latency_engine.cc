@@ -8,11 +8,11 @@
 #include <span>
 #include <utility>
 
-#include "kernels/rows.h"
+#include "kernels/raw/rows.h"
 #include "protocol/digest.h"
-#include "protocol/seal_schedule.h"
 #include "protocol/segment_layout.h"
 #include "quantizers/registry.h"
+#include "quantizers/sequence/schedule.h"
 
 namespace kvant::tools {
 namespace {
@@ -146,7 +146,8 @@ Result<void> PreparedAttention::FindSlots(const std::string& identity, std::size
     }
   }
   for (const std::byte* block : blocks_) {
-    if (block == nullptr) return Error{ErrorCode::kInternal, "a block of store " + spec.name + " is not mapped in this process"};
+    if (block == nullptr)
+      return Error{ErrorCode::kInternal, "a block of store " + spec.name + " is not mapped in this process"};
   }
   return {};
 }
@@ -158,12 +159,12 @@ Result<std::unique_ptr<PreparedAttention>> PreparedAttention::Make(const StoreSp
   auto plan = quantizers::Plan::Make(quantizers::Registry::Builtin(), spec);
   if (!plan) return plan.error();
   made->plan_ = *std::move(plan);
-  const std::uint64_t switched = protocol::ScheduledSeals(length, spec.block_tokens, kRecentTokens).switched;
+  const std::uint64_t switched = quantizers::ScheduledSeals(length, spec.block_tokens, kRecentTokens).switched;
   if (auto found = made->FindSlots(identity, switched); !found) return found.error();
 
   const TensorView keys = reserved.Keys(0);
   const TensorView values = reserved.Values(0);
-  protocol::TailLayout layout{.layers = spec.layers, .kv_heads = spec.kv_heads, .head_dim = spec.head_dim};
+  quantizers::TailLayout layout{.layers = spec.layers, .kv_heads = spec.kv_heads, .head_dim = spec.head_dim};
   layout.capacity = static_cast<std::uint32_t>(keys.head_stride / spec.head_dim);
   layout.type = keys.type;
   if (switched > 0 && spec.sink_tokens > 0) {
@@ -175,7 +176,7 @@ Result<std::unique_ptr<PreparedAttention>> PreparedAttention::Make(const StoreSp
   const auto* ring_keys = static_cast<const std::byte*>(keys.data) - row * layout.row_bytes();
   const auto* ring_values = static_cast<const std::byte*>(values.data) - row * layout.row_bytes();
   const std::uint64_t first = switched * spec.block_tokens;
-  for (const protocol::RowRun& run : layout.Runs(first, length + 1 - first)) {
+  for (const quantizers::RowRun& run : layout.Runs(first, length + 1 - first)) {
     if (run.count == 0) continue;
     made->raw_.push_back({ring_keys + run.first_row * layout.row_bytes(), ring_values + run.first_row * layout.row_bytes(),
                           layout.type, keys.head_stride, spec.head_dim, run.first_position, run.count});

@@ -10,10 +10,10 @@
 
 #include <kvant/client.h>
 
-#include "protocol/tail_layout.h"
-#include "quantizers/attention.h"
+#include "quantizers/attention/attention.h"
+#include "quantizers/attention/worker_team.h"
 #include "quantizers/plan.h"
-#include "quantizers/worker_team.h"
+#include "quantizers/sequence/ring.h"
 #include "tools/bench/step_latency.h"
 
 namespace kvant::tools {
@@ -46,8 +46,9 @@ Result<void> Feed(Sequence& sequence, const StepShape& shape, std::span<const To
 class PreparedAttention {
  public:
   /// `reserved` are the rows behind `length`.
-  static Result<std::unique_ptr<PreparedAttention>> Make(const StoreSpec& spec, const std::string& identity, std::uint64_t length,
-                                                         const NewRows& reserved, const StepTensors& tensors);
+  static Result<std::unique_ptr<PreparedAttention>> Make(const StoreSpec& spec, const std::string& identity,
+                                                         std::uint64_t length, const NewRows& reserved,
+                                                         const StepTensors& tensors);
   ~PreparedAttention();
   PreparedAttention(const PreparedAttention&) = delete;
   PreparedAttention& operator=(const PreparedAttention&) = delete;

@@ -90,7 +90,8 @@ int main(int argc, char** argv) {
       std::printf("%s\n", placement == Placement::kLocal ? "local" : "service");
       Print("token while sealing", latency->sealing);
       Print("token without", latency->without);
-      std::printf("p99 ratio %.2f over %llu blocks\n", latency->p99_ratio, static_cast<unsigned long long>(latency->sealed_blocks));
+      std::printf("p99 ratio %.2f over %llu blocks\n", latency->p99_ratio,
+                  static_cast<unsigned long long>(latency->sealed_blocks));
     }
     return 0;
   }

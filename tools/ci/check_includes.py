@@ -10,16 +10,25 @@ import pathlib
 import re
 import sys
 
-# folder: folders whose private headers it may include. What is not listed here is not allowed.
+# folder: folders whose private headers it may include, their subfolders with them. What is not listed here is not allowed. A folder inside
+# another has a border of its own; the longest name counts.
 ARROWS = {
     "protocol": {"protocol"},
     "kernels": {"kernels"},
+    "kernels/machine": {"kernels/machine"},
+    "kernels/raw": {"kernels/raw", "kernels/machine"},
+    "kernels/rotation": {"kernels/rotation", "kernels/raw", "kernels/machine"},
     "quantizers": {"quantizers", "kernels"},
+    "quantizers/sequence": {"quantizers", "kernels"},
     "daemon": {"daemon", "quantizers", "kernels", "protocol"},
+    "daemon/memory": {"daemon/memory", "quantizers", "kernels", "protocol"},
+    "daemon/store": {"daemon/store", "daemon/memory", "quantizers", "kernels", "protocol"},
+    "daemon/serve": {"daemon", "quantizers", "kernels", "protocol"},
     "client": {"client", "quantizers", "kernels", "protocol"},
     "tools": {"tools", "client", "daemon", "quantizers", "kernels", "protocol"},
     "tests": {"tests", "tools", "client", "daemon", "quantizers", "kernels", "protocol"},
 }
+FOLDERS = {name.split("/")[0] for name in ARROWS}
 # Installed headers <kvant/...> by who provides them, and the folders that may include them.
 TYPES = {"result.h", "store_spec.h", "tensor.h"}
 INSTALLED = {
@@ -52,20 +61,26 @@ def strip_comments(text):
     return re.sub(r"//[^\n]*|/\*.*?\*/", keep_lines, text, flags=re.S)
 
 
+def border_of(path):
+    """The name in ARROWS that holds `path`: the longest."""
+    return max((name for name in ARROWS if path.startswith(name + "/")), key=len)
+
+
 def check_include(path, folder, quoted, angled):
     """The breach that this include is, or None."""
     if quoted and quoted.startswith("hwy/"):
         quoted, angled = None, quoted  # Highway's own way of writing it; foreach_target.h depends on it
     if quoted:
         target = quoted.split("/")[0]
-        if target not in ARROWS:
+        if target not in FOLDERS:
             if "/" not in quoted and path.startswith(EXAMPLES):
                 return None  # an example's own files lie beside it, as a user's would
             return f'"{quoted}": private headers are included from the root of the tree'
         if path.startswith(EXAMPLES) and not quoted.startswith(EXAMPLES):
             return f'"{quoted}": examples see installed headers only'
-        if target not in ARROWS[folder]:
-            return f'"{quoted}": {folder} may not include {target}'
+        border = border_of(path)
+        if not any(quoted.startswith(name + "/") for name in ARROWS[border]):
+            return f'"{quoted}": {border} may not include it'
         return None
     if angled.startswith("kvant/"):
         name = angled.removeprefix("kvant/")
@@ -102,7 +117,7 @@ def main():
     root = pathlib.Path(sys.argv[1]).resolve()
     commands = pathlib.Path(sys.argv[3]) if len(sys.argv) > 3 and sys.argv[2] == "--compile-commands" else None
     breaches = []
-    files = [p for folder in ARROWS for p in sorted((root / folder).rglob("*")) if "__pycache__" not in p.parts]
+    files = [p for folder in sorted(FOLDERS) for p in sorted((root / folder).rglob("*")) if "__pycache__" not in p.parts]
     for file in files:
         path = file.relative_to(root).as_posix()
         if BAD_NAMES.match(file.stem if file.is_file() else file.name):

@@ -55,8 +55,8 @@ enum class Placement : std::uint8_t {
 };
 
 struct ClientOptions {
-  std::string name{};                                ///< shown to operators; empty: the program's name
-  std::chrono::milliseconds deadline{30000};         ///< of every call that waits
+  std::string name{};                         ///< shown to operators; empty: the program's name
+  std::chrono::milliseconds deadline{30000};  ///< of every call that waits
   /// How long to look out for an answer before sleeping; 0: sleep at once. Spares a wake-up where the daemon has a core of its
   /// own and answers within this time. Where it does not (few cores, long contexts) the library soon spins seldom by itself.
   std::chrono::microseconds spin{50};

@@ -19,16 +19,17 @@ class Registry;
 namespace kvant {
 
 struct DaemonOptions {
-  std::string socket;                              ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
-  std::size_t budget_bytes = std::size_t{512} << 20; ///< of all stores together, metadata included
-  std::size_t workers = 0;                         ///< threads that seal and help attend; 0: the number of cores
+  std::string socket;                                    ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
+  std::size_t budget_bytes = std::size_t{512} << 20;     ///< of all stores together, metadata included
+  std::size_t workers = 0;                               ///< threads that seal and help attend; 0: the number of cores
   std::size_t arena_limit_bytes = std::size_t{4} << 30;  ///< most arena bytes of one connection
-  std::chrono::milliseconds lease{10000};          ///< a client whose heartbeat stands still this long is dropped
-  /// How long the loop looks out for the next request before it sleeps; 0: sleep at once. Takes a core while clients are busy, so
-  /// it is for machines with cores to spare: on two cores it would take one from the engine or from the helpers of attention.
+  std::chrono::milliseconds lease{10000};                ///< a client whose heartbeat stands still this long is dropped
+  /// How long the loop looks out for the next request before it sleeps; 0: sleep at once. Takes a core while clients are busy,
+  /// so it is for machines with cores to spare: on two cores it would take one from the engine or from the helpers of
+  /// attention.
   std::chrono::microseconds spin{0};
-  const quantizers::Registry* codecs = nullptr;    ///< null: the built-in ones; outlives the daemon
-  std::shared_ptr<spdlog::logger> log;             ///< null: silent
+  const quantizers::Registry* codecs = nullptr;  ///< null: the built-in ones; outlives the daemon
+  std::shared_ptr<spdlog::logger> log;           ///< null: silent
 };
 
 /// Runs the whole daemon on a thread of its own plus workers. Thread-safe. Destruction stops it.

@@ -11,23 +11,23 @@ namespace kvant {
 
 /// What went wrong, by what the caller can do about it. Sent over the wire: do not renumber.
 enum class ErrorCode : std::uint16_t {
-  kInvalidArgument = 1,   ///< The call can never succeed as written; mend the argument named in the message.
-  kOutOfRange = 2,        ///< An index, offset or length lies outside the object named; check it against the shape.
-  kNotFound = 3,          ///< No object of that name or id; open or create it first.
-  kIdentityMismatch = 4,  ///< A store of that name exists with another identity; the message names the field.
-  kStoreFull = 5,         ///< The budget has no room and nothing can be evicted; the sequence stays usable.
-  kTailFull = 6,          ///< The tail has no free rows; advance, release the mark, or open with a larger tail.
-  kNotFinite = 7,         ///< A row holds NaN or infinity (or a norm no codec can hold); nothing was stored.
-  kUnsupported = 8,       ///< Known, but not offered for this shape, codec or placement; choose another.
-  kVersionMismatch = 9,   ///< The peer speaks another protocol or segment layout version; upgrade one side.
-  kDisconnected = 10,     ///< The daemon is gone or was never there; connect again and reopen.
-  kStaleDaemon = 11,      ///< The object belongs to an earlier daemon process; reopen it.
-  kDeadlineExceeded = 12, ///< No answer in time; the call may or may not have taken effect.
-  kPermissionDenied = 13, ///< This peer may not do that.
-  kCorrupt = 14,          ///< Bytes from a file or another process fail their checks.
-  kWrongThread = 15,      ///< A client and all it opened belong to the thread that connected.
-  kSystem = 16,           ///< The operating system refused; the message carries the call and errno.
-  kInternal = 17,         ///< A broken invariant of ours; please report it.
+  kInvalidArgument = 1,    ///< The call can never succeed as written; mend the argument named in the message.
+  kOutOfRange = 2,         ///< An index, offset or length lies outside the object named; check it against the shape.
+  kNotFound = 3,           ///< No object of that name or id; open or create it first.
+  kIdentityMismatch = 4,   ///< A store of that name exists with another identity; the message names the field.
+  kStoreFull = 5,          ///< The budget has no room and nothing can be evicted; the sequence stays usable.
+  kTailFull = 6,           ///< The tail has no free rows; advance, release the mark, or open with a larger tail.
+  kNotFinite = 7,          ///< A row holds NaN or infinity (or a norm no codec can hold); nothing was stored.
+  kUnsupported = 8,        ///< Known, but not offered for this shape, codec or placement; choose another.
+  kVersionMismatch = 9,    ///< The peer speaks another protocol or segment layout version; upgrade one side.
+  kDisconnected = 10,      ///< The daemon is gone or was never there; connect again and reopen.
+  kStaleDaemon = 11,       ///< The object belongs to an earlier daemon process; reopen it.
+  kDeadlineExceeded = 12,  ///< No answer in time; the call may or may not have taken effect.
+  kPermissionDenied = 13,  ///< This peer may not do that.
+  kCorrupt = 14,           ///< Bytes from a file or another process fail their checks.
+  kWrongThread = 15,       ///< A client and all it opened belong to the thread that connected.
+  kSystem = 16,            ///< The operating system refused; the message carries the call and errno.
+  kInternal = 17,          ///< A broken invariant of ours; please report it.
 };
 
 /// A failed outcome. The message names the operation, the object and the value.

@@ -54,10 +54,10 @@ struct StoreSpec {
   RopeSpec rope;
   std::uint32_t layers = 0;
   std::uint32_t kv_heads = 0;
-  std::uint32_t head_dim = 0;                ///< a multiple of 8, at most 1024
-  ElementType dtype = ElementType::kBF16;    ///< what the model computes keys and values in
-  std::uint32_t block_tokens = 128;          ///< tokens of a sealed block: a multiple of 16, 16..1024
-  std::uint32_t sink_tokens = 4;             ///< first tokens kept raw beside their codes, 0..block_tokens
+  std::uint32_t head_dim = 0;              ///< a multiple of 8, at most 1024
+  ElementType dtype = ElementType::kBF16;  ///< what the model computes keys and values in
+  std::uint32_t block_tokens = 128;        ///< tokens of a sealed block: a multiple of 16, 16..1024
+  std::uint32_t sink_tokens = 4;           ///< first tokens kept raw beside their codes, 0..block_tokens
   CodecPlan plan;
 };
 

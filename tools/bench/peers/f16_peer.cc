@@ -1,7 +1,7 @@
 // Rows as f16. Four queries share every row that is loaded and converted; sums stay in registers.
 #include <cstring>
 
-#include "kernels/rows.h"
+#include "kernels/raw/rows.h"
 #include "tools/bench/peers/peer_attention.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -124,12 +124,16 @@ const PeerFormat kF16Peer = {
     .decode = [](const std::byte* rows, std::size_t n,
                  float* to) { kernels::LoadRow(rows, ElementType::kF16, n * kPeerDim, to); },
     .prepare = [](const float* q, std::byte* prepared) { std::memcpy(prepared, q, kPeerGroup * kPeerDim * sizeof(float)); },
-    .score = [](const std::byte* prepared, const std::byte* keys, std::size_t n, float* logits,
-                const std::byte* next) { HWY_DYNAMIC_DISPATCH(F16Score)
-                                         (prepared, keys, n, logits, next); },
-    .accumulate = [](const float* weights, const std::byte* values, std::size_t n, float* acc,
-                     const std::byte* next) { HWY_DYNAMIC_DISPATCH(F16Accumulate)
-                                              (weights, values, n, acc, next); },
+    .score =
+        [](const std::byte* prepared, const std::byte* keys, std::size_t n, float* logits, const std::byte* next) {
+          HWY_DYNAMIC_DISPATCH(F16Score)
+          (prepared, keys, n, logits, next);
+        },
+    .accumulate =
+        [](const float* weights, const std::byte* values, std::size_t n, float* acc, const std::byte* next) {
+          HWY_DYNAMIC_DISPATCH(F16Accumulate)
+          (weights, values, n, acc, next);
+        },
 };
 
 }  // namespace kvant::tools

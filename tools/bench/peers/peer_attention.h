@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "quantizers/attention.h"
+#include "quantizers/attention/attention.h"
 
 namespace kvant::tools {
 

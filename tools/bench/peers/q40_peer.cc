@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/rows.h"
+#include "kernels/raw/rows.h"
 #include "tools/bench/peers/peer_attention.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -293,12 +293,16 @@ const PeerFormat kQ40Peer = {
     .encode = Encode,
     .decode = Decode,
     .prepare = Prepare,
-    .score = [](const std::byte* prepared, const std::byte* keys, std::size_t n, float* logits,
-                const std::byte* next) { HWY_DYNAMIC_DISPATCH(Q40Score)
-                                         (prepared, keys, n, logits, next); },
-    .accumulate = [](const float* weights, const std::byte* values, std::size_t n, float* acc,
-                     const std::byte* next) { HWY_DYNAMIC_DISPATCH(Q40Accumulate)
-                                              (weights, values, n, acc, next); },
+    .score =
+        [](const std::byte* prepared, const std::byte* keys, std::size_t n, float* logits, const std::byte* next) {
+          HWY_DYNAMIC_DISPATCH(Q40Score)
+          (prepared, keys, n, logits, next);
+        },
+    .accumulate =
+        [](const float* weights, const std::byte* values, std::size_t n, float* acc, const std::byte* next) {
+          HWY_DYNAMIC_DISPATCH(Q40Accumulate)
+          (weights, values, n, acc, next);
+        },
 };
 
 }  // namespace kvant::tools

@@ -2,8 +2,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/rows.h"
-#include "quantizers/worker_team.h"
+#include "kernels/raw/rows.h"
+#include "quantizers/attention/worker_team.h"
 #include "tools/bench/shared_memory.h"
 #include "tools/bench/workload.h"
 #include "tools/codec_specs.h"

@@ -4,7 +4,7 @@
 #include <optional>
 #include <utility>
 
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/worker_team.h"
 #include "tools/bench/attend_calls.h"
 #include "tools/bench/peers/peer_calls.h"
 #include "tools/bench/shared_memory.h"

@@ -11,7 +11,7 @@
 #include <kvant/admin.h>
 #include <kvant/client.h>
 
-#include "kernels/rows.h"
+#include "kernels/raw/rows.h"
 #include "quantizers/registry.h"
 #include "tools/bench/reference.h"
 #include "tools/bench/series.h"

@@ -2,7 +2,7 @@
 // prefix. Arithmetic is the limit: every block's codes serve many queries.
 #include <chrono>
 
-#include "quantizers/worker_team.h"
+#include "quantizers/attention/worker_team.h"
 #include "tools/bench/attend_calls.h"
 #include "tools/bench/shared_memory.h"
 #include "tools/kvantctl/bench/bench.h"

@@ -7,7 +7,7 @@
 #include <thread>
 #include <utility>
 
-#include "kernels/instructions.h"
+#include "kernels/machine/instructions.h"
 #include "tools/bench/clock.h"
 
 namespace kvant::tools {

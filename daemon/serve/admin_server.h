@@ -1,0 +1,36 @@
+// wire::Admin: figures for operators, eviction.
+#pragma once
+
+#include <kvant/kvant.capnp.h>
+
+#include "daemon/serve/session.h"
+
+namespace kvant::daemon {
+
+/// What a daemon says of itself at hello.
+struct DaemonFacts {
+  std::uint64_t boot_token = 0;
+  std::uint64_t budget_bytes = 0;
+  std::uint32_t lease_ms = 0;
+};
+
+void WriteDaemonInfo(const DaemonFacts& facts, wire::DaemonInfo::Builder to);
+
+/// Given to peers that may administer only (connection.cc). Loop thread; `services` outlives it.
+class AdminServer final : public wire::Admin::Server {
+ public:
+  AdminServer(Services& services, const DaemonFacts& facts) : services_(services), facts_(facts) {}
+
+  kj::Promise<void> ping(PingContext context) override;
+  kj::Promise<void> stats(StatsContext context) override;
+  kj::Promise<void> stores(StoresContext context) override;
+  kj::Promise<void> sequences(SequencesContext context) override;
+  kj::Promise<void> inspect(InspectContext context) override;
+  kj::Promise<void> evict(EvictContext context) override;
+
+ private:
+  Services& services_;
+  const DaemonFacts facts_;
+};
+
+}  // namespace kvant::daemon

@@ -1,0 +1,64 @@
+// Attention for clients that let the daemon compute: from sequences and checked places to quantizers::Attention.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <kvant/result.h>
+#include <kvant/tensor.h>
+
+#include "daemon/store/sequence.h"
+#include "quantizers/attention/attention.h"
+
+namespace kvant::daemon {
+
+/// One layer of one sequence. Every place has been checked against its arena's mapping; what lies there is the client's affair.
+struct AttendCall {
+  const Sequence* sequence = nullptr;
+  std::uint32_t layer = 0;
+  std::uint32_t new_tokens = 0;  ///< rows behind the sequence's length that the client has written
+  ConstTensorView q;             ///< [tokens, q_heads, head_dim]
+  TensorView out;
+  float* lse = nullptr;  ///< room for [lse_floats]; null if not wanted
+  std::uint64_t lse_floats = 0;
+  const float* sink_logits = nullptr;  ///< [sink_floats]; null for none
+  std::uint64_t sink_floats = 0;
+  float scale = 0.0f;
+  float softcap = 0.0f;
+  std::uint32_t window = 0;
+  Result<void>* outcome = nullptr;  ///< set by AttendService::Run
+};
+
+/// One request's attention. `outcomes` has one per item of the request, `calls` those that are to run.
+struct AttendBatch {
+  std::vector<AttendCall> calls;
+  std::vector<Result<void>> outcomes;
+};
+
+/// Runs on the loop thread, where the request was read: a hand-off would cost two wake-ups, more than a short call takes.
+/// The executor's threads join in. Owned by the daemon.
+class AttendService {
+ public:
+  explicit AttendService(quantizers::Executor& executor) : attention_(executor) {}
+
+  /// An empty batch for a request of `items` items, all of them successes so far. There is one, so that a steady state
+  /// allocates nothing: whoever begins a batch is done with it before the loop turns.
+  AttendBatch& Begin(std::size_t items);
+
+  /// Sets the outcome of each call; those that fail their checks do not touch the others. Requires: every sequence settled.
+  void Run(std::span<const AttendCall> calls);
+
+ private:
+  quantizers::Attention attention_;
+  AttendBatch batch_;  // these are kept for their capacity
+  std::vector<CachedRows> caches_;
+  std::vector<quantizers::AttendItem> items_;
+};
+
+/// kNotFinite naming layer, side, KV head and position of the first of the `new_rows` rows behind length() that holds NaN or
+/// infinity.
+Result<void> CheckNewRowsFinite(const Sequence& sequence, std::uint32_t layer, std::uint32_t new_rows);
+
+}  // namespace kvant::daemon

@@ -1,0 +1,90 @@
+#include "daemon/serve/call_order.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace kvant::daemon {
+
+kj::Promise<void> CallOrder::Run(std::vector<std::uint64_t> ids, CallNeeds needs, Body body) {
+  // A reader and its source are one sequence here.
+  for (std::uint64_t& id : ids) {
+    if (const Sequence* sequence = find_(id)) id = sequence->id();
+  }
+  Waiting call{std::move(ids), needs, kj::mv(body), {}};
+  if (!BehindAnother(call.ids, waiting_.end())) {
+    Sequence* busy = FirstBusy(call.ids, call.needs);
+    if (busy == nullptr) return call.body();
+    WakeWhenSettled(*busy);
+    call.woken = false;
+  }
+  auto pair = kj::newPromiseAndFulfiller<kj::Promise<void>>();
+  call.promise = kj::mv(pair.fulfiller);
+  waiting_.push_back(kj::mv(call));
+  return kj::mv(pair.promise);
+}
+
+bool CallOrder::Free(std::span<const std::uint64_t> ids, CallNeeds needs) const {
+  return waiting_.empty() && FirstBusy(ids, needs) == nullptr;
+}
+
+Sequence* CallOrder::FirstBusy(std::span<const std::uint64_t> ids, CallNeeds needs) const {
+  if (needs != CallNeeds::kSettled) return nullptr;
+  for (const std::uint64_t id : ids) {
+    Sequence* sequence = find_(id);
+    if (sequence != nullptr && !sequence->settled()) return sequence;
+  }
+  return nullptr;
+}
+
+bool CallOrder::BehindAnother(const std::vector<std::uint64_t>& ids, std::list<Waiting>::const_iterator end) const {
+  return std::any_of(waiting_.begin(), end, [&ids](const Waiting& earlier) {
+    return std::ranges::any_of(
+        ids, [&earlier](std::uint64_t id) { return std::ranges::find(earlier.ids, id) != earlier.ids.end(); });
+  });
+}
+
+void CallOrder::WakeWhenSettled(Sequence& sequence) {
+  sequence.WhenSettled([self = weak_from_this()] {
+    if (const auto order = self.lock()) order->Wake();
+  });
+}
+
+/// Sequences call this from inside their own work: what may begin now begins in a turn of its own. What arrives in between
+/// queues.
+void CallOrder::Wake() {
+  for (Waiting& call : waiting_) call.woken = true;
+  if (beginning_) {
+    again_ = true;
+    return;
+  }
+  if (std::exchange(scheduled_, true)) return;
+  turn_ = kj::evalLater([this] {
+            scheduled_ = false;
+            beginning_ = true;
+            do {
+              again_ = false;
+              BeginThoseThatMay();
+            } while (again_);
+            beginning_ = false;
+          }).eagerlyEvaluate(nullptr);
+}
+
+void CallOrder::BeginThoseThatMay() {
+  for (auto call = waiting_.begin(); call != waiting_.end();) {
+    if (!call->woken || BehindAnother(call->ids, call)) {
+      ++call;
+      continue;
+    }
+    if (Sequence* busy = FirstBusy(call->ids, call->needs)) {
+      call->woken = false;
+      WakeWhenSettled(*busy);
+      ++call;
+      continue;
+    }
+    // Begun before it leaves the queue, so that nothing overtakes it; its failure is this call's alone.
+    call->promise->fulfill(kj::evalNow([&] { return call->body(); }));
+    call = waiting_.erase(call);
+  }
+}
+
+}  // namespace kvant::daemon

@@ -1,0 +1,116 @@
+#include "daemon/serve/connection.h"
+
+#include <string>
+#include <utility>
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "daemon/serve/rpc_guard.h"
+#include "daemon/serve/session_server.h"
+#include "protocol/segment_layout.h"
+#include "protocol/wire.h"
+
+namespace kvant::daemon {
+namespace {
+
+Result<void> CheckHello(wire::Hello::Reader hello, const DaemonFacts& facts) {
+  if (hello.getProtocolVersion() != wire::kProtocolVersion ||
+      hello.getSegmentLayoutVersion() != protocol::kSegmentLayoutVersion) {
+    return Error{ErrorCode::kVersionMismatch,
+                 "hello: the client speaks protocol " + std::to_string(hello.getProtocolVersion()) + " and segment layout " +
+                     std::to_string(hello.getSegmentLayoutVersion()) + ", the daemon (version " KVANT_VERSION ") protocol " +
+                     std::to_string(wire::kProtocolVersion) + " and segment layout " +
+                     std::to_string(protocol::kSegmentLayoutVersion)};
+  }
+  if (hello.getBootToken() != 0 && hello.getBootToken() != facts.boot_token) {
+    return Error{ErrorCode::kStaleDaemon, "hello: the daemon with boot token " + std::to_string(hello.getBootToken()) +
+                                              " has ended, this is another (" + std::to_string(facts.boot_token) +
+                                              "); reopen what it had"};
+  }
+  return {};
+}
+
+}  // namespace
+
+Peer PeerOf(int socket) noexcept {
+  ucred credentials{};
+  socklen_t length = sizeof(credentials);
+  const int failed = ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &length);
+  if (failed != 0 || length != sizeof(credentials)) return {};
+  return {credentials.pid, credentials.uid};
+}
+
+bool MayAdminister(const Peer& peer) noexcept { return peer.uid == ::geteuid() || peer.uid == 0; }
+
+kj::Promise<void> BootstrapServer::hello(HelloContext context) {
+  return Guarded([&]() -> kj::Promise<void> {
+    const auto hello = context.getParams().getHello();
+    auto checked = CheckHello(hello, facts_);
+    const auto present = session();
+    if (checked && present && !present->closed()) {
+      checked = Error{ErrorCode::kInvalidArgument, "hello: this connection has a session; drop it or connect again"};
+    }
+    if (!checked) {
+      wire::WriteError(checked.error(), context.getResults().initError());
+      return kj::READY_NOW;
+    }
+    auto session = std::make_shared<Session>(services_, StringOf(hello.getClientName()));
+    session_ = session;
+    auto ok = context.getResults().initOk();
+    ok.setSession(kj::heap<SessionServer>(std::move(session)));
+    WriteDaemonInfo(facts_, ok.initDaemon());
+    return kj::READY_NOW;
+  });
+}
+
+kj::Promise<void> BootstrapServer::admin(AdminContext context) {
+  return Guarded([&]() -> kj::Promise<void> {
+    auto checked = CheckHello(context.getParams().getHello(), facts_);
+    if (checked && !MayAdminister(peer_)) {
+      checked = Error{ErrorCode::kPermissionDenied, "admin: uid " + std::to_string(peer_.uid) +
+                                                        " may not administer this daemon, which runs as uid " +
+                                                        std::to_string(::geteuid())};
+    }
+    if (!checked) {
+      wire::WriteError(checked.error(), context.getResults().initError());
+      return kj::READY_NOW;
+    }
+    auto ok = context.getResults().initOk();
+    ok.setAdmin(kj::heap<AdminServer>(services_, facts_));
+    WriteDaemonInfo(facts_, ok.initDaemon());
+    return kj::READY_NOW;
+  });
+}
+
+void BootstrapServer::CloseSession() {
+  if (auto session = session_.lock()) session->Close();
+}
+
+Connection::Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts,
+                       const Peer& peer)
+    : Connection(loop, kj::mv(socket), kj::heap<BootstrapServer>(services, facts, peer), peer) {}
+
+Connection::Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, kj::Own<BootstrapServer> bootstrap, const Peer& peer)
+    : peer_(peer),
+      bootstrap_(*bootstrap),
+      bootstrap_client_(kj::mv(bootstrap)),
+      socket_(loop, kj::mv(socket), 0),  // descriptors flow to clients only
+      network_(socket_, wire::kMaxFdsPerMessage, capnp::rpc::twoparty::Side::SERVER, wire::ReaderOptionsOfPeer()),
+      rpc_(capnp::makeRpcServer(network_, bootstrap_client_)),
+      last_beat_(std::chrono::steady_clock::now()) {}
+
+Connection::~Connection() noexcept(false) { bootstrap_.CloseSession(); }
+
+bool Connection::Hung(std::chrono::steady_clock::time_point now, std::chrono::milliseconds lease) {
+  const auto session = bootstrap_.session();
+  std::vector<std::uint64_t> heartbeats = session ? session->Heartbeats() : std::vector<std::uint64_t>{};
+  if (heartbeats.empty() || heartbeats != heartbeats_) {
+    heartbeats_ = std::move(heartbeats);
+    last_beat_ = now;
+    return false;
+  }
+  return now - last_beat_ >= lease;
+}
+
+}  // namespace kvant::daemon

@@ -1,0 +1,83 @@
+// One connection: the stream, Cap'n Proto over it, the bootstrap capability, and the end of it all.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <capnp/rpc-twoparty.h>
+#include <kj/io.h>
+#include <sys/types.h>
+
+#include <kvant/kvant.capnp.h>
+
+#include "daemon/serve/admin_server.h"
+#include "daemon/serve/session.h"
+#include "protocol/message_socket.h"
+
+namespace kvant::daemon {
+
+/// Who is at the other end, by the kernel's word at the time it connected.
+struct Peer {
+  pid_t pid = 0;
+  uid_t uid = static_cast<uid_t>(-1);
+};
+
+/// SO_PEERCRED of a unix stream socket. A peer that cannot be identified has a uid nobody has.
+Peer PeerOf(int socket) noexcept;
+
+/// True for the daemon's own uid and root.
+bool MayAdminister(const Peer& peer) noexcept;
+
+/// The bootstrap capability of one connection.
+class BootstrapServer final : public wire::Daemon::Server {
+ public:
+  BootstrapServer(Services& services, const DaemonFacts& facts, const Peer& peer)
+      : services_(services), facts_(facts), peer_(peer) {}
+
+  kj::Promise<void> hello(HelloContext context) override;
+  kj::Promise<void> admin(AdminContext context) override;
+
+  /// The connection has ended: calls that wait may keep the session's object, but it holds nothing any more.
+  void CloseSession();
+  [[nodiscard]] std::shared_ptr<Session> session() const { return session_.lock(); }
+
+ private:
+  Services& services_;
+  const DaemonFacts facts_;
+  const Peer peer_;
+  std::weak_ptr<Session> session_;  // owned by the capability that hello answered; one at a time
+};
+
+/// Owned by the daemon's loop; destroying it closes the socket and the session.
+class Connection {
+ public:
+  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts, const Peer& peer);
+  ~Connection() noexcept(false);
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  /// Resolves when the peer is gone.
+  [[nodiscard]] kj::Promise<void> WhenEnded() { return network_.onDisconnect(); }
+
+  /// True if the session has an arena and none of its heartbeats has moved for `lease`. Call it a few times per lease.
+  [[nodiscard]] bool Hung(std::chrono::steady_clock::time_point now, std::chrono::milliseconds lease);
+
+  [[nodiscard]] const Peer& peer() const noexcept { return peer_; }
+
+ private:
+  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, kj::Own<BootstrapServer> bootstrap, const Peer& peer);
+
+  const Peer peer_;
+  BootstrapServer& bootstrap_;  // kept by bootstrap_client_
+  wire::Daemon::Client bootstrap_client_;
+  wire::MessageSocket socket_;
+  capnp::TwoPartyVatNetwork network_;
+  capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc_;
+
+  std::vector<std::uint64_t> heartbeats_;
+  std::chrono::steady_clock::time_point last_beat_;
+};
+
+}  // namespace kvant::daemon

@@ -1,0 +1,33 @@
+// The border between the daemon and Cap'n Proto: what every handler runs inside.
+#pragma once
+
+#include <exception>
+#include <string>
+#include <utility>
+
+#include <capnp/any.h>
+#include <kj/debug.h>
+
+#include <kvant/result.h>
+
+#include "protocol/wire.h"
+
+namespace kvant::daemon {
+
+/// Runs a handler's body. A std::exception would reach the client as a failure of the connection's; it becomes one of this
+/// call.
+template <typename Body>
+auto Guarded(Body&& body) {
+  try {
+    return std::forward<Body>(body)();
+  } catch (const kj::Exception&) {
+    throw;  // damaged messages, among others
+  } catch (const std::exception& failure) {
+    kj::throwFatalException(KJ_EXCEPTION(FAILED, failure.what()));
+  }
+}
+
+inline capnp::Text::Reader TextOf(const std::string& text) { return {text.c_str(), text.size()}; }
+inline std::string StringOf(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
+
+}  // namespace kvant::daemon

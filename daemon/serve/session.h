@@ -1,0 +1,172 @@
+// What one connection holds, and what it may do with it. Knows no RPC: rpc_server translates messages to these calls.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <kvant/result.h>
+#include <kvant/store_spec.h>
+
+#include "daemon/memory/arena.h"
+#include "daemon/serve/attend_service.h"
+#include "daemon/store/core.h"
+#include "daemon/store/sequence.h"
+#include "daemon/store/store_table.h"
+
+namespace kvant::daemon {
+
+class Session;
+
+/// Counted over all sessions since the daemon began.
+struct ServiceCounters {
+  std::uint64_t attend_calls = 0;
+  std::uint64_t bytes_copied = 0;  ///< by append; the stores count forks and trims
+  std::uint64_t dropped_clients = 0;
+};
+
+/// What the sessions of a daemon share. Owned by the daemon, outlives them; loop thread.
+struct Services {
+  Core& core;
+  StoreTable& stores;
+  AttendService& attend;
+  const std::uint64_t arena_limit_bytes;  ///< of one session
+  const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+  ServiceCounters counters;
+  std::set<const Session*> sessions;  ///< sessions enter and leave by themselves
+};
+
+enum class Placement : std::uint8_t { kService, kLocal };
+
+/// A range of an arena as a message names it.
+struct RangePlace {
+  std::uint32_t arena = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+};
+
+struct NewSequence {
+  Placement placement = Placement::kService;
+  std::uint32_t arena = 0;
+  TailPlace tail;
+  std::uint32_t recent_tokens = 0;
+  std::uint32_t max_step_tokens = 0;
+  std::string label;
+};
+
+/// A sequence this session may look into.
+struct Glance {
+  Sequence* sequence = nullptr;
+  Placement placement = Placement::kService;
+};
+
+/// Owned by its connection (shared with calls that wait). Close, or destruction, gives everything back; calls after Close find
+/// nothing. Loop thread.
+class Session {
+ public:
+  Session(Services& services, std::string client);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Sequences, stores and arenas go now, whoever still refers to the session.
+  void Close();
+
+  [[nodiscard]] bool closed() const noexcept { return closed_; }
+  [[nodiscard]] const std::string& client() const noexcept { return client_; }
+
+  struct MadeArena {
+    std::uint32_t number = 0;
+    std::shared_ptr<const Arena> arena;
+  };
+  Result<MadeArena> CreateArena(std::uint64_t bytes);
+  /// kNotFound for a number that CreateArena did not answer.
+  [[nodiscard]] Result<std::shared_ptr<const Arena>> FindArena(std::uint32_t number) const;
+  [[nodiscard]] std::uint64_t arena_bytes() const noexcept { return arena_bytes_; }
+  [[nodiscard]] std::size_t arenas() const noexcept { return arenas_.size(); }
+  /// Changes while the client is alive; empty without arenas.
+  [[nodiscard]] std::vector<std::uint64_t> Heartbeats() const;
+
+  struct HeldStore {
+    std::uint32_t number = 0;
+    std::shared_ptr<Store> store;
+    bool created = false;
+  };
+  /// `artifact` is copied into the spec; 0 bytes for none.
+  Result<HeldStore> OpenStore(StoreSpec spec, const RangePlace& artifact);
+  [[nodiscard]] Result<std::shared_ptr<Store>> FindStore(std::uint32_t number) const;
+
+  Result<Sequence*> Open(std::uint32_t store, std::span<const std::uint32_t> tokens, const NewSequence& options);
+  /// `length` ~0: all of the source's. Requires: the source is settled.
+  Result<Sequence*> Fork(std::uint32_t store, std::uint64_t source, std::uint64_t length, const NewSequence& options);
+  struct NewReader {
+    std::uint64_t id = 0;
+    Sequence* source = nullptr;
+  };
+  Result<NewReader> Read(std::uint32_t store, std::uint64_t source);
+  Result<void> CloseSequence(std::uint64_t id);
+
+  /// A sequence of this session's own, to change. kStaleDaemon and kNotFound as SequenceTable; kPermissionDenied for another
+  /// session's, kUnsupported for a reader.
+  [[nodiscard]] Result<Glance> Own(std::uint64_t id) const;
+  /// One of its own, or what one of its readers reads.
+  [[nodiscard]] Result<Glance> View(std::uint64_t id) const;
+  [[nodiscard]] std::size_t sequences() const noexcept { return sequences_.size() + readers_.size(); }
+
+  /// Index of the first block that the client of this sequence was not told of, and remembers that it knows `sealed` now (local
+  /// placement). A trim takes that back.
+  std::uint64_t TellBlocks(std::uint64_t id, std::uint64_t sealed);
+  void ForgetBlocks(std::uint64_t id, std::uint64_t sealed);
+
+  struct AppendCall {
+    std::uint64_t sequence = 0;
+    std::uint32_t layer = 0;
+    std::uint32_t first_token = 0;
+    ConstTensorView keys;
+    ConstTensorView values;
+  };
+  /// Copies rows into the tail behind the sequence's length. Requires: the sequence is settled.
+  Result<void> Append(const AppendCall& call);
+
+  void CountAttend() noexcept;
+  void CountAdvanced(std::uint64_t tokens) noexcept { tokens_advanced_ += tokens; }
+  [[nodiscard]] std::uint64_t attend_calls() const noexcept { return attend_calls_; }
+  [[nodiscard]] std::uint64_t bytes_copied() const noexcept { return bytes_copied_; }
+  [[nodiscard]] std::uint64_t tokens_advanced() const noexcept { return tokens_advanced_; }
+
+  [[nodiscard]] Services& services() const noexcept { return services_; }
+
+ private:
+  struct Held {
+    std::unique_ptr<Sequence> sequence;
+    Placement placement = Placement::kService;
+    std::uint64_t told_blocks = 0;
+  };
+  Result<TailView> FindTail(const NewSequence& options, const StoreSpec& spec) const;
+  [[nodiscard]] SequenceConfig ConfigOf(const NewSequence& options) const;
+  Sequence* Hold(std::unique_ptr<Sequence> sequence, Placement placement);
+  [[nodiscard]] Error NotOurs(std::uint64_t id) const;
+
+  Services& services_;
+  const std::string client_;
+  std::uint32_t next_number_ = 1;  // of arenas and stores; never reused
+  std::map<std::uint32_t, std::shared_ptr<const Arena>> arenas_;
+  std::map<std::uint32_t, std::shared_ptr<Store>> stores_;
+  std::unordered_map<std::uint64_t, Held> sequences_;
+  std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
+  std::uint64_t arena_bytes_ = 0;
+  std::uint64_t attend_calls_ = 0;
+  std::uint64_t bytes_copied_ = 0;
+  std::uint64_t tokens_advanced_ = 0;
+  bool closed_ = false;
+};
+
+}  // namespace kvant::daemon

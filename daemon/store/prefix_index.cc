@@ -1,0 +1,128 @@
+#include "daemon/store/prefix_index.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "protocol/digest.h"
+
+namespace kvant::daemon {
+
+std::size_t PrefixIndex::DigestHash::operator()(const protocol::Digest& digest) const noexcept {
+  std::size_t hash;
+  std::memcpy(&hash, digest.data(), sizeof hash);
+  return hash;
+}
+
+Block* PrefixIndex::Find(const Block* parent, const protocol::Digest& chain, std::span<const std::uint32_t> tokens) const {
+  const auto [begin, end] = blocks_.equal_range(chain);
+  for (auto it = begin; it != end; ++it) {
+    Block* block = it->second.get();
+    if (block->parent == parent && std::ranges::equal(block->tokens, tokens)) return block;
+  }
+  return nullptr;
+}
+
+std::vector<Block*> PrefixIndex::LongestPrefix(const protocol::Digest& root, std::span<const std::uint32_t> tokens,
+                                               std::uint32_t block_tokens) const {
+  std::vector<Block*> prefix;
+  protocol::Digest chain = root;
+  Block* parent = nullptr;
+  for (std::size_t begin = 0; begin + block_tokens <= tokens.size(); begin += block_tokens) {
+    const auto ids = tokens.subspan(begin, block_tokens);
+    chain = protocol::ChainDigest(chain, ids);
+    Block* block = Find(parent, chain, ids);
+    if (block == nullptr) break;
+    prefix.push_back(block);
+    parent = block;
+  }
+  return prefix;
+}
+
+Block* PrefixIndex::Insert(std::unique_ptr<Block> block) {
+  Block* raw = block.get();
+  raw->last_use = ++uses_;
+  if (Block* parent = raw->parent; parent != nullptr) {
+    if (parent->first_child == nullptr && parent->leases == 0) UpdateEvictable(*parent, false);
+    raw->next_sibling = parent->first_child;
+    if (raw->next_sibling != nullptr) raw->next_sibling->previous_sibling = raw;
+    parent->first_child = raw;
+  }
+  blocks_.emplace(raw->chain, std::move(block));
+  ++size_;
+  UpdateEvictable(*raw, true);
+  return raw;
+}
+
+void PrefixIndex::AddLease(Block& block) {
+  if (block.leases == 0) {
+    if (block.first_child == nullptr) UpdateEvictable(block, false);
+    ++leased_blocks_;
+  }
+  ++block.leases;
+  ++leases_;
+}
+
+void PrefixIndex::DropLease(Block& block) {
+  --leases_;
+  if (--block.leases != 0) return;
+  --leased_blocks_;
+  block.last_use = ++uses_;
+  if (block.first_child == nullptr) UpdateEvictable(block, true);
+}
+
+std::unique_ptr<Block> PrefixIndex::EvictOne() {
+  if (evictable_.empty()) return nullptr;
+  return Remove(*evictable_.begin()->second);
+}
+
+std::vector<std::unique_ptr<Block>> PrefixIndex::TakeOut(Block& block) {
+  std::vector<Block*> subtree = {&block};
+  for (std::size_t i = 0; i < subtree.size(); ++i) {
+    for (Block* child = subtree[i]->first_child; child != nullptr; child = child->next_sibling) subtree.push_back(child);
+  }
+  std::vector<std::unique_ptr<Block>> taken;
+  taken.reserve(subtree.size());
+  for (auto it = subtree.rbegin(); it != subtree.rend(); ++it) taken.push_back(Remove(**it));
+  std::ranges::reverse(taken);
+  return taken;
+}
+
+std::vector<Block*> PrefixIndex::blocks() const {
+  std::vector<Block*> list;
+  list.reserve(size_);
+  for (const auto& [chain, block] : blocks_) list.push_back(block.get());
+  return list;
+}
+
+void PrefixIndex::Unlink(Block& block) noexcept {
+  if (block.next_sibling != nullptr) block.next_sibling->previous_sibling = block.previous_sibling;
+  if (block.previous_sibling != nullptr) {
+    block.previous_sibling->next_sibling = block.next_sibling;
+  } else if (block.parent != nullptr) {
+    block.parent->first_child = block.next_sibling;
+  }
+}
+
+std::unique_ptr<Block> PrefixIndex::Remove(Block& block) {
+  UpdateEvictable(block, false);
+  const auto [begin, end] = blocks_.equal_range(block.chain);
+  const auto entry = std::find_if(begin, end, [&](const auto& pair) { return pair.second.get() == &block; });
+  std::unique_ptr<Block> taken = std::move(entry->second);
+  blocks_.erase(entry);
+  --size_;
+  Unlink(*taken);
+  if (Block* parent = taken->parent; parent != nullptr && parent->first_child == nullptr && parent->leases == 0) {
+    UpdateEvictable(*parent, true);
+  }
+  return taken;
+}
+
+void PrefixIndex::UpdateEvictable(Block& block, bool evictable) {
+  if (evictable) {
+    evictable_.emplace(block.last_use, &block);
+  } else {
+    evictable_.erase({block.last_use, &block});
+  }
+}
+
+}  // namespace kvant::daemon

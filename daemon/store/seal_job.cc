@@ -1,0 +1,94 @@
+#include "daemon/store/seal_job.h"
+
+#include <cstring>
+#include <string>
+
+#include "kernels/raw/rows.h"
+#include "protocol/segment_layout.h"
+
+namespace kvant::daemon {
+namespace {
+
+std::string Where(const SealJob& job, std::size_t layer, std::size_t side, std::size_t head) {
+  return "seal block at position " + std::to_string(job.info.first_position) + ": layer " + std::to_string(layer) + ", " +
+         (side == 0 ? "keys" : "values") + " of head " + std::to_string(head) + ": ";
+}
+
+}  // namespace
+
+Result<void> SealJob::Run() {
+  const std::uint32_t block_tokens = plan->spec().block_tokens;
+  const std::size_t payload_offset = protocol::PayloadOffset(block_tokens);
+  if (Result<void> ready = slab->Populate(place->slot().slot + 1); !ready) return ready;
+  std::byte* slot = slab->slot(place->slot().slot);
+  if (Result<void> encoded = EncodeCodes(slot + payload_offset); !encoded) return encoded;
+  if (cancelled.load(std::memory_order_relaxed)) return {};
+
+  if (sink_slab != nullptr) {
+    const std::uint32_t sink_slot = place->sinks()->slot;
+    if (Result<void> ready = sink_slab->Populate(sink_slot + 1); !ready) return ready;
+    std::byte* sinks = sink_slab->slot(sink_slot);
+    if (Result<void> copied = CopySinks(sinks + payload_offset); !copied) return copied;
+    protocol::BlockInfo sink_info = info;
+    sink_info.kind = protocol::BlockKind::kSinks;
+    sink_info.element_type = static_cast<std::uint32_t>(tail.layout.type);
+    protocol::FinishSlot(sinks, block_tokens, sink_info, std::span(tokens).first(plan->spec().sink_tokens), sink_bytes);
+  }
+  protocol::FinishSlot(slot, block_tokens, info, tokens, plan->payload_bytes());
+  return {};
+}
+
+Result<void> SealJob::EncodeCodes(std::byte* payload) {
+  const StoreSpec& spec = plan->spec();
+  // The ring's capacity is a multiple of block_tokens: a block's rows are adjacent.
+  const std::uint64_t first_row = info.first_position % tail.layout.capacity;
+  for (std::size_t layer = 0; layer < spec.layers; ++layer) {
+    const quantizers::LayerCodecs& codecs = plan->layer(layer);
+    for (std::size_t head = 0; head < spec.kv_heads; ++head) {
+      if (cancelled.load(std::memory_order_relaxed)) return {};
+      std::byte* const keys = payload + codecs.offset + head * codecs.head_stride;
+      std::byte* const values = keys + codecs.values_offset;
+      for (std::size_t side = 0; side < 2; ++side) {
+        const RowsView rows{tail.Ring(layer, side, head) + first_row * tail.layout.row_bytes(), tail.layout.type,
+                            spec.block_tokens, spec.head_dim, spec.head_dim};
+        const quantizers::BlockCodec& codec =
+            side == 0 ? static_cast<const quantizers::BlockCodec&>(*codecs.keys) : *codecs.values;
+        std::byte* const block = side == 0 ? keys : values;
+        if (Result<void> encoded = codec.Encode(head, info.first_position, rows, block); !encoded) {
+          return Error{encoded.error().code, Where(*this, layer, side, head) + encoded.error().message};
+        }
+        // Zero what lies between blocks: a slot's bytes must not depend on what was in it before.
+        const std::size_t room = side == 0 ? codecs.values_offset : codecs.head_stride - codecs.values_offset;
+        std::memset(block + codec.block_bytes(), 0, room - codec.block_bytes());
+      }
+    }
+  }
+  return {};
+}
+
+Result<void> SealJob::CopySinks(std::byte* payload) {
+  const StoreSpec& spec = plan->spec();
+  const float largest = kernels::LargestStorable(tail.layout.type);
+  std::vector<float> row(spec.head_dim);
+  for (std::size_t layer = 0; layer < spec.layers; ++layer) {
+    for (std::size_t side = 0; side < 2; ++side) {
+      for (std::size_t head = 0; head < spec.kv_heads; ++head) {
+        const std::byte* from = tail.Ring(layer, side, head);  // block 0: position p is row p
+        for (std::size_t i = 0; i < spec.sink_tokens; ++i) {
+          // Through floats, checked: the client may have changed the row since it was encoded.
+          const float magnitude =
+              kernels::LoadRow(from + i * tail.layout.row_bytes(), tail.layout.type, spec.head_dim, row.data());
+          if (!(magnitude <= largest)) {
+            return Error{ErrorCode::kNotFinite,
+                         Where(*this, layer, side, head) + "row " + std::to_string(i) + " is NaN or infinite"};
+          }
+          kernels::StoreRow(row.data(), spec.head_dim, tail.layout.type, payload);
+          payload += tail.layout.row_bytes();
+        }
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace kvant::daemon

@@ -1,0 +1,44 @@
+// Encoding of one block from a tail into its slots, on a worker thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <kvant/result.h>
+
+#include "daemon/memory/slab.h"
+#include "daemon/memory/tail.h"
+#include "daemon/store/store.h"
+#include "protocol/block_format.h"
+#include "quantizers/plan.h"
+
+namespace kvant::daemon {
+
+/// Everything an encoding needs, so that it can outlive the sequence, the session and the arena's owner. Made on the loop
+/// thread; Run on any; read again on the loop thread. The last reference must go on the loop thread: `place` gives its slots
+/// back.
+struct SealJob {
+  std::shared_ptr<const quantizers::Plan> plan;
+  TailView tail;  ///< hostile memory, kept mapped
+  std::vector<std::uint32_t> tokens;
+  protocol::BlockInfo info;  ///< of the codes; sinks differ in kind and element type
+  std::uint64_t sink_bytes = 0;
+  std::shared_ptr<Slab> slab;
+  std::shared_ptr<Slab> sink_slab;    ///< null: no sinks in this block
+  std::optional<PendingBlock> place;  ///< not touched by Run
+
+  std::atomic<bool> cancelled{false};  ///< Run ends soon after; the outcome is then meaningless
+
+  /// kNotFinite naming layer, side, head and row; kSystem if there is no memory. On success the slots are complete, checksums
+  /// included.
+  Result<void> Run();
+
+ private:
+  Result<void> EncodeCodes(std::byte* payload);
+  Result<void> CopySinks(std::byte* payload);
+};
+
+}  // namespace kvant::daemon

@@ -1,0 +1,306 @@
+#include "daemon/store/sequence.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "daemon/store/seal.h"
+
+namespace kvant::daemon {
+namespace {
+
+/// Reads sink row `i` of one ring of a block's companion slot as floats.
+void LoadSink(const Block& block, const StoreSpec& spec, std::size_t layer, std::size_t side, std::size_t head, std::size_t i,
+              float* row) {
+  const std::size_t index = ((layer * 2 + side) * spec.kv_heads + head) * spec.sink_tokens + i;
+  kernels::LoadRow(block.sink_rows + index * spec.head_dim * ElementBytes(block.sink_type), block.sink_type, spec.head_dim,
+                   row);
+}
+
+Error Invalid(std::string message) { return {ErrorCode::kInvalidArgument, std::move(message)}; }
+
+}  // namespace
+
+Sequence::Sequence(std::shared_ptr<Store> store, TailView tail, const SequenceConfig& config)
+    : store_(std::move(store)), tail_(std::move(tail)), config_(config), self_(std::make_shared<Sequence*>(this)) {
+  id_ = store_->core().sequences.Add(*this);
+  store_->SequenceOpened();
+}
+
+Sequence::~Sequence() {
+  *self_ = nullptr;
+  self_.reset();
+  store_->core().sequences.Remove(id_);
+  store_->SequenceClosed();
+  DropSeals(0);
+  DropBlocks(0);
+  for (Waiter& waiter : std::exchange(waiters_, {})) {
+    if (waiter.done) {
+      waiter.done(Error{ErrorCode::kNotFound, "sequence " + std::to_string(id_) + " was closed"});
+    } else {
+      waiter.ready();
+    }
+  }
+}
+
+Result<void> Sequence::CheckTail(const Store& store, const TailView& tail, const SequenceConfig& config) {
+  const StoreSpec& spec = store.spec();
+  const quantizers::TailLayout& layout = tail.layout;
+  if (layout.layers != spec.layers || layout.kv_heads != spec.kv_heads || layout.head_dim != spec.head_dim) {
+    return Invalid("tail: shape [" + std::to_string(layout.layers) + " layers, " + std::to_string(layout.kv_heads) +
+                   " heads, " + std::to_string(layout.head_dim) + "] differs from store " + spec.name);
+  }
+  if (layout.type != ElementType::kF32 && layout.type != ElementType::kF16 && layout.type != ElementType::kBF16) {
+    return Invalid("tail: unknown element type " + std::to_string(static_cast<unsigned>(layout.type)));
+  }
+  if (config.max_step_tokens == 0) return Invalid("max_step_tokens is 0");
+  const std::uint64_t least = quantizers::TailCapacity(spec.block_tokens, config.recent_tokens, config.max_step_tokens);
+  if (layout.capacity < least || layout.capacity % spec.block_tokens != 0) {
+    return Invalid("tail: capacity of " + std::to_string(layout.capacity) + " tokens must be a multiple of block_tokens " +
+                   std::to_string(spec.block_tokens) + ", at least " + std::to_string(least));
+  }
+  if (tail.base == nullptr || reinterpret_cast<std::uintptr_t>(tail.base) % 64 != 0) {
+    return Invalid("tail: its place is not 64-byte aligned");
+  }
+  if (store.SinkBytes(layout.type) > store.plan()->payload_bytes()) {
+    return Error{ErrorCode::kUnsupported, std::string("tail type ") + ElementTypeName(layout.type) +
+                                              ": the raw rows of sink_tokens " + std::to_string(spec.sink_tokens) + " take " +
+                                              std::to_string(store.SinkBytes(layout.type)) + " bytes, a slot of store " +
+                                              spec.name + " holds " + std::to_string(store.plan()->payload_bytes())};
+  }
+  return {};
+}
+
+Result<void> Sequence::Hold(Block& block) {
+  // The lease comes first: making room for the record must not evict the block.
+  store_->index().AddLease(block);
+  Result<Charge> charge = store_->TakeMetadata(kTableEntryBytes, "a sequence's block table");
+  if (!charge) {
+    store_->index().DropLease(block);
+    return charge.error();
+  }
+  blocks_.push_back(&block);
+  block_charges_.push_back(std::move(*charge));
+  return {};
+}
+
+Result<std::unique_ptr<Sequence>> Sequence::Make(std::shared_ptr<Store> store, std::span<Block* const> blocks, TailView tail,
+                                                 const SequenceConfig& config) {
+  if (Result<void> fits = CheckTail(*store, tail, config); !fits) return fits.error();
+  const std::size_t record_bytes = kSequenceRecordBytes + tail.layout.capacity * sizeof(std::uint32_t);
+  // Private constructor: make_unique cannot reach it.
+  std::unique_ptr<Sequence> sequence(new Sequence(std::move(store), std::move(tail), config));
+  // Last block first: its lease keeps all the others while room is made for records.
+  if (!blocks.empty()) sequence->store_->index().AddLease(*blocks.back());
+  Result<void> held;
+  for (Block* block : blocks) {
+    held = sequence->Hold(*block);
+    if (!held) break;
+  }
+  Result<Charge> charge = sequence->store_->TakeMetadata(record_bytes, "a sequence");
+  if (!blocks.empty()) sequence->store_->index().DropLease(*blocks.back());
+  if (!held) return held.error();
+  if (!charge) return charge.error();
+  sequence->charge_ = std::move(*charge);
+  sequence->SwitchUpTo(blocks.size());
+  return sequence;
+}
+
+Result<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<Store> store, std::span<const std::uint32_t> tokens,
+                                                 TailView tail, const SequenceConfig& config) {
+  const std::uint32_t block_tokens = store->spec().block_tokens;
+  const std::vector<Block*> prefix = store->index().LongestPrefix(store->identity(), tokens, block_tokens);
+  Result<std::unique_ptr<Sequence>> sequence = Make(store, prefix, std::move(tail), config);
+  if (!sequence) return sequence;
+  (*sequence)->length_ = prefix.size() * block_tokens;
+  (*sequence)->prefix_hit_tokens_ = (*sequence)->length_;
+  store->counters().prefix_lookup_tokens += tokens.size();
+  store->counters().prefix_hit_tokens += (*sequence)->length_;
+  return sequence;
+}
+
+Result<std::unique_ptr<Sequence>> Sequence::Fork(const Sequence& source, std::uint64_t length, TailView tail,
+                                                 const SequenceConfig& config) {
+  const std::string what = "fork sequence " + std::to_string(source.id_) + " at " + std::to_string(length) + " tokens: ";
+  if (length > source.length_) {
+    return Error{ErrorCode::kOutOfRange, what + "it has " + std::to_string(source.length_)};
+  }
+  const std::uint64_t block_tokens = source.store_->spec().block_tokens;
+  const std::uint64_t shared = std::min<std::uint64_t>(source.switched_blocks(), length / block_tokens);
+  const std::uint64_t raw = length - shared * block_tokens;
+  if (raw > tail.layout.capacity) {
+    return Error{ErrorCode::kTailFull,
+                 what + std::to_string(raw) + " raw rows do not fit a tail of " + std::to_string(tail.layout.capacity)};
+  }
+  Result<std::unique_ptr<Sequence>> fork = Make(source.store_, source.blocks().first(shared), std::move(tail), config);
+  if (!fork) return fork;
+  Sequence& copy = **fork;
+  const bool inside_sealed = shared < source.switched_blocks();
+  const std::span<const std::uint32_t> tokens = inside_sealed ? source.blocks_[shared]->tokens : std::span(source.tail_tokens_);
+  Result<std::uint64_t> copied = std::uint64_t{0};
+  if (raw != 0) {
+    copied = inside_sealed ? source.DecodeRows(*source.blocks_[shared], raw, copy.tail_, DecodePass::kStore)
+                           : CopyRows(source.tail_, copy.tail_, shared * block_tokens, raw);
+  }
+  if (!copied) return Error{copied.error().code, what + copied.error().message};
+  copy.tail_tokens_.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(raw));
+  copy.length_ = length;
+  copy.store_->counters().bytes_copied += *copied;
+  return fork;
+}
+
+std::uint64_t Sequence::tail_first_position() const noexcept { return switched_blocks() * store_->spec().block_tokens; }
+
+std::uint64_t Sequence::free_rows() const noexcept { return tail_.layout.capacity - (length_ - tail_first_position()); }
+
+Result<CachedRows> Sequence::View(std::size_t layer, std::uint64_t new_rows) const {
+  const StoreSpec& spec = store_->spec();
+  if (layer >= spec.layers) {
+    return Error{ErrorCode::kOutOfRange, "layer " + std::to_string(layer) + " of a store with " + std::to_string(spec.layers)};
+  }
+  if (new_rows > free_rows()) {
+    return Error{ErrorCode::kTailFull, "sequence " + std::to_string(id_) + ": " + std::to_string(new_rows) +
+                                           " new rows, the tail has room for " + std::to_string(free_rows())};
+  }
+  CachedRows view;
+  view.blocks = payloads_;
+  if (!payloads_.empty() && blocks_[0]->sinks) {
+    const Block& first = *blocks_[0];
+    const std::size_t side_elements = std::size_t{spec.kv_heads} * spec.sink_tokens * spec.head_dim;
+    const std::byte* keys = first.sink_rows + layer * 2 * side_elements * ElementBytes(first.sink_type);
+    quantizers::RawRows& sinks = view.raw[view.raw_count++];
+    sinks.keys = keys;
+    sinks.values = keys + side_elements * ElementBytes(first.sink_type);
+    sinks.type = first.sink_type;
+    sinks.head_stride = std::size_t{spec.sink_tokens} * spec.head_dim;
+    sinks.row_stride = spec.head_dim;
+    sinks.first_position = 0;
+    sinks.count = spec.sink_tokens;
+  }
+  const std::uint64_t first = tail_first_position();
+  view.raw_count += TailPieces(tail_, layer, first, length_ - first + new_rows, std::span(view.raw).subspan(view.raw_count));
+  return view;
+}
+
+Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t rows, const TailView& to, DecodePass pass) const {
+  const StoreSpec& spec = store_->spec();
+  const quantizers::Plan& plan = *store_->plan();
+  const float largest = kernels::LargestStorable(to.layout.type);
+  std::vector<float> decoded(rows * spec.head_dim);
+  for (std::size_t layer = 0; layer < spec.layers; ++layer) {
+    const quantizers::LayerCodecs& codecs = plan.layer(layer);
+    for (std::size_t head = 0; head < spec.kv_heads; ++head) {
+      const std::byte* keys = block.payload + codecs.offset + head * codecs.head_stride;
+      for (std::size_t side = 0; side < 2; ++side) {
+        if (side == 0) {
+          codecs.keys->Decode(head, block.first_position, keys, 0, rows, decoded.data());
+        } else {
+          codecs.values->Decode(head, block.first_position, keys + codecs.values_offset, 0, rows, decoded.data());
+        }
+        if (block.sinks) {
+          for (std::size_t i = 0; i < std::min<std::uint64_t>(rows, spec.sink_tokens); ++i) {
+            LoadSink(block, spec, layer, side, head, i, decoded.data() + i * spec.head_dim);
+          }
+        }
+        if (pass == DecodePass::kStore) {
+          Result<void> stored = StoreRows(to, layer, side, head, block.first_position, rows, decoded.data());
+          if (!stored) return stored.error();
+        } else if (!std::ranges::all_of(decoded, [&](float x) { return x <= largest && x >= -largest; })) {
+          return Error{ErrorCode::kNotFinite, "decoded rows of layer " + std::to_string(layer) + ", head " +
+                                                  std::to_string(head) + " exceed the range of " +
+                                                  ElementTypeName(to.layout.type)};
+        }
+      }
+    }
+  }
+  return rows * spec.layers * 2 * spec.kv_heads * to.layout.row_bytes();
+}
+
+Result<void> Sequence::Trim(std::uint64_t length) {
+  const std::string what = "trim sequence " + std::to_string(id_) + " to " + std::to_string(length) + " tokens: ";
+  if (length > length_) return Error{ErrorCode::kOutOfRange, what + "it has " + std::to_string(length_)};
+  const std::uint64_t block_tokens = store_->spec().block_tokens;
+  const std::uint64_t whole_blocks = length / block_tokens;
+  if (whole_blocks < switched_blocks()) {
+    const Block& block = *blocks_[whole_blocks];
+    const std::uint64_t rows = length % block_tokens;
+    if (rows != 0) {
+      // Checked first: the rows go where rows of the present tail lie, and an error must leave those alone.
+      Result<std::uint64_t> decoded = DecodeRows(block, rows, tail_, DecodePass::kCheck);
+      if (decoded) decoded = DecodeRows(block, rows, tail_, DecodePass::kStore);
+      if (!decoded) return Error{decoded.error().code, what + decoded.error().message};
+      store_->counters().bytes_copied += *decoded;
+    }
+    tail_tokens_.assign(block.tokens.begin(), block.tokens.begin() + static_cast<std::ptrdiff_t>(rows));
+    payloads_.resize(whole_blocks);
+    marks_.clear();
+  } else {
+    tail_tokens_.resize(length - tail_first_position());
+    std::erase_if(marks_, [&](std::uint64_t mark) { return mark > length; });
+  }
+  length_ = length;
+  prefix_hit_tokens_ = std::min(prefix_hit_tokens_, whole_blocks * block_tokens);
+  DropSeals(whole_blocks);
+  DropBlocks(whole_blocks);
+  return {};
+}
+
+Result<std::uint64_t> Sequence::SetMark() {
+  if (marks_.size() >= kMaxMarks) {
+    return Error{ErrorCode::kOutOfRange,
+                 "sequence " + std::to_string(id_) + " holds " + std::to_string(kMaxMarks) + " marks already"};
+  }
+  marks_.push_back(length_);
+  return length_;
+}
+
+Result<void> Sequence::Rewind(std::uint64_t mark) {
+  if (std::ranges::find(marks_, mark) == marks_.end()) {
+    return Error{ErrorCode::kNotFound,
+                 "sequence " + std::to_string(id_) + " holds no mark at " + std::to_string(mark) + " tokens"};
+  }
+  return Trim(mark);  // nothing has switched since the mark: only raw rows go
+}
+
+void Sequence::Release(std::uint64_t mark, Done done) {
+  const auto held = std::ranges::find(marks_, mark);
+  if (held == marks_.end()) {
+    done(Error{ErrorCode::kNotFound,
+               "sequence " + std::to_string(id_) + " holds no mark at " + std::to_string(mark) + " tokens"});
+    return;
+  }
+  marks_.erase(held);
+  Continue(SealWait::kSwitched, std::move(done));
+}
+
+void Sequence::DropBlocks(std::size_t keep) {
+  while (blocks_.size() > keep) {
+    store_->index().DropLease(*blocks_.back());
+    blocks_.pop_back();
+    block_charges_.pop_back();
+  }
+  if (payloads_.size() > keep) payloads_.resize(keep);
+}
+
+SequenceFigures Sequence::Figures() const {
+  return {.id = id_,
+          .store = store_->name(),
+          .client = config_.client,
+          .label = config_.label,
+          .length = length_,
+          .sealed_tokens = tail_first_position(),
+          .prefix_hit_tokens = prefix_hit_tokens_,
+          .marks = marks_.size(),
+          .read_only = false};
+}
+
+SequenceDetail Sequence::Inspect() const {
+  SequenceDetail detail;
+  detail.figures = Figures();
+  for (const Block* block : blocks_) detail.blocks.push_back(store_->Inspect(*block));
+  detail.tail_first_position = tail_first_position();
+  detail.tail_capacity_tokens = tail_.layout.capacity;
+  return detail;
+}
+
+}  // namespace kvant::daemon

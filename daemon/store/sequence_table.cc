@@ -1,0 +1,46 @@
+#include "daemon/store/sequence_table.h"
+
+#include <string>
+
+#include "daemon/store/sequence.h"
+
+namespace kvant::daemon {
+namespace {
+
+constexpr unsigned kEpochShift = 40;
+
+}  // namespace
+
+SequenceTable::SequenceTable(std::uint64_t boot_token) noexcept
+    : epoch_((boot_token % 0x7FFFFF + 1) << kEpochShift) {}  // never 0, and the sign bit stays clear
+
+std::uint64_t SequenceTable::Add(Sequence& sequence) {
+  const std::uint64_t id = epoch_ | next_++;
+  entries_[id].sequence = &sequence;
+  return id;
+}
+
+std::uint64_t SequenceTable::Add(Reader& reader) {
+  const std::uint64_t id = epoch_ | next_++;
+  entries_[id].reader = &reader;
+  return id;
+}
+
+void SequenceTable::Remove(std::uint64_t id) noexcept { entries_.erase(id); }
+
+Result<Sequence*> SequenceTable::Find(std::uint64_t id) const {
+  const std::string name = "sequence " + std::to_string(id);
+  if (id >> kEpochShift != epoch_ >> kEpochShift) {
+    return Error{id == 0 ? ErrorCode::kNotFound : ErrorCode::kStaleDaemon, name + " was not given by this daemon"};
+  }
+  const auto entry = entries_.find(id);
+  if (entry == entries_.end()) return Error{ErrorCode::kNotFound, name + " is closed or was never opened"};
+  if (entry->second.reader != nullptr) return entry->second.reader->source();
+  return entry->second.sequence;
+}
+
+void SequenceTable::ForEach(const std::function<void(std::uint64_t, Sequence*, Reader*)>& visit) const {
+  for (const auto& [id, entry] : entries_) visit(id, entry.sequence, entry.reader);
+}
+
+}  // namespace kvant::daemon

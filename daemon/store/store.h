@@ -1,0 +1,126 @@
+// The KV of one identity: its plan, its slots, its prefix index.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <kvant/result.h>
+#include <kvant/store_spec.h>
+
+#include "daemon/memory/block_pool.h"
+#include "daemon/store/core.h"
+#include "daemon/store/identity.h"
+#include "daemon/store/prefix_index.h"
+#include "daemon/store/stats.h"
+#include "quantizers/plan.h"
+
+namespace kvant::daemon {
+
+/// A place for a block that is being encoded: slots and charges, all given back on destruction unless they became a Block.
+/// Movable. Keeps the store alive.
+class PendingBlock;
+
+/// Owned (shared) by the store table, by every session that has it open and by its sequences; the table drops a store that only
+/// it holds and that has no blocks when the budget needs the room. Loop thread only.
+class Store : public std::enable_shared_from_this<Store> {
+ public:
+  /// `charge` pays for the store's record and plan. kStoreFull if the budget can never hold one block of this shape,
+  /// kUnsupported if the sink rows do not fit a slot even as f16.
+  static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
+  ~Store();
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
+
+  [[nodiscard]] Core& core() const noexcept { return core_; }
+  [[nodiscard]] const std::string& name() const noexcept { return plan_->spec().name; }
+  [[nodiscard]] const StoreSpec& spec() const noexcept { return plan_->spec(); }
+  /// Shared with encoding jobs, which outlive sequences.
+  [[nodiscard]] const std::shared_ptr<const quantizers::Plan>& plan() const noexcept { return plan_; }
+  [[nodiscard]] const std::vector<IdentityField>& identity_fields() const noexcept { return fields_; }
+  [[nodiscard]] const protocol::Digest& identity() const noexcept { return identity_; }
+  [[nodiscard]] std::uint64_t slot_bytes() const noexcept { return slot_bytes_; }
+  /// Bytes of all sink rows of that element type; 0 if the store keeps none.
+  [[nodiscard]] std::uint64_t SinkBytes(ElementType type) const noexcept;
+
+  /// For clients with local placement: slabs with index >= from, ascending.
+  [[nodiscard]] std::vector<std::shared_ptr<Slab>> slabs(std::uint32_t from_index) const { return pool_.slabs(from_index); }
+
+  /// Unleased blocks, least recently used first; 0: no limit. `dry_run` counts only. Empty slabs are given back.
+  EvictFigures Evict(std::uint64_t max_blocks, bool dry_run);
+
+  [[nodiscard]] StoreFigures Figures() const;
+  /// Verifies the block's checksums: reads all of it.
+  [[nodiscard]] BlockFigures Inspect(const Block& block) const;
+
+  // ---- for sequences and the store table
+
+  [[nodiscard]] PrefixIndex& index() noexcept { return index_; }
+  [[nodiscard]] const PrefixIndex& index() const noexcept { return index_; }
+  [[nodiscard]] BlockPool& pool() noexcept { return pool_; }
+  [[nodiscard]] Counters& counters() noexcept { return counters_; }
+
+  /// Takes `bytes` of metadata from the budget, evicting unleased blocks (own first) if need be. kStoreFull if there is no
+  /// room.
+  Result<Charge> TakeMetadata(std::size_t bytes, std::string_view what);
+
+  /// Slots for a block (and its sinks), evicting if need be; kStoreFull if there is no room. The slots are cleared.
+  Result<PendingBlock> Reserve(bool with_sinks);
+
+  /// Drops whole slabs without leased blocks, least recently used first, until the budget has `bytes` available; true if it
+  /// has.
+  bool GiveBack(std::size_t bytes);
+
+  void SequenceOpened() noexcept { ++sequences_; }
+  void SequenceClosed() noexcept { --sequences_; }
+
+ private:
+  friend class PendingBlock;
+  Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
+  Result<SlotRef> AllocateSlot();
+  bool EvictOne();
+  void Discard(std::unique_ptr<Block> block);
+
+  Core& core_;
+  const std::shared_ptr<const quantizers::Plan> plan_;
+  const std::vector<IdentityField> fields_;
+  const protocol::Digest identity_;
+  const std::uint64_t slot_bytes_;
+  const Charge charge_;
+  BlockPool pool_;
+  PrefixIndex index_;
+  Counters counters_;
+  std::uint64_t sequences_ = 0;
+};
+
+class PendingBlock {
+ public:
+  PendingBlock(PendingBlock&&) noexcept = default;
+  PendingBlock& operator=(PendingBlock&&) = delete;
+  ~PendingBlock();
+
+  [[nodiscard]] SlotRef slot() const noexcept { return slot_; }
+  [[nodiscard]] std::optional<SlotRef> sinks() const noexcept { return sinks_; }
+  [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
+
+  /// Makes the encoded slots a block of the index, without leases. Requires: the slot is finished, parent in the index.
+  /// `sink_type`: of the rows in the sinks' slot, if there is one.
+  Block* Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position, ElementType sink_type) &&;
+
+ private:
+  friend class Store;
+  PendingBlock(std::shared_ptr<Store> store, Charge charge) noexcept;
+  std::shared_ptr<Store> store_;
+  Charge charge_;
+  SlotRef slot_;
+  bool has_slot_ = false;
+  std::optional<SlotRef> sinks_;
+  std::uint64_t generation_ = 0;
+};
+
+}  // namespace kvant::daemon

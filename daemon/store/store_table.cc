@@ -1,0 +1,117 @@
+#include "daemon/store/store_table.h"
+
+#include <utility>
+
+namespace kvant::daemon {
+namespace {
+
+void Add(Counters& sum, const Counters& part) {
+  sum.prefix_lookup_tokens += part.prefix_lookup_tokens;
+  sum.prefix_hit_tokens += part.prefix_hit_tokens;
+  sum.sealed_blocks += part.sealed_blocks;
+  sum.deduplicated_blocks += part.deduplicated_blocks;
+  sum.evicted_blocks += part.evicted_blocks;
+  sum.bytes_copied += part.bytes_copied;
+  sum.store_full_errors += part.store_full_errors;
+  sum.not_finite_errors += part.not_finite_errors;
+}
+
+/// An artifact is held as its image and, parsed, as f32: up to twice the image again where it holds f16.
+std::size_t RecordBytes(const StoreSpec& spec) { return kStoreRecordBytes + 3 * spec.plan.artifact.size(); }
+
+}  // namespace
+
+StoreTable::StoreTable(Core& core) : core_(core) {
+  core_.reclaim = [this](std::size_t bytes, const Store* asker) { return Reclaim(bytes, asker); };
+}
+
+StoreTable::~StoreTable() { core_.reclaim = nullptr; }
+
+Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
+  const std::string what = "the record of store " + spec.name;
+  Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, RecordBytes(spec), what);
+  if (!charge) {
+    if (!Reclaim(RecordBytes(spec), nullptr)) return charge.error();
+    charge = core_.budget.Take(ChargeKind::kMetadata, RecordBytes(spec), what);
+    if (!charge) return charge.error();
+  }
+  // Made for an attach too: it checks the spec and puts the codecs into the canonical form that is compared.
+  Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core_.codecs, spec);
+  if (!plan) return plan.error();
+
+  if (const auto existing = stores_.find(spec.name); existing != stores_.end()) {
+    Result<void> same = CompareIdentity(spec.name, existing->second->identity_fields(), IdentityFields(**plan));
+    if (!same) return same.error();
+    return OpenedStore{existing->second, false};
+  }
+  Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(*plan), std::move(*charge));
+  if (!store) return store.error();
+  stores_.emplace(spec.name, *store);
+  return OpenedStore{*store, true};
+}
+
+Result<Store*> StoreTable::Find(std::string_view name) const {
+  const auto entry = stores_.find(name);
+  if (entry == stores_.end()) return Error{ErrorCode::kNotFound, "no store has the name '" + std::string(name) + "'"};
+  return entry->second.get();
+}
+
+std::vector<Store*> StoreTable::stores() const {
+  std::vector<Store*> list;
+  for (const auto& [name, store] : stores_) list.push_back(store.get());
+  return list;
+}
+
+Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max_blocks, bool dry_run) {
+  if (!store.empty()) {
+    Result<Store*> found = Find(store);
+    if (!found) return found.error();
+    return (*found)->Evict(max_blocks, dry_run);
+  }
+  EvictFigures sum;
+  for (const auto& [name, each] : stores_) {
+    if (max_blocks != 0 && sum.blocks == max_blocks) break;
+    const EvictFigures part = each->Evict(max_blocks == 0 ? 0 : max_blocks - sum.blocks, dry_run);
+    sum.blocks += part.blocks;
+    sum.bytes += part.bytes;
+  }
+  return sum;
+}
+
+StoreFigures StoreTable::Totals() const {
+  StoreFigures sum;
+  Add(sum.counters, dropped_);
+  for (const auto& [name, store] : stores_) {
+    const StoreFigures part = store->Figures();
+    sum.blocks += part.blocks;
+    sum.leased_blocks += part.leased_blocks;
+    sum.leases += part.leases;
+    sum.sequences += part.sequences;
+    sum.slabs += part.slabs;
+    sum.slab_bytes += part.slab_bytes;
+    sum.bytes.logical_f16_bytes += part.bytes.logical_f16_bytes;
+    sum.bytes.compressed_bytes += part.bytes.compressed_bytes;
+    sum.bytes.resident_bytes += part.bytes.resident_bytes;
+    Add(sum.counters, part.counters);
+  }
+  return sum;
+}
+
+bool StoreTable::Reclaim(std::size_t bytes, const Store* asker) {
+  if (core_.budget.available() >= bytes) return true;
+  for (const auto& [name, store] : stores_) {
+    if (store.get() != asker && store->GiveBack(bytes)) return true;
+  }
+  // Stores nobody has open and that hold nothing: their records.
+  for (auto it = stores_.begin(); it != stores_.end() && core_.budget.available() < bytes;) {
+    if (it->second.get() != asker && it->second.use_count() == 1 && it->second->index().size() == 0) {
+      Add(dropped_, it->second->counters());
+      it = stores_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  return core_.budget.available() >= bytes;
+}
+
+}  // namespace kvant::daemon

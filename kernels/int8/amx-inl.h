@@ -1,0 +1,161 @@
+// Scores and weighted sums of 8-bit codes by tiles. Codes are right factors where they lie: 16 groups of 4 dims x 16 tokens
+// (keys), 16 quads of tokens x 16 dims (values). 16-bit integers are left factors in two planes of bytes: 128 * high + low. No
+// include guard by design: see Highway's foreach_target.
+#if defined(KVANT_KERNELS_INT8_AMX_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVANT_KERNELS_INT8_AMX_INL_H_
+#undef KVANT_KERNELS_INT8_AMX_INL_H_
+#else
+#define KVANT_KERNELS_INT8_AMX_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include <hwy/highway.h>
+
+#include "kernels/int8/int16_rows.h"
+#include "kernels/int8/layout.h"
+#include "kernels/machine/amx-inl.h"
+#include "kernels/machine/prefetch.h"
+#include "kernels/ufloat16-inl.h"
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+HWY_BEFORE_NAMESPACE();
+namespace kvant::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// Numbers of a row of integers: dims of a query, tokens of weights.
+inline constexpr std::size_t kMaxPlaneRow = 256;
+
+HWY_INLINE bool Int8UsesTiles(std::size_t queries, std::size_t row) {
+  return queries >= kLeastTileQueries && row % 64 == 0 && row <= kMaxPlaneRow && UsesTiles();
+}
+
+/// Up to 16 rows of `length` integers, their fours in order again.
+struct Planes {
+  alignas(64) std::int8_t high[kTileRows * kMaxPlaneRow];
+  alignas(64) std::int8_t low[kTileRows * kMaxPlaneRow];
+
+  HWY_INLINE void Split(const std::int16_t* HWY_RESTRICT integers, std::size_t rows, std::size_t length) {
+    const hn::FixedTag<std::int16_t, 32> d16;
+    const hn::FixedTag<std::int8_t, 32> d8;
+    HWY_ALIGN static constexpr std::int8_t kOrder[16] = {0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15};
+    const auto order = hn::LoadDup128(d8, kOrder);
+    for (std::size_t i = 0; i < rows * length; i += 32) {
+      const auto x = hn::LoadU(d16, integers + i);
+      const auto upper = hn::ShiftRight<7>(hn::Add(x, hn::Set(d16, std::int16_t{64})));
+      const auto lower = hn::Sub(x, hn::ShiftLeft<7>(upper));
+      hn::Store(hn::TableLookupBytes(hn::DemoteTo(d8, upper), order), d8, high + i);
+      hn::Store(hn::TableLookupBytes(hn::DemoteTo(d8, lower), order), d8, low + i);
+    }
+  }
+};
+
+/// 64 numbers of each row against two right factors, into tiles 0 and 1 (`b0` with high and low), 2 and 3 (`b1`).
+HWY_INLINE void MultiplyPlanes(const Planes& planes, std::size_t length, std::size_t k, const std::byte* b0,
+                               const std::byte* b1, std::size_t b_stride) {
+  Tiles::Load<4>(planes.high + 64 * k, length);
+  Tiles::Load<6>(b0, b_stride);
+  Tiles::DotSignedUnsigned<0, 4, 6>();
+  Tiles::Load<5>(planes.low + 64 * k, length);
+  Tiles::DotSignedUnsigned<1, 5, 6>();
+  Tiles::Load<7>(b1, b_stride);
+  Tiles::DotSignedUnsigned<2, 4, 7>();
+  Tiles::DotSignedUnsigned<3, 5, 7>();
+}
+
+/// What MultiplyPlanes left in the tiles, each pair as one sum per row.
+struct PlaneSums {
+  alignas(64) std::int32_t parts[4][kTileRows * 16];
+
+  static HWY_INLINE void Clear() {
+    Tiles::Zero<0>();
+    Tiles::Zero<1>();
+    Tiles::Zero<2>();
+    Tiles::Zero<3>();
+  }
+  HWY_INLINE void Fetch() {
+    Tiles::Store<0>(parts[0]);
+    Tiles::Store<1>(parts[1]);
+    Tiles::Store<2>(parts[2]);
+    Tiles::Store<3>(parts[3]);
+  }
+  /// The sums of row `q` with right factor `b`, plus `offset`, modulo 2^32.
+  [[nodiscard]] HWY_INLINE hn::Vec<hn::FixedTag<float, 16>> Row(std::size_t q, std::size_t b, std::int32_t offset) const {
+    const hn::FixedTag<std::int32_t, 16> di;
+    const auto upper = hn::ShiftLeft<7>(hn::Load(di, parts[2 * b] + q * 16));
+    const auto sum = hn::Add(hn::Add(upper, hn::Load(di, parts[2 * b + 1] + q * 16)), hn::Set(di, offset));
+    return hn::ConvertTo(hn::FixedTag<float, 16>(), sum);
+  }
+};
+
+/// As ScoreInt8. Requires: Int8UsesTiles(n, dim), whole pairs of tiles of tokens.
+HWY_INLINE void ScoreInt8Tiles(const Int16Row* queries, const std::int16_t* integers, std::size_t n, const std::byte* codes,
+                               const std::uint16_t* scales, std::size_t tokens, std::size_t dim, float* logits,
+                               std::size_t stride, const std::byte* next, std::size_t next_bytes) {
+  const hn::FixedTag<float, 16> df;
+  const Tiles tiles;
+  Planes planes;
+  PlaneSums sums;
+  Prefetch prefetch(next, next_bytes, tokens / 32);
+  for (std::size_t first = 0; first < n; first += kTileRows) {
+    const std::size_t rows = std::min(kTileRows, n - first);
+    planes.Split(integers + first * dim, rows, dim);
+    for (std::size_t token = 0; token < tokens; token += 32) {
+      prefetch.Step();
+      const std::byte* tile = codes + token * dim;
+      PlaneSums::Clear();
+      for (std::size_t k = 0; k < dim / 64; ++k) {
+        MultiplyPlanes(planes, dim, k, tile + k * kTileBytes, tile + 16 * dim + k * kTileBytes, kTileRowBytes);
+      }
+      sums.Fetch();
+      for (std::size_t b = 0; b < 2; ++b) {
+        const auto scale = LoadUfloat16(df, scales + token + 16 * b);
+        for (std::size_t q = 0; q < rows; ++q) {
+          const Int16Row& query = queries[first + q];
+          const auto logit = hn::Mul(hn::Mul(sums.Row(q, b, query.offset), hn::Set(df, query.step)), scale);
+          hn::StoreU(logit, df, logits + (first + q) * stride + token + 16 * b);
+        }
+      }
+    }
+  }
+}
+
+/// As AccumulateInt8. Requires: Int8UsesTiles(n, tokens), dim a multiple of 32.
+HWY_INLINE void AccumulateInt8Tiles(const Int16Row* weights, const std::int16_t* integers, std::size_t n,
+                                    const std::byte* codes, std::size_t tokens, std::size_t dim, float* acc,
+                                    std::size_t acc_stride, const std::byte* next, std::size_t next_bytes) {
+  const hn::FixedTag<float, 16> df;
+  const Tiles tiles;
+  Planes planes;
+  PlaneSums sums;
+  Prefetch prefetch(next, next_bytes, dim / 32);
+  for (std::size_t first = 0; first < n; first += kTileRows) {
+    const std::size_t rows = std::min(kTileRows, n - first);
+    planes.Split(integers + first * tokens, rows, tokens);
+    for (std::size_t d = 0; d < dim; d += 32) {
+      prefetch.Step();
+      PlaneSums::Clear();
+      for (std::size_t k = 0; k < tokens / 64; ++k) {
+        const std::byte* tile = codes + 64 * k * dim + 4 * d;
+        MultiplyPlanes(planes, tokens, k, tile, tile + kTileRowBytes, 4 * dim);
+      }
+      sums.Fetch();
+      for (std::size_t q = 0; q < rows; ++q) {
+        const Int16Row& row = weights[first + q];
+        for (std::size_t b = 0; b < 2; ++b) {
+          float* to = acc + (first + q) * acc_stride + d + 16 * b;
+          hn::StoreU(hn::Add(hn::LoadU(df, to), hn::Mul(sums.Row(q, b, row.offset), hn::Set(df, row.step))), df, to);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace kvant::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // HWY_AVX3_DL
+#endif  // toggle

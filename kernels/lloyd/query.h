@@ -1,0 +1,53 @@
+// Queries -> what lloyd/score.h reads: rotated, rounded to integers, 16 queries to a batch, lanes = queries.
+//
+// Batch: LloydQueryHead, then 16 rows, one per query, of words for each group of 4 dims:
+//   up to 4 bits: four signed bytes, |q| <= 127;
+//   8 bits: two words of signed 16-bit pairs (dims 0, 2), then (dims 1, 3), |q| <= 2047 (less for dims beyond 256, so that sums
+//   fit 32 bits).
+// Rows beyond the last query hold anything. In memory only, never stored.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/lloyd/table.h"
+#include "kernels/rotation/hadamard.h"
+
+namespace kvant::kernels {
+
+/// logit = (float(integer sum) * token's scale) * scale + bias.
+struct LloydQueryHead {
+  float scale[kLanes];
+  float bias[kLanes];         ///< <query, mean>; 0 without one
+  std::int32_t sums[kLanes];  ///< of the integer query: undoes the offset of unsigned codes
+};
+
+constexpr std::size_t LloydQueryWordsPerGroup(std::uint32_t bits) noexcept { return bits == 8 ? 2 : 1; }
+
+/// Words of one query's row.
+constexpr std::size_t LloydQueryWords(std::uint32_t bits, std::size_t dim) noexcept {
+  return dim / 4 * LloydQueryWordsPerGroup(bits);
+}
+
+constexpr std::size_t LloydQueryBatchBytes(std::uint32_t bits, std::size_t dim) noexcept {
+  return sizeof(LloydQueryHead) + LloydQueryWords(bits, dim) * kLanes * sizeof(std::uint32_t);
+}
+
+/// The largest integer a query's number becomes.
+constexpr std::int32_t LloydQueryMax(std::uint32_t bits, std::size_t dim) noexcept {
+  if (bits != 8) return 127;
+  const auto fits = static_cast<std::int32_t>(INT32_MAX / (2047 * static_cast<std::int64_t>(dim)));
+  return fits < 2047 ? fits : 2047;
+}
+
+struct LloydQueryConfig {
+  const LloydTable* table = nullptr;
+  HadamardMap map;
+  const float* mean = nullptr;  ///< [dim] or null
+};
+
+/// queries: [n, dim], adjacent. prepared: ceil(n / 16) batches, 64-byte aligned. Finite queries give the same bytes on every
+/// target; others give some bytes.
+void LloydPrepareQueries(const LloydQueryConfig& config, const float* queries, std::size_t n, std::byte* prepared) noexcept;
+
+}  // namespace kvant::kernels

@@ -1,0 +1,80 @@
+#include "kernels/lloyd/table.h"
+
+#include <cstdint>
+
+namespace kvant::kernels {
+namespace {
+
+template <std::size_t kHalf>
+constexpr LloydTable MakeTable(std::uint32_t bits, float unit, const std::int16_t (&magnitudes)[kHalf]) {
+  LloydTable table;
+  table.bits = bits;
+  table.unit = unit;
+  for (std::size_t i = 0; i < kHalf; ++i) table.magnitudes[i] = magnitudes[i];
+  for (std::size_t i = 0; i + 1 < kHalf; ++i) {
+    const int sum = magnitudes[i] + magnitudes[i + 1];
+    table.thresholds[i] = bits == 8 ? static_cast<float>((sum + 1) / 2) : static_cast<float>(sum) * 0.5f;
+  }
+  if (bits == 8) {
+    std::uint8_t index = 0;
+    for (std::size_t z = 0; z < table.grid.size(); ++z) {
+      while (index + 1u < kHalf && static_cast<float>(z) >= table.thresholds[index]) ++index;
+      table.grid[z] = index;
+    }
+    for (std::uint32_t i = 0; i < 256; ++i) table.centroids[i] = static_cast<std::int16_t>(table.Centroid(i));
+    for (std::size_t i = 0; i < kHalf; ++i) {
+      table.low_bytes[i] = static_cast<std::uint8_t>(magnitudes[i] & 0xFF);
+      table.high_bytes[i] = static_cast<std::uint8_t>(magnitudes[i] >> 8);
+    }
+  }
+  if (bits <= 4) {
+    for (std::uint32_t field = 0; field < 4 / bits; ++field) {
+      for (std::uint32_t nibble = 0; nibble < 16; ++nibble) {
+        const std::uint32_t index = (nibble >> (field * bits)) & ((1u << bits) - 1u);
+        table.nibbles[field][nibble] = static_cast<std::int8_t>(table.Centroid(index));
+      }
+    }
+    for (std::uint32_t field = 0; field < (bits == 3 ? 1 : 6 / bits); ++field) {
+      for (std::uint32_t six = 0; six < 64; ++six) {
+        const std::uint32_t index = (six >> (field * bits)) & ((1u << bits) - 1u);
+        table.sixes[field][six] = static_cast<std::int8_t>(table.Centroid(index));
+      }
+    }
+  }
+  return table;
+}
+
+constexpr LloydTable kBits1 = MakeTable(1, 1.2533141f, {1});
+constexpr LloydTable kBits2 = MakeTable(2, 6.6209829f, {3, 10});
+constexpr LloydTable kBits3 = MakeTable(3, 40.906256f, {10, 31, 55, 88});
+constexpr LloydTable kBits4 = MakeTable(4, 38.142989f, {5, 15, 25, 36, 48, 62, 79, 104});
+constexpr LloydTable kBits8 =
+    MakeTable(8, 445.0f,
+              {4,    11,   19,   26,   34,   41,   49,   56,   64,   71,   79,   87,   94,   102,  109,  117,  124,  132,  140,
+               147,  155,  163,  170,  178,  186,  193,  201,  209,  217,  225,  232,  240,  248,  256,  264,  272,  280,  288,
+               296,  304,  312,  321,  329,  337,  345,  354,  362,  370,  379,  387,  396,  405,  413,  422,  431,  439,  448,
+               457,  466,  475,  484,  494,  503,  512,  522,  531,  541,  550,  560,  570,  580,  590,  600,  610,  620,  631,
+               642,  652,  663,  674,  685,  696,  708,  719,  731,  743,  755,  767,  779,  792,  805,  818,  831,  845,  859,
+               873,  887,  902,  917,  933,  949,  965,  981,  999,  1016, 1035, 1053, 1073, 1093, 1114, 1136, 1159, 1182, 1207,
+               1234, 1262, 1291, 1323, 1357, 1394, 1435, 1480, 1531, 1589, 1659, 1745, 1861, 2046});
+
+// vpmaddubsw adds two products in 16 bits (lloyd/dot-inl.h): of centroids and weights, of centroids with an offset and queries.
+static_assert(2 * 255 * kBits2.magnitudes[1] <= INT16_MAX && 2 * 127 * 2 * kBits2.magnitudes[1] <= INT16_MAX);
+static_assert(kBits4.thresholds[0] == 10.0f && kBits4.thresholds[6] == 91.5f && kBits4.Centroid(0) == -104 &&
+              kBits4.Centroid(7) == -5 && kBits4.Centroid(8) == 5 && kBits4.Centroid(15) == 104);
+static_assert(kBits8.thresholds[0] == 8.0f && kBits8.grid[7] == 0 && kBits8.grid[8] == 1 && kBits8.grid[2047] == 127);
+
+}  // namespace
+
+const LloydTable* FindLloydTable(std::uint32_t bits) noexcept {
+  switch (bits) {
+    case 1: return &kBits1;
+    case 2: return &kBits2;
+    case 3: return &kBits3;
+    case 4: return &kBits4;
+    case 8: return &kBits8;
+    default: return nullptr;
+  }
+}
+
+}  // namespace kvant::kernels

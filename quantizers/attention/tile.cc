@@ -1,0 +1,271 @@
+#include "quantizers/attention/tile.h"
+
+#include <cfloat>
+#include <cmath>
+
+#include "kernels/raw/rows.h"
+#include "kernels/raw/weighted_sum.h"
+#include "kernels/softmax.h"
+
+namespace kvant::quantizers {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+// Shares of a chunk's time, and so of what it asks for ahead: scoring, softmax, accumulation.
+constexpr float kScoreShare = 0.40f;
+constexpr float kSoftmaxShare = 0.18f;
+constexpr float kAccumulateShare = 0.42f;
+
+std::size_t ChunkBlocks(const StoreSpec& spec) { return std::max<std::size_t>(1, kChunkTokens / spec.block_tokens); }
+
+}  // namespace
+
+Sizes SizesOf(const AttendItem& item, std::size_t count) {
+  const StoreSpec& spec = item.cache.plan->spec();
+  const LayerCodecs& codecs = item.cache.plan->layer(item.cache.layer);
+  Sizes sizes;
+  sizes.queries = count * spec.head_dim * sizeof(float);
+  sizes.prepared = codecs.keys->prepared_bytes(count);
+  sizes.logits = count * std::max<std::size_t>(kChunkTokens, spec.block_tokens) * sizeof(float);
+  sizes.partial = Partial::Floats(count, codecs.values->accumulator_floats(), spec.head_dim) * sizeof(float);
+  sizes.rows = count * spec.head_dim * sizeof(float);
+  sizes.turned = codecs.keys->pre_rope() ? kTurnTokens * spec.head_dim * sizeof(float) : 0;
+  sizes.accumulate = codecs.values->accumulate_scratch_bytes(count);
+  return sizes;
+}
+
+Tile::Tile(std::span<const AttendItem> items, const Units& units, const TileRun& unit, ThreadBuffers& buffers, float* partials,
+           bool raw_done)
+    : items_(items),
+      members_(&units.members[unit.members]),
+      unit_(unit),
+      cache_(items[members_->item].cache),
+      codecs_(cache_.plan->layer(cache_.layer)),
+      spec_(cache_.plan->spec()),
+      buffers_(buffers),
+      rope_(codecs_.keys->pre_rope() ? &cache_.plan->rope() : nullptr),
+      units_(units),
+      group_(GroupSize(items[members_->item])),
+      acc_floats_(codecs_.values->accumulator_floats()) {
+  std::fill_n(skipped_, unit_.count, 0.0f);
+  std::fill_n(raw_max_, unit_.count, -kInfinity);
+  if (raw_done && !unit_.raw) LearnFromRaw(partials);
+}
+
+/// The raw rows' weight counts towards what is negligible beside it: recent tokens and sinks often outweigh all others. Each of
+/// an item's runs relies on its share only, so that all of them together stay within the bound.
+void Tile::LearnFromRaw(float* partials) {
+  for (std::size_t i = 0; i < unit_.count; ++i) {
+    const Member& member = members_[(unit_.first + i) / unit_.per_item];
+    if (!member.has_raw) continue;
+    const std::size_t query = (unit_.first + i) % unit_.per_item;
+    const std::size_t tiles = (unit_.per_item + kMaxQueries - 1) / kMaxQueries;
+    const Part& part = units_.raw_parts[member.raw_part + unit_.head * tiles + query / kMaxQueries];
+    const Partial raw(partials + part.partial, part.unit_count, acc_floats_, spec_.head_dim);
+    raw_max_[i] = raw.max[query % kMaxQueries];
+    raw_sum_[i] = raw.raw_sum[query % kMaxQueries] / static_cast<float>(member.runs);
+  }
+}
+
+/// Whether query i may leave out another `weight` (in units of its running maximum), by LayerCodecs::negligible_weight.
+bool Tile::Negligible(std::size_t i, float weight, const Partial& partial) const {
+  float all = partial.code_sum[i] + partial.raw_sum[i];
+  // Beyond e^80 everything here is negligible, and infinity would hide a NaN.
+  if (raw_max_[i] != -kInfinity) all += raw_sum_[i] * std::exp(std::min(80.0f, raw_max_[i] - partial.max[i]));
+  return skipped_[i] + weight <= codecs_.negligible_weight * all;
+}
+
+void Tile::Attend(Partial& partial, bool warm, const TileRun* next) {
+  partial.Clear(unit_.count, acc_floats_, spec_.head_dim);
+  const bool blocks = unit_.block_begin < unit_.block_end;
+  if (blocks && !warm) {
+    const std::size_t bytes = codecs_.keys->block_bytes();
+    for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(Keys(unit_.block_begin) + at, 0, 2);
+  }
+  LoadQueries(partial);
+  const Range seen = TileVisible();
+  if (unit_.raw) {
+    for (const RawRows& raw : cache_.raw) AttendRaw(raw, seen, partial);
+  }
+  if (blocks) {
+    codecs_.keys->PrepareQueries(unit_.head, buffers_.queries.Floats(), unit_.count, buffers_.prepared.data());
+    AttendBlocks(seen, partial, warm, next);
+  }
+}
+
+/// Codecs round queries to integers, so one with NaN or infinity is replaced by zeros, and the NaN put into its sum comes out.
+void Tile::LoadQueries(Partial& partial) {
+  const std::size_t dim = spec_.head_dim;
+  for (std::size_t i = 0; i < unit_.count; ++i) {
+    const Query& query = ItemOf(i).query;
+    const std::size_t head = unit_.head * group_ + (unit_.first + i) % unit_.per_item % group_;
+    const auto* from = static_cast<const std::byte*>(query.q.data) +
+                       (Token(i) * query.q.token_stride + head * query.q.head_stride) * ElementBytes(query.q.type);
+    float* row = buffers_.queries.Floats() + i * dim;
+    const float largest = kernels::LoadRow(from, query.q.type, dim, row);
+    if (largest <= FLT_MAX) {
+      kernels::Rescale(row, dim, query.scale);
+    } else {
+      std::fill_n(row, dim, 0.0f);
+      partial.raw_sum[i] = std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+}
+
+/// Positions that any query of the tile sees. Queries of several items see all of the tile's blocks.
+Range Tile::TileVisible() const {
+  if (unit_.count > unit_.per_item) return Visible(ItemOf(0).query, Token(0));
+  return {Visible(ItemOf(0).query, Token(0)).begin, Visible(ItemOf(0).query, Token(unit_.count - 1)).end};
+}
+
+/// Sets the logits of positions that this query does not see, or that raw rows cover, to -infinity.
+void Tile::Mask(const Range& chunk, const Range& visible, bool mask_raw, float* logits) const {
+  const auto hide = [&](std::uint64_t begin, std::uint64_t end) {
+    begin = std::max(begin, chunk.begin);
+    end = std::min(end, chunk.end);
+    if (begin < end) std::fill(logits + (begin - chunk.begin), logits + (end - chunk.begin), -kInfinity);
+  };
+  hide(chunk.begin, visible.begin);
+  hide(visible.end, chunk.end);
+  if (!mask_raw) return;
+  for (const RawRows& raw : cache_.raw) hide(raw.first_position, raw.first_position + raw.count);
+}
+
+/// True if raw rows cover all of the range.
+bool Tile::RawCovers(Range range) const {
+  for (const RawRows& raw : cache_.raw) {
+    if (raw.first_position <= range.begin && raw.first_position + raw.count > range.begin) {
+      range.begin = raw.first_position + raw.count;
+      if (range.empty()) return true;
+    }
+  }
+  return false;
+}
+
+/// Cap, mask and running maximum of query i's logits of a chunk. False if there is nothing to weigh: all weights are then 0.
+bool Tile::PrepareSoftmax(std::size_t i, const Range& chunk, bool mask_raw, float* logits, Partial& partial, float* sums) {
+  const auto length = static_cast<std::size_t>(chunk.end - chunk.begin);
+  const Query& query = ItemOf(i).query;
+  if (query.softcap > 0.0f) kernels::SoftCap(logits, length, query.softcap);
+  Mask(chunk, Visible(query, Token(i)), mask_raw, logits);
+  return NewMaximum(i, logits, length, partial, sums);
+}
+
+bool Tile::NewMaximum(std::size_t i, float* logits, std::size_t length, Partial& partial, float* sums) {
+  const float max = kernels::MaxOf(logits, length);
+  if (max == -kInfinity || max == kInfinity) {
+    if (max == kInfinity) sums[i] = std::numeric_limits<float>::quiet_NaN();  // a logit beyond f32
+    std::fill_n(logits, length, 0.0f);
+    return false;
+  }
+  if (max > partial.max[i]) {
+    if (partial.max[i] != -kInfinity) {
+      const float factor = std::exp(partial.max[i] - max);
+      kernels::Rescale(partial.code_acc + i * acc_floats_, acc_floats_, factor);
+      kernels::Rescale(partial.raw_acc + i * spec_.head_dim, spec_.head_dim, factor);
+      partial.code_sum[i] *= factor;
+      partial.raw_sum[i] *= factor;
+      skipped_[i] *= factor;
+    }
+    partial.max[i] = max;
+  }
+  return true;
+}
+
+const std::byte* Tile::Keys(std::size_t block) const {
+  return cache_.blocks[block] + codecs_.offset + unit_.head * codecs_.head_stride;
+}
+
+void Tile::AttendBlocks(const Range& seen, Partial& partial, bool warm, const TileRun* next) {
+  sparse_ = false;
+  const std::size_t per_chunk = ChunkBlocks(spec_);
+  for (Chunk chunk{unit_.block_begin, 0}; chunk.first < unit_.block_end; chunk.first = chunk.last) {
+    chunk.last = std::min(unit_.block_end, chunk.first + per_chunk);
+    PlanPrefetch(chunk, {chunk.last, std::min(unit_.block_end, chunk.last + per_chunk)}, next, warm);
+    AttendChunk(chunk, seen, partial);
+    warm = true;
+  }
+}
+
+/// In the order of reading: the keys themselves where nobody asked for them yet, the chunk's values (unless it looks as if
+/// most of them will not be needed), the keys of the next chunk or of the first chunk of the next unit.
+void Tile::PlanPrefetch(const Chunk& chunk, const Chunk& next, const TileRun* next_unit, bool warm) {
+  prefetch_.Clear();
+  const std::size_t keys_bytes = codecs_.keys->block_bytes(), values_bytes = codecs_.values->block_bytes();
+  if (!warm) {
+    for (std::size_t b = chunk.first + 1; b < chunk.last; ++b) prefetch_.Add(Keys(b), keys_bytes);
+  }
+  if (!sparse_) {
+    for (std::size_t b = chunk.first; b < chunk.last; ++b) prefetch_.Add(Keys(b) + codecs_.values_offset, values_bytes);
+  }
+  for (std::size_t b = next.first; b < next.last; ++b) prefetch_.Add(Keys(b), keys_bytes);
+  if (next.first < next.last || next_unit == nullptr) return;
+  const CachedLayer& cache = items_[units_.members[next_unit->members].item].cache;
+  const LayerCodecs& codecs = cache.plan->layer(cache.layer);
+  const std::size_t end = std::min(next_unit->block_end, next_unit->block_begin + ChunkBlocks(cache.plan->spec()));
+  for (std::size_t b = next_unit->block_begin; b < end; ++b) {
+    prefetch_.Add(cache.blocks[b] + codecs.offset + next_unit->head * codecs.head_stride, codecs.keys->block_bytes());
+  }
+}
+
+void Tile::AttendChunk(const Chunk& chunk, const Range& seen, Partial& partial) {
+  const std::uint64_t tokens = spec_.block_tokens;
+  const std::size_t count = chunk.last - chunk.first, stride = count * tokens;
+  float* logits = buffers_.logits.Floats();
+  for (std::size_t b = chunk.first; b < chunk.last; ++b) {
+    float* out = logits + (b - chunk.first) * tokens;
+    const Piece ahead = prefetch_.Take(kScoreShare / static_cast<float>(count));
+    if (Hidden(b, seen)) {
+      for (std::size_t i = 0; i < unit_.count; ++i) std::fill_n(out + i * stride, tokens, -kInfinity);
+      continue;
+    }
+    codecs_.keys->Score(unit_.head, b * tokens, buffers_.prepared.data(), unit_.count, Keys(b), out, stride, ahead.data,
+                        ahead.bytes);
+  }
+  if (!Weigh(chunk, partial)) return;
+  for (std::size_t b = chunk.first; b < chunk.last; ++b) {
+    const Piece ahead = prefetch_.Take(kAccumulateShare / static_cast<float>(count));
+    if (!needed_[b - chunk.first]) continue;
+    codecs_.values->Accumulate(unit_.head, logits + (b - chunk.first) * tokens, stride, unit_.count,
+                               Keys(b) + codecs_.values_offset, partial.code_acc, acc_floats_, buffers_.accumulate.data(),
+                               ahead.data, ahead.bytes);
+  }
+}
+
+/// Logits of a chunk to weights. Where all of a block's weights together are negligible (LayerCodecs::negligible_weight bounds
+/// what a query may lose that way in all) they become 0, and the block's values are not needed for this query.
+bool Tile::Weigh(const Chunk& chunk, Partial& partial) {
+  const std::uint64_t tokens = spec_.block_tokens;
+  const std::size_t count = chunk.last - chunk.first, stride = count * tokens;
+  const Range range{chunk.first * tokens, chunk.last * tokens};
+  std::fill_n(needed_, count, false);
+  const float share = kSoftmaxShare / static_cast<float>(unit_.count);
+  for (std::size_t i = 0; i < unit_.count; ++i) {
+    float* logits = buffers_.logits.Floats() + i * stride;
+    if (!PrepareSoftmax(i, range, /*mask_raw=*/true, logits, partial, partial.code_sum)) continue;
+    const Piece ahead = prefetch_.Take(share);
+    float weights[kMaxChunkBlocks];
+    kernels::ExpShifted(logits, count, tokens, partial.max[i], weights, ahead.data, ahead.bytes);
+    for (std::size_t b = 0; b < count; ++b) {
+      partial.code_sum[i] += weights[b];
+      if (Negligible(i, weights[b], partial)) {
+        skipped_[i] += weights[b];
+        std::fill_n(logits + b * tokens, tokens, 0.0f);
+      } else {
+        needed_[b] = true;
+      }
+    }
+  }
+  const auto used = static_cast<std::size_t>(std::count(needed_, needed_ + count, true));
+  sparse_ = 2 * used < count;
+  return used != 0;
+}
+
+/// True if no query of the tile takes anything from this block.
+bool Tile::Hidden(std::size_t block, const Range& seen) const {
+  const std::uint64_t tokens = spec_.block_tokens;
+  const Range range{std::max(block * tokens, seen.begin), std::min((block + 1) * tokens, seen.end)};
+  return range.empty() || RawCovers(range);
+}
+
+}  // namespace kvant::quantizers

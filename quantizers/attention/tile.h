@@ -1,0 +1,175 @@
+// The inner part of attention: one tile of queries of one KV head against one run of blocks. See
+// quantizers/attention/attention.h.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+
+#include "quantizers/attention/aligned_buffer.h"
+#include "quantizers/attention/prefetch_stream.h"
+#include "quantizers/attention/units.h"
+
+namespace kvant::quantizers {
+
+/// Tokens whose logits are turned into weights together: they stay in the first or second cache between scoring, softmax and
+/// accumulation. The same for every tile, or the tile would show in the result.
+inline constexpr std::size_t kChunkTokens = 512;
+/// Raw rows of pre-RoPE layers are turned in pieces of this size.
+inline constexpr std::size_t kTurnTokens = 64;
+/// Blocks have at least 16 tokens.
+inline constexpr std::size_t kMaxChunkBlocks = kChunkTokens / 16;
+
+/// One tile's running softmax: maximum and sums per query, accumulators in the value codec's space and in row space.
+struct Partial {
+  float* max = nullptr;       ///< [count]
+  float* code_sum = nullptr;  ///< [count] weights that went through the value codec
+  float* raw_sum = nullptr;   ///< [count] weights of raw rows
+  float* code_acc = nullptr;  ///< [count, accumulator_floats]
+  float* raw_acc = nullptr;   ///< [count, head_dim]
+
+  static std::size_t Floats(std::size_t count, std::size_t acc_floats, std::size_t dim) {
+    return count * (3 + acc_floats + dim);
+  }
+
+  /// Of a unit of `count` queries.
+  Partial(float* memory, std::size_t count, std::size_t acc_floats, std::size_t dim)
+      : max(memory + count * (acc_floats + dim)),
+        code_sum(max + count),
+        raw_sum(code_sum + count),
+        code_acc(memory),
+        raw_acc(memory + count * acc_floats) {}
+
+  /// The results from query `first` on.
+  [[nodiscard]] Partial From(std::size_t first, std::size_t acc_floats, std::size_t dim) const {
+    Partial part = *this;
+    part.max += first;
+    part.code_sum += first;
+    part.raw_sum += first;
+    part.code_acc += first * acc_floats;
+    part.raw_acc += first * dim;
+    return part;
+  }
+
+  void Clear(std::size_t count, std::size_t acc_floats, std::size_t dim) {
+    std::fill_n(code_acc, count * acc_floats, 0.0f);
+    std::fill_n(raw_acc, count * dim, 0.0f);
+    std::fill_n(max, count, -std::numeric_limits<float>::infinity());
+    std::fill_n(code_sum, count, 0.0f);
+    std::fill_n(raw_sum, count, 0.0f);
+  }
+};
+
+/// Byte sizes of one thread's buffers for the largest tile of a call.
+struct Sizes {
+  std::size_t queries = 0;
+  std::size_t prepared = 0;
+  std::size_t logits = 0;
+  std::size_t partial = 0;
+  std::size_t rows = 0;
+  std::size_t turned = 0;
+  std::size_t accumulate = 0;
+
+  void Cover(const Sizes& other) {
+    queries = std::max(queries, other.queries);
+    prepared = std::max(prepared, other.prepared);
+    logits = std::max(logits, other.logits);
+    partial = std::max(partial, other.partial);
+    rows = std::max(rows, other.rows);
+    turned = std::max(turned, other.turned);
+    accumulate = std::max(accumulate, other.accumulate);
+  }
+};
+
+/// What a tile of up to `count` queries of this item needs.
+Sizes SizesOf(const AttendItem& item, std::size_t count);
+
+/// One thread's buffers.
+struct ThreadBuffers {
+  AlignedBuffer queries;  ///< [count, head_dim] floats, times the softmax scale
+  AlignedBuffer prepared;
+  AlignedBuffer logits;   ///< [count, chunk]
+  AlignedBuffer partial;  ///< a Partial, where the unit has only one run
+  AlignedBuffer rows;     ///< [count, head_dim] floats
+  AlignedBuffer turned;   ///< [some tokens, head_dim] floats: raw keys after RoPE
+  AlignedBuffer accumulate;
+
+  void Reserve(const Sizes& sizes) {
+    queries.Reserve(sizes.queries);
+    prepared.Reserve(sizes.prepared);
+    logits.Reserve(sizes.logits);
+    partial.Reserve(sizes.partial);
+    rows.Reserve(sizes.rows);
+    turned.Reserve(sizes.turned);
+    accumulate.Reserve(sizes.accumulate);
+  }
+};
+
+/// One unit: attends to its blocks and raw rows and overwrites `partial`. Between calls, what the thread reads next is on its
+/// way: `warm` says that the first block was prefetched, `next` (or null) is the unit this thread takes next.
+class Tile {
+ public:
+  /// `partials` holds the parts; those of raw rows alone are read if they are done, which `raw_done` says.
+  Tile(std::span<const AttendItem> items, const Units& units, const TileRun& unit, ThreadBuffers& buffers, float* partials,
+       bool raw_done);
+
+  void Attend(Partial& partial, bool warm, const TileRun* next);
+
+ private:
+  [[nodiscard]] const AttendItem& ItemOf(std::size_t i) const {
+    return items_[members_[(unit_.first + i) / unit_.per_item].item];
+  }
+  [[nodiscard]] std::size_t Token(std::size_t i) const { return (unit_.first + i) % unit_.per_item / group_; }
+
+  void LoadQueries(Partial& partial);
+  void LearnFromRaw(float* partials);
+  [[nodiscard]] bool Negligible(std::size_t i, float weight, const Partial& partial) const;
+  [[nodiscard]] Range TileVisible() const;
+  void Mask(const Range& chunk, const Range& visible, bool mask_raw, float* logits) const;
+  [[nodiscard]] bool RawCovers(Range range) const;
+  bool NewMaximum(std::size_t i, float* logits, std::size_t length, Partial& partial, float* sums);
+  bool PrepareSoftmax(std::size_t i, const Range& chunk, bool mask_raw, float* logits, Partial& partial, float* sums);
+
+  void AttendRaw(const RawRows& raw, const Range& seen, Partial& partial);
+  [[nodiscard]] RowsView RawView(const RawRows& raw, const void* base, std::uint64_t position, std::size_t count) const;
+  void ScoreRaw(const RawRows& raw, const Range& chunk);
+
+  struct Chunk {
+    std::size_t first = 0;  ///< block
+    std::size_t last = 0;
+  };
+  void AttendBlocks(const Range& seen, Partial& partial, bool warm, const TileRun* next);
+  void PlanPrefetch(const Chunk& chunk, const Chunk& next, const TileRun* next_unit, bool warm);
+  void AttendChunk(const Chunk& chunk, const Range& seen, Partial& partial);
+  bool Weigh(const Chunk& chunk, Partial& partial);
+  [[nodiscard]] bool Hidden(std::size_t block, const Range& seen) const;
+  [[nodiscard]] const std::byte* Keys(std::size_t block) const;
+
+  std::span<const AttendItem> items_;
+  const Member* members_;  ///< of the tile
+  const TileRun& unit_;
+  const CachedLayer& cache_;  ///< of the first item: what a tile of several items reads is the same in all
+  const LayerCodecs& codecs_;
+  const StoreSpec& spec_;
+  ThreadBuffers& buffers_;
+  const kernels::Rope* rope_;  ///< null unless the layer's raw keys are pre-RoPE
+  const Units& units_;
+  std::size_t group_;
+  std::size_t acc_floats_;
+  PrefetchStream prefetch_;
+  bool sparse_ = false;         ///< the values of most blocks of the last chunk were not needed
+  float skipped_[kMaxQueries];  ///< weight that was left out, in units of the running maximum
+  float raw_max_[kMaxQueries];  ///< of the item's raw rows, where other units did them
+  float raw_sum_[kMaxQueries];  ///< their weight, divided by the number of units that may rely on it
+  bool needed_[kMaxChunkBlocks];
+};
+
+/// Adds `from` to `to`, `count` queries each.
+void Merge(const Partial& from, Partial& to, std::size_t count, std::size_t acc_floats, std::size_t dim);
+
+/// Writes the outputs and log-sum-exps of a tile of one item.
+void Finish(const AttendItem& item, const TileRun& tile, ThreadBuffers& buffers, const Partial& partial);
+
+}  // namespace kvant::quantizers
