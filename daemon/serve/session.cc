@@ -1,43 +1,15 @@
 #include "daemon/serve/session.h"
 
-#include <array>
 #include <cstring>
 #include <utility>
 
-#include "kernels/raw/rows.h"
+#include "quantizers/sequence/rows.h"
 
 namespace kvant::daemon {
 namespace {
 
 constexpr std::size_t kMaxArenas = 64;
 constexpr std::size_t kMaxTextBytes = 256;  // of names and labels that clients choose and operators see
-constexpr std::size_t kMaxHeadDim = 1024;   // quantizers::Plan refuses more
-
-/// Copies one side's rows into the tail. The arena's numbers are read once, and what was read is what is checked.
-Result<void> CopySide(const Sequence& sequence, const Session::AppendCall& call, std::size_t side) {
-  const ConstTensorView& from = side == 0 ? call.keys : call.values;
-  const TailView& tail = sequence.tail();
-  const std::uint64_t first = sequence.length() + call.first_token;
-  const float largest = kernels::LargestStorable(tail.layout.type);
-  std::array<float, kMaxHeadDim> row;
-  for (std::size_t head = 0; head < from.heads; ++head) {
-    const RowsView rows = from.Head(head);
-    std::byte* ring = tail.Ring(call.layer, side, head);
-    for (std::size_t token = 0; token < from.tokens; ++token) {
-      const auto* source = static_cast<const std::byte*>(rows.data) + token * rows.stride * ElementBytes(rows.type);
-      const float magnitude = kernels::LoadRow(source, rows.type, rows.dim, row.data());
-      if (!(magnitude <= largest)) {
-        return Error{ErrorCode::kNotFinite, "append: layer " + std::to_string(call.layer) + ", KV head " +
-                                                std::to_string(head) + ", token " + std::to_string(token) + ": the " +
-                                                (side == 0 ? "key" : "value") + " row holds NaN, infinity or a number beyond " +
-                                                ElementTypeName(tail.layout.type)};
-      }
-      kernels::StoreRow(row.data(), rows.dim, tail.layout.type,
-                        ring + (first + token) % tail.layout.capacity * tail.layout.row_bytes());
-    }
-  }
-  return {};
-}
 
 Result<void> CheckShape(const ConstTensorView& tensor, const char* what, std::size_t tokens, const StoreSpec& spec) {
   if (tensor.tokens == tokens && tensor.heads == spec.kv_heads && tensor.dim == spec.head_dim) return {};
@@ -249,7 +221,9 @@ Result<void> Session::Append(const AppendCall& call) {
                                            std::to_string(sequence.free_rows())};
   }
   for (std::size_t side = 0; side < 2; ++side) {
-    if (auto ok = CopySide(sequence, call, side); !ok) return ok;
+    const ConstTensorView& from = side == 0 ? call.keys : call.values;
+    auto written = quantizers::WriteRows(sequence.tail(), call.layer, side, sequence.length() + call.first_token, from);
+    if (!written) return Error{written.error().code, "append: " + written.error().message};
   }
   const std::uint64_t bytes = 2 * call.keys.tokens * spec.kv_heads * sequence.tail().layout.row_bytes();
   bytes_copied_ += bytes;
