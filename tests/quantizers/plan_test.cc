@@ -35,23 +35,26 @@ TEST(PlanTest, LaysOutLayersHeadsAndSidesWithoutOverlap) {
   ASSERT_EQ(p.layers(), 4u);
   std::size_t end = 0;
   for (std::size_t l = 0; l < p.layers(); ++l) {
-    const LayerCodecs& layer = p.layer(l);
-    EXPECT_EQ(layer.offset, end) << l;
-    EXPECT_EQ(layer.offset % 64, 0u);
-    EXPECT_EQ(layer.head_stride % 64, 0u);
-    EXPECT_EQ(layer.values_offset % 64, 0u);
-    EXPECT_GE(layer.values_offset, layer.keys->block_bytes());
-    EXPECT_LT(layer.values_offset, layer.keys->block_bytes() + 64);
-    EXPECT_GE(layer.head_stride, layer.values_offset + layer.values->block_bytes());
-    end = layer.offset + 3 * layer.head_stride;
+    for (std::size_t h = 0; h < 3; ++h) {
+      for (const Side side : {Side::kKeys, Side::kValues}) {
+        const Place place = p.place(l, h, side);
+        EXPECT_EQ(place.parts, 1u);
+        EXPECT_EQ(place.offset[0], end) << l << " " << h;
+        EXPECT_EQ(place.offset[0] % 64, 0u);
+        EXPECT_EQ(place.bytes[0], p.codec(l, h, side).block_bytes());
+        EXPECT_GE(place.room[0], place.bytes[0]);
+        EXPECT_LT(place.room[0], place.bytes[0] + 64);
+        end += place.room[0];
+      }
+    }
   }
   EXPECT_EQ(p.payload_bytes(), end);
   EXPECT_EQ(p.logical_bytes(), 2u * 2 * 48 * 4 * 3 * 72);
   // Later overrides win.
-  EXPECT_EQ(p.layer(0).keys->block_bytes(), 48u * 72 + 48 * 2);
-  EXPECT_EQ(p.layer(1).keys->block_bytes(), 48u * 72 * 4);
-  EXPECT_EQ(p.layer(2).keys->block_bytes(), 48u * 72 * 2);
-  EXPECT_EQ(p.layer(3).values->block_bytes(), 48u * 72 + 48 * 2);
+  EXPECT_EQ(p.codec(0, 0, Side::kKeys).block_bytes(), 48u * 72 + 48 * 2);
+  EXPECT_EQ(p.codec(1, 0, Side::kKeys).block_bytes(), 48u * 72 * 4);
+  EXPECT_EQ(p.codec(2, 0, Side::kKeys).block_bytes(), 48u * 72 * 2);
+  EXPECT_EQ(p.codec(3, 0, Side::kValues).block_bytes(), 48u * 72 + 48 * 2);
   EXPECT_EQ(p.canonical(),
             "layer 0 keys int8@1 values f16@1\nlayer 1 keys f32@1 values int8@1\n"
             "layer 2 keys bf16@1 values bf16@1\nlayer 3 keys f32@1 values int8@1\n");
