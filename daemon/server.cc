@@ -199,7 +199,7 @@ kj::Promise<void> Server::WatchHeartbeats() {
   const auto quarter = std::max<std::chrono::milliseconds>(options_.lease / 4, std::chrono::milliseconds(1));
   return loop_.timer().afterDelay(quarter.count() * kj::MILLISECONDS).then([this, quarter, before = Clock::now()] {
     // Time in which this thread did not run counts against nobody: when a machine was paused, its clients were, too.
-    const auto ran = std::min<std::chrono::nanoseconds>(Clock::now() - before, 2 * quarter);
+    const auto ran = std::min<std::chrono::nanoseconds>(Clock::now() - before, quarter);
     const auto failure = kj::runCatchingExceptions([&] { DropHung(ran); });
     KJ_IF_MAYBE (exception, failure) Report("a look at heartbeats", *exception);
     return WatchHeartbeats();

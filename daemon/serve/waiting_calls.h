@@ -11,6 +11,11 @@ namespace kvant::daemon {
 /// Owned by the daemon, outlives the calls. Loop thread.
 class WaitingCalls {
  public:
+  WaitingCalls() = default;
+  ~WaitingCalls() noexcept = default;
+  WaitingCalls(const WaitingCalls&) = delete;
+  WaitingCalls& operator=(const WaitingCalls&) = delete;
+
   /// `call`, counted until it has ended one way or another.
   [[nodiscard]] kj::Promise<void> Count(kj::Promise<void> call) { return call.attach(kj::heap<Entry>(*this)); }
 
