@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "daemon/store/seal.h"
+#include "quantizers/attention/aligned_buffer.h"
 
 namespace kvant::daemon {
 namespace {
@@ -75,7 +76,7 @@ Result<void> Sequence::CheckTail(const Store& store, const TailView& tail, const
   return {};
 }
 
-Result<void> Sequence::Hold(Block& block) {
+Result<void> Sequence::Lease(Block& block) {
   // The lease comes first: making room for the record must not evict the block.
   store_->index().AddLease(block);
   Result<Charge> charge = store_->TakeMetadata(kTableEntryBytes, "a sequence's block table");
@@ -100,7 +101,7 @@ Result<std::unique_ptr<Sequence>> Sequence::Make(std::shared_ptr<Store> store, s
   if (!blocks.empty()) sequence->store_->index().AddLease(*blocks.back());
   Result<void> held;
   for (Block* block : blocks) {
-    held = sequence->Hold(*block);
+    held = sequence->Lease(*block);
     if (!held) break;
   }
   Result<Charge> charge = sequence->store_->TakeMetadata(record_bytes, "a sequence");
@@ -169,16 +170,21 @@ Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t row
   const quantizers::Sinks sinks = SinksOf(block, spec);
   const std::uint64_t raw_rows = sinks.data != nullptr ? std::min<std::uint64_t>(rows, spec.sink_tokens) : 0;
   std::vector<float> decoded(rows * spec.head_dim);
+  quantizers::AlignedBuffer scratch;
+  scratch.Reserve(plan.decode_scratch());
   for (std::size_t layer = 0; layer < spec.layers; ++layer) {
-    const quantizers::LayerCodecs& codecs = plan.layer(layer);
     for (std::size_t head = 0; head < spec.kv_heads; ++head) {
-      const std::byte* keys = block.payload + codecs.offset + head * codecs.head_stride;
       for (std::size_t side = 0; side < 2; ++side) {
-        if (side == 0) {
-          codecs.keys->Decode(head, block.first_position, keys, 0, rows, decoded.data());
-        } else {
-          codecs.values->Decode(head, block.first_position, keys + codecs.values_offset, 0, rows, decoded.data());
-        }
+        const auto which = static_cast<quantizers::Side>(side);
+        plan.codec(layer, head, which)
+            .Decode({.head = head,
+                     .first_position = block.first_position,
+                     .block = plan.place(layer, head, which).In<const std::byte>(block.payload),
+                     .begin = 0,
+                     .end = rows,
+                     .rows = decoded.data(),
+                     .row_stride = spec.head_dim,
+                     .scratch = scratch.data()});
         for (std::size_t i = 0; i < raw_rows; ++i) {
           const std::byte* row = sinks.data + sinks.layout.Offset(layer, side, head) + i * sinks.layout.row_bytes();
           kernels::LoadRow(row, sinks.layout.type, spec.head_dim, decoded.data() + i * spec.head_dim);
