@@ -62,12 +62,14 @@ TEST_P(ErrorsTest, NotFiniteRowsAreRefusedAndNamed) {
   };
   ASSERT_TRUE(talk.sequence().Append(1, view(keys), view(values)));
   values[(2 * shape.kv_heads + 1) * shape.head_dim + 7] = NAN;
-  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite, "value of layer 1, head 1, token 2");
+  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite,
+              "the value row of layer 1, KV head 1, position 32");
   values[(2 * shape.kv_heads + 1) * shape.head_dim + 7] = 0;
   keys[5] = -INFINITY;
-  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite, "key of layer 1, head 0, token 0");
+  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite,
+              "the key row of layer 1, KV head 0, position 30");
   keys[5] = 70000.0f;  // an f16 tail ends at 65504
-  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite, "does not fit f16");
+  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite, "beyond the range of f16");
 
   // Written in place: attend looks.
   NewRows rows = talk.sequence().Reserve(4).value();
@@ -161,7 +163,7 @@ TEST_P(ErrorsTest, ShapesThatDoNotMatchTheStore) {
                 a.q.dim = 32;
                 a.out.dim = 32;
               }),
-              ErrorCode::kInvalidArgument, "head_dim is 64");
+              ErrorCode::kInvalidArgument, "head_dim 64");
   ExpectError(with([](auto& a) {
                 a.q.heads = 3;
                 a.out.heads = 3;
