@@ -119,9 +119,10 @@ void WriteTable(const Sequence& sequence, std::uint64_t first, std::uint64_t end
   if (first >= end) return;
   auto list = to.initBlocks(static_cast<unsigned>(end - first));
   for (std::uint64_t i = first; i < end; ++i) {
-    WriteBlock(blocks[i]->slot, blocks[i]->generation, list[static_cast<unsigned>(i - first)]);
+    WriteBlock(blocks[i]->codes().slot, blocks[i]->generation, list[static_cast<unsigned>(i - first)]);
   }
-  if (first == 0 && blocks[0]->sinks) WriteBlock(*blocks[0]->sinks, blocks[0]->generation, to.initSinks());
+  const BlockPart* sinks = first == 0 ? blocks[0]->sinks() : nullptr;
+  if (sinks != nullptr) WriteBlock(sinks->slot, blocks[0]->generation, to.initSinks());
 }
 
 void WriteState(Session& session, const Sequence& sequence, Placement placement, wire::SequenceState::Builder to) {

@@ -18,8 +18,13 @@ Sequence* FindAny(const Session& session, std::uint64_t id) {
 
 }  // namespace
 
-kj::Promise<void> SegmentServer::size(SizeContext context) {
-  context.getResults().setBytes(bytes_);
+kj::Promise<void> ArenaServer::size(SizeContext context) {
+  context.getResults().setBytes(arena_->bytes());
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> SlabServer::size(SizeContext context) {
+  context.getResults().setBytes(slab_->bytes());
   return kj::READY_NOW;
 }
 
@@ -41,9 +46,7 @@ kj::Promise<void> SessionServer::createArena(CreateArenaContext context) {
     auto ok = context.getResults().initOk();
     ok.setArena(made->number);
     ok.setBytes(made->arena->bytes());
-    const int fd = made->arena->fd();
-    const std::uint64_t bytes = made->arena->bytes();
-    ok.setSegment(kj::heap<SegmentServer>(fd, bytes, std::move(made->arena)));
+    ok.setSegment(kj::heap<ArenaServer>(std::move(made->arena)));
     return kj::READY_NOW;
   });
 }
@@ -74,9 +77,9 @@ kj::Promise<void> SessionServer::slabs(SlabsContext context) {
     const auto count = static_cast<unsigned>(std::min<std::size_t>(slabs.size(), wire::kMaxFdsPerMessage));
     auto list = context.getResults().initOk(count);
     for (unsigned i = 0; i < count; ++i) {
-      list[i].setIndex(slabs[i]->shape().index);
+      list[i].setIndex(slabs[i]->header().slab_index);
       list[i].setBytes(slabs[i]->bytes());
-      list[i].setSegment(kj::heap<SegmentServer>(slabs[i]->read_only_fd(), slabs[i]->bytes(), slabs[i]));
+      list[i].setSegment(kj::heap<SlabServer>(slabs[i]));
     }
     return kj::READY_NOW;
   });

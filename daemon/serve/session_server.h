@@ -16,18 +16,29 @@
 
 namespace kvant::daemon {
 
-/// A descriptor as a capability; keeps what it belongs to alive as long as a client holds it.
-class SegmentServer final : public wire::Segment::Server {
+/// A client's arena as a capability; keeps it alive, and charged, as long as a client holds it.
+class ArenaServer final : public wire::Segment::Server {
  public:
-  SegmentServer(int fd, std::uint64_t bytes, std::shared_ptr<const void> owner)
-      : fd_(fd), bytes_(bytes), owner_(std::move(owner)) {}
+  explicit ArenaServer(std::shared_ptr<const Arena> arena) : arena_(std::move(arena)) {}
   kj::Promise<void> size(SizeContext context) override;
-  kj::Maybe<int> getFd() override { return fd_; }
+  kj::Maybe<int> getFd() override { return arena_->fd(); }
 
  private:
-  const int fd_;
-  const std::uint64_t bytes_;
-  const std::shared_ptr<const void> owner_;
+  const std::shared_ptr<const Arena> arena_;
+};
+
+/// A slab as a capability. A slab whose store has given it back has no descriptor any more.
+class SlabServer final : public wire::Segment::Server {
+ public:
+  explicit SlabServer(std::shared_ptr<Slab> slab) : slab_(std::move(slab)) { slab_->NoteShared(); }
+  kj::Promise<void> size(SizeContext context) override;
+  kj::Maybe<int> getFd() override {
+    if (slab_->read_only_fd() < 0) return nullptr;
+    return slab_->read_only_fd();
+  }
+
+ private:
+  const std::shared_ptr<Slab> slab_;
 };
 
 /// One per connection. Calls that have to wait for encodings hold the session, not the connection; a connection that ends

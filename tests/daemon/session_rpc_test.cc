@@ -470,7 +470,7 @@ TEST_F(SessionRpcTest, LocalPlacementIsToldItsBlocksOnce) {
     for (unsigned i = 0; i < 3; ++i) {
       const auto block = table.getOk().getBlocks()[i];
       protocol::BlockHeader slot{};
-      std::memcpy(&slot, mapped->data() + 4096 + block.getSlot() * header.slot_bytes, sizeof(slot));
+      std::memcpy(&slot, mapped->data() + protocol::SlotOffset(header, block.getSlot()), sizeof(slot));
       EXPECT_EQ(slot.magic, protocol::kBlockMagic);
       EXPECT_EQ(slot.first_position, (i + 1) * 16u);
       EXPECT_EQ(slot.generation, block.getGeneration());
