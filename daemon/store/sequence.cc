@@ -12,10 +12,13 @@ namespace {
 
 /// The raw rows beside a block; none if it is not the first of its chain.
 quantizers::Sinks SinksOf(const Block& block, const StoreSpec& spec) noexcept {
-  if (!block.sinks) return {};
-  return {
-      .data = block.sink_rows,
-      .layout = {.kv_heads = spec.kv_heads, .head_dim = spec.head_dim, .tokens = spec.sink_tokens, .type = block.sink_type}};
+  const BlockPart* const part = block.sinks();
+  if (part == nullptr) return {};
+  return {.data = part->payload,
+          .layout = {.kv_heads = spec.kv_heads,
+                     .head_dim = spec.head_dim,
+                     .tokens = spec.sink_tokens,
+                     .type = part->element_type}};
 }
 
 Error Invalid(std::string message) { return {ErrorCode::kInvalidArgument, std::move(message)}; }
@@ -67,12 +70,6 @@ Result<void> Sequence::CheckTail(const Store& store, const TailView& tail, const
   if (tail.base == nullptr || reinterpret_cast<std::uintptr_t>(tail.base) % 64 != 0) {
     return Invalid("tail: its place is not 64-byte aligned");
   }
-  if (store.SinkBytes(layout.type) > store.plan()->payload_bytes()) {
-    return Error{ErrorCode::kUnsupported, std::string("tail type ") + ElementTypeName(layout.type) +
-                                              ": the raw rows of sink_tokens " + std::to_string(spec.sink_tokens) + " take " +
-                                              std::to_string(store.SinkBytes(layout.type)) + " bytes, a slot of store " +
-                                              spec.name + " holds " + std::to_string(store.plan()->payload_bytes())};
-  }
   return {};
 }
 
@@ -85,7 +82,7 @@ Result<void> Sequence::Lease(Block& block) {
     return charge.error();
   }
   blocks_.push_back(&block);
-  payloads_.push_back(block.payload);
+  payloads_.push_back(block.codes().payload);
   progress_.SetSealed(blocks_.size());
   block_charges_.push_back(std::move(*charge));
   return {};
@@ -179,7 +176,7 @@ Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t row
         plan.codec(layer, head, which)
             .Decode({.head = head,
                      .first_position = block.first_position,
-                     .block = plan.place(layer, head, which).In<const std::byte>(block.payload),
+                     .block = plan.place(layer, head, which).In<const std::byte>(block.codes().payload),
                      .begin = 0,
                      .end = rows,
                      .rows = decoded.data(),
