@@ -125,6 +125,7 @@ Result<void> AttendInService(Session& session, std::size_t layer, std::span<cons
       continue;
     }
     FinishOutput(session, sent[i].out);
+    requests[i].sequence->RowsAreFinite(layer, requests[i].args->q.tokens);
     if (sent[i].staged_lse != nullptr) {
       const AttendArgs& args = *requests[i].args;
       std::memcpy(args.lse, sent[i].staged_lse, args.q.tokens * args.q.heads * sizeof(float));
@@ -149,6 +150,16 @@ Result<void> AttendHere(Session& session, std::size_t layer, std::span<const Att
     session.counters().bytes_zero_copy += PayloadBytes(request->q) + PayloadBytes(AsConst(request->out));
   }
   local.attention.Run(local.items);
+  // Looked at afterwards: only then is it sure that no slot was rewritten while it was read.
+  if (auto arena = session.GetArena(); arena && (*arena)->revoked()) {
+    return Error{ErrorCode::kDisconnected,
+                 "attend: the daemon gave up on this client, which had shown no sign of life for the lease, and its blocks are "
+                 "gone; connect again and reopen"};
+  }
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    if (auto finite = quantizers::CheckResult(local.items[i]); !finite) return finite;
+    requests[i].sequence->RowsAreFinite(layer, local.items[i].query.q.tokens);
+  }
   return {};
 }
 

@@ -1,6 +1,7 @@
 #include "client/sequence.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 #include <utility>
 
@@ -105,6 +106,9 @@ Result<void> Sequence::PrepareTail(const SequenceOptions& options) {
   tail_.base = tail_memory_.data();
   progress_ = quantizers::Progress(spec.block_tokens, options.recent_tokens);
   layer_copied_.assign(spec.layers, false);
+  finite_rows_.assign(spec.layers, 0);
+  const char* const poison = std::getenv("KVANT_POISON_ROWS");
+  if (poison != nullptr && std::string_view(poison) == "1") poisoned_ = 0;
   untold_.reserve(2 * std::size_t{spec.block_tokens} + options.max_step_tokens);
   return {};
 }
@@ -144,6 +148,7 @@ Result<void> Sequence::Adopt(wire::SequenceState::Reader state) {
                                            std::to_string(length) + " tokens and " + std::to_string(switched) + " blocks"});
   }
   progress_.Start(length, switched);
+  if (poisoned_) poisoned_ = length;  // rows behind it may be those of tokens that were dropped
   if (!local()) return {};
   blocks_.resize(std::min<std::size_t>(blocks_.size(), state.getTable().getFirst()));
   payloads_.resize(blocks_.size());

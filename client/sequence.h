@@ -62,6 +62,8 @@ class Sequence {
   };
   Result<Rows> Reserve(std::size_t tokens);
   Result<void> Append(std::size_t layer, const ConstTensorView& keys, const ConstTensorView& values);
+  /// Attention has found the first `rows` reserved rows of a layer finite.
+  void RowsAreFinite(std::size_t layer, std::uint64_t rows) noexcept;
   /// What local attention reads.
   [[nodiscard]] quantizers::CachedSequence Cache() const noexcept;
 
@@ -92,6 +94,8 @@ class Sequence {
   Error Lose(Error error);
   /// Ends the reservation: the rows behind the length are to be reserved anew.
   void ForgetReserved() noexcept;
+  /// Refuses to let rows become part of the sequence that neither Append nor attention has found finite, and that are not.
+  Result<void> CheckUnseenRows(std::size_t tokens) const;
   /// Makes the first `tokens` reserved rows part of the sequence.
   void Grow(std::uint64_t tokens) noexcept;
 
@@ -115,7 +119,10 @@ class Sequence {
   std::size_t reserved_ = 0;
   std::size_t reserved_layers_copied_ = 0;  ///< of the reserved rows, layers that Append filled
   std::vector<bool> layer_copied_;
-  std::optional<Error> lost_;                                   ///< set when a call that changes the sequence had no answer
+  std::vector<std::uint64_t> finite_rows_;  ///< of each layer: so many reserved rows are known to be finite
+  std::optional<std::uint64_t>
+      poisoned_;               ///< KVANT_POISON_ROWS: rows below this position were poisoned when they were reserved
+  std::optional<Error> lost_;  ///< set when a call that changes the sequence had no answer
   kj::Own<Inflight<wire::Session::AdvanceResults>> advancing_;  ///< null if none is under way
   std::uint64_t told_length_ = 0;                               ///< tokens the daemon will have then
   std::optional<Error> seal_error_;                             ///< why a block could not be sealed, from the last answer

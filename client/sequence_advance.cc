@@ -17,6 +17,7 @@ Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
                  "advance: " + std::to_string(tokens.size()) + " tokens, " + std::to_string(reserved_) + " rows are reserved"};
   }
   if (auto good = CheckTokens(tokens, "advance"); !good) return good;
+  if (auto finite = CheckUnseenRows(tokens.size()); !finite) return finite;
   return local() ? AdvanceLocal(tokens) : AdvanceInService(tokens);
 }
 

@@ -31,6 +31,13 @@ Result<Sequence::Rows> Sequence::Reserve(std::size_t tokens) {
     ForgetReserved();
     reserved_ = rows;
   }
+  if (poisoned_) {
+    const std::uint64_t first = std::max(*poisoned_, length());
+    if (const std::uint64_t end = length() + rows; end > first) {
+      quantizers::PoisonRows(tail_, first, end - first);
+      poisoned_ = end;
+    }
+  }
   Rows result;
   result.tokens = rows;
   result.layer_stride_bytes = layout.layer_bytes();
@@ -71,6 +78,7 @@ Result<void> Sequence::Append(std::size_t layer, const ConstTensorView& keys, co
     if (!written) return Error{written.error().code, "append: " + written.error().message};
   }
   session().counters().bytes_copied += 2 * layout.kv_heads * reserved_ * layout.row_bytes();
+  finite_rows_[layer] = reserved_;
   if (!layer_copied_[layer]) {
     layer_copied_[layer] = true;
     ++reserved_layers_copied_;
@@ -82,6 +90,22 @@ void Sequence::ForgetReserved() noexcept {
   reserved_ = 0;
   reserved_layers_copied_ = 0;
   std::fill(layer_copied_.begin(), layer_copied_.end(), false);
+  std::fill(finite_rows_.begin(), finite_rows_.end(), 0);
+}
+
+void Sequence::RowsAreFinite(std::size_t layer, std::uint64_t rows) noexcept {
+  if (reserved_ > 0) finite_rows_[layer] = std::max(finite_rows_[layer], rows);
+}
+
+Result<void> Sequence::CheckUnseenRows(std::size_t tokens) const {
+  for (std::size_t layer = 0; layer < finite_rows_.size(); ++layer) {
+    const std::uint64_t seen = finite_rows_[layer];
+    if (seen >= tokens) continue;
+    if (auto finite = quantizers::CheckRows(tail_, layer, length() + seen, tokens - seen); !finite) {
+      return Error{finite.error().code, "advance: " + finite.error().message};
+    }
+  }
+  return {};
 }
 
 quantizers::CachedSequence Sequence::Cache() const noexcept {

@@ -100,8 +100,8 @@ class Session {
 };
 
 /// Ends what a handle owned: here in the session's own thread, elsewhere when that thread next calls the library. If that
-/// thread is gone the connection is cut, so that the daemon frees its side, and the rest is leaked. `remains` keeps
-/// `connection`.
-void Dispose(Connection& connection, std::shared_ptr<void> remains);
+/// thread is gone the connection is cut, so that the daemon frees its side, and the rest is leaked; in a forked child it is
+/// just leaked. `object` keeps `connection`.
+void Dispose(Connection& connection, std::shared_ptr<void> object);
 
 }  // namespace kvant::client

@@ -53,7 +53,12 @@ void AttendService::Run(std::span<const AttendCall> calls) {
       outcome = item.error();
     }
   }
-  if (!items_.empty()) attention_.Run(items_);
+  if (items_.empty()) return;
+  attention_.Run(items_);
+  std::size_t next = 0;
+  for (const AttendCall& call : calls) {
+    if (*call.outcome) *call.outcome = quantizers::CheckResult(items_[next++]);
+  }
 }
 
 }  // namespace kvant::daemon

@@ -18,6 +18,10 @@ namespace kvant::quantizers {
 /// capacity.
 [[nodiscard]] Result<void> CheckRows(const Tail& tail, std::size_t layer, std::uint64_t first, std::uint64_t count);
 
+/// Fills positions [first, first + count) of all layers with a NaN of its own kind, by which CheckRows tells a row that was not
+/// written since. Requires: count <= capacity.
+void PoisonRows(const Tail& tail, std::uint64_t first, std::uint64_t count) noexcept;
+
 /// Copies one head's rows to positions [first, first + rows.count), converting the element type. After an error the target's
 /// rows are garbage: call this for rows beyond the sequence's length only. Requires: rows.dim == head_dim, rows.count <=
 /// capacity.

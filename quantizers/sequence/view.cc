@@ -1,6 +1,10 @@
 #include "quantizers/sequence/view.h"
 
+#include <cfloat>
 #include <string>
+#include <vector>
+
+#include "kernels/raw/rows.h"
 
 namespace kvant::quantizers {
 namespace {
@@ -88,10 +92,36 @@ Result<AttendItem> MakeItem(const Plan& plan, const CachedSequence& sequence, co
                 .first_position = sequence.length - behind,
                 .scale = request.scale,
                 .softcap = request.softcap,
-                .window = request.window == 0 ? 0 : request.window - behind}};
+                .window = request.window == 0 ? 0 : request.window - behind,
+                .not_finite = &view.not_finite}};
   if (auto good = CheckItem(item); !good) return good.error();
   if (auto finite = CheckNewRows(sequence, request); !finite) return finite.error();
   return item;
+}
+
+Result<void> CheckResult(const AttendItem& item) {
+  const Query& query = item.query;
+  if (query.not_finite == nullptr || *query.not_finite == 0) return {};
+  std::vector<float> row(query.q.dim);
+  const auto first_not_finite = [&](const ConstTensorView& tensor) -> std::string {
+    for (std::size_t head = 0; head < tensor.heads; ++head) {
+      const RowsView rows = tensor.Head(head);
+      const auto* data = static_cast<const std::byte*>(rows.data);
+      for (std::size_t token = 0; token < rows.count; ++token) {
+        const std::byte* at = data + token * rows.stride * ElementBytes(rows.type);
+        if (kernels::LoadRow(at, rows.type, rows.dim, row.data()) <= FLT_MAX) continue;
+        return "token " + std::to_string(token) + ", head " + std::to_string(head);
+      }
+    }
+    return {};
+  };
+  if (const std::string at = first_not_finite(query.q); !at.empty()) {
+    return Error{ErrorCode::kNotFinite, "attend: the query of " + at + " holds NaN or infinity"};
+  }
+  const std::string at = first_not_finite(AsConst(query.out));
+  return Error{ErrorCode::kNotFinite,
+               "attend: layer " + std::to_string(item.cache.layer) + ": the result" + (at.empty() ? "" : " of " + at) +
+                   " is not finite: a query times a key, or a weighted value, goes beyond " + ElementTypeName(query.out.type)};
 }
 
 }  // namespace kvant::quantizers

@@ -29,6 +29,7 @@ struct LayerView {
   std::array<RawRows, 3> raw;  ///< sinks, the tail up to where its ring wraps, the tail behind that
   std::size_t raw_count = 0;
   std::span<const std::byte* const> blocks;
+  std::uint8_t not_finite = 0;  ///< set by attention over it
 };
 
 /// The layer's cache with `new_rows` rows behind the sequence's length. Requires: those fit the tail.
@@ -55,5 +56,8 @@ struct AttendRequest {
 /// finite (kNotFinite, naming the row).
 [[nodiscard]] Result<AttendItem> MakeItem(const Plan& plan, const CachedSequence& sequence, const AttendRequest& request,
                                           LayerView& view);
+
+/// After attention has run: kNotFinite if the result of `item` is not finite, naming the query that is at fault or overflows.
+[[nodiscard]] Result<void> CheckResult(const AttendItem& item);
 
 }  // namespace kvant::quantizers

@@ -94,35 +94,6 @@ TEST_P(ErrorsTest, NotFiniteRowsAreRefusedAndNamed) {
   talk.Feed(RandomTokens(100, 42), 20);
 }
 
-TEST_P(ErrorsTest, NotFiniteRowsAreNeverSealed) {
-  Client client = env_.Connect();
-  const ModelShape& shape = model_.shape();
-  Store store = client.OpenStore(SpecOf(shape, "int8", "int8")).value();
-  Conversation talk(client, store.Open({}, Options(GetParam())).value(), model_, {}, kMaxStep);
-  talk.Feed(RandomTokens(40, 43), 40);
-  // An engine that does not attend, and writes nonsense.
-  NewRows rows = talk.sequence().Reserve(1).value();
-  StoreElement(rows.Values(1).data, ElementType::kF16, 3, INFINITY);
-  const TokenId token = 5;
-  ASSERT_TRUE(talk.sequence().Advance({&token, 1}));
-  std::optional<Error> error;
-  for (int i = 0; i < 80 && !error; ++i) {
-    NewRows next = talk.sequence().Reserve(1).value();
-    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-      StoreElement(next.Keys(layer).data, ElementType::kF16, 0, 1.0f);
-    }
-    if (auto advanced = talk.sequence().Advance({&token, 1}); !advanced) error = advanced.error();
-  }
-  ASSERT_TRUE(error);
-  EXPECT_EQ(error->code, ErrorCode::kNotFinite) << error->message;
-  EXPECT_EQ(env_.Stats().sealed_blocks, 0u);
-  // Back before the bad row all is well.
-  ASSERT_TRUE(talk.sequence().Trim(40));
-  talk.tokens().resize(40);
-  talk.Feed(RandomTokens(100, 44), 20);
-  EXPECT_EQ(env_.Stats().sealed_blocks, 1u);
-}
-
 TEST_P(ErrorsTest, ShapesThatDoNotMatchTheStore) {
   Client client = env_.Connect();
   const ModelShape& shape = model_.shape();
