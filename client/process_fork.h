@@ -1,5 +1,5 @@
-// Whether this process was forked from the one that made an object. What a child inherits shares its socket with the parent, and
-// the threads that served it do not exist there: the library lets it rest.
+// Whether this process was forked from the one that made an object. What a child inherits shares its socket with the parent,
+// and the threads that served it do not exist there: the library lets it rest.
 #pragma once
 
 #include <cstdint>

@@ -14,11 +14,9 @@ namespace {
 quantizers::Sinks SinksOf(const Block& block, const StoreSpec& spec) noexcept {
   const BlockPart* const part = block.sinks();
   if (part == nullptr) return {};
-  return {.data = part->payload,
-          .layout = {.kv_heads = spec.kv_heads,
-                     .head_dim = spec.head_dim,
-                     .tokens = spec.sink_tokens,
-                     .type = part->element_type}};
+  return {
+      .data = part->payload,
+      .layout = {.kv_heads = spec.kv_heads, .head_dim = spec.head_dim, .tokens = spec.sink_tokens, .type = part->element_type}};
 }
 
 Error Invalid(std::string message) { return {ErrorCode::kInvalidArgument, std::move(message)}; }
