@@ -112,7 +112,8 @@ class LloydBlocks {
                                      .mean = mean(head),
                                      .layout = layout(),
                                      .scale = scale_};
-    const std::size_t row = kernels::LloydEncode(how, rows, reinterpret_cast<std::uint8_t*>(block));
+    alignas(64) std::byte scratch[kernels::LloydEncodeScratchBytes(kernels::kMaxHeadDim)];
+    const std::size_t row = kernels::LloydEncode(how, rows, reinterpret_cast<std::uint8_t*>(block), scratch);
     if (row == rows.count) return {};
     return Error{ErrorCode::kNotFinite, "encode as " + std::string(kName) + ": row " + std::to_string(row) + " of KV head " +
                                             std::to_string(head) + " holds NaN or infinity, or its norm exceeds 8.5e9"};
@@ -141,7 +142,8 @@ class LloydBlocks {
     const Rotation& rotation = rotations_[head];
     const auto factor = static_cast<float>(
         1.0 / (rotation.shape().gain(rotation.rounds()) * table_->unit * std::sqrt(static_cast<double>(dim_))));
-    kernels::Unrotate({rotation.map(), factor, mean(head), mean_weights, from, stride, n, rows});
+    alignas(64) std::byte scratch[kernels::RotationScratchBytes(kernels::kMaxHeadDim)];
+    kernels::Unrotate({rotation.map(), factor, mean(head), mean_weights, from, stride, n, rows, scratch});
   }
 
  private:
@@ -173,20 +175,23 @@ class LloydKeys final : public KeyCodec {
     return (n + kLanes - 1) / kLanes * kernels::LloydQueryBatchBytes(blocks_.table().bits, blocks_.dim());
   }
   void PrepareQueries(std::size_t head, const float* queries, std::size_t n, std::byte* prepared) const override {
-    kernels::LloydPrepareQueries({&blocks_.table(), blocks_.rotation(head).map(), blocks_.mean(head)}, queries, n, prepared);
+    alignas(64) std::byte scratch[kernels::RotationScratchBytes(kernels::kMaxHeadDim)];
+    kernels::LloydPrepareQueries({&blocks_.table(), blocks_.rotation(head).map(), blocks_.mean(head)}, queries, n, prepared,
+                                 scratch);
   }
   void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
              std::size_t stride, const std::byte* next, std::size_t next_bytes) const override {
-    kernels::LloydScore({.table = &blocks_.table(),
-                         .dim = blocks_.dim(),
-                         .tokens = blocks_.tokens(),
-                         .block = reinterpret_cast<const std::uint8_t*>(block),
-                         .prepared = prepared,
-                         .queries = n,
-                         .logits = logits,
-                         .stride = stride,
-                         .next = next,
-                         .next_bytes = next_bytes});
+    alignas(64) std::byte scratch[kernels::ByteScoreScratchBytes(kMaxQueries, kernels::kMaxTileDim)];
+    kernels::LloydScore(blocks_.table(), {.dim = blocks_.dim(),
+                                          .tokens = blocks_.tokens(),
+                                          .block = block,
+                                          .prepared = prepared,
+                                          .queries = n,
+                                          .logits = logits,
+                                          .stride = stride,
+                                          .scratch = scratch,
+                                          .next = next,
+                                          .next_bytes = next_bytes});
   }
 
  private:
@@ -207,22 +212,21 @@ class LloydValues final : public ValueCodec {
   }
   [[nodiscard]] std::size_t accumulator_floats() const noexcept override { return blocks_.dim(); }
   [[nodiscard]] std::size_t accumulate_scratch_bytes(std::size_t n) const noexcept override {
-    return kernels::LloydAccumulateScratchBytes(n);
+    return kernels::ByteAccumulateScratchBytes(n);
   }
   void Accumulate(std::size_t, const float* weights, std::size_t stride, std::size_t n, const std::byte* block, float* acc,
                   std::size_t acc_stride, std::byte* scratch, const std::byte* next, std::size_t next_bytes) const override {
-    kernels::LloydAccumulate({.table = &blocks_.table(),
-                              .dim = blocks_.dim(),
-                              .tokens = blocks_.tokens(),
-                              .block = reinterpret_cast<const std::uint8_t*>(block),
-                              .weights = weights,
-                              .stride = stride,
-                              .queries = n,
-                              .acc = acc,
-                              .acc_stride = acc_stride,
-                              .scratch = scratch,
-                              .next = next,
-                              .next_bytes = next_bytes});
+    kernels::LloydAccumulate(blocks_.table(), {.dim = blocks_.dim(),
+                                               .tokens = blocks_.tokens(),
+                                               .block = block,
+                                               .weights = weights,
+                                               .stride = stride,
+                                               .queries = n,
+                                               .acc = acc,
+                                               .acc_stride = acc_stride,
+                                               .scratch = scratch,
+                                               .next = next,
+                                               .next_bytes = next_bytes});
   }
   void Finish(std::size_t head, const float* acc, std::size_t acc_stride, const float* weight_sums, std::size_t n,
               float* rows) const override {
