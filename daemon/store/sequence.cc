@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "daemon/store/seal.h"
+#include "quantizers/attention/aligned_buffer.h"
 
 namespace kvant::daemon {
 namespace {
@@ -71,7 +72,7 @@ Result<void> Sequence::CheckTail(const Store& store, const TailView& tail, const
   return {};
 }
 
-Result<void> Sequence::Hold(Block& block) {
+Result<void> Sequence::Lease(Block& block) {
   // The lease comes first: making room for the record must not evict the block.
   store_->index().AddLease(block);
   Result<Charge> charge = store_->TakeMetadata(kTableEntryBytes, "a sequence's block table");
@@ -94,7 +95,7 @@ Result<std::unique_ptr<Sequence>> Sequence::Make(std::shared_ptr<Store> store, s
   if (!blocks.empty()) sequence->store_->index().AddLease(*blocks.back());
   Result<void> held;
   for (Block* block : blocks) {
-    held = sequence->Hold(*block);
+    held = sequence->Lease(*block);
     if (!held) break;
   }
   Result<Charge> charge = sequence->store_->TakeMetadata(record_bytes, "a sequence");
@@ -187,16 +188,21 @@ Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t row
   const quantizers::Plan& plan = *store_->plan();
   const float largest = kernels::LargestStorable(to.layout.type);
   std::vector<float> decoded(rows * spec.head_dim);
+  quantizers::AlignedBuffer scratch;
+  scratch.Reserve(plan.decode_scratch());
   for (std::size_t layer = 0; layer < spec.layers; ++layer) {
-    const quantizers::LayerCodecs& codecs = plan.layer(layer);
     for (std::size_t head = 0; head < spec.kv_heads; ++head) {
-      const std::byte* keys = block.payload + codecs.offset + head * codecs.head_stride;
       for (std::size_t side = 0; side < 2; ++side) {
-        if (side == 0) {
-          codecs.keys->Decode(head, block.first_position, keys, 0, rows, decoded.data());
-        } else {
-          codecs.values->Decode(head, block.first_position, keys + codecs.values_offset, 0, rows, decoded.data());
-        }
+        const auto which = static_cast<quantizers::Side>(side);
+        plan.codec(layer, head, which)
+            .Decode({.head = head,
+                     .first_position = block.first_position,
+                     .block = plan.place(layer, head, which).In<const std::byte>(block.payload),
+                     .begin = 0,
+                     .end = rows,
+                     .rows = decoded.data(),
+                     .row_stride = spec.head_dim,
+                     .scratch = scratch.data()});
         if (block.sinks) {
           for (std::size_t i = 0; i < std::min<std::uint64_t>(rows, spec.sink_tokens); ++i) {
             LoadSink(block, spec, layer, side, head, i, decoded.data() + i * spec.head_dim);
