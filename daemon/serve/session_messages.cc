@@ -6,9 +6,12 @@
 #include "daemon/serve/rpc_handler.h"
 #include "protocol/digest.h"
 #include "protocol/wire.h"
+#include "quantizers/plan.h"
 
 namespace kvant::daemon {
 namespace {
+
+static_assert(wire::kMaxOverrides == quantizers::kMaxOverrides, "what a message may hold is what a plan takes");
 
 Result<TensorView> ReadTensor(const Session& session, std::string_view what, wire::Tensor::Reader from) {
   auto arena = session.FindArena(from.getArena());
@@ -47,9 +50,10 @@ void WriteTable(const Sequence& sequence, BlockRange range, wire::BlockTable::Bu
   if (range.begin >= range.end) return;
   auto list = to.initBlocks(static_cast<unsigned>(range.end - range.begin));
   for (std::uint64_t i = range.begin; i < range.end; ++i) {
-    WriteBlock(blocks[i]->slot, blocks[i]->generation, list[static_cast<unsigned>(i - range.begin)]);
+    WriteBlock(blocks[i]->codes().slot, blocks[i]->generation, list[static_cast<unsigned>(i - range.begin)]);
   }
-  if (range.begin == 0 && blocks[0]->sinks) WriteBlock(*blocks[0]->sinks, blocks[0]->generation, to.initSinks());
+  const BlockPart* sinks = range.begin == 0 ? blocks[0]->sinks() : nullptr;
+  if (sinks != nullptr) WriteBlock(sinks->slot, blocks[0]->generation, to.initSinks());
 }
 
 }  // namespace
