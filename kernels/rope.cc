@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kernels/rope_frequencies.h"
+
 namespace kvant::kernels {
 namespace {
 
@@ -11,30 +13,27 @@ constexpr std::size_t kRun = 64;
 
 }  // namespace
 
-Rope::Rope(const RopeSpec& spec, std::size_t head_dim) : pairing_(spec.pairing), head_dim_(head_dim) {
-  if (pairing_ == RopePairing::kNone) return;
-  const std::size_t dims = spec.rotary_dims == 0 ? head_dim : spec.rotary_dims;
-  frequencies_.resize(dims / 2);
-  for (std::size_t p = 0; p < frequencies_.size(); ++p) {
-    frequencies_[p] = std::pow(spec.theta, -2.0 * static_cast<double>(p) / static_cast<double>(dims));
-  }
-}
+Rope::Rope(const RopeSpec& spec, std::size_t head_dim)
+    : pairing_(spec.pairing),
+      head_dim_(head_dim),
+      frequencies_(ComputeRopeFrequencies(spec, static_cast<std::uint32_t>(head_dim)).value()) {}
 
 void Rope::Rotate(float* rows, std::size_t count, std::uint64_t first_position) const {
-  const std::size_t pairs = frequencies_.size();
+  const std::size_t pairs = frequencies_.radians_per_token.size();
   const bool adjacent = pairing_ == RopePairing::kAdjacent;
   for (std::size_t p = 0; p < pairs; ++p) {
     const std::size_t a = adjacent ? 2 * p : p;
     const std::size_t b = adjacent ? 2 * p + 1 : p + pairs;
-    const double step_cos = std::cos(frequencies_[p]);
-    const double step_sin = std::sin(frequencies_[p]);
+    const double radians = frequencies_.radians_per_token[p];
+    const double step_cos = std::cos(radians);
+    const double step_sin = std::sin(radians);
     double c = 1.0;
     double s = 0.0;
     for (std::size_t i = 0; i < count; ++i) {
       if (i % kRun == 0) {
-        const double angle = static_cast<double>(first_position + i) * frequencies_[p];
-        c = std::cos(angle);
-        s = std::sin(angle);
+        const double angle = static_cast<double>(first_position + i) * radians;
+        c = frequencies_.attention_factor * std::cos(angle);
+        s = frequencies_.attention_factor * std::sin(angle);
       }
       float* row = rows + i * head_dim_;
       const double x = row[a];

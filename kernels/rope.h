@@ -5,14 +5,14 @@
 #include <cstdint>
 #include <vector>
 
-#include <kvant/store_spec.h>
+#include <kvant/rope.h>
 
 namespace kvant::kernels {
 
 /// The angles of one model's RoPE. Immutable after construction; shared by threads.
 class Rope {
  public:
-  /// Requires: spec.rotary_dims is even and at most head_dim (0: all of it), theta > 0.
+  /// Requires: ComputeRopeFrequencies accepts the spec.
   Rope(const RopeSpec& spec, std::size_t head_dim);
 
   /// Turns `count` adjacent rows of head_dim floats: row i stands at token `first_position + i`. Angles are computed in double
@@ -22,7 +22,7 @@ class Rope {
  private:
   RopePairing pairing_;
   std::size_t head_dim_;
-  std::vector<double> frequencies_;  ///< radians per token of each pair
+  RopeFrequencies frequencies_;
 };
 
 }  // namespace kvant::kernels

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <utility>
 
+#include "kernels/rope_frequencies.h"
+
 namespace kvant::quantizers {
 namespace {
 
@@ -36,18 +38,14 @@ Result<void> CheckName(const std::string& name) {
   return {};
 }
 
-Result<void> CheckRope(const RopeSpec& rope, std::uint32_t head_dim) {
-  switch (rope.pairing) {
-    case RopePairing::kNone: return {};
-    case RopePairing::kHalfSplit:
-    case RopePairing::kAdjacent: break;
-    default: return Invalid("rope.pairing " + std::to_string(static_cast<unsigned>(rope.pairing)) + " is unknown");
+/// Rotary positions, and that keys before them can exist.
+Result<void> CheckRope(const StoreSpec& spec) {
+  if (auto rope = kernels::ComputeRopeFrequencies(spec.rope, spec.head_dim); !rope) return Invalid(rope.error().message);
+  if (KeyStageName(spec.key_stage) == "unknown") {
+    return Invalid("key_stage " + std::to_string(static_cast<unsigned>(spec.key_stage)) + " is unknown");
   }
-  if (!std::isfinite(rope.theta) || rope.theta <= 0)
-    return Invalid("rope.theta " + std::to_string(rope.theta) + " is not positive");
-  if (rope.rotary_dims % 2 != 0 || rope.rotary_dims > head_dim) {
-    return Invalid("rope.rotary_dims " + std::to_string(rope.rotary_dims) + " is not an even number up to head_dim " +
-                   std::to_string(head_dim));
+  if (spec.key_stage == KeyStage::kBeforeRope && spec.rope.pairing == RopePairing::kNone) {
+    return Invalid("key_stage before_rope needs rotary positions, but rope.pairing is none");
   }
   return {};
 }
@@ -69,7 +67,7 @@ Result<void> CheckShape(const StoreSpec& spec) {
     return Invalid("layers * kv_heads * head_dim is " + std::to_string(numbers) + ", at most " +
                    std::to_string(kMaxNumbersPerToken));
   }
-  return CheckRope(spec.rope, spec.head_dim);
+  return CheckRope(spec);
 }
 
 /// One side of one layer of the plan before anything is built.
@@ -142,6 +140,10 @@ Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const S
                        plan->artifact_.get()};
     auto keys = choice.keys.codec->make_keys(config);
     if (!keys) return keys.error();
+    if (const KeyStage wanted = (*keys)->pre_rope() ? KeyStage::kBeforeRope : KeyStage::kAfterRope; wanted != spec.key_stage) {
+      return Invalid("layer " + std::to_string(layer) + " keys: codec " + choice.keys.Canonical() + " needs key_stage " +
+                     std::string(KeyStageName(wanted)) + ", the store has " + std::string(KeyStageName(spec.key_stage)));
+    }
     config.side = Side::kValues;
     config.params = choice.values.params;
     auto values = choice.values.codec->make_values(config);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string_view>
 
 #include "daemon/memory/budget.h"
 #include "daemon/memory/job_runner.h"
@@ -27,6 +28,9 @@ struct Core {
   /// Gives bytes back to the budget by dropping unleased blocks of stores other than `asker` until `bytes` are available; false
   /// if that cannot be. Set by StoreTable.
   std::function<bool(std::size_t bytes, const Store* asker)> reclaim = nullptr;
+
+  /// Tells operators what clients are not told; null: nobody listens. Set by the daemon, which writes it to its log.
+  std::function<void(std::string_view event)> notify = nullptr;
 };
 
 }  // namespace kvant::daemon

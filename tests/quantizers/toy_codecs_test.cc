@@ -57,6 +57,7 @@ TEST_P(ToyAttentionTest, MatchesBruteForce) {
     for (const std::size_t group : {1, 3}) {
       test::CaseShape shape{.keys = GetParam(), .values = values, .group = group, .tail = 90, .queries = 7};
       shape.rope = kRope;
+      shape.key_stage = GetParam() == "toy_pre_rope" ? KeyStage::kBeforeRope : KeyStage::kAfterRope;
       shape.artifact = CodebookArtifact();
       test::ExpectMatchesReference(WithToys(), shape, seed++);
       shape.raw_type = ElementType::kBF16;
@@ -99,6 +100,13 @@ TEST(ToyPlanTest, StatesWhatACodecLacks) {
   refused(other, "has shape [4, 4], want [256, 4]");
   refused(Spec("f16", "toy_channel"), "not offered");
   refused(Spec("toy_pre_rope", "f16"), "rope");
+  StoreSpec turned = Spec("toy_pre_rope", "f16");
+  turned.rope = kRope;
+  refused(turned, "layer 0 keys: codec toy_pre_rope@1 needs key_stage before_rope, the store has after_rope");
+  turned.layers = 3;
+  turned.key_stage = KeyStage::kBeforeRope;
+  turned.plan.overrides = {{2, 2, "int8", "f16"}};
+  refused(turned, "layer 2 keys: codec int8@1 needs key_stage after_rope, the store has before_rope");
   StoreSpec small = Spec("toy_channel", "f16");
   small.block_tokens = 48;
   refused(small, "multiples of 32");
