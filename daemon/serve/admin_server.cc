@@ -6,7 +6,7 @@
 
 #include <unistd.h>
 
-#include "daemon/serve/rpc_guard.h"
+#include "daemon/serve/rpc_handler.h"
 #include "protocol/segment_layout.h"
 #include "protocol/wire.h"
 
@@ -86,7 +86,7 @@ void WriteDaemonInfo(const DaemonFacts& facts, wire::DaemonInfo::Builder to) {
 kj::Promise<void> AdminServer::ping(PingContext) { return kj::READY_NOW; }
 
 kj::Promise<void> AdminServer::stats(StatsContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     auto to = context.getResults().initStats();
     const StoreFigures totals = services_.stores.Totals();
     const auto uptime = std::chrono::steady_clock::now() - services_.started;
@@ -112,7 +112,7 @@ kj::Promise<void> AdminServer::stats(StatsContext context) {
     to.setDeduplicatedBlocks(totals.counters.deduplicated_blocks);
     to.setEvictedBlocks(totals.counters.evicted_blocks);
     to.setAttendCalls(services_.counters.attend_calls);
-    to.setBytesCopied(totals.counters.bytes_copied + services_.counters.bytes_copied);
+    to.setBytesCopied(totals.counters.bytes_copied);
     to.setStoreFullErrors(totals.counters.store_full_errors);
     to.setDroppedClients(services_.counters.dropped_clients);
     return kj::READY_NOW;
@@ -120,7 +120,7 @@ kj::Promise<void> AdminServer::stats(StatsContext context) {
 }
 
 kj::Promise<void> AdminServer::stores(StoresContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     const std::vector<Store*> stores = services_.stores.stores();
     auto list = context.getResults().initStores(static_cast<unsigned>(stores.size()));
     for (unsigned i = 0; i < list.size(); ++i) WriteStore(*stores[i], list[i]);
@@ -129,7 +129,7 @@ kj::Promise<void> AdminServer::stores(StoresContext context) {
 }
 
 kj::Promise<void> AdminServer::sequences(SequencesContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     std::vector<SequenceFigures> rows;
     services_.core.sequences.ForEach([&rows](std::uint64_t, const Sequence* sequence, const Reader* reader) {
       rows.push_back(sequence != nullptr ? sequence->Figures() : reader->Figures());
@@ -141,7 +141,7 @@ kj::Promise<void> AdminServer::sequences(SequencesContext context) {
 }
 
 kj::Promise<void> AdminServer::inspect(InspectContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     auto sequence = services_.core.sequences.Find(context.getParams().getSequence());
     if (!sequence) {
       wire::WriteError(sequence.error(), context.getResults().initError());
@@ -153,7 +153,7 @@ kj::Promise<void> AdminServer::inspect(InspectContext context) {
 }
 
 kj::Promise<void> AdminServer::evict(EvictContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
     auto evicted = services_.stores.Evict(StringOf(params.getStore()), params.getMaxBlocks(), params.getDryRun());
     if (!evicted) {
