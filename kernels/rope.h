@@ -27,9 +27,9 @@ class Rope {
 
   /// Turns rows in place; does nothing for RopePairing::kNone.
   ///
-  /// Each number is within 7 * 2^-24 * a * r of the exact one up to token 2^20, where a is the attention factor and r the norm of
-  /// its pair: cosines and sines come from one product of two that were rounded to floats. A run of kRun tokens needs one cosine
-  /// and one sine in double per pair, whatever the number of heads; so hand over all heads at once.
+  /// Each number is within 7 * 2^-24 * a * r of the exact one up to token 2^20, where a is the attention factor and r the norm
+  /// of its pair: cosines and sines come from one product of two that were rounded to floats. A run of kRun tokens needs one
+  /// cosine and one sine in double per pair, whatever the number of heads; so hand over all heads at once.
   void Rotate(const RopeRows& rows) const;
 
   /// Tokens whose angles are derived from one exact angle.
