@@ -144,6 +144,28 @@ void WriteRope(const RopeSpec& rope, Rope::Builder to) {
   std::visit(WriteScaling{to.getScaling()}, rope.scaling);
 }
 
+/// Whether the texts and lists of a spec are short enough to hold. Nothing is copied before.
+Result<void> CheckTexts(StoreSpec::Reader from) {
+  const auto refuse = [](const std::string& what, std::size_t size, std::uint32_t limit) {
+    return kvant::Error{ErrorCode::kInvalidArgument, "open store: " + what + " of the store spec: " + std::to_string(size) +
+                                                         ", at most " + std::to_string(limit)};
+  };
+  const std::pair<const char*, capnp::Text::Reader> identity[] = {{"name", from.getName()},
+                                                                  {"model", from.getModel()},
+                                                                  {"tokenizer", from.getTokenizer()},
+                                                                  {"adapter", from.getAdapter()},
+                                                                  {"salt", from.getSalt()}};
+  for (const auto& [field, text] : identity) {
+    if (text.size() > MAX_IDENTITY_TEXT) return refuse(std::string("bytes of ") + field, text.size(), MAX_IDENTITY_TEXT);
+  }
+  const auto overrides = from.getOverrides();
+  if (overrides.size() > MAX_OVERRIDES) return refuse("plan.overrides", overrides.size(), MAX_OVERRIDES);
+  std::size_t codecs = from.getKeys().size() + from.getValues().size();
+  for (const auto entry : overrides) codecs += entry.getKeys().size() + entry.getValues().size();
+  if (codecs > MAX_CODEC_TEXT) return refuse("bytes of codec specs", codecs, MAX_CODEC_TEXT);
+  return {};
+}
+
 /// Codes of a newer peer count as internal.
 ErrorCode ReadErrorCode(std::uint16_t code) noexcept {
   const auto known = static_cast<ErrorCode>(code);
@@ -212,6 +234,7 @@ KeyStage WriteKeyStage(kvant::KeyStage stage) noexcept {
 }
 
 kvant::Result<kvant::StoreSpec> ReadStoreSpec(StoreSpec::Reader from) {
+  if (auto ok = CheckTexts(from); !ok) return ok.error();
   kvant::StoreSpec spec;
   spec.name = Str(from.getName());
   spec.model = Str(from.getModel());
@@ -238,8 +261,8 @@ kvant::Result<kvant::StoreSpec> ReadStoreSpec(StoreSpec::Reader from) {
   spec.plan.keys = Str(from.getKeys());
   spec.plan.values = Str(from.getValues());
   for (auto override_ : from.getOverrides()) {
-    spec.plan.overrides.push_back(
-        {override_.getFirstLayer(), override_.getLastLayer(), Str(override_.getKeys()), Str(override_.getValues())});
+    spec.plan.overrides.push_back({override_.getFirstLayer(), override_.getLastLayer(), Str(override_.getKeys()),
+                                   Str(override_.getValues()), override_.getFirstHead(), override_.getLastHead()});
   }
   return spec;
 }
@@ -265,6 +288,8 @@ void WriteStoreSpec(const kvant::StoreSpec& spec, StoreSpec::Builder to) {
     const kvant::LayerPlan& layer_plan = spec.plan.overrides[i];
     overrides[i].setFirstLayer(layer_plan.first_layer);
     overrides[i].setLastLayer(layer_plan.last_layer);
+    overrides[i].setFirstHead(layer_plan.first_head);
+    overrides[i].setLastHead(layer_plan.last_head);
     overrides[i].setKeys(Txt(layer_plan.keys));
     overrides[i].setValues(Txt(layer_plan.values));
   }

@@ -161,10 +161,21 @@ enum KeyStage {
 
 struct LayerPlan {
   firstLayer @0 :UInt32;
-  lastLayer @1 :UInt32;   # inclusive
-  keys @2 :Text;
-  values @3 :Text;
+  lastLayer @1 :UInt32;                # inclusive
+  firstHead @2 :UInt32;
+  lastHead @3 :UInt32 = 0xffffffff;    # inclusive; all ones: up to the last KV head there is
+  keys @4 :Text;
+  values @5 :Text;
 }
+
+const maxOverrides :UInt32 = 4096;
+# Most layer plans in one store spec.
+
+const maxIdentityText :UInt32 = 4096;
+# Most bytes in each of a store spec's name, model, tokenizer, adapter and salt.
+
+const maxCodecText :UInt32 = 1048576;
+# Most bytes in all codec specs of a store spec together.
 
 struct StoreSpec {
   # kvant::StoreSpec (protocol/include/kvant/store_spec.h has the meaning of each field). All of it but the name is the identity.

@@ -15,7 +15,7 @@ echo '(name = "n", model = "m", tokenizer = "t", adapter = "a", salt = "s",
   rope = (pairing = halfSplit, theta = 10000, rotaryDims = 16,
     scaling = (yarn = (factor = 4, originalPositions = 8192, betaFast = 32, betaSlow = 1, truncate = true, attentionFactor = 1.25))),
   keyStage = beforeRope, layers = 2, kvHeads = 3, headDim = 64, dtype = bf16, blockTokens = 32, sinkTokens = 4, keys = "k", values = "v",
-  overrides = [(firstLayer = 1, lastLayer = 2, keys = "f16", values = "f32")], artifact = (arena = 5, offset = 6, bytes = 7))' |
+  overrides = [(firstLayer = 1, lastLayer = 2, firstHead = 3, lastHead = 4, keys = "f16", values = "f32")], artifact = (arena = 5, offset = 6, bytes = 7))' |
   encode StoreSpec wire_store_spec
 echo '(pairing = adjacent, theta = 20000, rotaryDims = 4, scaling = (long = (factor = 2, originalPositions = 3, contextTokens = 5,
   shortFactors = [1, 1.5], longFactors = [2, 2.5], attentionFactor = 1.125)))' | encode Rope wire_rope_long

@@ -98,6 +98,8 @@ TEST(WireGoldenTest, StoreSpec) {
   ASSERT_EQ(spec->plan.overrides.size(), 1u);
   EXPECT_EQ(spec->plan.overrides[0].first_layer, 1u);
   EXPECT_EQ(spec->plan.overrides[0].last_layer, 2u);
+  EXPECT_EQ(spec->plan.overrides[0].first_head, 3u);
+  EXPECT_EQ(spec->plan.overrides[0].last_head, 4u);
   EXPECT_EQ(spec->plan.overrides[0].keys, "f16");
   EXPECT_EQ(spec->plan.overrides[0].values, "f32");
   EXPECT_EQ(from.getArtifact().getArena(), 5u);
