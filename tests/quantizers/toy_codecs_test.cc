@@ -57,6 +57,8 @@ TEST_P(ToyAttentionTest, MatchesBruteForce) {
       shape.sink_logits = true;
       shape.rope = {RopePairing::kAdjacent, 500000.0, 32};
       test::ExpectMatchesReference(WithToys(), shape, seed++);
+      shape.queries = 70;  // more than one tile
+      test::ExpectMatchesReference(WithToys(), shape, seed++);
     }
   }
 }
