@@ -62,7 +62,6 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .populate = *populate_,
             .codecs = options.codecs != nullptr ? *options.codecs : builtin_codecs_,
             .boot_token = NewBootToken(),
-            .reclaim = {},
             .notify =
                 [this](std::string_view event) {
                   if (options_.log) options_.log->warn("{}", event);
