@@ -63,7 +63,7 @@ Result<SafeTensors> SafeTensors::Parse(std::vector<std::byte> image) {
                    std::to_string(image.size()));
   }
   const auto* text = reinterpret_cast<const char*>(image.data()) + sizeof(header_bytes);
-  const Result<Json> parsed = ParseJson({text, static_cast<std::size_t>(header_bytes)}, "safetensors: header");
+  const Result<Json> parsed = ParseJson({text, static_cast<std::size_t>(header_bytes)}, "header");
   if (!parsed) return Corrupt(parsed.error().message);
   const Json& header = *parsed;
   if (!header.is_object()) return Corrupt("the header is not a JSON object");
