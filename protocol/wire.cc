@@ -146,8 +146,8 @@ void WriteRope(const RopeSpec& rope, Rope::Builder to) {
 
 /// Whether the texts and lists of a spec are short enough to hold. Nothing is copied before.
 Result<void> CheckTexts(StoreSpec::Reader from) {
-  const auto refuse = [](const std::string& what, std::size_t size, std::uint32_t limit) {
-    return kvant::Error{ErrorCode::kInvalidArgument, "open store: " + what + " of the store spec: " + std::to_string(size) +
+  const auto refuse = [](const std::string& what, std::size_t size, const char* unit, std::size_t limit) {
+    return kvant::Error{ErrorCode::kInvalidArgument, "open store: " + what + " has " + std::to_string(size) + " " + unit +
                                                          ", at most " + std::to_string(limit)};
   };
   const std::pair<const char*, capnp::Text::Reader> identity[] = {{"name", from.getName()},
@@ -156,13 +156,13 @@ Result<void> CheckTexts(StoreSpec::Reader from) {
                                                                   {"adapter", from.getAdapter()},
                                                                   {"salt", from.getSalt()}};
   for (const auto& [field, text] : identity) {
-    if (text.size() > MAX_IDENTITY_TEXT) return refuse(std::string("bytes of ") + field, text.size(), MAX_IDENTITY_TEXT);
+    if (text.size() > MAX_IDENTITY_TEXT) return refuse(field, text.size(), "bytes", MAX_IDENTITY_TEXT);
   }
   const auto overrides = from.getOverrides();
-  if (overrides.size() > MAX_OVERRIDES) return refuse("plan.overrides", overrides.size(), MAX_OVERRIDES);
+  if (overrides.size() > kMaxOverrides) return refuse("plan.overrides", overrides.size(), "entries", kMaxOverrides);
   std::size_t codecs = from.getKeys().size() + from.getValues().size();
   for (const auto entry : overrides) codecs += entry.getKeys().size() + entry.getValues().size();
-  if (codecs > MAX_CODEC_TEXT) return refuse("bytes of codec specs", codecs, MAX_CODEC_TEXT);
+  if (codecs > MAX_CODEC_TEXT) return refuse("the text of all codec specs", codecs, "bytes", MAX_CODEC_TEXT);
   return {};
 }
 
@@ -260,9 +260,13 @@ kvant::Result<kvant::StoreSpec> ReadStoreSpec(StoreSpec::Reader from) {
   spec.sink_tokens = from.getSinkTokens();
   spec.plan.keys = Str(from.getKeys());
   spec.plan.values = Str(from.getValues());
-  for (auto override_ : from.getOverrides()) {
-    spec.plan.overrides.push_back({override_.getFirstLayer(), override_.getLastLayer(), Str(override_.getKeys()),
-                                   Str(override_.getValues()), override_.getFirstHead(), override_.getLastHead()});
+  for (const auto entry : from.getOverrides()) {
+    spec.plan.overrides.push_back({.first_layer = entry.getFirstLayer(),
+                                   .last_layer = entry.getLastLayer(),
+                                   .keys = Str(entry.getKeys()),
+                                   .values = Str(entry.getValues()),
+                                   .first_head = entry.getFirstHead(),
+                                   .last_head = entry.getLastHead()});
   }
   return spec;
 }

@@ -33,7 +33,7 @@ StoreSpec FullSpec() {
   spec.sink_tokens = 7;
   spec.plan.keys = "turboquant_mse:bits=3";
   spec.plan.values = "int8";
-  spec.plan.overrides = {{0, 1, "f16", "bf16", 1, 2}, {2, 2, "f32", "f32"}};
+  spec.plan.overrides = {{0, 1, "f16", "bf16"}, {2, 2, "f32", "f32", 3, 4}};
   return spec;
 }
 
@@ -64,12 +64,24 @@ TEST(WireTest, AStoreSpecSurvivesTheWire) {
   ASSERT_EQ(read->plan.overrides.size(), 2u);
   EXPECT_EQ(read->plan.overrides[1].first_layer, 2u);
   EXPECT_EQ(read->plan.overrides[0].last_layer, 1u);
-  EXPECT_EQ(read->plan.overrides[0].first_head, 1u);
-  EXPECT_EQ(read->plan.overrides[0].last_head, 2u);
-  EXPECT_EQ(read->plan.overrides[1].first_head, 0u);
-  EXPECT_EQ(read->plan.overrides[1].last_head, LayerPlan::kLastHead);
   EXPECT_EQ(read->plan.overrides[0].keys, "f16");
   EXPECT_EQ(read->plan.overrides[0].values, "bf16");
+  EXPECT_EQ(read->plan.overrides[0].first_head, 0u);
+  EXPECT_EQ(read->plan.overrides[0].last_head, LayerPlan::kLastHead);
+  EXPECT_EQ(read->plan.overrides[1].first_head, 3u);
+  EXPECT_EQ(read->plan.overrides[1].last_head, 4u);
+}
+
+TEST(WireTest, OverridesAreCountedBeforeAnyIsRead) {
+  capnp::MallocMessageBuilder message;
+  auto builder = message.initRoot<wire::StoreSpec>();
+  wire::WriteStoreSpec(FullSpec(), builder);
+  builder.initOverrides(wire::kMaxOverrides);
+  EXPECT_TRUE(wire::ReadStoreSpec(builder.asReader()));
+  builder.initOverrides(wire::kMaxOverrides + 1);
+  const auto refused = wire::ReadStoreSpec(builder.asReader());
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("4097 entries, at most 4096"), std::string::npos) << refused.error().message;
 }
 
 TEST(WireTest, TextsAndListsThatAreTooLongAreRefused) {
@@ -84,26 +96,22 @@ TEST(WireTest, TextsAndListsThatAreTooLongAreRefused) {
   EXPECT_TRUE(wire::ReadStoreSpec(builder.asReader()));
   const std::string text(4097, 'x');
   builder.setName(text.c_str());
-  refused("bytes of name of the store spec: 4097, at most 4096");
+  refused("name has 4097 bytes, at most 4096");
   builder.setModel(text.c_str());
-  refused("bytes of model");
+  refused("model has 4097 bytes");
   builder.setTokenizer(text.c_str());
-  refused("bytes of tokenizer");
+  refused("tokenizer has 4097 bytes");
   builder.setAdapter(text.c_str());
-  refused("bytes of adapter");
+  refused("adapter has 4097 bytes");
   builder.setSalt(text.c_str());
-  refused("bytes of salt");
-  builder.initOverrides(4097);
-  refused("plan.overrides of the store spec: 4097, at most 4096");
-  builder.initOverrides(100'000);  // empty ones cost the sender next to nothing
-  refused("plan.overrides of the store spec: 100000");
+  refused("salt has 4097 bytes");
   const std::string codec(300'000, 'c');
   builder.setKeys(codec.c_str());
   builder.setValues(codec.c_str());
   auto overrides = builder.initOverrides(1);
   overrides[0].setKeys(codec.c_str());
   overrides[0].setValues(codec.c_str());
-  refused("bytes of codec specs of the store spec: 1200000, at most 1048576");
+  refused("the text of all codec specs has 1200000 bytes, at most 1048576");
 }
 
 RopeScaling ThroughTheWire(const RopeScaling& scaling) {
