@@ -290,8 +290,8 @@ TEST(ConnectErrorsTest, NobodyThere) {
   const std::string directory = std::filesystem::path(env.socket()).parent_path();
   ExpectError(Client::Connect("unix:" + directory + "/missing.sock"), ErrorCode::kDisconnected, "missing.sock");
   ExpectError(Client::Connect(directory + "/missing.sock"), ErrorCode::kDisconnected, "No such file");
-  ExpectError(Client::Connect(""), ErrorCode::kInvalidArgument, "empty");
-  ExpectError(Client::Connect("unix:/" + std::string(200, 'x')), ErrorCode::kInvalidArgument, "unix socket allows 107");
+  ExpectError(Client::Connect(""), ErrorCode::kInvalidArgument, "has no path");
+  ExpectError(Client::Connect("unix:/" + std::string(200, 'x')), ErrorCode::kInvalidArgument, "a unix socket takes 107");
   // A socket file whose daemon is gone.
   const std::string stale = directory + "/stale.sock";
   const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

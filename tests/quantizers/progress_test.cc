@@ -88,7 +88,7 @@ TEST(ProgressTest, MarksHaveALimit) {
 TEST(ProgressTest, SidesThatHearOfTokensAtDifferentTimesAgree) {
   std::mt19937 random(1);
   for (int round = 0; round < 200; ++round) {
-    const std::uint32_t recent = random() % 100;
+    const auto recent = static_cast<std::uint32_t>(random() % 100);
     Progress often(16, recent);
     Progress seldom(16, recent);
     const auto settle = [](Progress& side) {
@@ -122,7 +122,7 @@ TEST(ProgressTest, SidesThatHearOfTokensAtDifferentTimesAgree) {
           break;
         case 3: tell(); break;
         default:
-          for (std::uint32_t i = random() % 20; i > 0; --i) {
+          for (std::size_t i = random() % 20; i > 0; --i) {
             often.Grow(1);
             settle(often);
           }
