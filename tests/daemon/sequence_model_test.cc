@@ -215,9 +215,9 @@ TEST(SequenceModelTest, RandomWorkMatchesANaiveModel) {
   for (std::uint32_t round = 0; round < 2 || (!met_all() && round < 30); ++round) {
     SCOPED_TRACE("seed " + std::to_string(base + round));
     Model model(base + round);
-    for (int step = 0; step < 600 && !testing::Test::HasFailure(); ++step) model.Step();
-    if (!testing::Test::HasFailure()) model.End();
-    if (testing::Test::HasFailure()) return;
+    for (int step = 0; step < 600 && !::testing::Test::HasFailure(); ++step) model.Step();
+    if (!::testing::Test::HasFailure()) model.End();
+    if (::testing::Test::HasFailure()) return;
     evicted += model.evicted();
     deduplicated += model.deduplicated();
     full += model.full();
