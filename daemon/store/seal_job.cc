@@ -43,7 +43,8 @@ Result<void> SealJob::EncodeCodes(std::byte* payload) {
   const StoreSpec& spec = plan->spec();
   // The ring's capacity is a multiple of block_tokens: a block's rows are adjacent.
   const std::uint64_t first_row = info.first_position % tail.layout.capacity;
-  quantizers::AlignedBuffer scratch;
+  // A thread keeps its scratch from block to block: fresh memory would cost a page fault for every 4 KiB of it, each time.
+  thread_local quantizers::AlignedBuffer scratch;
   scratch.Reserve(plan->encode_scratch());
   for (std::size_t layer = 0; layer < spec.layers; ++layer) {
     for (std::size_t head = 0; head < spec.kv_heads; ++head) {
