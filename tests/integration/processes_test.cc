@@ -132,6 +132,12 @@ TEST_P(ProcessesTest, HungClientIsDroppedAfterTheLease) {
   EXPECT_EQ(stats.leases, 0u);
   EXPECT_EQ(stats.arenas, 0u);
   child->Signal(SIGCONT);
+  // Attention in its own process makes no call: it must not read blocks that are others' by now without saying so.
+  const std::string looked = child->Ask("look").value_or("");
+  EXPECT_THAT(looked, StartsWith("error disconnected"));
+  if (GetParam() == std::string("local")) {
+    EXPECT_THAT(looked, HasSubstr("gave up on this client"));
+  }
   const std::string answer = child->Ask("ping").value_or("");
   EXPECT_THAT(answer, StartsWith("error disconnected"));
   EXPECT_THAT(answer, HasSubstr(daemon.socket()));

@@ -43,6 +43,13 @@
 #include <kvant/store_spec.h>
 #include <kvant/tensor.h>
 
+namespace kvant::client {
+class Sequence;
+class Session;
+class Store;
+struct ArenaTensor;
+}  // namespace kvant::client
+
 namespace kvant {
 
 /// Token ids as engines hold them. Ids outside 0..2^32-1 are refused with kInvalidArgument.
@@ -128,9 +135,8 @@ class KVANT_API Tensor {
 
  private:
   friend class Client;
-  struct Impl;
-  explicit Tensor(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit Tensor(std::shared_ptr<client::ArenaTensor> state);
+  std::shared_ptr<client::ArenaTensor> state_;
 };
 
 /// One call of attention for one layer. Tensors may lie anywhere; those in the arena are used in place, others are copied
@@ -219,9 +225,8 @@ class KVANT_API Sequence {
  private:
   friend class Client;
   friend class Store;
-  struct Impl;
-  explicit Sequence(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit Sequence(std::shared_ptr<client::Sequence> state);
+  std::shared_ptr<client::Sequence> state_;
 };
 
 /// An open store.
@@ -245,9 +250,8 @@ class KVANT_API Store {
 
  private:
   friend class Client;
-  struct Impl;
-  explicit Store(std::shared_ptr<Impl> impl);
-  std::shared_ptr<Impl> impl_;
+  explicit Store(std::shared_ptr<client::Store> state);
+  std::shared_ptr<client::Store> state_;
 };
 
 /// Attention of one layer for several sequences of one client in one call.
@@ -279,9 +283,8 @@ class KVANT_API Client {
   [[nodiscard]] ClientCounters counters() const noexcept;
 
  private:
-  struct Impl;
-  explicit Client(std::shared_ptr<Impl> impl);
-  std::shared_ptr<Impl> impl_;
+  explicit Client(std::shared_ptr<client::Session> session);
+  std::shared_ptr<client::Session> session_;
 };
 
 }  // namespace kvant

@@ -7,7 +7,9 @@
 
 #include "client/attend.h"
 #include "client/guard.h"
-#include "client/handles.h"
+#include "client/sequence.h"
+#include "client/session.h"
+#include "client/store.h"
 #include "kernels/rope_frequencies.h"
 
 namespace kvant {
@@ -19,63 +21,63 @@ Result<RopeFrequencies> ComputeRopeFrequencies(const RopeSpec& spec, std::uint32
 using client::Guard;
 using client::MovedFrom;
 
-Tensor::Tensor(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Tensor::Tensor(std::shared_ptr<client::ArenaTensor> state) : state_(std::move(state)) {}
 Tensor::Tensor(Tensor&&) noexcept = default;
 
 Tensor& Tensor::operator=(Tensor&& other) noexcept {
-  std::swap(impl_, other.impl_);
+  std::swap(state_, other.state_);
   return *this;
 }
 
 Tensor::~Tensor() {
-  if (!impl_) return;
-  client::Connection& connection = impl_->session->connection();
-  client::Dispose(connection, std::shared_ptr<void>(std::move(impl_)));
+  if (!state_) return;
+  client::Connection& connection = state_->session->connection();
+  client::Dispose(connection, std::shared_ptr<void>(std::move(state_)));
 }
 
 const TensorView& Tensor::view() const noexcept {
   static constexpr TensorView kNone{};
-  return impl_ ? impl_->view : kNone;
+  return state_ ? state_->view : kNone;
 }
 
 float* Tensor::f32() noexcept {
-  return impl_ && impl_->view.type == ElementType::kF32 ? static_cast<float*>(impl_->view.data) : nullptr;
+  return state_ && state_->view.type == ElementType::kF32 ? static_cast<float*>(state_->view.data) : nullptr;
 }
 
-Client::Client(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Client::Client(std::shared_ptr<client::Session> session) : session_(std::move(session)) {}
 Client::Client(Client&&) noexcept = default;
 
 Client& Client::operator=(Client&& other) noexcept {
-  std::swap(impl_, other.impl_);
+  std::swap(session_, other.session_);
   return *this;
 }
 
 Client::~Client() {
-  if (!impl_) return;
-  client::Connection& connection = impl_->session->connection();
-  client::Dispose(connection, std::shared_ptr<void>(std::move(impl_)));
+  if (!session_) return;
+  client::Connection& connection = session_->connection();
+  client::Dispose(connection, std::shared_ptr<void>(std::move(session_)));
 }
 
 Result<Client> Client::Connect(std::string_view uri, const ClientOptions& options) {
   return Guard("connect", [&]() -> Result<Client> {
     auto session = client::Session::Open(uri, options);
     if (!session) return session.error();
-    return Client(std::make_shared<Impl>(Impl{std::move(*session)}));
+    return Client(std::move(*session));
   });
 }
 
 const DaemonInfo& Client::daemon() const noexcept {
   static const DaemonInfo kNone;
-  return impl_ ? impl_->session->daemon() : kNone;
+  return session_ ? session_->daemon() : kNone;
 }
 
 Result<std::chrono::nanoseconds> Client::Ping() {
   return Guard("ping", [&]() -> Result<std::chrono::nanoseconds> {
-    if (!impl_) return MovedFrom("ping");
-    client::Connection& connection = impl_->session->connection();
+    if (!session_) return MovedFrom("ping");
+    client::Connection& connection = session_->connection();
     if (auto entered = connection.Enter("ping"); !entered) return entered.error();
     const auto begin = std::chrono::steady_clock::now();
-    auto request = impl_->session->remote().pingRequest();
+    auto request = session_->remote().pingRequest();
     if (auto answer = connection.Call(request, "ping"); !answer) return answer.error();
     return std::chrono::steady_clock::now() - begin;
   });
@@ -83,18 +85,18 @@ Result<std::chrono::nanoseconds> Client::Ping() {
 
 Result<Store> Client::OpenStore(const StoreSpec& spec) {
   return Guard("open store", [&]() -> Result<Store> {
-    if (!impl_) return MovedFrom("open store");
-    if (auto entered = impl_->session->connection().Enter("open store"); !entered) return entered.error();
-    auto state = client::StoreState::Open(impl_->session, spec);
+    if (!session_) return MovedFrom("open store");
+    if (auto entered = session_->connection().Enter("open store"); !entered) return entered.error();
+    auto state = client::Store::Open(session_, spec);
     if (!state) return state.error();
-    return Store(std::make_shared<Store::Impl>(Store::Impl{std::move(*state)}));
+    return Store(std::move(*state));
   });
 }
 
 Result<Tensor> Client::Allocate(std::size_t tokens, std::size_t heads, std::size_t dim, ElementType type) {
   return Guard("allocate", [&]() -> Result<Tensor> {
-    if (!impl_) return MovedFrom("allocate");
-    if (auto entered = impl_->session->connection().Enter("allocate"); !entered) return entered.error();
+    if (!session_) return MovedFrom("allocate");
+    if (auto entered = session_->connection().Enter("allocate"); !entered) return entered.error();
     const std::string shape =
         "a tensor [" + std::to_string(tokens) + ", " + std::to_string(heads) + ", " + std::to_string(dim) + "]";
     std::size_t rows = 0;
@@ -107,28 +109,26 @@ Result<Tensor> Client::Allocate(std::size_t tokens, std::size_t heads, std::size
                                                     std::to_string(static_cast<unsigned>(type)) +
                                                     ": empty, larger than memory or of no known type"};
     }
-    auto memory = impl_->session->Allocate(bytes, shape);
+    auto memory = session_->Allocate(bytes, shape);
     if (!memory) return memory.error();
-    auto impl = std::make_unique<Tensor::Impl>();
-    impl->session = impl_->session;
-    impl->memory = std::move(*memory);
-    impl->view = {impl->memory.data(), type, tokens, heads, dim, heads * dim, dim};
-    return Tensor(std::move(impl));
+    std::byte* const data = memory->data();
+    return Tensor(std::make_shared<client::ArenaTensor>(
+        client::ArenaTensor{session_, std::move(*memory), {data, type, tokens, heads, dim, heads * dim, dim}}));
   });
 }
 
 Result<void> Client::AttendBatch(std::size_t layer, std::span<const AttendBatchItem> items) {
   return Guard("attend", [&]() -> Result<void> {
-    if (!impl_) return MovedFrom("attend");
-    if (auto entered = impl_->session->connection().Enter("attend"); !entered) return entered;
+    if (!session_) return MovedFrom("attend");
+    if (auto entered = session_->connection().Enter("attend"); !entered) return entered;
     std::vector<client::AttendCall> requests;
     requests.reserve(items.size());
     for (const AttendBatchItem& item : items) {
-      if (item.sequence == nullptr || !item.sequence->impl_) {
+      if (item.sequence == nullptr || !item.sequence->state_) {
         return Error{ErrorCode::kInvalidArgument, "attend: item " + std::to_string(requests.size()) + " has no sequence"};
       }
-      client::Sequence& sequence = *item.sequence->impl_->state;
-      if (&sequence.session() != impl_->session.get()) {
+      client::Sequence& sequence = *item.sequence->state_;
+      if (&sequence.session() != session_.get()) {
         return Error{ErrorCode::kInvalidArgument,
                      "attend: item " + std::to_string(requests.size()) + " is a sequence of another client"};
       }
@@ -139,9 +139,9 @@ Result<void> Client::AttendBatch(std::size_t layer, std::span<const AttendBatchI
 }
 
 ClientCounters Client::counters() const noexcept {
-  if (!impl_) return {};
-  ClientCounters counters = impl_->session->counters();
-  counters.rpc_calls = impl_->session->connection().calls();
+  if (!session_) return {};
+  ClientCounters counters = session_->counters();
+  counters.rpc_calls = session_->connection().calls();
   return counters;
 }
 

@@ -28,10 +28,10 @@ struct SlotView {
   std::shared_ptr<const Slab> slab;              ///< shared by all slots in it
 };
 
-/// Shared by the Store handle and the sequences opened from it. Owning thread only.
-class StoreState {
+/// Shared by the handle and the sequences opened from it. Owning thread only.
+class Store {
  public:
-  static Result<std::shared_ptr<StoreState>> Open(std::shared_ptr<Session> session, const StoreSpec& spec);
+  static Result<std::shared_ptr<Store>> Open(std::shared_ptr<Session> session, const StoreSpec& spec);
 
   [[nodiscard]] Session& session() const noexcept { return *session_; }
   [[nodiscard]] const std::shared_ptr<Session>& shared_session() const noexcept { return session_; }
@@ -48,7 +48,7 @@ class StoreState {
   void MapPages(const SlotView& slot);
 
  private:
-  StoreState(std::shared_ptr<Session> session, const StoreSpec& spec) : session_(std::move(session)), spec_(spec) {}
+  Store(std::shared_ptr<Session> session, const StoreSpec& spec) : session_(std::move(session)), spec_(spec) {}
   Result<std::shared_ptr<const Slab>> FindSlab(std::uint32_t index);
 
   const std::shared_ptr<Session> session_;
