@@ -253,7 +253,7 @@ Result<void> Session::Append(const AppendCall& call) {
   }
   const std::uint64_t bytes = 2 * call.keys.tokens * spec.kv_heads * sequence.tail().layout.row_bytes();
   bytes_copied_ += bytes;
-  services_.counters.bytes_copied += bytes;
+  sequence.store().counters().bytes_copied += bytes;
   return {};
 }
 

@@ -18,6 +18,7 @@
 
 #include "daemon/memory/arena.h"
 #include "daemon/serve/attend_service.h"
+#include "daemon/serve/service_figures.h"
 #include "daemon/store/core.h"
 #include "daemon/store/sequence.h"
 #include "daemon/store/store_table.h"
@@ -25,13 +26,6 @@
 namespace kvant::daemon {
 
 class Session;
-
-/// Counted over all sessions since the daemon began.
-struct ServiceCounters {
-  std::uint64_t attend_calls = 0;
-  std::uint64_t bytes_copied = 0;  ///< by append; the stores count forks and trims
-  std::uint64_t dropped_clients = 0;
-};
 
 /// What the sessions of a daemon share. Owned by the daemon, outlives them; loop thread.
 struct Services {

@@ -179,17 +179,15 @@ bool Store::GiveBack(std::size_t bytes) {
 
 StoreFigures Store::Figures() const {
   StoreFigures figures;
-  figures.name = name();
-  figures.identity = protocol::DigestHex(identity_);
   figures.blocks = index_.size();
   figures.leased_blocks = index_.leased_blocks();
   figures.leases = index_.leases();
   figures.sequences = sequences_;
   figures.slabs = pool_.slab_count();
   figures.slab_bytes = pool_.slab_bytes();
-  figures.bytes.logical_f16_bytes = index_.size() * plan_->logical_bytes();
-  figures.bytes.compressed_bytes = index_.size() * plan_->payload_bytes();
-  figures.bytes.resident_bytes = pool_.resident_bytes();
+  figures.logical_f16_bytes = index_.size() * plan_->logical_bytes();
+  figures.compressed_bytes = index_.size() * plan_->payload_bytes();
+  figures.resident_bytes = pool_.resident_bytes();
   figures.counters = counters_;
   return figures;
 }

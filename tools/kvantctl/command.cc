@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "tools/kvantctl/printable.h"
+
 namespace kvant::tools {
 
 ExitCode ExitCodeOf(ErrorCode code) noexcept {
@@ -23,9 +25,9 @@ int Report(const Globals& globals, const Error& error) {
   const int exit_code = ExitCodeOf(error.code);
   if (globals.format == Format::kJson) {
     const nlohmann::ordered_json object = {{"error", {{"code", name}, {"message", error.message}, {"exit_code", exit_code}}}};
-    std::fprintf(stderr, "%s\n", object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+    std::fprintf(stderr, "%s\n", object.dump(2, ' ', true, nlohmann::ordered_json::error_handler_t::replace).c_str());
   } else {
-    std::fprintf(stderr, "kvantctl: %s: %s\n", name.c_str(), error.message.c_str());
+    std::fprintf(stderr, "kvantctl: %s: %s\n", name.c_str(), Printable(error.message).c_str());
   }
   return exit_code;
 }

@@ -56,15 +56,12 @@ std::string Text(const StoreRow& row) {
                            std::to_string(row.head_dim) + ", " + std::to_string(row.block_tokens) + " tokens per block");
   listing.Add("keys", row.keys);
   listing.Add("values", row.values);
-  listing.Add("blocks", HumanCount(row.blocks) + "  (" + HumanCount(row.leased_blocks) + " leased)");
-  listing.Add("sequences", HumanCount(row.sequences));
-  listing.Add("logical (as f16)", HumanBytes(row.bytes.logical_f16_bytes));
-  listing.Add("compressed", HumanCompressed(row.bytes));
-  listing.Add("resident", HumanBytes(row.bytes.resident_bytes));
-  listing.Add("prefix hit tokens", HumanCount(row.prefix_hit_tokens) + " of " + HumanCount(row.prefix_lookup_tokens) + "  (" +
-                                       HumanShare(row.prefix_hit_tokens, row.prefix_lookup_tokens) + ")");
-  listing.Add("blocks deduplicated", HumanCount(row.deduplicated_blocks));
-  listing.Add("blocks evicted", HumanCount(row.evicted_blocks));
+  listing.Add("compressed", HumanCompressed(row.figures));
+  listing.Add("prefix hit tokens", HumanPrefixHits(row.figures));
+  listing.Heading("now");
+  listing.Add(row.figures, FigureKind::kGauge);
+  listing.Heading("since the store was made");
+  listing.Add(row.figures, FigureKind::kCounter);
   return listing.ToString();
 }
 

@@ -1,8 +1,10 @@
 // kvantctl: looks after a running kvantd. Parses the command line; each sub-command has its own file.
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <iostream>
 #include <map>
 #include <string>
 
@@ -23,6 +25,13 @@ std::string DefaultSocket() {
   return "/run/kvant/kvantd.sock";
 }
 
+/// `exit_code`, unless what was printed did not arrive: then the user is told, and a success becomes a failure.
+int Written(int exit_code) {
+  if (std::cout.flush().good() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
+  std::fprintf(stderr, "kvantctl: cannot write to standard output\n");
+  return exit_code == kvant::tools::kOk ? kvant::tools::kFailure : exit_code;
+}
+
 int Run(int argc, char** argv) {
   using namespace kvant::tools;  // NOLINT(google-build-using-namespace)
   Invocation invocation;
@@ -36,6 +45,8 @@ int Run(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--timeout", invocation.globals.timeout_s, "Seconds to wait for an answer")
       ->check(CLI::Range(0.001, 86400.0))
+      // CLI::Range lets NaN pass.
+      ->check(CLI::Validator([](const std::string& text) { return std::isnan(std::stod(text)) ? "not a number" : ""; }, ""))
       ->capture_default_str();
   const std::map<std::string, Format> formats = {{"table", Format::kTable}, {"json", Format::kJson}};
   app.add_option("-o,--output", invocation.globals.format, "Output: table or json")
@@ -55,9 +66,9 @@ int Run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kOk : kUsage;
+    return app.exit(error) == 0 ? Written(kOk) : kUsage;  // help and version are no errors
   }
-  return std::fflush(stdout) == 0 ? invocation.exit_code : kFailure;
+  return Written(invocation.exit_code);
 }
 
 }  // namespace
