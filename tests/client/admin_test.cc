@@ -48,13 +48,14 @@ TEST(AdminClientTest, EveryStoreIsListedOnceOverSeveralPages) {
   std::set<std::string> wanted;
   for (std::size_t i = 0; i < kStores; ++i) {
     StoreSpec spec = SpecOf(model.shape(), "f32", "f32");
-    spec.name = "store " + std::to_string(i);
+    spec.name = "store/" + std::to_string(i);
     spec.model = std::string(4000, 'm') + std::to_string(i);  // 100 of them: two pages
     wanted.insert(spec.name);
     stores.push_back(client.OpenStore(spec).value());
   }
   auto admin = Admin::Connect(env.socket()).value();
-  for (const StoreRow& row : admin.Stores().value()) {
+  const std::vector<StoreRow> rows = admin.Stores().value();
+  for (const StoreRow& row : rows) {
     EXPECT_EQ(wanted.erase(row.name), 1u) << row.name;
     EXPECT_EQ(row.figures.Find("blocks"), 0u);
     EXPECT_FALSE(row.figures.Find("no such figure"));

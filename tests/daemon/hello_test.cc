@@ -58,7 +58,7 @@ TEST_F(HelloTest, AnotherVersionIsRefusedNamingBoth) {
   const Error protocol = Refused(77, protocol::kSegmentLayoutVersion, 0);
   EXPECT_EQ(protocol.code, ErrorCode::kVersionMismatch);
   EXPECT_THAT(protocol.message, HasSubstr("protocol 77"));
-  EXPECT_THAT(protocol.message, HasSubstr("protocol 1 "));
+  EXPECT_THAT(protocol.message, HasSubstr("protocol " + std::to_string(wire::kProtocolVersion) + " "));
   const Error layout = Refused(wire::kProtocolVersion, 99, 0);
   EXPECT_EQ(layout.code, ErrorCode::kVersionMismatch);
   EXPECT_THAT(layout.message, HasSubstr("segment layout 99"));

@@ -5,6 +5,7 @@
 #include <kvant/client.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -190,22 +191,27 @@ TEST_F(KvantctlTest, WhatIsNotThereHasItsOwnExitCode) {
   EXPECT_EQ(Ctl({"evict", "--store", "no-such-store"}).exit_code, 4);
 }
 
-TEST_F(KvantctlTest, NamesOfStoresAndClientsCannotForgeALineOrDriveTheTerminal) {
+TEST_F(KvantctlTest, NamesThatClientsChooseCannotForgeALineOrDriveTheTerminal) {
   const std::string evil = "a\nb\x1b[2J\u009b31m\u202edcba\u2066";
-  auto store = client_->OpenStore(Spec(evil));
-  ASSERT_TRUE(store) << store.error().message;
-  const std::string shown = R"(a\nb\x1b[2J\u009b31m\u202edcba\u2066)";
-  for (const Finished& finished : {Ctl({"stores"}), Ctl({"inspect", evil})}) {
+  SequenceOptions options;
+  options.recent_tokens = 16;
+  options.label = evil;
+  const auto sequence = store_->Open({}, options);
+  ASSERT_TRUE(sequence) << sequence.error().message;
+  const auto ascii = [](const std::string& text) {
+    return std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= 0x20 && c < 0x7F); });
+  };
+  for (const Finished& finished : {Ctl({"sequences"}), Ctl({"inspect", std::to_string(sequence->id())})}) {
     EXPECT_EQ(finished.exit_code, 0);
-    EXPECT_THAT(finished.out, testing::HasSubstr(shown));
-    for (const char c : finished.out) EXPECT_TRUE(c == '\n' || (c >= 0x20 && c < 0x7F)) << static_cast<int>(c);
+    EXPECT_THAT(finished.out, testing::HasSubstr(R"(a\nb\x1b[2J\u009b31m\u202edcba\u2066)"));
+    EXPECT_TRUE(ascii(finished.out)) << finished.out;
   }
-  const Finished json = Ctl({"stores", "-o", "json"});
-  for (const char c : json.out) EXPECT_TRUE(c == '\n' || (c >= 0x20 && c < 0x7F)) << static_cast<int>(c);
-  EXPECT_EQ(Json::parse(json.out)["stores"][0]["name"], evil);
+  const Finished json = Ctl({"sequences", "-o", "json"});
+  EXPECT_TRUE(ascii(json.out)) << json.out;
+  EXPECT_EQ(Json::parse(json.out)["sequences"][1]["label"], evil);
   const Finished absent = Ctl({"evict", "--store", "\x1b[2J"});  // the daemon's error has the name in it
   EXPECT_EQ(absent.exit_code, 4);
-  EXPECT_THAT(absent.err, testing::Not(testing::HasSubstr("\x1b")));
+  EXPECT_TRUE(ascii(absent.err)) << absent.err;
 }
 
 TEST_F(KvantctlTest, OutputThatDoesNotArriveIsAFailure) {
