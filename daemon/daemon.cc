@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <condition_variable>
+#include <csignal>
 #include <exception>
 #include <future>
 #include <mutex>
@@ -11,8 +12,12 @@
 #include <thread>
 #include <utility>
 
+#include <pthread.h>
+#include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <kj/exception.h>
 
@@ -39,21 +44,55 @@ Result<void> CheckOptions(const DaemonOptions& options) {
     return Error{ErrorCode::kInvalidArgument,
                  "start daemon: spin of " + std::to_string(options.spin.count()) + " us is negative"};
   }
+  if (options.drain_timeout.count() < 0 || options.drain_timeout > kMaxLease) {
+    return Error{ErrorCode::kInvalidArgument, "start daemon: drain timeout of " +
+                                                  std::to_string(options.drain_timeout.count()) + " ms; allowed are 0 to " +
+                                                  std::to_string(kMaxLease.count())};
+  }
+  if (options.max_connections == 0) {
+    return Error{ErrorCode::kInvalidArgument, "start daemon: 0 connections allowed; at least 1"};
+  }
   if (options.workers > 1024) {
     return Error{ErrorCode::kInvalidArgument, "start daemon: " + std::to_string(options.workers) + " workers; at most 1024"};
   }
   return {};
 }
 
+/// What would fail at the first client's call fails here, where somebody can mend it.
+Result<void> CheckMachine(const DaemonOptions& options) {
+  const std::uint64_t memory =
+      static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  if (options.budget_bytes > memory) {
+    return Error{ErrorCode::kInvalidArgument, "start daemon: a budget of " + std::to_string(options.budget_bytes) +
+                                                  " bytes, this machine has " + std::to_string(memory) + " bytes of memory"};
+  }
+  auto probe = protocol::CreateSealedMemfd("kvant-probe", 4096);
+  if (!probe) return Error{probe.error().code, "start daemon: shared memory cannot be made: " + probe.error().message};
+  rlimit files{};
+  if (options.log && ::getrlimit(RLIMIT_FSIZE, &files) == 0 && files.rlim_cur != RLIM_INFINITY) {
+    options.log->warn("the file-size limit of this process holds for shared memory, larger segments will be refused limit={}",
+                      files.rlim_cur);
+  }
+  return {};
+}
+
+/// Of this thread and those it starts: beyond the file-size limit the kernel would end the process instead of failing the call.
+void BlockFileSizeSignal() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGXFSZ);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
 }  // namespace
 
-/// `loop_` lives on the daemon's thread; others reach it under the mutex, and only while it is there.
+/// `server` lives on the daemon's thread; others reach it under the mutex, and only while it is there.
 struct Daemon::Impl {
   std::mutex mutex;
   std::condition_variable ended_changed;
-  daemon::Server* loop = nullptr;  // guarded by mutex
-  bool ended = false;              // guarded by mutex
-  std::optional<Error> fault;      // guarded by mutex
+  daemon::Server* server = nullptr;  // guarded by mutex
+  bool ended = false;                // guarded by mutex
+  std::optional<Error> fault;        // guarded by mutex
   std::thread thread;
 
   ~Impl() {
@@ -63,12 +102,18 @@ struct Daemon::Impl {
 
   void Stop() noexcept {
     const std::lock_guard lock(mutex);
-    if (loop != nullptr) loop->Stop();
+    if (server != nullptr) server->Stop();
+  }
+
+  void Drain() noexcept {
+    const std::lock_guard lock(mutex);
+    if (server != nullptr) server->Drain();
   }
 
   /// The daemon's thread. `started` gets the outcome of making the loop.
   void Main(const DaemonOptions& options, daemon::Budget budget, std::optional<daemon::Listener> listener,
             protocol::UniqueFd eventfd, std::promise<Result<void>> started) {
+    BlockFileSizeSignal();
     bool told = false;
     const auto serve = [&] {
       daemon::Server here(options, std::move(budget), std::move(listener), std::move(eventfd));
@@ -104,7 +149,7 @@ struct Daemon::Impl {
 
   void SetServer(daemon::Server* to) {
     const std::lock_guard lock(mutex);
-    loop = to;
+    server = to;
   }
 };
 
@@ -113,6 +158,7 @@ Daemon::~Daemon() = default;
 
 Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
   if (auto checked = CheckOptions(options); !checked) return checked.error();
+  if (auto able = CheckMachine(options); !able) return able.error();
   auto budget = daemon::Budget::Make(options.budget_bytes);
   if (!budget) return budget.error();
   std::optional<daemon::Listener> listener;
@@ -150,11 +196,12 @@ Result<int> Daemon::Connect() {
   protocol::UniqueFd ours(ends[0]);
   protocol::UniqueFd theirs(ends[1]);
   const std::lock_guard lock(impl_->mutex);
-  if (impl_->loop == nullptr) return Error{ErrorCode::kDisconnected, "connect to the daemon: it has ended"};
-  impl_->loop->Serve(std::move(theirs));
+  if (impl_->server == nullptr) return Error{ErrorCode::kDisconnected, "connect to the daemon: it has ended"};
+  impl_->server->Serve(std::move(theirs));
   return ours.Release();
 }
 
+void Daemon::Drain() noexcept { impl_->Drain(); }
 void Daemon::Stop() noexcept { impl_->Stop(); }
 
 Result<void> Daemon::Wait() {

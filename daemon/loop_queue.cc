@@ -8,10 +8,11 @@
 
 namespace kvant::daemon {
 
-LoopQueue::LoopQueue(kj::UnixEventPort& port, protocol::UniqueFd eventfd)
-    : eventfd_(std::move(eventfd)),
+LoopQueue::LoopQueue(kj::UnixEventPort& port, protocol::UniqueFd eventfd, Report work_failed, Report broken)
+    : work_failed_(std::move(work_failed)),
+      eventfd_(std::move(eventfd)),
       observer_(port, eventfd_.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ),
-      drain_(Drain().eagerlyEvaluate([](kj::Exception&& exception) { KJ_LOG(FATAL, "loop queue", exception); })) {}
+      drain_(Drain().eagerlyEvaluate([broken = std::move(broken)](kj::Exception&& exception) { broken(exception); })) {}
 
 void LoopQueue::Post(std::function<void()> work) {
   {
@@ -39,7 +40,10 @@ kj::Promise<void> LoopQueue::Drain() {
       const std::lock_guard lock(mutex_);
       running_.swap(posted_);
     }
-    for (auto& work : running_) work();
+    for (auto& work : running_) {
+      const auto failure = kj::runCatchingExceptions([&work] { work(); });
+      KJ_IF_MAYBE (exception, failure) work_failed_(*exception);
+    }
     running_.clear();
     return Drain();
   });

@@ -1,4 +1,5 @@
 // kvantd: the daemon in the foreground. Flags, signals, exit codes; no logic.
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -29,9 +30,11 @@ constexpr int kExitUsage = 2;
 constexpr int kExitCannotServe = 3;
 
 constexpr const char* kExitCodes =
-    "Runs in the foreground and is ready when the socket accepts. SIGTERM and SIGINT end it.\n"
+    "Runs in the foreground and is ready when the socket accepts. SIGTERM or SIGINT ends it once the calls that wait are\n"
+    "answered (--drain-timeout); a second one ends it at once.\n"
     "Exit codes: 0 ended by a signal; 1 the daemon failed while it ran; 2 wrong usage; 3 it could not serve the socket\n"
-    "(another daemon answers there, path too long, directory missing, budget too small).";
+    "(another daemon answers there, path too long, directory missing, budget too small or beyond the machine's memory, no\n"
+    "shared memory).";
 
 struct DefaultSocket {
   std::string path;
@@ -71,17 +74,27 @@ sigset_t BlockEndSignals() {
   return signals;
 }
 
-/// Waits for a signal on a thread of its own and stops the daemon; ends by itself when the daemon has ended.
+/// How long a daemon that was told to end at once may take.
+constexpr timespec kEndAtOnce{.tv_sec = 1, .tv_nsec = 0};
+
+/// Waits for signals on a thread of its own: the first drains the daemon, the second stops it, and a daemon that does not even
+/// stop is left to the kernel. Ends when it is destroyed.
 class SignalThread {
  public:
   SignalThread(kvant::Daemon& daemon, spdlog::logger& log, sigset_t signals)
-      : thread_([&daemon, &log, signals] {
-          int signal = 0;
-          if (::sigwait(&signals, &signal) != 0) return;
-          if (signal == SIGTERM || signal == SIGINT) log.info("ending signal={}", signal);
+      : thread_([this, &daemon, &log, signals] {
+          if (!WaitForSignal(signals, log)) return;
+          daemon.Drain();
+          if (!WaitForSignal(signals, log)) return;
           daemon.Stop();
+          while (::sigtimedwait(&signals, nullptr, &kEndAtOnce) > 0 && !done_.load()) {
+          }
+          if (done_.load()) return;
+          log.error("the daemon does not stop");
+          std::_Exit(kExitFault);
         }) {}
   ~SignalThread() {
+    done_.store(true);
     ::pthread_kill(thread_.native_handle(), SIGTERM);
     thread_.join();
   }
@@ -89,6 +102,15 @@ class SignalThread {
   SignalThread& operator=(const SignalThread&) = delete;
 
  private:
+  /// False if the daemon has ended meanwhile.
+  bool WaitForSignal(const sigset_t& signals, spdlog::logger& log) const {
+    int signal = 0;
+    if (::sigwait(&signals, &signal) != 0 || done_.load()) return false;
+    log.info("ending signal={}", signal);
+    return true;
+  }
+
+  std::atomic<bool> done_{false};
   std::thread thread_;
 };
 
@@ -99,6 +121,7 @@ int main(int argc, char** argv) {
   kvant::DaemonOptions options;
   std::string budget = "512MiB";
   std::int64_t lease_ms = options.lease.count();
+  std::int64_t drain_ms = options.drain_timeout.count();
   std::int64_t spin_us = options.spin.count();
   std::string log_level = "info";
   options.socket = default_socket.path;
@@ -109,9 +132,16 @@ int main(int argc, char** argv) {
   app.add_option("--socket", options.socket, "Where to listen: PATH or unix:PATH")->capture_default_str();
   app.add_option("--budget", budget, "Memory of all stores together, metadata included; KiB, MiB, GiB")->capture_default_str();
   app.add_option("--workers", options.workers, "Threads that seal blocks and help attend; 0: as many as cores")
+      ->check(CLI::Range(std::size_t{0}, std::size_t{1024}))  // CLI11 takes -1 for the largest number of an unsigned option
       ->capture_default_str();
   app.add_option("--lease", lease_ms, "Milliseconds after which a client that hangs is dropped")
       ->check(CLI::Range(std::int64_t{10}, std::int64_t{86'400'000}))
+      ->capture_default_str();
+  app.add_option("--max-connections", options.max_connections, "Clients served at a time; more are refused")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1'000'000}))
+      ->capture_default_str();
+  app.add_option("--drain-timeout", drain_ms, "Milliseconds that calls which wait are given to end after SIGTERM")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{86'400'000}))
       ->capture_default_str();
   app.add_option(
          "--spin", spin_us,
@@ -125,7 +155,10 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+    if (app.exit(error) != 0) return kExitUsage;
+    if (std::cout.flush().good()) return kExitOk;  // help and version
+    std::cerr << "kvantd: cannot write to standard output\n";
+    return kExitFault;
   }
   auto budget_bytes = kvant::daemon::ParseByteSize(budget);
   if (!budget_bytes) {
@@ -138,6 +171,7 @@ int main(int argc, char** argv) {
   log->flush_on(spdlog::level::info);
   options.budget_bytes = *budget_bytes;
   options.lease = std::chrono::milliseconds(lease_ms);
+  options.drain_timeout = std::chrono::milliseconds(drain_ms);
   options.spin = std::chrono::microseconds(spin_us);
   options.log = log;
   if (options.socket == default_socket.path) MakeDefaultDirectory(default_socket.directory);

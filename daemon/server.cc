@@ -23,6 +23,10 @@ using Clock = std::chrono::steady_clock;
 /// gets nine tenths of it.
 constexpr int kNicer = 10;
 constexpr kj::Duration kAcceptPause = 100 * kj::MILLISECONDS;  // when descriptors have run out
+/// Answers that a drained daemon has written leave when the loop next has nothing to do.
+constexpr kj::Duration kFlushTime = 10 * kj::MILLISECONDS;
+/// What drain_timeout cut short is answered soon after, or not at all.
+constexpr kj::Duration kRefusalTime = 500 * kj::MILLISECONDS;
 
 /// Never 0, which at hello means "any daemon".
 std::uint64_t NewBootToken() {
@@ -45,13 +49,13 @@ std::string Str(const kj::Exception& exception) {
 
 Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener, protocol::UniqueFd eventfd)
     : options_(options),
-      queue_(loop_.port(), std::move(eventfd)),
+      queue_(
+          loop_.port(), std::move(eventfd), [this](const kj::Exception& exception) { Report("posted work", exception); },
+          [this](const kj::Exception& exception) { Fail("the queue of other threads' work", exception); }),
       builtin_codecs_(quantizers::Registry::Builtin()),
       budget_(std::move(budget)),
-      encode_(std::make_unique<WorkerThreads>(Workers(options), kNicer,
-                                              [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
-      populate_(
-          std::make_unique<WorkerThreads>(1, kNicer, [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
+      encode_(MakeWorkers(Workers(options))),
+      populate_(MakeWorkers(1)),
       team_(Workers(options) - 1),
       core_{.budget = budget_,
             .encode = *encode_,
@@ -66,7 +70,8 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
                 .attend = attend_,
                 .arena_limit_bytes = options.arena_limit_bytes,
                 .counters = {},
-                .sessions = {}},
+                .sessions = {},
+                .waiting_calls = {}},
       facts_{.boot_token = core_.boot_token,
              .budget_bytes = options.budget_bytes,
              .lease_ms = static_cast<std::uint32_t>(options.lease.count())},
@@ -75,17 +80,26 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
   loop_.set_spin(options_.spin);
   if (listener_) {
     newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
-    tasks_->add(Accept());
+    accepting_ = Essential("accepting connections", Accept());
   }
-  tasks_->add(WatchHeartbeats());
+  watching_ = Essential("watching heartbeats", WatchHeartbeats());
 }
 
 Server::~Server() noexcept(false) {
+  accepting_ = kj::READY_NOW;
+  watching_ = kj::READY_NOW;
   tasks_ = nullptr;
   connections_.clear();  // sessions, sequences, leases; encodings in flight are abandoned
   encode_.reset();       // joins
   populate_.reset();
   queue_.Discard();  // ends of encodings hold slots and charges of members that die before the queue
+}
+
+/// Threads for jobs of little hurry.
+std::unique_ptr<WorkerThreads> Server::MakeWorkers(std::size_t threads) {
+  return std::make_unique<WorkerThreads>(
+      threads, kNicer, [this](std::function<void()> work) { queue_.Post(std::move(work)); },
+      [this](const std::string& what) { Report("a job", KJ_EXCEPTION(FAILED, what.c_str())); });
 }
 
 void Server::Run() {
@@ -102,19 +116,51 @@ void Server::Stop() {
   queue_.Post([this] { stop_.fulfiller->fulfill(); });
 }
 
+void Server::Drain() {
+  queue_.Post([this] { BeginDrain(); });
+}
+
+void Server::BeginDrain() {
+  if (std::exchange(draining_, true)) return;
+  if (options_.log) {
+    options_.log->info("draining waiting_calls={} timeout_ms={}", services_.waiting_calls.count(),
+                       options_.drain_timeout.count());
+  }
+  accepting_ = kj::READY_NOW;
+  newcomers_.reset();
+  listener_.reset();
+  auto late = loop_.timer().afterDelay(options_.drain_timeout.count() * kj::MILLISECONDS).then([this] {
+    if (options_.log) options_.log->warn("drain timed out waiting_calls={}", services_.waiting_calls.count());
+    return loop_.timer().afterDelay(kRefusalTime);
+  });
+  tasks_->add(services_.waiting_calls.WhenNone()
+                  .exclusiveJoin(kj::mv(late))
+                  .then([this] { return loop_.timer().afterDelay(kFlushTime); })
+                  .then([this] { stop_.fulfiller->fulfill(); }));
+}
+
 void Server::Serve(protocol::UniqueFd socket) {
-  // std::function wants to be copied, and a post that never runs must not leak the descriptor.
+  // std::function wants to be copied, and posted work that never runs must not leak the descriptor.
   auto shared = std::make_shared<protocol::UniqueFd>(std::move(socket));
   queue_.Post([this, shared] { Adopt(kj::AutoCloseFd(shared->Release())); });
 }
 
+/// A connection that cannot be served is closed, and only that one.
 void Server::Adopt(kj::AutoCloseFd socket) {
+  if (connections_.size() >= options_.max_connections) {
+    return Refuse("there are " + std::to_string(connections_.size()) + " already (--max-connections)");
+  }
   const Peer peer = PeerOf(socket);
   const std::uint64_t id = next_connection_++;
   if (options_.log) options_.log->debug("client connected connection={} pid={} uid={}", id, peer.pid, peer.uid);
   auto connection = std::make_unique<Connection>(loop_, kj::mv(socket), services_, facts_, peer);
-  tasks_->add(connection->WhenEnded().then([this, id] { Drop(id); }));
+  tasks_->add(connection->WhenEnded().then([this, id] { Drop(id); },
+                                           [this, id](kj::Exception&& exception) {
+                                             Report("a connection", exception);
+                                             Drop(id);
+                                           }));
   connections_.emplace(id, std::move(connection));
+  EndRefusals();
 }
 
 void Server::Drop(std::uint64_t connection) {
@@ -127,37 +173,66 @@ kj::Promise<void> Server::Accept() {
     const int socket = ::accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     const int error = errno;
     if (socket >= 0) {
-      Adopt(kj::AutoCloseFd(socket));
+      const auto failure = kj::runCatchingExceptions([&] { Adopt(kj::AutoCloseFd(socket)); });
+      KJ_IF_MAYBE (exception, failure) Refuse(Str(*exception));
     } else if (error == EAGAIN || error == EWOULDBLOCK) {
       return newcomers_->whenBecomesReadable().then([this] { return Accept(); });
     } else if (error != EINTR && error != ECONNABORTED) {  // that one had gone already
-      if (options_.log) options_.log->warn("accept failed error=\"{}\"", std::generic_category().message(error));
+      Refuse(std::generic_category().message(error));
       return loop_.timer().afterDelay(kAcceptPause).then([this] { return Accept(); });
     }
   }
 }
 
+/// Every refusal is counted; the log has the first of a row and, once connections are accepted again, how many there were.
+void Server::Refuse(std::string_view why) {
+  ++services_.counters.refused_connections;
+  if (refused_in_a_row_++ == 0 && options_.log) options_.log->warn("connection refused reason=\"{}\"", why);
+}
+
+void Server::EndRefusals() {
+  const std::uint64_t refused = std::exchange(refused_in_a_row_, 0);
+  if (refused > 0 && options_.log) options_.log->info("connections are accepted again refused={}", refused);
+}
+
 kj::Promise<void> Server::WatchHeartbeats() {
   const auto quarter = std::max<std::chrono::milliseconds>(options_.lease / 4, std::chrono::milliseconds(1));
-  return loop_.timer().afterDelay(quarter.count() * kj::MILLISECONDS).then([this] {
-    const auto now = Clock::now();
-    std::vector<std::uint64_t> hung;
-    for (const auto& [id, connection] : connections_) {
-      if (!connection->Hung(now, options_.lease)) continue;
-      hung.push_back(id);
-      if (options_.log) {
-        options_.log->warn("client hung, dropped connection={} pid={} lease_ms={}", id, connection->peer().pid,
-                           options_.lease.count());
-      }
-    }
-    services_.counters.dropped_clients += hung.size();
-    for (const std::uint64_t id : hung) Drop(id);
+  return loop_.timer().afterDelay(quarter.count() * kj::MILLISECONDS).then([this, quarter, before = Clock::now()] {
+    // Time in which this thread did not run counts against nobody: when a machine was paused, its clients were, too.
+    const auto ran = std::min<std::chrono::nanoseconds>(Clock::now() - before, quarter);
+    const auto failure = kj::runCatchingExceptions([&] { DropHung(ran); });
+    KJ_IF_MAYBE (exception, failure) Report("a look at heartbeats", *exception);
     return WatchHeartbeats();
   });
 }
 
-void Server::taskFailed(kj::Exception&& exception) {
-  if (options_.log) options_.log->error("task failed error=\"{}\"", Str(exception));
+void Server::DropHung(std::chrono::nanoseconds ran) {
+  std::vector<std::uint64_t> hung;
+  for (const auto& [id, connection] : connections_) {
+    if (!connection->Hung(ran, options_.lease)) continue;
+    hung.push_back(id);
+    if (options_.log) {
+      options_.log->warn("client hung, dropped connection={} pid={} lease_ms={}", id, connection->peer().pid,
+                         options_.lease.count());
+    }
+  }
+  services_.counters.dropped_clients += hung.size();
+  for (const std::uint64_t id : hung) Drop(id);
 }
+
+/// A chain that is never to end.
+kj::Promise<void> Server::Essential(std::string_view what, kj::Promise<void> chain) {
+  return chain.eagerlyEvaluate([this, what](kj::Exception&& exception) { Fail(what, exception); });
+}
+
+void Server::Report(std::string_view what, const kj::Exception& exception) {
+  if (options_.log) options_.log->error("failed, going on what=\"{}\" error=\"{}\"", what, Str(exception));
+}
+
+void Server::Fail(std::string_view what, const kj::Exception& exception) {
+  stop_.fulfiller->reject(KJ_EXCEPTION(FAILED, "the daemon cannot go on", std::string(what).c_str(), Str(exception).c_str()));
+}
+
+void Server::taskFailed(kj::Exception&& exception) { Report("a connection", exception); }
 
 }  // namespace kvant::daemon

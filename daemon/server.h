@@ -1,10 +1,12 @@
 // The daemon's thread: one event loop that owns everything, accepts connections and drops those that end.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
+#include <string_view>
 
 #include <kj/async.h>
 #include <kj/io.h>
@@ -28,7 +30,11 @@
 
 namespace kvant::daemon {
 
-/// Made, run and destroyed on one thread. Post and Stop may be called from others while it lives.
+/// Made, run and destroyed on one thread. Drain, Stop and Serve may be called from others while it lives.
+///
+/// What runs for as long as the daemon does (accepting, watching heartbeats, the queue of other threads' work) goes on when a
+/// single connection, look or piece of work throws: that is logged. Should such a chain itself end, Run throws, for a daemon
+/// that seems to live but hears nothing is worse than none.
 class Server final : private kj::TaskSet::ErrorHandler {
  public:
   /// `listener` may be empty; `budget` is uncharged.
@@ -37,18 +43,28 @@ class Server final : private kj::TaskSet::ErrorHandler {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  /// Serves until Stop.
+  /// Serves until Stop, or until Drain is done. Throws kj::Exception if something that the daemon cannot do without has failed.
   void Run();
+  /// See kvant::Daemon::Drain. Any thread.
+  void Drain();
   /// Any thread.
   void Stop();
   /// Serves one end of a socket pair. Any thread.
   void Serve(protocol::UniqueFd socket);
 
  private:
+  std::unique_ptr<WorkerThreads> MakeWorkers(std::size_t threads);
   void Adopt(kj::AutoCloseFd socket);
   void Drop(std::uint64_t connection);
   kj::Promise<void> Accept();
+  void Refuse(std::string_view why);
+  void EndRefusals();
   kj::Promise<void> WatchHeartbeats();
+  void DropHung(std::chrono::nanoseconds ran);
+  void BeginDrain();
+  [[nodiscard]] kj::Promise<void> Essential(std::string_view what, kj::Promise<void> chain);
+  void Report(std::string_view what, const kj::Exception& exception);
+  void Fail(std::string_view what, const kj::Exception& exception);
   void taskFailed(kj::Exception&& exception) override;
 
   const DaemonOptions options_;
@@ -69,9 +85,14 @@ class Server final : private kj::TaskSet::ErrorHandler {
 
   std::optional<Listener> listener_;
   std::optional<kj::UnixEventPort::FdObserver> newcomers_;  // of the listener's socket
+  std::uint64_t refused_in_a_row_ = 0;                      // connections, since the last that was accepted
+  bool draining_ = false;
   std::uint64_t next_connection_ = 1;
   std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
-  kj::Own<kj::TaskSet> tasks_;  // last: runs over the others
+  // Last: these run over the others.
+  kj::Own<kj::TaskSet> tasks_;
+  kj::Promise<void> accepting_ = kj::READY_NOW;
+  kj::Promise<void> watching_ = kj::READY_NOW;
 };
 
 }  // namespace kvant::daemon

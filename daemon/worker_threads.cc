@@ -1,6 +1,7 @@
 #include "daemon/worker_threads.h"
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include <pthread.h>
@@ -20,8 +21,10 @@ void SetNice(int nice) {
 
 }  // namespace
 
-WorkerThreads::WorkerThreads(std::size_t threads, int nicer, PostToLoop post)
-    : nice_(std::min(kNicest, ::getpriority(PRIO_PROCESS, static_cast<id_t>(::gettid())) + nicer)), post_(std::move(post)) {
+WorkerThreads::WorkerThreads(std::size_t threads, int nicer, PostToLoop post, Report job_failed)
+    : nice_(std::min(kNicest, ::getpriority(PRIO_PROCESS, static_cast<id_t>(::gettid())) + nicer)),
+      post_(std::move(post)),
+      job_failed_(std::move(job_failed)) {
   threads_.reserve(threads);
   for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
 }
@@ -57,7 +60,11 @@ void WorkerThreads::Work() {
       job = std::move(queue_.front());
       queue_.pop_front();
     }
-    job.run();
+    try {
+      job.run();
+    } catch (const std::exception& failure) {
+      post_([this, what = std::string(failure.what())] { job_failed_(what); });
+    }
     job.run = nullptr;  // what it held goes here, not on the loop thread
     post_(std::move(job.done));
   }

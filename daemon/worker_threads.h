@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -18,9 +19,11 @@ class WorkerThreads final : public JobRunner {
  public:
   /// Must run the given function on the loop thread, in order; called on worker threads.
   using PostToLoop = std::function<void(std::function<void()>)>;
+  /// Hears of jobs that threw; called on the loop thread.
+  using Report = std::function<void(const std::string& what)>;
 
   /// The threads run at a nice value that is greater by `nicer` than the caller's.
-  WorkerThreads(std::size_t threads, int nicer, PostToLoop post);
+  WorkerThreads(std::size_t threads, int nicer, PostToLoop post, Report job_failed);
   /// Drops jobs that have not begun, waits for those that have. The loop must still accept posts, though it need not run them.
   ~WorkerThreads() override;
   WorkerThreads(const WorkerThreads&) = delete;
@@ -37,6 +40,7 @@ class WorkerThreads final : public JobRunner {
 
   const int nice_;
   const PostToLoop post_;
+  const Report job_failed_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Job> queue_;  // guarded by mutex_

@@ -68,7 +68,7 @@ static_assert(offsetof(BlockHeader, first_position) == 64 && offsetof(BlockHeade
 struct ArenaHeader {
   std::uint64_t magic;
   std::uint32_t layout_version;
-  std::uint32_t reserved;
+  std::uint32_t revoked;  ///< 0; the daemon writes 1 before it frees what the session held; read and written atomically
   std::uint64_t arena_bytes;
   std::uint64_t boot_token;  ///< of the daemon that made it
   std::uint64_t heartbeat;   ///< the client counts it up while it is alive; read and written atomically

@@ -52,6 +52,11 @@ std::uint64_t Arena::heartbeat() const noexcept {
   return std::atomic_ref<std::uint64_t>(header->heartbeat).load(std::memory_order_relaxed);
 }
 
+void Arena::Revoke() const noexcept {
+  auto* header = reinterpret_cast<protocol::ArenaHeader*>(segment_.data());
+  std::atomic_ref<std::uint32_t>(header->revoked).store(1, std::memory_order_release);
+}
+
 Result<std::byte*> Arena::CheckRange(std::string_view what, std::uint64_t offset, std::uint64_t bytes,
                                      std::uint64_t alignment) const {
   if (offset % alignment != 0) {

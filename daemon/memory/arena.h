@@ -48,6 +48,9 @@ class Arena {
   /// Counts up while the client is alive. Any value may stand there.
   [[nodiscard]] std::uint64_t heartbeat() const noexcept;
 
+  /// Tells the client that the daemon takes it for gone: nothing that it had is its own any more.
+  void Revoke() const noexcept;
+
   /// `bytes` bytes at `offset`, a multiple of `alignment`, behind the header page. kOutOfRange or kInvalidArgument begin with
   /// `what` and name offset, size and the arena's size.
   [[nodiscard]] Result<std::byte*> CheckRange(std::string_view what, std::uint64_t offset, std::uint64_t bytes,

@@ -8,7 +8,7 @@
 
 #include <unistd.h>
 
-#include "daemon/serve/rpc_guard.h"
+#include "daemon/serve/rpc_handler.h"
 #include "protocol/digest.h"
 #include "protocol/segment_layout.h"
 #include "protocol/wire.h"
@@ -134,7 +134,7 @@ void WriteDaemonInfo(const DaemonFacts& facts, wire::DaemonInfo::Builder to) {
 kj::Promise<void> AdminServer::ping(PingContext) { return kj::READY_NOW; }
 
 kj::Promise<void> AdminServer::stats(StatsContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     auto to = context.getResults().initStats();
     WriteDaemonInfo(facts_, to.initDaemon());
     const auto uptime = std::chrono::steady_clock::now() - services_.started;
@@ -161,7 +161,7 @@ kj::Promise<void> AdminServer::stats(StatsContext context) {
 }
 
 kj::Promise<void> AdminServer::stores(StoresContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     const auto cursor = context.getParams().getCursor();
     const std::string_view after(reinterpret_cast<const char*>(cursor.begin()), cursor.size());
     std::vector<const Store*> rows;
@@ -191,7 +191,7 @@ kj::Promise<void> AdminServer::stores(StoresContext context) {
 }
 
 kj::Promise<void> AdminServer::sequences(SequencesContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     std::vector<SequenceFigures> rows;
     std::size_t bytes = 0;
     std::uint64_t next = 0;
@@ -214,7 +214,7 @@ kj::Promise<void> AdminServer::sequences(SequencesContext context) {
 }
 
 kj::Promise<void> AdminServer::inspect(InspectContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
     auto sequence = services_.core.sequences.Find(params.getSequence());
     if (!sequence) {
@@ -227,7 +227,7 @@ kj::Promise<void> AdminServer::inspect(InspectContext context) {
 }
 
 kj::Promise<void> AdminServer::evict(EvictContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
     auto evicted = services_.stores.Evict(StringOf(params.getStore()), params.getMaxBlocks(), params.getDryRun());
     if (!evicted) {

@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "daemon/serve/rpc_guard.h"
+#include "daemon/serve/rpc_handler.h"
 #include "daemon/serve/session_server.h"
 #include "protocol/segment_layout.h"
 #include "protocol/wire.h"
@@ -44,7 +44,7 @@ Peer PeerOf(int socket) noexcept {
 bool MayAdminister(const Peer& peer) noexcept { return peer.uid == ::geteuid() || peer.uid == 0; }
 
 kj::Promise<void> BootstrapServer::hello(HelloContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     const auto hello = context.getParams().getHello();
     auto checked = CheckHello(hello, facts_);
     const auto present = session();
@@ -65,7 +65,7 @@ kj::Promise<void> BootstrapServer::hello(HelloContext context) {
 }
 
 kj::Promise<void> BootstrapServer::admin(AdminContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     auto checked = CheckHello(context.getParams().getHello(), facts_);
     if (checked && !MayAdminister(peer_)) {
       checked = Error{ErrorCode::kPermissionDenied, "admin: uid " + std::to_string(peer_.uid) +
@@ -97,20 +97,20 @@ Connection::Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, kj::Own<Bo
       bootstrap_client_(kj::mv(bootstrap)),
       socket_(loop, kj::mv(socket), 0),  // descriptors flow to clients only
       network_(socket_, wire::kMaxFdsPerMessage, capnp::rpc::twoparty::Side::SERVER, wire::ReaderOptionsOfPeer()),
-      rpc_(capnp::makeRpcServer(network_, bootstrap_client_)),
-      last_beat_(std::chrono::steady_clock::now()) {}
+      rpc_(capnp::makeRpcServer(network_, bootstrap_client_)) {}
 
 Connection::~Connection() noexcept(false) { bootstrap_.CloseSession(); }
 
-bool Connection::Hung(std::chrono::steady_clock::time_point now, std::chrono::milliseconds lease) {
+bool Connection::Hung(std::chrono::nanoseconds since_last, std::chrono::nanoseconds lease) {
   const auto session = bootstrap_.session();
   std::vector<std::uint64_t> heartbeats = session ? session->Heartbeats() : std::vector<std::uint64_t>{};
   if (heartbeats.empty() || heartbeats != heartbeats_) {
     heartbeats_ = std::move(heartbeats);
-    last_beat_ = now;
+    silent_ = {};
     return false;
   }
-  return now - last_beat_ >= lease;
+  silent_ += since_last;
+  return silent_ >= lease;
 }
 
 }  // namespace kvant::daemon

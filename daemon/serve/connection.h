@@ -61,8 +61,9 @@ class Connection {
   /// Resolves when the peer is gone.
   [[nodiscard]] kj::Promise<void> WhenEnded() { return network_.onDisconnect(); }
 
-  /// True if the session has an arena and none of its heartbeats has moved for `lease`. Call it a few times per lease.
-  [[nodiscard]] bool Hung(std::chrono::steady_clock::time_point now, std::chrono::milliseconds lease);
+  /// True if the session has an arena and none of its heartbeats has moved for `lease`. Call it a few times per lease, with the
+  /// time since the last call that is to count.
+  [[nodiscard]] bool Hung(std::chrono::nanoseconds since_last, std::chrono::nanoseconds lease);
 
   [[nodiscard]] const Peer& peer() const noexcept { return peer_; }
 
@@ -77,7 +78,7 @@ class Connection {
   capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc_;
 
   std::vector<std::uint64_t> heartbeats_;
-  std::chrono::steady_clock::time_point last_beat_;
+  std::chrono::nanoseconds silent_{0};  // time that counts since one of them moved
 };
 
 }  // namespace kvant::daemon

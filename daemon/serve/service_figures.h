@@ -35,6 +35,7 @@ inline constexpr auto kServiceGauges = DescribeFigures<ServiceGauges>({
 struct ServiceCounters {
   std::uint64_t attend_calls = 0;
   std::uint64_t dropped_clients = 0;
+  std::uint64_t refused_connections = 0;
 };
 
 inline constexpr auto kServiceCounters = DescribeFigures<ServiceCounters>({
@@ -42,6 +43,9 @@ inline constexpr auto kServiceCounters = DescribeFigures<ServiceCounters>({
      {"attend_calls", FigureKind::kCounter, FigureUnit::kCount, "attention over one layer of one sequence, computed here"}},
     {&ServiceCounters::dropped_clients,
      {"dropped_clients", FigureKind::kCounter, FigureUnit::kCount, "clients that hung until their lease ran out"}},
+    {&ServiceCounters::refused_connections,
+     {"refused_connections", FigureKind::kCounter, FigureUnit::kCount,
+      "connections beyond the limit, or for which descriptors or memory lacked"}},
 });
 
 }  // namespace kvant::daemon

@@ -1,4 +1,5 @@
-// What one connection holds, and what it may do with it. Knows no RPC: rpc_server translates messages to these calls.
+// What one connection holds: arenas, open stores, sequences, readers. Knows no RPC: session_server translates messages to
+// these calls.
 #pragma once
 
 #include <chrono>
@@ -19,6 +20,7 @@
 #include "daemon/memory/arena.h"
 #include "daemon/serve/attend_service.h"
 #include "daemon/serve/service_figures.h"
+#include "daemon/serve/waiting_calls.h"
 #include "daemon/store/core.h"
 #include "daemon/store/sequence.h"
 #include "daemon/store/store_table.h"
@@ -36,6 +38,7 @@ struct Services {
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   ServiceCounters counters;
   std::set<const Session*> sessions;  ///< sessions enter and leave by themselves
+  WaitingCalls waiting_calls;         ///< of all sessions
 };
 
 enum class Placement : std::uint8_t { kService, kLocal };
@@ -56,10 +59,16 @@ struct NewSequence {
   std::string label;
 };
 
-/// A sequence this session may look into.
-struct Glance {
+/// A sequence that a session may use, and where attention over it runs.
+struct UsableSequence {
   Sequence* sequence = nullptr;
   Placement placement = Placement::kService;
+};
+
+/// Blocks [begin, end) of a sequence's table.
+struct BlockRange {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
 };
 
 /// Owned by its connection (shared with calls that wait). Close, or destruction, gives everything back; calls after Close find
@@ -89,13 +98,13 @@ class Session {
   /// Changes while the client is alive; empty without arenas.
   [[nodiscard]] std::vector<std::uint64_t> Heartbeats() const;
 
-  struct HeldStore {
-    std::uint32_t number = 0;
+  struct NumberedStore {
+    std::uint32_t number = 0;  ///< within the session
     std::shared_ptr<Store> store;
     bool created = false;
   };
   /// `artifact` is copied into the spec; 0 bytes for none.
-  Result<HeldStore> OpenStore(StoreSpec spec, const RangePlace& artifact);
+  Result<NumberedStore> OpenStore(StoreSpec spec, const RangePlace& artifact);
   [[nodiscard]] Result<std::shared_ptr<Store>> FindStore(std::uint32_t number) const;
 
   Result<Sequence*> Open(std::uint32_t store, std::span<const std::uint32_t> tokens, const NewSequence& options);
@@ -110,43 +119,26 @@ class Session {
 
   /// A sequence of this session's own, to change. kStaleDaemon and kNotFound as SequenceTable; kPermissionDenied for another
   /// session's, kUnsupported for a reader.
-  [[nodiscard]] Result<Glance> Own(std::uint64_t id) const;
+  [[nodiscard]] Result<UsableSequence> Own(std::uint64_t id) const;
   /// One of its own, or what one of its readers reads.
-  [[nodiscard]] Result<Glance> View(std::uint64_t id) const;
-  [[nodiscard]] std::size_t sequences() const noexcept { return sequences_.size() + readers_.size(); }
+  [[nodiscard]] Result<UsableSequence> OwnOrRead(std::uint64_t id) const;
 
-  /// Index of the first block that the client of this sequence was not told of, and remembers that it knows `sealed` now (local
-  /// placement). A trim takes that back.
-  std::uint64_t TellBlocks(std::uint64_t id, std::uint64_t sealed);
-  void ForgetBlocks(std::uint64_t id, std::uint64_t sealed);
-
-  struct AppendCall {
-    std::uint64_t sequence = 0;
-    std::uint32_t layer = 0;
-    std::uint32_t first_token = 0;
-    ConstTensorView keys;
-    ConstTensorView values;
-  };
-  /// Copies rows into the tail behind the sequence's length. Requires: the sequence is settled.
-  Result<void> Append(const AppendCall& call);
-
-  void CountAttend() noexcept;
-  void CountAdvanced(std::uint64_t tokens) noexcept { tokens_advanced_ += tokens; }
-  [[nodiscard]] std::uint64_t attend_calls() const noexcept { return attend_calls_; }
-  [[nodiscard]] std::uint64_t bytes_copied() const noexcept { return bytes_copied_; }
-  [[nodiscard]] std::uint64_t tokens_advanced() const noexcept { return tokens_advanced_; }
+  /// The sealed blocks that the client of this sequence has to be told of: all of them, or those that it was not told of yet.
+  /// From then on it counts as told. Empty unless attention runs in the client.
+  BlockRange TellAllBlocks(std::uint64_t id);
+  BlockRange TellNewBlocks(std::uint64_t id);
 
   [[nodiscard]] Services& services() const noexcept { return services_; }
 
  private:
-  struct Held {
+  struct OwnSequence {
     std::unique_ptr<Sequence> sequence;
     Placement placement = Placement::kService;
     std::uint64_t told_blocks = 0;
   };
   Result<TailView> FindTail(const NewSequence& options, const StoreSpec& spec) const;
   [[nodiscard]] SequenceConfig ConfigOf(const NewSequence& options) const;
-  Sequence* Hold(std::unique_ptr<Sequence> sequence, Placement placement);
+  Sequence* Keep(std::unique_ptr<Sequence> sequence, Placement placement);
   [[nodiscard]] Error NotOurs(std::uint64_t id) const;
 
   Services& services_;
@@ -154,12 +146,9 @@ class Session {
   std::uint32_t next_number_ = 1;  // of arenas and stores; never reused
   std::map<std::uint32_t, std::shared_ptr<const Arena>> arenas_;
   std::map<std::uint32_t, std::shared_ptr<Store>> stores_;
-  std::unordered_map<std::uint64_t, Held> sequences_;
+  std::unordered_map<std::uint64_t, OwnSequence> sequences_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
   std::uint64_t arena_bytes_ = 0;
-  std::uint64_t attend_calls_ = 0;
-  std::uint64_t bytes_copied_ = 0;
-  std::uint64_t tokens_advanced_ = 0;
   bool closed_ = false;
 };
 

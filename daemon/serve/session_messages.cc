@@ -3,7 +3,7 @@
 #include <span>
 #include <string>
 
-#include "daemon/serve/rpc_guard.h"
+#include "daemon/serve/rpc_handler.h"
 #include "protocol/digest.h"
 #include "protocol/wire.h"
 
@@ -39,6 +39,17 @@ void WriteBlock(SlotRef slot, std::uint64_t generation, wire::BlockRef::Builder 
   to.setSlab(slot.slab);
   to.setSlot(slot.slot);
   to.setGeneration(generation);
+}
+
+void WriteTable(const Sequence& sequence, BlockRange range, wire::BlockTable::Builder to) {
+  const auto blocks = sequence.blocks().first(static_cast<std::size_t>(range.end));
+  to.setFirst(static_cast<std::uint32_t>(range.begin));
+  if (range.begin >= range.end) return;
+  auto list = to.initBlocks(static_cast<unsigned>(range.end - range.begin));
+  for (std::uint64_t i = range.begin; i < range.end; ++i) {
+    WriteBlock(blocks[i]->slot, blocks[i]->generation, list[static_cast<unsigned>(i - range.begin)]);
+  }
+  if (range.begin == 0 && blocks[0]->sinks) WriteBlock(*blocks[0]->sinks, blocks[0]->generation, to.initSinks());
 }
 
 }  // namespace
@@ -99,71 +110,39 @@ Result<AttendCall> ReadAttend(const Session& session, wire::AttendItem::Reader f
   return call;
 }
 
-Result<Session::AppendCall> ReadAppend(const Session& session, wire::AppendItem::Reader from) {
-  Session::AppendCall call;
-  call.sequence = from.getSequence();
-  call.layer = from.getLayer();
-  call.first_token = from.getFirstToken();
-  auto keys = ReadTensor(session, "append: keys", from.getKeys());
-  if (!keys) return keys.error();
-  call.keys = AsConst(*keys);
-  auto values = ReadTensor(session, "append: values", from.getValues());
-  if (!values) return values.error();
-  call.values = AsConst(*values);
-  return call;
-}
-
-void WriteTable(const Sequence& sequence, std::uint64_t first, std::uint64_t end, wire::BlockTable::Builder to) {
-  const auto blocks = sequence.blocks().first(static_cast<std::size_t>(end));
-  to.setFirst(static_cast<std::uint32_t>(first));
-  if (first >= end) return;
-  auto list = to.initBlocks(static_cast<unsigned>(end - first));
-  for (std::uint64_t i = first; i < end; ++i) {
-    WriteBlock(blocks[i]->slot, blocks[i]->generation, list[static_cast<unsigned>(i - first)]);
-  }
-  if (first == 0 && blocks[0]->sinks) WriteBlock(*blocks[0]->sinks, blocks[0]->generation, to.initSinks());
-}
-
-void WriteState(Session& session, const Sequence& sequence, Placement placement, wire::SequenceState::Builder to) {
+void WriteState(const Sequence& sequence, BlockRange told, wire::SequenceState::Builder to) {
   to.setSequence(sequence.id());
   to.setLength(sequence.length());
   to.setPrefixHitTokens(sequence.prefix_hit_tokens());
   to.setSwitchedBlocks(static_cast<std::uint32_t>(sequence.switched_blocks()));
-  if (placement != Placement::kLocal) return;
-  WriteTable(sequence, 0, sequence.sealed_blocks(), to.initTable());
-  session.ForgetBlocks(sequence.id(), sequence.sealed_blocks());
-  session.TellBlocks(sequence.id(), sequence.sealed_blocks());
+  if (told.end != 0) WriteTable(sequence, told, to.initTable());
 }
 
-void WriteAdvanced(Session& session, std::uint64_t id, const Result<Advanced>& result, wire::Advanced::Builder to) {
-  auto own = session.Own(id);
-  if (!result || !own) {
-    WriteStatus(result ? Result<void>(own.error()) : Result<void>(result.error()), to.initStatus());
-    if (own) {
-      to.setLength(own->sequence->length());
-      to.setSwitchedBlocks(static_cast<std::uint32_t>(own->sequence->switched_blocks()));
+void WriteAdvanced(const Sequence* sequence, const Result<Advanced>& result, BlockRange told, wire::Advanced::Builder to) {
+  if (!result) {
+    wire::WriteError(result.error(), to.initStatus().initError());
+    if (sequence != nullptr) {
+      to.setLength(sequence->length());
+      to.setSwitchedBlocks(static_cast<std::uint32_t>(sequence->switched_blocks()));
     }
     return;
   }
   to.setLength(result->length);
   to.setSwitchedBlocks(static_cast<std::uint32_t>(result->switched_blocks));
   if (result->seal_error) {
-    WriteStatus(*result->seal_error, to.initStatus());
+    wire::WriteError(*result->seal_error, to.initStatus().initError());
   } else {
     to.initStatus().setOk();
   }
-  if (own->placement != Placement::kLocal) return;
-  const std::uint64_t sealed = own->sequence->sealed_blocks();
-  session.ForgetBlocks(id, sealed);
-  WriteTable(*own->sequence, session.TellBlocks(id, sealed), sealed, to.initTable());
+  if (sequence != nullptr && told.end != 0) WriteTable(*sequence, told, to.initTable());
 }
 
-void WriteStore(const Session::HeldStore& held, wire::StoreOpened::Builder to) {
-  const Store& store = *held.store;
+void WriteStore(const Session::NumberedStore& opened, wire::StoreOpened::Builder to) {
+  const Store& store = *opened.store;
   const quantizers::Plan& plan = *store.plan();
-  to.setStore(held.number);
+  to.setStore(opened.number);
   to.setIdentity(TextOf(protocol::DigestHex(store.identity())));
-  to.setCreated(held.created);
+  to.setCreated(opened.created);
   to.setPlan(TextOf(plan.canonical()));
   to.setSlotBytes(store.slot_bytes());
   to.setPayloadBytes(plan.payload_bytes());

@@ -18,13 +18,11 @@ namespace kvant::daemon {
 [[nodiscard]] std::vector<std::uint32_t> ReadTokens(capnp::List<std::uint32_t>::Reader from);
 /// Fills everything but the sequence.
 [[nodiscard]] Result<AttendCall> ReadAttend(const Session& session, wire::AttendItem::Reader from);
-[[nodiscard]] Result<Session::AppendCall> ReadAppend(const Session& session, wire::AppendItem::Reader from);
 
-/// Blocks [first, end) of a sequence.
-void WriteTable(const Sequence& sequence, std::uint64_t first, std::uint64_t end, wire::BlockTable::Builder to);
-/// With local placement the blocks too; the session remembers that the client knows them.
-void WriteState(Session& session, const Sequence& sequence, Placement placement, wire::SequenceState::Builder to);
-void WriteAdvanced(Session& session, std::uint64_t id, const Result<Advanced>& result, wire::Advanced::Builder to);
-void WriteStore(const Session::HeldStore& held, wire::StoreOpened::Builder to);
+/// `told`: the blocks that go with it (Session::TellAllBlocks).
+void WriteState(const Sequence& sequence, BlockRange told, wire::SequenceState::Builder to);
+/// `sequence` is null if the session has none of that id (any more); then `result` says why.
+void WriteAdvanced(const Sequence* sequence, const Result<Advanced>& result, BlockRange told, wire::Advanced::Builder to);
+void WriteStore(const Session::NumberedStore& opened, wire::StoreOpened::Builder to);
 
 }  // namespace kvant::daemon

@@ -3,25 +3,40 @@
 #include <algorithm>
 #include <utility>
 
-#include "daemon/serve/rpc_guard.h"
 #include "daemon/serve/session_messages.h"
 #include "protocol/wire.h"
 
 namespace kvant::daemon {
 namespace {
 
+/// A descriptor as a capability; keeps what it belongs to alive as long as a client holds it.
+class SegmentServer final : public wire::Segment::Server {
+ public:
+  SegmentServer(int fd, std::shared_ptr<const void> owner) : fd_(fd), owner_(std::move(owner)) {}
+  kj::Maybe<int> getFd() override { return fd_; }
+
+ private:
+  const int fd_;
+  const std::shared_ptr<const void> owner_;
+};
+
 Sequence* FindAny(const Session& session, std::uint64_t id) {
-  if (auto view = session.View(id)) return view->sequence;
+  if (auto usable = session.OwnOrRead(id)) return usable->sequence;
   auto elsewhere = session.services().core.sequences.Find(id);  // the source of a fork
   return elsewhere ? *elsewhere : nullptr;
 }
 
-}  // namespace
-
-kj::Promise<void> SegmentServer::size(SizeContext context) {
-  context.getResults().setBytes(bytes_);
-  return kj::READY_NOW;
+/// Answers with the state of a sequence of the session's own, or with the error. `changed`: what a call did to it.
+template <typename Results>
+void AnswerWithState(Session& session, const Result<UsableSequence>& own, const Result<void>& changed, Results results) {
+  if (!changed) {
+    wire::WriteError(changed.error(), results.initError());
+  } else {
+    WriteState(*own->sequence, session.TellAllBlocks(own->sequence->id()), results.initOk());
+  }
 }
+
+}  // namespace
 
 SessionServer::SessionServer(std::shared_ptr<Session> session)
     : session_(std::move(session)),
@@ -29,10 +44,12 @@ SessionServer::SessionServer(std::shared_ptr<Session> session)
 
 SessionServer::~SessionServer() noexcept(false) { session_->Close(); }
 
+// ------------------------------------------------------------------------------------------------------ arenas and stores
+
 kj::Promise<void> SessionServer::ping(PingContext) { return kj::READY_NOW; }
 
 kj::Promise<void> SessionServer::createArena(CreateArenaContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     auto made = session_->CreateArena(context.getParams().getBytes());
     if (!made) {
       wire::WriteError(made.error(), context.getResults().initError());
@@ -42,29 +59,28 @@ kj::Promise<void> SessionServer::createArena(CreateArenaContext context) {
     ok.setArena(made->number);
     ok.setBytes(made->arena->bytes());
     const int fd = made->arena->fd();
-    const std::uint64_t bytes = made->arena->bytes();
-    ok.setSegment(kj::heap<SegmentServer>(fd, bytes, std::move(made->arena)));
+    ok.setSegment(kj::heap<SegmentServer>(fd, std::move(made->arena)));
     return kj::READY_NOW;
   });
 }
 
 kj::Promise<void> SessionServer::openStore(OpenStoreContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     const auto from = context.getParams().getSpec();
     auto spec = wire::ReadStoreSpec(from);
-    auto held =
-        spec ? session_->OpenStore(*std::move(spec), ReadRange(from.getArtifact())) : Result<Session::HeldStore>(spec.error());
-    if (!held) {
-      wire::WriteError(held.error(), context.getResults().initError());
+    auto opened = spec ? session_->OpenStore(*std::move(spec), ReadRange(from.getArtifact()))
+                       : Result<Session::NumberedStore>(spec.error());
+    if (!opened) {
+      wire::WriteError(opened.error(), context.getResults().initError());
     } else {
-      WriteStore(*held, context.getResults().initOk());
+      WriteStore(*opened, context.getResults().initOk());
     }
     return kj::READY_NOW;
   });
 }
 
 kj::Promise<void> SessionServer::slabs(SlabsContext context) {
-  return Guarded([&]() -> kj::Promise<void> {
+  return RunHandler([&]() -> kj::Promise<void> {
     auto store = session_->FindStore(context.getParams().getStore());
     if (!store) {
       wire::WriteError(store.error(), context.getResults().initError());
@@ -76,20 +92,100 @@ kj::Promise<void> SessionServer::slabs(SlabsContext context) {
     for (unsigned i = 0; i < count; ++i) {
       list[i].setIndex(slabs[i]->shape().index);
       list[i].setBytes(slabs[i]->bytes());
-      list[i].setSegment(kj::heap<SegmentServer>(slabs[i]->read_only_fd(), slabs[i]->bytes(), slabs[i]));
+      list[i].setSegment(kj::heap<SegmentServer>(slabs[i]->read_only_fd(), slabs[i]));
     }
     return kj::READY_NOW;
   });
 }
 
-kj::Promise<void> SessionServer::stats(StatsContext context) {
-  auto stats = context.getResults().initStats();
-  stats.setBytesCopied(session_->bytes_copied());
-  stats.setAttendCalls(session_->attend_calls());
-  stats.setTokensAdvanced(session_->tokens_advanced());
-  stats.setArenaBytes(session_->arena_bytes());
-  stats.setSequences(session_->sequences());
-  return kj::READY_NOW;
+// ---------------------------------------------------------------------------------------------------------------- sequences
+
+kj::Promise<void> SessionServer::openSequence(OpenSequenceContext context) {
+  return RunHandler([&]() -> kj::Promise<void> {
+    const auto params = context.getParams();
+    auto options = ReadOptions(params.getOptions());
+    auto sequence = options ? session_->Open(params.getStore(), ReadTokens(params.getTokens()), *options)
+                            : Result<Sequence*>(options.error());
+    if (!sequence) {
+      wire::WriteError(sequence.error(), context.getResults().initError());
+    } else {
+      WriteState(**sequence, session_->TellAllBlocks((*sequence)->id()), context.getResults().initOk());
+    }
+    return kj::READY_NOW;
+  });
+}
+
+kj::Promise<void> SessionServer::fork(ForkContext context) {
+  return RunHandler([&] {
+    return InOrder(context.getParams().getSource(), CallNeeds::kSettled, [session = session_, context]() mutable {
+      const auto params = context.getParams();
+      auto options = ReadOptions(params.getOptions());
+      auto sequence = options ? session->Fork(params.getStore(), params.getSource(), params.getLength(), *options)
+                              : Result<Sequence*>(options.error());
+      if (!sequence) {
+        wire::WriteError(sequence.error(), context.getResults().initError());
+      } else {
+        WriteState(**sequence, session->TellAllBlocks((*sequence)->id()), context.getResults().initOk());
+      }
+    });
+  });
+}
+
+kj::Promise<void> SessionServer::read(ReadContext context) {
+  return RunHandler([&] {
+    return InOrder(context.getParams().getSource(), CallNeeds::kOrder, [session = session_, context]() mutable {
+      auto reader = session->Read(context.getParams().getStore(), context.getParams().getSource());
+      if (!reader) {
+        wire::WriteError(reader.error(), context.getResults().initError());
+        return;
+      }
+      auto ok = context.getResults().initOk();
+      WriteState(*reader->source, BlockRange{}, ok);
+      ok.setSequence(reader->id);
+    });
+  });
+}
+
+kj::Promise<void> SessionServer::close(CloseContext context) {
+  return RunHandler([&] {
+    return InOrder(context.getParams().getSequence(), CallNeeds::kOrder, [session = session_, context]() mutable {
+      wire::WriteStatus(session->CloseSequence(context.getParams().getSequence()), context.getResults());
+    });
+  });
+}
+
+kj::Promise<void> SessionServer::trim(TrimContext context) {
+  return RunHandler([&] {
+    return InOrder(context.getParams().getSequence(), CallNeeds::kSettled, [session = session_, context]() mutable {
+      auto own = session->Own(context.getParams().getSequence());
+      auto trimmed = own ? own->sequence->Trim(context.getParams().getLength()) : Result<void>(own.error());
+      AnswerWithState(*session, own, trimmed, context.getResults());
+    });
+  });
+}
+
+kj::Promise<void> SessionServer::mark(MarkContext context) {
+  return RunHandler([&] {
+    return InOrder(context.getParams().getSequence(), CallNeeds::kSettled, [session = session_, context]() mutable {
+      auto own = session->Own(context.getParams().getSequence());
+      auto marked = own ? own->sequence->SetMark() : Result<std::uint64_t>(own.error());
+      if (!marked) {
+        wire::WriteError(marked.error(), context.getResults().initError());
+      } else {
+        context.getResults().initOk().setLength(*marked);
+      }
+    });
+  });
+}
+
+kj::Promise<void> SessionServer::rewind(RewindContext context) {
+  return RunHandler([&] {
+    return InOrder(context.getParams().getSequence(), CallNeeds::kSettled, [session = session_, context]() mutable {
+      auto own = session->Own(context.getParams().getSequence());
+      auto rewound = own ? own->sequence->Rewind(context.getParams().getMark().getLength()) : Result<void>(own.error());
+      AnswerWithState(*session, own, rewound, context.getResults());
+    });
+  });
 }
 
 }  // namespace kvant::daemon

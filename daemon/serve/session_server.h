@@ -1,5 +1,5 @@
-// wire::Session: translates messages to Session's calls and their outcomes back. In three files: session_server.cc has the
-// store and its memory, session_server_sequences.cc and session_server_steps.cc the calls on sequences.
+// wire::Session: translates messages to Session's calls and their outcomes back. session_server.cc has the calls on arenas,
+// stores and sequences, session_steps.cc those that a decoding step is made of.
 #pragma once
 
 #include <cstdint>
@@ -11,24 +11,10 @@
 #include <kvant/kvant.capnp.h>
 
 #include "daemon/serve/call_order.h"
-#include "daemon/serve/rpc_guard.h"
+#include "daemon/serve/rpc_handler.h"
 #include "daemon/serve/session.h"
 
 namespace kvant::daemon {
-
-/// A descriptor as a capability; keeps what it belongs to alive as long as a client holds it.
-class SegmentServer final : public wire::Segment::Server {
- public:
-  SegmentServer(int fd, std::uint64_t bytes, std::shared_ptr<const void> owner)
-      : fd_(fd), bytes_(bytes), owner_(std::move(owner)) {}
-  kj::Promise<void> size(SizeContext context) override;
-  kj::Maybe<int> getFd() override { return fd_; }
-
- private:
-  const int fd_;
-  const std::uint64_t bytes_;
-  const std::shared_ptr<const void> owner_;
-};
 
 /// One per connection. Calls that have to wait for encodings hold the session, not the connection; a connection that ends
 /// closes the session first. Loop thread.
@@ -46,37 +32,35 @@ class SessionServer final : public wire::Session::Server {
   kj::Promise<void> fork(ForkContext context) override;
   kj::Promise<void> read(ReadContext context) override;
   kj::Promise<void> close(CloseContext context) override;
-  kj::Promise<void> append(AppendContext context) override;
   kj::Promise<void> attend(AttendContext context) override;
-  kj::Promise<void> step(StepContext context) override;
   kj::Promise<void> advance(AdvanceContext context) override;
   kj::Promise<void> trim(TrimContext context) override;
   kj::Promise<void> mark(MarkContext context) override;
   kj::Promise<void> rewind(RewindContext context) override;
   kj::Promise<void> release(ReleaseContext context) override;
-  kj::Promise<void> blocks(BlocksContext context) override;
-  kj::Promise<void> stats(StatsContext context) override;
 
  private:
   /// Runs `body` (nothing -> nothing) when the call on sequences `ids` may begin.
   template <typename Body>
   kj::Promise<void> InOrder(std::span<const std::uint64_t> ids, CallNeeds needs, Body body) {
     if (order_->Free(ids, needs)) {
-      Guarded(body);
+      RunHandler(body);
       return kj::READY_NOW;
     }
-    return order_->Run({ids.begin(), ids.end()}, needs, [body = kj::mv(body)]() mutable -> kj::Promise<void> {
-      Guarded(body);
+    return Waits(order_->Run({ids.begin(), ids.end()}, needs, [body = kj::mv(body)]() mutable -> kj::Promise<void> {
+      RunHandler(body);
       return kj::READY_NOW;
-    });
+    }));
   }
   template <typename Body>
   kj::Promise<void> InOrder(std::uint64_t id, CallNeeds needs, Body body) {
     return InOrder(std::span(&id, 1), needs, kj::mv(body));
   }
+  /// A call that may not be answered in this turn.
+  kj::Promise<void> Waits(kj::Promise<void> call) { return session_->services().waiting_calls.Count(kj::mv(call)); }
   /// The sequences that a batch names; valid until the next call. Refuses batches that are too large.
-  template <typename Items, typename IdOf>
-  std::span<const std::uint64_t> IdsOf(Items items, IdOf id_of);
+  template <typename Items>
+  std::span<const std::uint64_t> IdsOf(Items items);
 
   const std::shared_ptr<Session> session_;  // shared with calls that wait
   const std::shared_ptr<CallOrder> order_;

@@ -71,7 +71,7 @@ Result<void> Sequence::CheckTail(const Store& store, const TailView& tail, const
   return {};
 }
 
-Result<void> Sequence::Hold(Block& block) {
+Result<void> Sequence::Lease(Block& block) {
   // The lease comes first: making room for the record must not evict the block.
   store_->index().AddLease(block);
   Result<Charge> charge = store_->TakeMetadata(kTableEntryBytes, "a sequence's block table");
@@ -94,7 +94,7 @@ Result<std::unique_ptr<Sequence>> Sequence::Make(std::shared_ptr<Store> store, s
   if (!blocks.empty()) sequence->store_->index().AddLease(*blocks.back());
   Result<void> held;
   for (Block* block : blocks) {
-    held = sequence->Hold(*block);
+    held = sequence->Lease(*block);
     if (!held) break;
   }
   Result<Charge> charge = sequence->store_->TakeMetadata(record_bytes, "a sequence");

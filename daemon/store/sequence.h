@@ -149,7 +149,7 @@ class Sequence {
   /// A sequence without tokens that holds `blocks`, all switched.
   static Result<std::unique_ptr<Sequence>> Make(std::shared_ptr<Store> store, std::span<Block* const> blocks, TailView tail,
                                                 const SequenceConfig& config);
-  Result<void> Hold(Block& block);
+  Result<void> Lease(Block& block);
   Result<std::uint64_t> DecodeRows(const Block& block, std::uint64_t rows, const TailView& to, DecodePass pass) const;
   void DropBlocks(std::size_t keep);
 

@@ -85,7 +85,7 @@ bool Sequence::StartSeal(Seal& seal) {
   if (seal.block == blocks_.size()) {
     const Block* parent = blocks_.empty() ? nullptr : blocks_.back();
     if (Block* existing = store_->index().Find(parent, seal.chain, tokens); existing != nullptr) {
-      if (Result<void> held = Hold(*existing); !held) return no_room(held.error());
+      if (Result<void> held = Lease(*existing); !held) return no_room(held.error());
       ++store_->counters().deduplicated_blocks;
       seals_.pop_front();  // it is the front: seals_[0] is block blocks_.size()
       return true;
@@ -115,7 +115,8 @@ bool Sequence::StartSeal(Seal& seal) {
   job->place.emplace(std::move(*place));
   seal.job = job;
   seal.state = Seal::State::kEncoding;
-  auto outcome = std::make_shared<Result<void>>();  // written by the job, read by its end
+  // Written by the job, read by its end.
+  auto outcome = std::make_shared<Result<void>>(Error{ErrorCode::kSystem, "the encoding ended without a result"});
   store_->core().encode.Submit([job, outcome] { *outcome = job->Run(); },
                                [job, outcome, self = std::weak_ptr<Sequence*>(self_)]() mutable {
                                  if (const auto sequence = self.lock()) (*sequence)->SealEnded(job.get(), std::move(*outcome));
@@ -156,7 +157,7 @@ void Sequence::LinkFinished() {
       block = std::move(*seal.job->place).Link(seal.chain, parent, first_position, tail_.layout.type);
       seal.job->place.reset();
     }
-    if (Result<void> held = Hold(*block); !held) {
+    if (Result<void> held = Lease(*block); !held) {
       // The block is in the store without us; the next advance finds it there, if there is room for the record then.
       seal.state = Seal::State::kNoRoom;
       seal.error = held.error();

@@ -12,7 +12,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("kvant::wire");
 
-const protocolVersion :UInt32 = 2;
+const protocolVersion :UInt32 = 3;
 # Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
 
 const maxFdsPerMessage :UInt32 = 8;
@@ -20,7 +20,7 @@ const maxFdsPerMessage :UInt32 = 8;
 # daemon closes those that come.
 
 const maxBatch :UInt32 = 1024;
-# Most items in one append, attend, step or advance.
+# Most items in one attend or advance.
 
 # ------------------------------------------------------------------------------------------------------------- outcomes
 
@@ -51,7 +51,6 @@ interface Segment {
   # A memfd. Its file descriptor comes with the capability (Capability::Client::getFd); a null descriptor is a fault of the
   # transport. The descriptor belongs to the capability: map or duplicate it before the last reference is dropped. A mapping
   # survives. A segment is sealed SHRINK|GROW|SEAL: its size never changes (protocol/SEGMENT.md has the layout).
-  size @0 () -> (bytes :UInt64);
 }
 
 enum ElementType {
@@ -151,7 +150,7 @@ enum Placement {
 
 struct Tail {
   # Where the newest rows lie: a ring [layer][K, V][kv_head][capacityTokens][head_dim] of elementType in an arena, 64-byte
-  # aligned. The row of position p is p % capacityTokens. The client writes rows there (or lets `append` do it), then makes
+  # aligned. The row of position p is p % capacityTokens. The client writes rows there, then makes
   # them visible with `advance`; rows at positions >= the sequence's length are the client's to write, those below are not.
   # capacityTokens: a multiple of blockTokens, at least recentTokens + blockTokens/4 + blockTokens + maxStepTokens.
   arena @0 :UInt32;
@@ -191,16 +190,6 @@ struct SequenceState {
   table @4 :BlockTable;        # with local placement: all of those; else empty
 }
 
-struct AppendItem {
-  # Copies rows into the tail at positions length + firstToken .. + keys.tokens. One copy, counted in bytesCopied. Rows that
-  # hold NaN, infinity or numbers beyond the tail's type are refused and nothing of the item is visible.
-  sequence @0 :UInt64;
-  layer @1 :UInt32;
-  firstToken @2 :UInt32;
-  keys @3 :Tensor;            # [tokens, kv_heads, head_dim]
-  values @4 :Tensor;
-}
-
 struct AttendItem {
   # out = softmax(scale * q K^T + mask) V. The queries stand at positions length .. length + q.tokens. With newTokens = n, the
   # n rows behind the sequence's length must be written in this layer's tail, and query t sees those up to its own position
@@ -216,11 +205,6 @@ struct AttendItem {
   scale @7 :Float32;
   softcap @8 :Float32;        # 0: off
   window @9 :UInt32;          # tokens; 0: unlimited
-}
-
-struct StepItem {
-  append @0 :AppendItem;      # absent: the rows are in the tail already
-  attend @1 :AttendItem;
 }
 
 struct AdvanceItem {
@@ -270,33 +254,18 @@ interface Session {
 
   close @7 (sequence :UInt64) -> Status;
 
-  append @8 (items :List(AppendItem)) -> (outcomes :List(Status));
-  attend @9 (items :List(AttendItem)) -> (outcomes :List(Status));
-  step @10 (items :List(StepItem)) -> (outcomes :List(Status));
-  advance @11 (items :List(AdvanceItem)) -> (outcomes :List(Advanced));
+  attend @8 (items :List(AttendItem)) -> (outcomes :List(Status));
+  advance @9 (items :List(AdvanceItem)) -> (outcomes :List(Advanced));
   # One outcome per item, in order. An item that fails does not touch the others. Items of one advance take effect in order.
 
-  trim @12 (sequence :UInt64, length :UInt64) -> Outcome(SequenceState);
+  trim @10 (sequence :UInt64, length :UInt64) -> Outcome(SequenceState);
   # Drops tokens from the end. Inside a sealed block the rows that stay are decoded into the tail.
 
-  mark @13 (sequence :UInt64) -> Outcome(Mark);
+  mark @11 (sequence :UInt64) -> Outcome(Mark);
   # Marks the present length. While a mark is held nothing newer switches, so that rewind restores the point exactly.
-  rewind @14 (sequence :UInt64, mark :Mark) -> Outcome(SequenceState);
-  release @15 (sequence :UInt64, mark :Mark) -> Advanced;
+  rewind @12 (sequence :UInt64, mark :Mark) -> Outcome(SequenceState);
+  release @13 (sequence :UInt64, mark :Mark) -> Advanced;
   # Lets go of a mark. Sealing goes on from here, so blocks may switch as in an advance without tokens.
-
-  blocks @16 (sequence :UInt64, from :UInt32) -> Outcome(BlockTable);
-  # The block table from that index on (sealed blocks that did not switch yet included).
-
-  stats @17 () -> (stats :SessionStats);
-}
-
-struct SessionStats {
-  bytesCopied @0 :UInt64;     # tensor bytes the daemon copied for this session
-  attendCalls @1 :UInt64;     # items of attend and step
-  tokensAdvanced @2 :UInt64;
-  arenaBytes @3 :UInt64;
-  sequences @4 :UInt64;
 }
 
 # ----------------------------------------------------------------------------------------------------------- bootstrap

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "daemon/serve/call_order.h"
-#include "daemon/serve/step_items.h"
+#include "daemon/serve/session_steps.h"
 #include "quantizers/attention/worker_team.h"
 #include "tests/daemon/core_support.h"
 #include "tests/daemon/rpc_client.h"
@@ -22,7 +22,6 @@ constexpr std::uint32_t kQHeads = 4;
 constexpr std::uint64_t kTail = 4096;
 constexpr std::uint64_t kQ = 256 * 1024;
 constexpr std::uint64_t kOut = 300 * 1024;
-constexpr std::uint64_t kRows = 340 * 1024;
 
 class StepAllocationTest : public ::testing::Test {
  protected:
@@ -73,7 +72,8 @@ class StepAllocationTest : public ::testing::Test {
                      .attend = attend_,
                      .arena_limit_bytes = 1 << 30,
                      .counters = {},
-                     .sessions = {}};
+                     .sessions = {},
+                     .waiting_calls = {}};
   Session session_{services_, "test"};
   Session::MadeArena arena_;
   Sequence* sequence_ = nullptr;
@@ -84,20 +84,6 @@ TEST_F(StepAllocationTest, Attend) {
   auto items = message.initRoot<wire::Session::AttendParams>().initItems(2);
   for (auto item : items) Fill(item);
   ExpectNoAllocations([&] { return AttendItems(session_, items.asReader()); });
-}
-
-TEST_F(StepAllocationTest, AppendAndAttend) {
-  capnp::MallocMessageBuilder message;
-  auto items = message.initRoot<wire::Session::StepParams>().initItems(2);
-  for (auto item : items) {
-    auto append = item.initAppend();
-    append.setSequence(sequence_->id());
-    append.setLayer(1);
-    FillTensor(append.initKeys(), arena_.number, kRows, 1, 2, 16);
-    FillTensor(append.initValues(), arena_.number, kRows, 1, 2, 16);
-    Fill(item.initAttend());
-  }
-  ExpectNoAllocations([&] { return StepItems(session_, items.asReader()); });
 }
 
 TEST_F(StepAllocationTest, ACallThatNeedNotWaitIsNotKept) {

@@ -5,7 +5,10 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <new>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -15,6 +18,8 @@
 
 namespace kvant::daemon {
 namespace {
+
+void NoFailure(const std::string& what) { ADD_FAILURE() << what; }
 
 /// A loop: functions posted from anywhere, run by one thread.
 class Loop {
@@ -51,7 +56,8 @@ TEST(WorkerThreadsTest, EveryJobRunsOnceAndEndsOnTheLoop) {
   std::atomic<int> jobs = 0;
   int ends = 0;
   const std::thread::id here = std::this_thread::get_id();
-  WorkerThreads workers(3, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); });
+  WorkerThreads workers(
+      3, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
   for (int i = 0; i < 200; ++i) {
     workers.Submit(
         [&] {
@@ -73,7 +79,8 @@ TEST(WorkerThreadsTest, WorkersAreNicerThanTheLoop) {
   const int own = nice();
   bool ended = false;
   int of_worker = own;
-  WorkerThreads workers(1, 5, [&](std::function<void()> f) { loop.Post(std::move(f)); });
+  WorkerThreads workers(
+      1, 5, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
   workers.Submit([&] { of_worker = nice(); }, [&] { ended = true; });
   loop.RunUntil([&] { return ended; });
   EXPECT_EQ(of_worker, std::min(19, own + 5));
@@ -84,7 +91,8 @@ TEST(WorkerThreadsTest, DestructionDropsWhatHasNotBegun) {
   std::atomic<int> jobs = 0;
   std::atomic<bool> begun = false;
   std::atomic<bool> open = false;
-  std::optional<WorkerThreads> workers(std::in_place, 1u, 0, [](const std::function<void()>&) {});
+  std::optional<WorkerThreads> workers(
+      std::in_place, 1u, 0, [](const std::function<void()>&) {}, NoFailure);
   for (int i = 0; i < 10; ++i) {
     workers->Submit(
         [&] {
@@ -105,12 +113,27 @@ TEST(WorkerThreadsTest, DestructionDropsWhatHasNotBegun) {
   EXPECT_LT(jobs, 10);
 }
 
+TEST(WorkerThreadsTest, AJobThatThrowsIsReportedAndEndsLikeAnyOther) {
+  Loop loop;
+  std::vector<std::string> failures;
+  WorkerThreads workers(
+      1, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); },
+      [&](const std::string& what) { failures.push_back(what); });
+  int ended = 0;
+  workers.Submit([] { throw std::bad_alloc(); }, [&] { ++ended; });
+  workers.Submit([] {}, [&] { ++ended; });
+  loop.RunUntil([&] { return ended == 2; });
+  EXPECT_EQ(failures, std::vector<std::string>{std::bad_alloc().what()});
+}
+
 TEST(WorkerThreadsTest, SequencesSealOnRealThreads) {
   const SequenceConfig kConfig{.recent_tokens = 20, .max_step_tokens = 24, .client = "test", .label = ""};
   Loop loop;
   Budget budget = Budget::Make(std::size_t{64} << 20).value();
-  WorkerThreads encode(2, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); });
-  WorkerThreads populate(1, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); });
+  WorkerThreads encode(
+      2, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
+  WorkerThreads populate(
+      1, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
   const quantizers::Registry codecs = quantizers::Registry::Builtin();
   Core core{budget, encode, populate, codecs, 1};
   StoreTable stores(core);

@@ -23,7 +23,9 @@ struct DaemonOptions {
   std::size_t budget_bytes = std::size_t{512} << 20;     ///< of all stores together, metadata included
   std::size_t workers = 0;                               ///< threads that seal and help attend; 0: the number of cores
   std::size_t arena_limit_bytes = std::size_t{4} << 30;  ///< most arena bytes of one connection
+  std::size_t max_connections = 1024;                    ///< more are refused: closed at once, counted and logged
   std::chrono::milliseconds lease{10000};                ///< a client whose heartbeat stands still this long is dropped
+  std::chrono::milliseconds drain_timeout{5000};         ///< how long Drain lets calls run on
   /// How long the loop looks out for the next request before it sleeps; 0: sleep at once. Takes a core while clients are busy,
   /// so it is for machines with cores to spare: on two cores it would take one from the engine or from the helpers of
   /// attention.
@@ -45,9 +47,13 @@ class Daemon {
   /// One end of a socket pair whose other end the daemon serves; the caller owns the descriptor.
   Result<int> Connect();
 
-  /// Asks the daemon to end; returns at once. Safe in a signal-handling thread.
+  /// Asks the daemon to end once the calls that wait (for encodings, for long attention) are answered, at the latest after
+  /// DaemonOptions::drain_timeout, when what still runs is refused. New connections are not accepted from now on. Returns at
+  /// once; may be called on any thread.
+  void Drain() noexcept;
+  /// Asks the daemon to end now; returns at once. May be called on any thread.
   void Stop() noexcept;
-  /// Waits until the daemon has ended, by Stop or by a fault (kInternal).
+  /// Waits until the daemon has ended, by Drain, by Stop or by a fault (kInternal).
   Result<void> Wait();
 
  private:

@@ -28,6 +28,7 @@ enum class ErrorCode : std::uint16_t {
   kWrongThread = 15,       ///< A client and all it opened belong to the thread that connected.
   kSystem = 16,            ///< The operating system refused; the message carries the call and errno.
   kInternal = 17,          ///< A broken invariant of ours; please report it.
+  kUnavailable = 18,       ///< The daemon is ending and takes nothing new on; connect again when it is back.
 };
 
 /// A failed outcome. The message names the operation, the object and the value.
@@ -99,6 +100,7 @@ inline std::string_view ErrorCodeName(ErrorCode code) noexcept {
     case ErrorCode::kWrongThread: return "wrong_thread";
     case ErrorCode::kSystem: return "system";
     case ErrorCode::kInternal: return "internal";
+    case ErrorCode::kUnavailable: return "unavailable";
   }
   return "unknown";
 }

@@ -14,10 +14,10 @@
 
 namespace kvant::daemon {
 
-/// Runs a handler's body. A std::exception would reach the client as a failure of the connection's; it becomes one of this
-/// call.
+/// Runs the body of a handler. A std::exception would reach the client as a failure of the whole connection; it becomes a
+/// failure of this call.
 template <typename Body>
-auto Guarded(Body&& body) {
+auto RunHandler(Body&& body) {
   try {
     return std::forward<Body>(body)();
   } catch (const kj::Exception&) {
