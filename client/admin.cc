@@ -49,6 +49,18 @@ Figures ReadFigures(Infos infos, capnp::List<std::uint64_t>::Reader from) {
   return {std::move(infos), std::move(values)};
 }
 
+std::vector<KeyHead> ReadKeyHeads(capnp::List<wire::KeyHead>::Reader from) {
+  std::vector<KeyHead> heads;
+  for (const auto head : from) {
+    heads.push_back({.layer = head.getLayer(),
+                     .kv_head = head.getKvHead(),
+                     .mean_share = head.getMeanShare(),
+                     .effective_error = head.getEffectiveError(),
+                     .unfit = head.getUnfit()});
+  }
+  return heads;
+}
+
 StoreRow ReadStoreRow(wire::StoreRow::Reader from, const Infos& infos) {
   return {.name = Str(from.getName()),
           .identity = Str(from.getIdentity()),
@@ -59,7 +71,9 @@ StoreRow ReadStoreRow(wire::StoreRow::Reader from, const Infos& infos) {
           .kv_heads = from.getKvHeads(),
           .head_dim = from.getHeadDim(),
           .block_tokens = from.getBlockTokens(),
-          .figures = ReadFigures(infos, from.getFigures())};
+          .figures = ReadFigures(infos, from.getFigures()),
+          .key_heads = ReadKeyHeads(from.getKeyHeads()),
+          .warning = Str(from.getWarning())};
 }
 
 SequenceRow ReadSequenceRow(wire::SequenceRow::Reader from) {

@@ -295,6 +295,7 @@ Result<void> SequenceState::AdoptAdvanced(wire::Advanced::Reader outcome, std::s
   auto status = wire::ReadStatus(outcome.getStatus());
   seal_error_.reset();
   if (!status) seal_error_ = status.error();
+  if (outcome.hasWarning()) store_->set_warning({outcome.getWarning().begin(), outcome.getWarning().size()});
   if (outcome.getLength() != told_length_) {
     if (!local() && !status && outcome.getLength() == length_) {  // refused: nothing changed
       told_length_ = length_;

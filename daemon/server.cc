@@ -62,7 +62,11 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .populate = *populate_,
             .codecs = options.codecs != nullptr ? *options.codecs : builtin_codecs_,
             .boot_token = NewBootToken(),
-            .reclaim = {}},
+            .reclaim = {},
+            .warn =
+                [log = options.log](const std::string& message) {
+                  if (log) log->warn("{}", message);
+                }},
       stores_(std::make_unique<StoreTable>(core_)),
       attend_(team_),
       services_{.core = core_,

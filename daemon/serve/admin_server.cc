@@ -20,8 +20,11 @@ namespace {
 constexpr std::size_t kPageBytes = std::size_t{256} << 10;
 /// What inspect reads of sealed blocks in one call, a few milliseconds' worth.
 constexpr std::uint64_t kInspectBytes = std::uint64_t{32} << 20;
+/// KV heads that a store's row lists.
+constexpr std::size_t kMostKeyHeads = 8;
 /// Numbers and pointers of a row, without its texts.
 constexpr std::size_t kRowBytes = 160;
+constexpr std::size_t kStoreRowBytes = 1024;
 
 wire::FigureUnit UnitOf(FigureUnit unit) {
   switch (unit) {
@@ -68,7 +71,7 @@ class FigureRow {
 };
 
 std::size_t RowBytes(const StoreSpec& spec) {
-  return kRowBytes + spec.name.size() + spec.model.size() + spec.plan.keys.size() + spec.plan.values.size();
+  return kStoreRowBytes + spec.name.size() + spec.model.size() + spec.plan.keys.size() + spec.plan.values.size();
 }
 
 std::size_t RowBytes(const SequenceFigures& row) { return kRowBytes + row.store.size() + row.client.size() + row.label.size(); }
@@ -99,6 +102,16 @@ void WriteStore(const Store& store, wire::StoreRow::Builder to) {
   FigureRow figures;
   figures.Add(store.Figures());
   figures.WriteValues(to.initFigures(figures.size()));
+  const std::vector<KeyHead> heads = store.key_means().Worst(kMostKeyHeads);
+  auto list = to.initKeyHeads(static_cast<unsigned>(heads.size()));
+  for (unsigned i = 0; i < list.size(); ++i) {
+    list[i].setLayer(heads[i].layer);
+    list[i].setKvHead(heads[i].kv_head);
+    list[i].setMeanShare(static_cast<float>(heads[i].mean_share));
+    list[i].setEffectiveError(static_cast<float>(heads[i].effective_error));
+    list[i].setUnfit(heads[i].unfit);
+  }
+  to.setWarning(TextOf(store.key_means().Warning()));
 }
 
 void WriteDetail(const SequenceDetail& from, wire::SequenceDetail::Builder to) {

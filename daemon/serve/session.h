@@ -128,6 +128,9 @@ class Session {
   BlockRange TellAllBlocks(std::uint64_t id);
   BlockRange TellNewBlocks(std::uint64_t id);
 
+  /// Whether the client has to be told of a store's warning; from then on it counts as told.
+  bool TellWarning(const Store& store) { return warned_stores_.insert(&store).second; }
+
   [[nodiscard]] Services& services() const noexcept { return services_; }
 
  private:
@@ -146,6 +149,7 @@ class Session {
   std::uint32_t next_number_ = 1;  // of arenas and stores; never reused
   std::map<std::uint32_t, std::shared_ptr<const Arena>> arenas_;
   std::map<std::uint32_t, std::shared_ptr<Store>> stores_;
+  std::set<const Store*> warned_stores_;
   std::unordered_map<std::uint64_t, OwnSequence> sequences_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
   std::uint64_t arena_bytes_ = 0;

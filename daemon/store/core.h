@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "daemon/memory/budget.h"
 #include "daemon/memory/job_runner.h"
@@ -27,6 +28,9 @@ struct Core {
   /// Gives bytes back to the budget by dropping unleased blocks of stores other than `asker` until `bytes` are available; false
   /// if that cannot be. Set by StoreTable.
   std::function<bool(std::size_t bytes, const Store* asker)> reclaim = nullptr;
+
+  /// Tells the operator something that a store has found, once; may be null. Set by the server.
+  std::function<void(const std::string& message)> warn = nullptr;
 };
 
 }  // namespace kvant::daemon

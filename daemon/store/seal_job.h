@@ -11,6 +11,7 @@
 
 #include "daemon/memory/slab.h"
 #include "daemon/memory/tail.h"
+#include "daemon/store/key_mean.h"
 #include "daemon/store/store.h"
 #include "protocol/block_format.h"
 #include "quantizers/plan.h"
@@ -29,6 +30,8 @@ struct SealJob {
   std::shared_ptr<Slab> slab;
   std::shared_ptr<Slab> sink_slab;    ///< null: no sinks in this block
   std::optional<PendingBlock> place;  ///< not touched by Run
+
+  std::vector<KeyMean> key_means;  ///< by Run: of each layer and KV head, [layer][kv_head]
 
   std::atomic<bool> cancelled{false};  ///< Run ends soon after; the outcome is then meaningless
 

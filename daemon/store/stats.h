@@ -20,6 +20,7 @@ struct StoreGauges {
   std::uint64_t logical_f16_bytes = 0;
   std::uint64_t compressed_bytes = 0;
   std::uint64_t resident_bytes = 0;
+  std::uint64_t unfit_key_heads = 0;
 };
 
 inline constexpr auto kStoreGauges = DescribeFigures<StoreGauges>({
@@ -38,6 +39,9 @@ inline constexpr auto kStoreGauges = DescribeFigures<StoreGauges>({
      {"sequences", FigureKind::kGauge, FigureUnit::kCount, "live sequences, readers of others included"}},
     {&StoreGauges::slabs, {"slabs", FigureKind::kGauge, FigureUnit::kCount, "memory segments that hold blocks"}},
     {&StoreGauges::slab_bytes, {"slab_bytes", FigureKind::kGauge, FigureUnit::kBytes, "size of these segments"}},
+    {&StoreGauges::unfit_key_heads,
+     {"unfit_key_heads", FigureKind::kGauge, FigureUnit::kCount,
+      "KV heads whose keys share a mean that their codec cannot serve"}},
 });
 
 /// Counted since the daemon (or the store) began.

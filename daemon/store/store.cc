@@ -54,7 +54,8 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
              .block_tokens = plan_->spec().block_tokens,
              .identity = identity_,
              .boot_token = core.boot_token},
-            core.budget, core.populate) {}
+            core.budget, core.populate),
+      key_means_(plan_) {}
 
 Store::~Store() = default;
 
@@ -177,6 +178,13 @@ bool Store::GiveBack(std::size_t bytes) {
   return true;
 }
 
+void Store::NoteKeys(std::span<const KeyMean> block) {
+  key_means_.Add(block);
+  if (warned_ || key_means_.unfit_heads() == 0) return;
+  warned_ = true;
+  if (core_.warn) core_.warn("store " + name() + ": " + key_means_.Warning());
+}
+
 StoreFigures Store::Figures() const {
   StoreFigures figures;
   figures.blocks = index_.size();
@@ -188,6 +196,7 @@ StoreFigures Store::Figures() const {
   figures.logical_f16_bytes = index_.size() * plan_->logical_bytes();
   figures.compressed_bytes = index_.size() * plan_->payload_bytes();
   figures.resident_bytes = pool_.resident_bytes();
+  figures.unfit_key_heads = key_means_.unfit_heads();
   figures.counters = counters_;
   return figures;
 }

@@ -139,6 +139,7 @@ struct StoreOpened {
   logicalBlockBytes @6 :UInt64;   # the same tokens as f16
   keyBitsPerElement @7 :Float64;  # side information included, mean over layers
   valueBitsPerElement @8 :Float64;
+  warning @9 :Text;               # as StoreRow.warning
 }
 
 # ------------------------------------------------------------------------------------------------------------ sequences
@@ -220,6 +221,7 @@ struct Advanced {
   table @2 :BlockTable;       # with local placement: blocks that this session was not told of yet
   status @3 :Status;          # storeFull, notFinite: the tokens are part of the sequence and attention over them works, but a
                               # block could not be sealed; it is tried again with the next advance. Other errors: nothing changed
+  warning @4 :Text;           # as StoreRow.warning, once per session and store
 }
 
 struct Mark {
@@ -327,6 +329,15 @@ struct FigureInfo {
   help @3 :Text;              # one line for operators
 }
 
+struct KeyHead {
+  # The keys of one KV head. Their common mean is invisible to softmax, but a codec that does not subtract it loses precision.
+  layer @0 :UInt32;
+  kvHead @1 :UInt32;
+  meanShare @2 :Float32;      # |mean key|^2 over mean |key|^2
+  effectiveError @3 :Float32; # the codec's squared error relative to what tokens' keys differ by
+  unfit @4 :Bool;             # the codec cannot serve these keys
+}
+
 struct StoreRow {
   name @0 :Text;
   identity @1 :Text;
@@ -338,6 +349,8 @@ struct StoreRow {
   headDim @7 :UInt32;
   blockTokens @8 :UInt32;
   figures @9 :List(UInt64);   # one per StorePage.figures, in their order
+  keyHeads @10 :List(KeyHead);  # those whose common mean holds half of their keys' energy or more: the worst few
+  warning @11 :Text;          # what is wrong with the store, in a sentence; empty if nothing is known to be
 }
 
 struct StorePage {

@@ -1,11 +1,14 @@
 // kvantctl inspect: one sequence with its blocks (checksums verified by the daemon), or one store.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <cstdio>
 #include <memory>
 #include <optional>
 
 #include "tools/kvantctl/command.h"
+#include "tools/kvantctl/printable.h"
 #include "tools/kvantctl/render.h"
 
 namespace kvant::tools {
@@ -62,7 +65,22 @@ std::string Text(const StoreRow& row) {
   listing.Add(row.figures, FigureKind::kGauge);
   listing.Heading("since the store was made");
   listing.Add(row.figures, FigureKind::kCounter);
-  return listing.ToString();
+  std::string text = listing.ToString();
+  if (!row.warning.empty()) text += "\nWARNING: " + Printable(row.warning) + "\n";
+  if (row.key_heads.empty()) return text;
+  Table table({{"LAYER", Align::kRight},
+               {"KV HEAD", Align::kRight},
+               {"MEAN'S SHARE OF KEYS", Align::kRight},
+               {"EFFECTIVE ERROR^2", Align::kRight},
+               {"CODEC"}});
+  for (const KeyHead& head : row.key_heads) {
+    std::array<char, 32> error{};
+    std::snprintf(error.data(), error.size(), "%.3g", static_cast<double>(head.effective_error));
+    table.Add({std::to_string(head.layer), std::to_string(head.kv_head),
+               HumanPartsPerMillion(static_cast<std::uint64_t>(head.mean_share * 1e6f)), error.data(),
+               head.unfit ? "UNFIT" : "ok"});
+  }
+  return text + "\n" + table.ToString();
 }
 
 int InspectSequence(const Globals& globals, Admin& admin, SequenceId id) {

@@ -170,6 +170,18 @@ Json ToJson(const DaemonInfo& info) {
 
 Json ToJson(const StatsReport& stats) { return {{"daemon", ToJson(stats.daemon)}, {"figures", ToJson(stats.figures)}}; }
 
+Json ToJson(const std::vector<KeyHead>& heads) {
+  Json list = Json::array();
+  for (const KeyHead& head : heads) {
+    list.push_back({{"layer", head.layer},
+                    {"kv_head", head.kv_head},
+                    {"mean_share", head.mean_share},
+                    {"effective_error", head.effective_error},
+                    {"unfit", head.unfit}});
+  }
+  return list;
+}
+
 Json ToJson(const StoreRow& row) {
   return {{"name", row.name},
           {"identity", row.identity},
@@ -180,7 +192,9 @@ Json ToJson(const StoreRow& row) {
           {"kv_heads", row.kv_heads},
           {"head_dim", row.head_dim},
           {"block_tokens", row.block_tokens},
-          {"figures", ToJson(row.figures)}};
+          {"figures", ToJson(row.figures)},
+          {"key_heads", ToJson(row.key_heads)},
+          {"warning", row.warning}};
 }
 
 Json ToJson(const SequenceRow& row) {

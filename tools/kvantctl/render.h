@@ -76,6 +76,7 @@ class Listing {
 Json ToJson(const Figures& figures);
 Json ToJson(const DaemonInfo& info);
 Json ToJson(const StatsReport& stats);
+Json ToJson(const std::vector<KeyHead>& heads);
 Json ToJson(const StoreRow& row);
 Json ToJson(const SequenceRow& row);
 Json ToJson(const SequenceDetail& detail);

@@ -49,6 +49,16 @@ class KVANT_API Figures {
   std::vector<std::uint64_t> values_;
 };
 
+/// The keys of one KV head of a store. Their common mean is invisible to softmax, but a codec that does not subtract it loses
+/// precision to it.
+struct KeyHead {
+  std::uint32_t layer = 0;
+  std::uint32_t kv_head = 0;
+  float mean_share = 0.0f;       ///< |mean key|^2 over mean |key|^2
+  float effective_error = 0.0f;  ///< the codec's squared error relative to what tokens' keys differ by
+  bool unfit = false;            ///< the codec cannot serve these keys
+};
+
 struct StoreRow {
   std::string name;
   std::string identity;  ///< hex digest
@@ -60,6 +70,8 @@ struct StoreRow {
   std::uint32_t head_dim = 0;
   std::uint32_t block_tokens = 0;
   Figures figures;
+  std::vector<KeyHead> key_heads;  ///< whose mean holds half of their keys' energy or more: the worst few
+  std::string warning;             ///< what is wrong with the store, in a sentence; empty if nothing is known to be
 };
 
 struct SequenceRow {
