@@ -62,7 +62,6 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .populate = *populate_,
             .codecs = options.codecs != nullptr ? *options.codecs : builtin_codecs_,
             .boot_token = NewBootToken(),
-            .reclaim = {},
             .warn =
                 [log = options.log](const std::string& message) {
                   if (log) log->warn("{}", message);
