@@ -122,7 +122,7 @@ TEST(AdminClientTest, KeysThatTheirCodecCannotServeAreSaidToBe) {
     const auto row = std::find_if(rows.begin(), rows.end(), [&](const StoreRow& r) { return r.name == name; });
     ASSERT_NE(row, rows.end());
     EXPECT_EQ(row->figures.Find("unfit_key_heads"), c.unfit ? 1u : 0u);
-    EXPECT_EQ(row->warning, store.info().warning);
+    EXPECT_EQ(row->warning.empty(), !c.unfit);  // its figures are of all blocks by now
     ASSERT_EQ(row->key_heads.size(), c.bias_norm > 0 ? 1u : 0u);
     if (c.bias_norm > 0) {
       EXPECT_NEAR(row->key_heads[0].mean_share, 605.0 * 605 / (605.0 * 605 + kDim), 1e-4);
