@@ -119,7 +119,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size < 2) return 0;
   kj::Array<capnp::word> words = kj::heapArray<capnp::word>((size - 2) / sizeof(capnp::word));
   if (words.size() == 0) return 0;
-  std::memcpy(words.begin(), data + 2, words.size() * sizeof(capnp::word));
+  std::memcpy(static_cast<void*>(words.begin()), data + 2, words.size() * sizeof(capnp::word));
   kj::runCatchingExceptions([&] {
     Peer peer(process->io, process->daemon->Connect().value());
     const auto call = [&](capnp::Capability::Client on, std::uint64_t interface_id) {
@@ -133,7 +133,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     } else {
       Peer::Opened opened = peer.Open();
       for (capnp::word& word : words) {
-        if (std::memcmp(&word, &kTheSequence, sizeof(word)) == 0) std::memcpy(&word, &opened.sequence, sizeof(word));
+        if (std::memcmp(&word, &kTheSequence, sizeof(word)) == 0)
+          std::memcpy(static_cast<void*>(&word), &opened.sequence, sizeof(word));
       }
       call(kj::mv(opened.session), capnp::typeId<wire::Session>());
     }
