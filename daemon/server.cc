@@ -62,9 +62,9 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .populate = *populate_,
             .codecs = options.codecs != nullptr ? *options.codecs : builtin_codecs_,
             .boot_token = NewBootToken(),
-            .warn =
-                [log = options.log](const std::string& message) {
-                  if (log) log->warn("{}", message);
+            .notify =
+                [this](std::string_view event) {
+                  if (options_.log) options_.log->warn("{}", event);
                 }},
       stores_(std::make_unique<StoreTable>(core_)),
       attend_(team_),

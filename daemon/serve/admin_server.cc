@@ -112,6 +112,7 @@ void WriteStore(const Store& store, wire::StoreRow::Builder to) {
     list[i].setUnfit(heads[i].unfit);
   }
   to.setWarning(TextOf(store.key_means().Warning()));
+  to.setKeyStage(wire::WriteKeyStage(spec.key_stage));
 }
 
 void WriteDetail(const SequenceDetail& from, wire::SequenceDetail::Builder to) {

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <string>
+#include <string_view>
 
 #include "daemon/memory/budget.h"
 #include "daemon/memory/job_runner.h"
@@ -32,8 +32,8 @@ struct Core {
   /// and tries again always ends. Set by StoreTable.
   std::function<bool(std::size_t bytes)> make_room = nullptr;
 
-  /// Tells the operator something that a store has found, once; may be null. Set by the server.
-  std::function<void(const std::string& message)> warn = nullptr;
+  /// Tells operators what clients are not told; null: nobody listens. Set by the daemon, which writes it to its log.
+  std::function<void(std::string_view event)> notify = nullptr;
 };
 
 }  // namespace kvant::daemon

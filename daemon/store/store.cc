@@ -137,7 +137,7 @@ void Store::NoteKeys(std::span<const KeyMean> block) {
   key_means_.Add(block);
   if (warned_ || key_means_.unfit_heads() == 0) return;
   warned_ = true;
-  if (core_.warn) core_.warn("store " + name() + ": " + key_means_.Warning());
+  if (core_.notify) core_.notify("store " + name() + ": " + key_means_.Warning());
 }
 
 StoreFigures Store::Figures() const {

@@ -22,7 +22,8 @@ std::string Text(const std::vector<StoreRow>& rows) {
                {"EVICTED", Align::kRight}});
   for (const StoreRow& row : rows) {
     const auto of = [&row](std::string_view name) { return row.figures.Find(name).value_or(0); };
-    table.Add({row.name, row.keys, row.values, HumanCount(of("blocks")), HumanCount(of("leased_blocks")),
+    const std::string keys = row.keys + (row.key_stage == KeyStage::kBeforeRope ? " (before RoPE)" : "");
+    table.Add({row.name, keys, row.values, HumanCount(of("blocks")), HumanCount(of("leased_blocks")),
                HumanCount(of("sequences")), HumanBytes(of("logical_f16_bytes")), HumanBytes(of("compressed_bytes")),
                HumanBytes(of("resident_bytes")), HumanShare(of("prefix_hit_tokens"), of("prefix_lookup_tokens")),
                HumanCount(of("evicted_blocks"))});
