@@ -80,7 +80,8 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Frees the block's slots. Requires: one of this store's, without leases and children.
   void Evict(Block& block);
 
-  /// Takes note of the keys of a block that was sealed now; warns (Core::notify) once when their codec turns out unfit for them.
+  /// Takes note of the keys of a block that was sealed now; warns (Core::notify) once when their codec turns out unfit for
+  /// them.
   void NoteKeys(std::span<const KeyMean> block);
   [[nodiscard]] const KeyMeans& key_means() const noexcept { return key_means_; }
 
