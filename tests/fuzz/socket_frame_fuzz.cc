@@ -21,24 +21,32 @@ namespace {
 using namespace kvant;  // NOLINT(google-build-using-namespace)
 using Segments = std::vector<std::vector<std::uint8_t>>;
 
+/// Up to the last that is not empty: a reader does not tell an empty segment from one that is not there.
 Segments SegmentsOf(capnp::MessageReader& message) {
+  constexpr unsigned kMostSegments = 512;
   Segments segments;
-  for (unsigned i = 0;; ++i) {
-    const auto segment = message.getSegment(i);
-    if (segment == nullptr) return segments;
-    const auto bytes = segment.asBytes();
-    segments.emplace_back(bytes.begin(), bytes.end());
+  for (unsigned i = 0; i < kMostSegments; ++i) {
+    const auto bytes = message.getSegment(i).asBytes();
+    if (bytes.size() == 0) continue;
+    segments.resize(i + 1);
+    segments.back().assign(bytes.begin(), bytes.end());
   }
+  return segments;
 }
 
 /// The next message in `stream`, or nothing at its end or at the first fault.
 std::optional<Segments> Reference(kj::BufferedInputStream& stream) {
   std::optional<Segments> segments;
-  kj::runCatchingExceptions([&] {
-    if (stream.tryGetReadBuffer() == nullptr) return;
+  const auto failure = kj::runCatchingExceptions([&] {
+    const auto rest = stream.tryGetReadBuffer();
+    if (rest == nullptr) return;
+    // 2^32 segments: Cap'n Proto's reader counts them in 32 bits and takes the message for an empty one. MessageSocket refuses.
+    constexpr std::uint32_t kWraps = 0xFFFFFFFF;
+    if (rest.size() >= sizeof(kWraps) && std::memcmp(rest.begin(), &kWraps, sizeof(kWraps)) == 0) return;
     capnp::InputStreamMessageReader message(stream, wire::ReaderOptionsOfPeer());
     segments = SegmentsOf(message);
-  });
+  });  // the reader reads what is left of the message when it ends
+  if (failure != nullptr) return std::nullopt;
   return segments;
 }
 
