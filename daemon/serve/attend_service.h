@@ -11,6 +11,7 @@
 
 #include "daemon/store/sequence.h"
 #include "quantizers/attention/attention.h"
+#include "quantizers/sequence/view.h"
 
 namespace kvant::daemon {
 
@@ -53,12 +54,8 @@ class AttendService {
  private:
   quantizers::Attention attention_;
   AttendBatch batch_;  // these are kept for their capacity
-  std::vector<CachedRows> caches_;
+  std::vector<quantizers::LayerView> views_;
   std::vector<quantizers::AttendItem> items_;
 };
-
-/// kNotFinite naming layer, side, KV head and position of the first of the `new_rows` rows behind length() that holds NaN or
-/// infinity.
-Result<void> CheckNewRowsFinite(const Sequence& sequence, std::uint32_t layer, std::uint32_t new_rows);
 
 }  // namespace kvant::daemon
