@@ -46,7 +46,8 @@ Result<std::shared_ptr<Store>> Store::Open(std::shared_ptr<Session> session, con
                   .block_bytes = opened.getSlotBytes(),
                   .logical_block_bytes = opened.getLogicalBlockBytes(),
                   .key_bits_per_element = opened.getKeyBitsPerElement(),
-                  .value_bits_per_element = opened.getValueBitsPerElement()};
+                  .value_bits_per_element = opened.getValueBitsPerElement(),
+                  .warning = Str(opened.getWarning())};
   const auto identity = protocol::ParseDigest(store->info_.identity);
   if (!identity)
     return Error{ErrorCode::kInternal, operation + ": the daemon's identity is no digest: " + store->info_.identity};

@@ -38,6 +38,7 @@ class Store {
   [[nodiscard]] std::uint32_t id() const noexcept { return id_; }
   [[nodiscard]] const StoreSpec& spec() const noexcept { return spec_; }
   [[nodiscard]] const StoreInfo& info() const noexcept { return info_; }
+  void set_warning(std::string warning) { info_.warning = std::move(warning); }
 
   /// The plan that local attention computes with, made at first use; kVersionMismatch if the daemon's differs.
   Result<const quantizers::Plan*> plan();

@@ -120,6 +120,9 @@ struct StoreInfo {
   std::uint64_t logical_block_bytes = 0;  ///< the same tokens as f16
   double key_bits_per_element = 0;        ///< side information included, mean over layers
   double value_bits_per_element = 0;
+  /// What the daemon has found wrong with the store so far, in a sentence; empty for nothing. It may come with any Advance: the
+  /// keys of some models share a mean that codecs without centring cannot serve.
+  std::string warning;
 };
 
 /// A tensor in the arena: memory that the daemon sees too. Freed on destruction. Movable.

@@ -1,12 +1,12 @@
-// kvantctl bench prefill: attention of many new tokens at once over cached ones, as when a prompt is read behind a shared
+// kvant_bench prefill: attention of many new tokens at once over cached ones, as when a prompt is read behind a shared
 // prefix. Arithmetic is the limit: every block's codes serve many queries.
 #include <chrono>
 
 #include "quantizers/attention/worker_team.h"
 #include "tools/bench/attend_calls.h"
+#include "tools/bench/limits.h"
+#include "tools/bench/parts.h"
 #include "tools/bench/shared_memory.h"
-#include "tools/kvantctl/bench/bench.h"
-#include "tools/kvantctl/bench/limits.h"
 
 namespace kvant::tools {
 namespace {

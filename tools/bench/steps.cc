@@ -1,12 +1,12 @@
-// kvantctl bench rpc and local: what the client library and the daemon add to a decoding step's computation, and what sealing
+// kvant_bench rpc and local: what the client library and the daemon add to a decoding step's computation, and what sealing
 // adds to the slowest steps. tools/bench/step_latency measures; here daemons are started and figures printed.
 #include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "tools/bench/parts.h"
 #include "tools/bench/step_latency.h"
-#include "tools/kvantctl/bench/bench.h"
 #include "tools/kvantctl/bench/daemon_process.h"
 
 namespace kvant::tools {

@@ -1,15 +1,15 @@
-// kvantctl bench append: what encoding a row costs, one core, f16 rows into blocks.
+// kvant_bench append: what encoding a row costs, one core, f16 rows into blocks.
 #include <cmath>
 #include <cstring>
 
 #include "kernels/raw/rows.h"
 #include "quantizers/attention/worker_team.h"
+#include "tools/bench/limits.h"
+#include "tools/bench/parts.h"
 #include "tools/bench/shared_memory.h"
 #include "tools/bench/workload.h"
 #include "tools/codec_calls.h"
 #include "tools/codec_specs.h"
-#include "tools/kvantctl/bench/bench.h"
-#include "tools/kvantctl/bench/limits.h"
 
 namespace kvant::tools {
 namespace {

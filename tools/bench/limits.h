@@ -8,15 +8,12 @@
 #include "tools/bench/bandwidth.h"
 #include "tools/bench/peak.h"
 #include "tools/bench/series.h"
-#include "tools/kvantctl/bench/bench.h"
+#include "tools/kvantctl/bench/report.h"
 
 namespace kvant::tools {
 
 /// Raw rows are multiplied as floats, all other codecs' codes as integers.
 Arithmetic ArithmeticOf(const std::string& key_spec);
-
-/// Writes median and 99th percentile of the calls.
-void PutTimes(Json& figure, const Series& series);
 
 /// What one call moves and computes.
 struct Work {

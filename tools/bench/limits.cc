@@ -1,4 +1,4 @@
-#include "tools/kvantctl/bench/limits.h"
+#include "tools/bench/limits.h"
 
 #include <algorithm>
 
@@ -13,12 +13,6 @@ constexpr double kNsPerSecond = 1e9;
 Arithmetic ArithmeticOf(const std::string& key_spec) {
   if (key_spec == "f32" || key_spec == "f16" || key_spec == "bf16") return Arithmetic::kFloats;
   return key_spec == "int8" || key_spec.find("bits=8") != std::string::npos ? Arithmetic::kWords : Arithmetic::kBytes;
-}
-
-void PutTimes(Json& figure, const Series& series) {
-  figure["calls"] = series.calls_ns.size();
-  figure["median_ns"] = Median(series.calls_ns);
-  figure["p99_ns"] = Quantile(series.calls_ns, 0.99);
 }
 
 void Limits::AddTo(std::vector<Contender>& contenders, std::size_t calls) {

@@ -1,15 +1,16 @@
-// kvantctl bench attend: one new token's attention over cached tokens, beside the two peers and the limits of the machine.
+// kvant_bench attend: one new token's attention over cached tokens, beside the two peers and the limits of the machine.
 #include <chrono>
 #include <memory>
 #include <optional>
 #include <utility>
 
+#include "kernels/machine/instructions.h"
 #include "quantizers/attention/worker_team.h"
 #include "tools/bench/attend_calls.h"
+#include "tools/bench/limits.h"
+#include "tools/bench/parts.h"
 #include "tools/bench/peers/peer_calls.h"
 #include "tools/bench/shared_memory.h"
-#include "tools/kvantctl/bench/bench.h"
-#include "tools/kvantctl/bench/limits.h"
 
 namespace kvant::tools {
 namespace {
@@ -91,6 +92,7 @@ class AttendBench {
 
  private:
   void Describe() {
+    report_.head()["kernels"] = kernels::Instructions();
     report_.head()["rows"] = rows_.name;
     report_.head()["shape"] = "32 query heads, 8 KV heads, head size 128, blocks of 128 tokens";
     report_.head()["rotation_bytes"] = effort_.memory_bytes;
