@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "daemon/memory/check.h"
 #include "protocol/block_format.h"
 #include "protocol/digest.h"
 
@@ -52,7 +53,8 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
       charge_(std::move(charge)),
       pool_({.block_tokens = plan_->spec().block_tokens, .identity = identity_, .boot_token = core.boot_token}, core.budget,
             core.populate),
-      index_(core.eviction) {}
+      index_(core.eviction),
+      hex_(protocol::DigestHex(identity_)) {}
 
 Store::~Store() = default;
 
@@ -130,6 +132,33 @@ EvictFigures Store::Evict(std::uint64_t max_blocks, bool dry_run) {
   }
   pool_.GiveBack(~std::size_t{0});
   return figures;
+}
+
+std::vector<std::string> Store::AddName(const std::string& name) {
+  RemoveName(name);
+  names_.push_back(name);
+  if (names_.size() <= kMaxNames) return {};
+  std::vector<std::string> forgotten = {names_.front()};
+  names_.erase(names_.begin());
+  return forgotten;
+}
+
+void Store::RemoveName(const std::string& name) { std::erase(names_, name); }
+
+void Store::SequenceClosed() {
+  KVANT_CHECK(sequences_ != 0, name());
+  --sequences_;
+  last_use_ = core_.eviction.NextUse();
+}
+
+void Store::Opened() noexcept {
+  ++openers_;
+  last_use_ = core_.eviction.NextUse();
+}
+
+void Store::Closed() {
+  KVANT_CHECK(openers_ != 0, name());
+  --openers_;
 }
 
 StoreFigures Store::Figures() const {

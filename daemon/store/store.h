@@ -37,7 +37,8 @@ class Store : public std::enable_shared_from_this<Store> {
   Store& operator=(const Store&) = delete;
 
   [[nodiscard]] Core& core() const noexcept { return core_; }
-  [[nodiscard]] const std::string& name() const noexcept { return plan_->spec().name; }
+  /// The name it was last opened under; its identity in hexadecimal if that name means another store now.
+  [[nodiscard]] const std::string& name() const noexcept { return names_.empty() ? hex_ : names_.back(); }
   [[nodiscard]] const StoreSpec& spec() const noexcept { return plan_->spec(); }
   /// Shared with encoding jobs, which outlive sequences.
   [[nodiscard]] const std::shared_ptr<const quantizers::Plan>& plan() const noexcept { return plan_; }
@@ -65,6 +66,7 @@ class Store : public std::enable_shared_from_this<Store> {
   [[nodiscard]] PrefixIndex& index() noexcept { return index_; }
   [[nodiscard]] const PrefixIndex& index() const noexcept { return index_; }
   [[nodiscard]] BlockPool& pool() noexcept { return pool_; }
+  [[nodiscard]] const BlockPool& pool() const noexcept { return pool_; }
   [[nodiscard]] Counters& counters() noexcept { return counters_; }
 
   /// Takes `bytes` of metadata from the budget, making room if need be. kStoreFull if there is none.
@@ -80,7 +82,25 @@ class Store : public std::enable_shared_from_this<Store> {
   void Evict(Block& block);
 
   void SequenceOpened() noexcept { ++sequences_; }
-  void SequenceClosed() noexcept { --sequences_; }
+  void SequenceClosed();
+  [[nodiscard]] std::uint64_t sequences() const noexcept { return sequences_; }  ///< readers included
+
+  // ---- for the store table
+
+  static constexpr std::size_t kMaxNames = 16;
+  /// The last one last.
+  [[nodiscard]] const std::vector<std::string>& names() const noexcept { return names_; }
+  /// Makes it the last one; returns those that are forgotten, so that there are at most kMaxNames.
+  std::vector<std::string> AddName(const std::string& name);
+  void RemoveName(const std::string& name);
+  /// Sessions that have the store open.
+  void Opened() noexcept;
+  void Closed();
+  [[nodiscard]] std::uint64_t openers() const noexcept { return openers_; }
+  [[nodiscard]] std::uint64_t last_use() const noexcept { return last_use_; }
+  /// The store has left the table: whoever has it open must open it again.
+  void MarkDropped() noexcept { dropped_ = true; }
+  [[nodiscard]] bool dropped() const noexcept { return dropped_; }
 
  private:
   friend class PendingBlock;
@@ -96,6 +116,11 @@ class Store : public std::enable_shared_from_this<Store> {
   PrefixIndex index_;
   Counters counters_;
   std::uint64_t sequences_ = 0;
+  const std::string hex_;  // of the identity
+  std::vector<std::string> names_;
+  std::uint64_t openers_ = 0;
+  std::uint64_t last_use_ = 0;  // as EvictionOrder counts
+  bool dropped_ = false;
 };
 
 class PendingBlock {
