@@ -34,10 +34,7 @@ bool MayAdminister(const Peer& peer) noexcept;
 class BootstrapServer final : public wire::Daemon::Server {
  public:
   BootstrapServer(Services& services, const DaemonFacts& facts, const Peer& peer)
-      : services_(services),
-        facts_(facts),
-        peer_(peer),
-        arenas_(std::make_shared<Budget>(services.arena_limit_bytes)) {}
+      : services_(services), facts_(facts), peer_(peer), arenas_(std::make_shared<Budget>(services.arena_limit_bytes)) {}
 
   kj::Promise<void> hello(HelloContext context) override;
   kj::Promise<void> admin(AdminContext context) override;
@@ -51,7 +48,7 @@ class BootstrapServer final : public wire::Daemon::Server {
   const DaemonFacts facts_;
   const Peer peer_;
   const std::shared_ptr<Budget> arenas_;  // of all sessions of this connection; shared with the arenas
-  std::weak_ptr<Session> session_;  // owned by the capability that hello answered; one at a time
+  std::weak_ptr<Session> session_;        // owned by the capability that hello answered; one at a time
 };
 
 /// Owned by the daemon's loop; destroying it closes the socket and the session.

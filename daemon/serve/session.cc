@@ -66,8 +66,8 @@ std::vector<std::uint64_t> Session::Heartbeats() const {
 Result<Session::NumberedStore> Session::OpenStore(StoreSpec spec, const RangePlace& artifact) {
   if (closed_) return Error{ErrorCode::kDisconnected, "open store: the session is closed"};
   if (stores_.size() >= kMaxStores) {
-    return Error{ErrorCode::kInvalidArgument, "open store \"" + spec.name + "\": this session has " +
-                                                  std::to_string(kMaxStores) + " stores open already"};
+    return Error{ErrorCode::kInvalidArgument,
+                 "open store \"" + spec.name + "\": this session has " + std::to_string(kMaxStores) + " stores open already"};
   }
   Charge copy_charge;  // of the artifact's copy until the store has its own
   if (artifact.bytes > 0) {

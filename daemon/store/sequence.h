@@ -117,8 +117,8 @@ class Sequence {
   Result<void> Trim(std::uint64_t length);
 
   /// Before a sequence is closed: lets go of all marks and calls `done` once every block that is due is sealed or has no room,
-  /// also when the sequence is closed first. What is closed without this abandons its encodings, and counts the blocks that were
-  /// due and are lost.
+  /// also when the sequence is closed first. What is closed without this abandons its encodings, and counts the blocks that
+  /// were due and are lost.
   void FinishSealing(std::function<void()> done);
 
   static constexpr std::size_t kMaxMarks = 1024;

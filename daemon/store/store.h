@@ -18,6 +18,7 @@
 #include "daemon/store/identity.h"
 #include "daemon/store/prefix_index.h"
 #include "daemon/store/stats.h"
+#include "protocol/memfd.h"
 #include "quantizers/plan.h"
 
 namespace kvant::daemon {
@@ -31,7 +32,10 @@ class PendingBlock;
 class Store : public std::enable_shared_from_this<Store> {
  public:
   /// `charge` pays for the store's record and plan. kStoreFull if the budget can never hold one block of this shape.
+  /// The manifest is written here.
   static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
+  /// What the record of such a store is charged with.
+  static std::size_t RecordBytes(const StoreSpec& spec) noexcept;
   ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
@@ -76,6 +80,12 @@ class Store : public std::enable_shared_from_this<Store> {
   /// there is none. The slots are cleared.
   Result<PendingBlock> Reserve(std::optional<ElementType> sink_type);
 
+  /// Makes a block of slots that hold it already; uses them. kStoreFull if the budget has no room, nothing is evicted.
+  /// Requires: the slots are cold, parent in the index.
+  Result<Block*> Adopt(Block block);
+  /// A read-only descriptor of the manifest (protocol/SEGMENT.md).
+  [[nodiscard]] int manifest_fd() const noexcept { return manifest_fd_.get(); }
+
   /// Of all its parts.
   [[nodiscard]] std::uint64_t SlotBytesOf(const Block& block) const noexcept;
   /// Frees the block's slots. Requires: one of this store's, without leases and children.
@@ -105,6 +115,7 @@ class Store : public std::enable_shared_from_this<Store> {
  private:
   friend class PendingBlock;
   Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
+  Result<void> WriteManifest();
   Result<SlotRef> AllocateSlot(std::uint64_t slot_bytes);
 
   Core& core_;
@@ -112,6 +123,8 @@ class Store : public std::enable_shared_from_this<Store> {
   const std::vector<IdentityField> fields_;
   const protocol::Digest identity_;
   const Charge charge_;
+  Charge manifest_charge_;
+  protocol::UniqueFd manifest_fd_;
   BlockPool pool_;
   PrefixIndex index_;
   Counters counters_;

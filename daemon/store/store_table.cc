@@ -19,9 +19,6 @@ void Add(Counters& sum, const Counters& part) {
   sum.not_finite_errors += part.not_finite_errors;
 }
 
-/// An artifact is held as its image and, parsed, as f32: up to twice the image again where it holds f16.
-std::size_t RecordBytes(const StoreSpec& spec) { return kStoreRecordBytes + 3 * spec.plan.artifact.size(); }
-
 }  // namespace
 
 StoreTable::StoreTable(Core& core) : core_(core) {
@@ -31,7 +28,7 @@ StoreTable::StoreTable(Core& core) : core_(core) {
 StoreTable::~StoreTable() { core_.make_room = nullptr; }
 
 Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
-  Result<Charge> charge = TakeMetadata(RecordBytes(spec), "the record of store " + spec.name);
+  Result<Charge> charge = TakeMetadata(Store::RecordBytes(spec), "the record of store " + spec.name);
   if (!charge) return charge.error();
   // Made for an attach too: it checks the spec and puts the codecs into the canonical form that is compared.
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core_.codecs, spec);

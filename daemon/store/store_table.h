@@ -26,8 +26,8 @@ struct OpenedStore {
 /// Stores by identity. A name is a label: it means the store it was last opened with, several names may mean one store, and no
 /// name is ever taken. A store keeps its blocks when its name moves on; it then answers to its identity alone.
 ///
-/// Stores that hold nothing go by themselves: at once when the last session that had one open closes it, and open ones too, least
-/// recently used first, when there is no other room. Owned by the daemon; loop thread. `core` outlives it.
+/// Stores that hold nothing go by themselves: at once when the last session that had one open closes it, and open ones too,
+/// least recently used first, when there is no other room. Owned by the daemon; loop thread. `core` outlives it.
 class StoreTable {
  public:
   explicit StoreTable(Core& core);
@@ -51,7 +51,8 @@ class StoreTable {
   /// `store` empty: every store. kNotFound for an unknown one.
   Result<EvictFigures> Evict(std::string_view store, std::uint64_t max_blocks, bool dry_run);
 
-  /// Drops a store with all its blocks. kUnavailable if sequences of it are open. Sessions that have it open must open it again.
+  /// Drops a store with all its blocks. kUnavailable if sequences of it are open. Sessions that have it open must open it
+  /// again.
   Result<EvictFigures> Drop(std::string_view store);
 
   /// Sums over all stores; counters include those of stores that were dropped.
