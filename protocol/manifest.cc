@@ -13,7 +13,7 @@ namespace {
 
 using protocol::ManifestHeader;
 
-Error Corrupt(const std::string& message) { return {ErrorCode::kCorrupt, "manifest: " + message}; }
+kvant::Error Corrupt(const std::string& message) { return {ErrorCode::kCorrupt, "manifest: " + message}; }
 
 std::uint64_t HeaderChecksum(const ManifestHeader& header) {
   return XXH3_64bits(&header, offsetof(ManifestHeader, header_checksum));
@@ -64,7 +64,7 @@ Result<Manifest> ReadManifest(std::span<const std::byte> bytes) {
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.magic != protocol::kManifestMagic) return Corrupt("does not begin with the manifest magic");
   if (header.layout_version != protocol::kSegmentLayoutVersion) {
-    return Error{ErrorCode::kVersionMismatch, "manifest: layout version " + std::to_string(header.layout_version) +
+    return kvant::Error{ErrorCode::kVersionMismatch, "manifest: layout version " + std::to_string(header.layout_version) +
                                                   ", this side knows " + std::to_string(protocol::kSegmentLayoutVersion)};
   }
   if (header.header_checksum != HeaderChecksum(header)) return Corrupt("header checksum differs");

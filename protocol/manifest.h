@@ -16,8 +16,8 @@
 namespace kvant::wire {
 
 struct Manifest {
-  StoreSpec spec;    ///< the plan's artifact included
-  std::string plan;  ///< canonical text of every layer's codecs
+  kvant::StoreSpec spec;  ///< the plan's artifact included
+  std::string plan;       ///< canonical text of every layer's codecs
   protocol::Digest identity{};
   std::uint64_t boot_token = 0;  ///< of the daemon that wrote it
 };

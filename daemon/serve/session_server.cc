@@ -161,19 +161,19 @@ kj::Promise<void> SessionServer::close(CloseContext context) {
   return RunHandler([&] {
     const std::uint64_t id = context.getParams().getSequence();
     return Waits(order_->Run({id}, CallNeeds::kOrder, [session = session_, id, context]() mutable {
-      const auto close = [session, id, context]() mutable {
+      auto answer = [session, id, context]() mutable {
         wire::WriteStatus(session->CloseSequence(id), context.getResults());
       };
       auto own = session->Own(id);
       if (!own) {  // a reader, or nothing of this session's
-        close();
+        answer();
         return kj::Promise<void>(kj::READY_NOW);
       }
       // The client uses the tail's memory again once this is answered: until then blocks may be encoded from it.
       auto pair = kj::newPromiseAndFulfiller<void>();
       auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
       own->sequence->FinishSealing([fulfiller] { (*fulfiller)->fulfill(); });
-      return pair.promise.then([close]() mutable { RunHandler([&] { close(); }); });
+      return pair.promise.then([answer]() mutable { RunHandler([&] { answer(); }); });
     }));
   });
 }

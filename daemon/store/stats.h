@@ -23,6 +23,7 @@ struct Counters {
   std::uint64_t evicted_blocks = 0;
   std::uint64_t bytes_copied = 0;       ///< tensor bytes of forks and trims
   std::uint64_t store_full_errors = 0;  ///< seals that found no room
+  std::uint64_t lost_blocks = 0;        ///< due, and not sealed when their sequence ended
   std::uint64_t not_finite_errors = 0;  ///< seals refused for NaN, infinity or a norm out of range
 };
 

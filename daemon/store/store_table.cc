@@ -16,6 +16,7 @@ void Add(Counters& sum, const Counters& part) {
   sum.evicted_blocks += part.evicted_blocks;
   sum.bytes_copied += part.bytes_copied;
   sum.store_full_errors += part.store_full_errors;
+  sum.lost_blocks += part.lost_blocks;
   sum.not_finite_errors += part.not_finite_errors;
 }
 

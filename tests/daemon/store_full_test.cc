@@ -228,6 +228,36 @@ TEST_F(StoreFullTest, EvictGivesMemoryBack) {
   EXPECT_EQ(core.stores.Evict("nobody", 0, false).error().code, ErrorCode::kNotFound);
 }
 
+TEST_F(StoreFullTest, ASequenceThatFinishesBeforeItClosesLosesNothing) {
+  const auto tokens = Tokens(72);
+  {
+    TestSequence sequence = Open(store);
+    while (sequence.tokens.size() < tokens.size()) {
+      sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 24));  // encodings begin, none ends
+    }
+    bool finished = false;
+    sequence.sequence->FinishSealing([&] { finished = true; });
+    EXPECT_FALSE(finished);
+    core.encode.RunAll();
+    EXPECT_TRUE(finished);
+  }
+  EXPECT_EQ(store->Figures().blocks, 3u);
+  EXPECT_EQ(store->counters().lost_blocks, 0u);
+}
+
+TEST_F(StoreFullTest, WhatIsLostIsCounted) {
+  const auto tokens = Tokens(72);
+  {
+    TestSequence sequence = Open(store);
+    while (sequence.tokens.size() < tokens.size()) {
+      sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 24));
+    }
+  }
+  core.encode.RunAll();
+  EXPECT_EQ(store->Figures().blocks, 0u);
+  EXPECT_EQ(store->counters().lost_blocks, 3u);
+}
+
 TEST_F(StoreFullTest, SequencesAreChargedToo) {
   std::vector<TestSequence> sequences;
   for (;;) {
