@@ -65,7 +65,37 @@ ElementType WriteElementType(kvant::ElementType type) noexcept {
   return ElementType::F32;
 }
 
+namespace {
+
+/// What a spec may hold, before any of it is copied: texts are kept as long as the store lives, and an empty entry of a list
+/// costs a sender nothing.
+kvant::Result<void> CheckLengths(StoreSpec::Reader from) {
+  const auto check = [](const char* field, std::size_t length, std::size_t most) -> kvant::Result<void> {
+    if (length <= most) return {};
+    return kvant::Error{kvant::ErrorCode::kInvalidArgument, "open store: " + std::string(field) + " has a length of " +
+                                                                std::to_string(length) + ", at most " + std::to_string(most)};
+  };
+  kvant::Result<void> checked = check("name", from.getName().size(), MAX_NAME_BYTES);
+  if (checked) checked = check("model", from.getModel().size(), MAX_TEXT_BYTES);
+  if (checked) checked = check("tokenizer", from.getTokenizer().size(), MAX_TEXT_BYTES);
+  if (checked) checked = check("adapter", from.getAdapter().size(), MAX_TEXT_BYTES);
+  if (checked) checked = check("salt", from.getSalt().size(), MAX_TEXT_BYTES);
+  if (checked) checked = check("plan.keys", from.getKeys().size(), MAX_CODEC_SPEC_BYTES);
+  if (checked) checked = check("plan.values", from.getValues().size(), MAX_CODEC_SPEC_BYTES);
+  if (checked) checked = check("plan.overrides", from.getOverrides().size(), MAX_OVERRIDES);
+  if (!checked) return checked;
+  for (const auto layer_plan : from.getOverrides()) {
+    checked = check("plan.overrides.keys", layer_plan.getKeys().size(), MAX_CODEC_SPEC_BYTES);
+    if (checked) checked = check("plan.overrides.values", layer_plan.getValues().size(), MAX_CODEC_SPEC_BYTES);
+    if (!checked) return checked;
+  }
+  return check("plan.artifact", from.getArtifact().getBytes(), MAX_ARTIFACT_BYTES);
+}
+
+}  // namespace
+
 kvant::Result<kvant::StoreSpec> ReadStoreSpec(StoreSpec::Reader from) {
+  if (auto checked = CheckLengths(from); !checked) return checked.error();
   kvant::StoreSpec spec;
   spec.name = Str(from.getName());
   spec.model = Str(from.getModel());

@@ -22,6 +22,13 @@ const maxFdsPerMessage :UInt32 = 8;
 const maxBatch :UInt32 = 1024;
 # Most items in one attend or advance.
 
+# Most bytes of texts, and most entries, of a StoreSpec. Longer ones are refused before they are copied.
+const maxNameBytes :UInt32 = 128;
+const maxTextBytes :UInt32 = 1024;          # model, tokenizer, adapter, salt
+const maxCodecSpecBytes :UInt32 = 4096;     # keys and values of the plan and of each override
+const maxOverrides :UInt32 = 2048;
+const maxArtifactBytes :UInt64 = 268435456;  # 256 MiB; charged to the budget before it is copied
+
 # ------------------------------------------------------------------------------------------------------------- outcomes
 
 struct Error {
