@@ -422,7 +422,7 @@ TEST_F(SessionRpcTest, LocalPlacementIsToldItsBlocksOnce) {
   slabs.setStore(store_);
   const auto listed = client_.Wait(slabs.send());
   ASSERT_TRUE(listed.isOk());
-  ASSERT_EQ(listed.getOk().size(), 1u);
+  ASSERT_EQ(listed.getOk().size(), 2u);  // of codes, and of sinks
   auto segment = listed.getOk()[0].getSegment();
   const auto fd = segment.getFd().wait(client_.wait_scope());
   ASSERT_TRUE(fd != nullptr);
