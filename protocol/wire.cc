@@ -123,9 +123,19 @@ kvant::Result<kvant::StoreSpec> ReadStoreSpec(StoreSpec::Reader from) {
   spec.sink_tokens = from.getSinkTokens();
   spec.plan.keys = Str(from.getKeys());
   spec.plan.values = Str(from.getValues());
-  for (auto override_ : from.getOverrides()) {
-    spec.plan.overrides.push_back(
-        {override_.getFirstLayer(), override_.getLastLayer(), Str(override_.getKeys()), Str(override_.getValues())});
+  const auto overrides = from.getOverrides();
+  if (overrides.size() > kMaxOverrides) {
+    return kvant::Error{ErrorCode::kInvalidArgument, "open store \"" + spec.name + "\": plan.overrides has " +
+                                                         std::to_string(overrides.size()) + " entries, at most " +
+                                                         std::to_string(kMaxOverrides)};
+  }
+  for (const auto entry : overrides) {
+    spec.plan.overrides.push_back({.first_layer = entry.getFirstLayer(),
+                                   .last_layer = entry.getLastLayer(),
+                                   .keys = Str(entry.getKeys()),
+                                   .values = Str(entry.getValues()),
+                                   .first_head = entry.getFirstHead(),
+                                   .last_head = entry.getLastHead()});
   }
   return spec;
 }
@@ -156,6 +166,8 @@ void WriteStoreSpec(const kvant::StoreSpec& spec, StoreSpec::Builder to) {
     const kvant::LayerPlan& layer_plan = spec.plan.overrides[i];
     overrides[i].setFirstLayer(layer_plan.first_layer);
     overrides[i].setLastLayer(layer_plan.last_layer);
+    overrides[i].setFirstHead(layer_plan.first_head);
+    overrides[i].setLastHead(layer_plan.last_head);
     overrides[i].setKeys(Txt(layer_plan.keys));
     overrides[i].setValues(Txt(layer_plan.values));
   }

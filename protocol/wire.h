@@ -25,6 +25,9 @@ inline constexpr std::uint64_t kWholeLength = ~std::uint64_t{0};
 /// The answer to messages that are larger than any this protocol has: 64 MiB of text, lists and pointers, in 8-byte words.
 inline constexpr std::uint64_t kTraversalLimitWords = std::uint64_t{8} << 20;
 
+/// Overrides of a plan that are read; a plan takes no more. An empty one costs a message nothing, so they are counted first.
+inline constexpr std::size_t kMaxOverrides = 4096;
+
 /// For both ends of a connection.
 [[nodiscard]] capnp::ReaderOptions ReaderOptionsOfPeer() noexcept;
 

@@ -12,7 +12,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("kvant::wire");
 
-const protocolVersion :UInt32 = 2;
+const protocolVersion :UInt32 = 3;
 # Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
 
 const maxFdsPerMessage :UInt32 = 8;
@@ -112,6 +112,8 @@ struct LayerPlan {
   lastLayer @1 :UInt32;   # inclusive
   keys @2 :Text;
   values @3 :Text;
+  firstHead @4 :UInt32;                # KV heads of these layers
+  lastHead @5 :UInt32 = 0xffffffff;    # inclusive; the default: up to the last there is
 }
 
 struct StoreSpec {
@@ -132,7 +134,7 @@ struct StoreSpec {
   sinkTokens @13 :UInt32;
   keys @14 :Text;             # codec specs of the plan
   values @15 :Text;
-  overrides @16 :List(LayerPlan);
+  overrides @16 :List(LayerPlan);   # at most 4096
   artifact @17 :Range;        # the plan's safetensors image; copied during the call; absent or 0 bytes for none
 }
 

@@ -30,7 +30,7 @@ StoreSpec FullSpec() {
   spec.sink_tokens = 7;
   spec.plan.keys = "turboquant_mse:bits=3";
   spec.plan.values = "int8";
-  spec.plan.overrides = {{0, 1, "f16", "bf16"}, {2, 2, "f32", "f32"}};
+  spec.plan.overrides = {{0, 1, "f16", "bf16"}, {2, 2, "f32", "f32", 3, 4}};
   return spec;
 }
 
@@ -61,6 +61,22 @@ TEST(WireTest, AStoreSpecSurvivesTheWire) {
   EXPECT_EQ(read->plan.overrides[0].last_layer, 1u);
   EXPECT_EQ(read->plan.overrides[0].keys, "f16");
   EXPECT_EQ(read->plan.overrides[0].values, "bf16");
+  EXPECT_EQ(read->plan.overrides[0].first_head, 0u);
+  EXPECT_EQ(read->plan.overrides[0].last_head, LayerPlan::kLastHead);
+  EXPECT_EQ(read->plan.overrides[1].first_head, 3u);
+  EXPECT_EQ(read->plan.overrides[1].last_head, 4u);
+}
+
+TEST(WireTest, OverridesAreCountedBeforeAnyIsRead) {
+  capnp::MallocMessageBuilder message;
+  auto builder = message.initRoot<wire::StoreSpec>();
+  wire::WriteStoreSpec(FullSpec(), builder);
+  builder.initOverrides(wire::kMaxOverrides);
+  EXPECT_TRUE(wire::ReadStoreSpec(builder.asReader()));
+  builder.initOverrides(wire::kMaxOverrides + 1);
+  const auto refused = wire::ReadStoreSpec(builder.asReader());
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("4097 entries, at most 4096"), std::string::npos) << refused.error().message;
 }
 
 TEST(WireTest, EnumerantsOfANewerPeerAreRefused) {
