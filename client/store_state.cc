@@ -55,6 +55,7 @@ Result<std::shared_ptr<StoreState>> StoreState::Open(std::shared_ptr<Session> se
   store->info_ = {.name = spec.name,
                   .identity = Str(opened.getIdentity()),
                   .created = opened.getCreated(),
+                  .relabelled = opened.getRelabelled(),
                   .block_bytes = opened.getSlotBytes(),
                   .logical_block_bytes = opened.getLogicalBlockBytes(),
                   .key_bits_per_element = opened.getKeyBitsPerElement(),

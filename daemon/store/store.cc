@@ -62,8 +62,7 @@ std::size_t Store::RecordBytes(const StoreSpec& spec) noexcept {
 Result<void> Store::WriteManifest() {
   const std::vector<std::byte> bytes =
       wire::WriteManifest({.spec = spec(), .plan = plan_->canonical(), .identity = identity_, .boot_token = core_.boot_token});
-  Result<Charge> charge = core_.budget.Take(ChargeKind::kSlab, bytes.size(), "its manifest");
-  while (!charge && core_.make_room(bytes.size())) charge = core_.budget.Take(ChargeKind::kSlab, bytes.size(), "its manifest");
+  Result<Charge> charge = TakeMetadata(bytes.size(), "its manifest");
   if (!charge) return charge.error();
   manifest_charge_ = std::move(*charge);
   Result<protocol::UniqueFd> fd = protocol::CreateSealedMemfd("kvant-manifest", bytes.size());

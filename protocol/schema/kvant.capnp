@@ -26,7 +26,6 @@ const maxBatch :UInt32 = 1024;
 const maxNameBytes :UInt32 = 128;
 const maxTextBytes :UInt32 = 1024;          # model, tokenizer, adapter, salt
 const maxCodecSpecBytes :UInt32 = 4096;     # keys and values of the plan and of each override
-const maxOverrides :UInt32 = 2048;
 const maxArtifactBytes :UInt64 = 268435456;  # 256 MiB; charged to the budget before it is copied
 
 # ------------------------------------------------------------------------------------------------------------- outcomes
@@ -148,6 +147,7 @@ struct StoreOpened {
   logicalBlockBytes @6 :UInt64;   # the same tokens as f16
   keyBitsPerElement @7 :Float64;  # side information included, mean over layers
   valueBitsPerElement @8 :Float64;
+  relabelled @9 :Bool;            # the name meant a store of another identity until now
 }
 
 # ------------------------------------------------------------------------------------------------------------ sequences
@@ -245,8 +245,8 @@ interface Session {
   createArena @1 (bytes :UInt64) -> Outcome(ArenaInfo);
 
   openStore @2 (spec :StoreSpec) -> Outcome(StoreOpened);
-  # Creates the store, or attaches where one of that name exists and every field agrees (else identityMismatch, naming the
-  # first that differs and both values).
+  # Creates the store of that identity, or attaches where it exists. The name is a label: it means this store from now on, whatever
+  # it meant before. A store that was dropped, or went while it held nothing, answers notFound to later calls: open it again.
 
   slabs @3 (store :UInt32, from :UInt32) -> Outcome(List(SlabInfo));
   # Slabs of a store with index >= from, ascending, at most maxFdsPerMessage; ask again from the last index + 1 until empty.

@@ -151,7 +151,7 @@ TEST_F(StoreFullTest, OneConversationPerTenantFillsTheBudgetToTheEnd) {
   TestCore small(std::size_t{4} << 20);
   StoreSpec spec = BigSlots("");
   for (int round = 0; round < 2; ++round) {
-    for (int tenant = 0; tenant < 16; ++tenant) {
+    for (int tenant = 0; tenant < 15; ++tenant) {
       spec.name = "tenant" + std::to_string(tenant);
       spec.salt = std::to_string(tenant);
       const auto opened = small.stores.Open(spec);
@@ -229,11 +229,11 @@ TEST_F(StoreFullTest, EvictGivesMemoryBack) {
 }
 
 TEST_F(StoreFullTest, ASequenceThatFinishesBeforeItClosesLosesNothing) {
-  const auto tokens = Tokens(72);
+  const auto tokens = Tokens(60);
   {
     TestSequence sequence = Open(store);
     while (sequence.tokens.size() < tokens.size()) {
-      sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 24));  // encodings begin, none ends
+      sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 12));  // encodings begin, none ends
     }
     bool finished = false;
     sequence.sequence->FinishSealing([&] { finished = true; });
@@ -241,21 +241,21 @@ TEST_F(StoreFullTest, ASequenceThatFinishesBeforeItClosesLosesNothing) {
     core.encode.RunAll();
     EXPECT_TRUE(finished);
   }
-  EXPECT_EQ(store->Figures().blocks, 3u);
+  EXPECT_EQ(store->Figures().blocks, 2u);
   EXPECT_EQ(store->counters().lost_blocks, 0u);
 }
 
 TEST_F(StoreFullTest, WhatIsLostIsCounted) {
-  const auto tokens = Tokens(72);
+  const auto tokens = Tokens(60);
   {
     TestSequence sequence = Open(store);
     while (sequence.tokens.size() < tokens.size()) {
-      sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 24));
+      sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 12));
     }
   }
   core.encode.RunAll();
   EXPECT_EQ(store->Figures().blocks, 0u);
-  EXPECT_EQ(store->counters().lost_blocks, 3u);
+  EXPECT_EQ(store->counters().lost_blocks, 2u);
 }
 
 TEST_F(StoreFullTest, SequencesAreChargedToo) {
