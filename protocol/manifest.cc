@@ -65,7 +65,8 @@ Result<Manifest> ReadManifest(std::span<const std::byte> bytes) {
   if (header.magic != protocol::kManifestMagic) return Corrupt("does not begin with the manifest magic");
   if (header.layout_version != protocol::kSegmentLayoutVersion) {
     return kvant::Error{ErrorCode::kVersionMismatch, "manifest: layout version " + std::to_string(header.layout_version) +
-                                                  ", this side knows " + std::to_string(protocol::kSegmentLayoutVersion)};
+                                                         ", this side knows " +
+                                                         std::to_string(protocol::kSegmentLayoutVersion)};
   }
   if (header.header_checksum != HeaderChecksum(header)) return Corrupt("header checksum differs");
   if (header.manifest_bytes != bytes.size() || !Inside(header.spec_offset, header.spec_bytes, bytes.size()) ||

@@ -161,9 +161,7 @@ kj::Promise<void> SessionServer::close(CloseContext context) {
   return RunHandler([&] {
     const std::uint64_t id = context.getParams().getSequence();
     return Waits(order_->Run({id}, CallNeeds::kOrder, [session = session_, id, context]() mutable {
-      auto answer = [session, id, context]() mutable {
-        wire::WriteStatus(session->CloseSequence(id), context.getResults());
-      };
+      auto answer = [session, id, context]() mutable { wire::WriteStatus(session->CloseSequence(id), context.getResults()); };
       auto own = session->Own(id);
       if (!own) {  // a reader, or nothing of this session's
         answer();

@@ -65,7 +65,13 @@ bool StoreTable::Label(const std::string& name, Store& store) {
     store.AddName(name);
     return false;
   }
-  if (before != nullptr) before->RemoveName(name);
+  if (before != nullptr) {
+    before->RemoveName(name);
+    if (core_.notify) {
+      core_.notify("open store " + name + ": the name meant another identity until now: " +
+                   IdentityDifference(before->identity_fields(), store.identity_fields()));
+    }
+  }
   labels_[name] = &store;
   for (const std::string& forgotten : store.AddName(name)) labels_.erase(forgotten);
   return before != nullptr;

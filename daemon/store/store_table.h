@@ -36,7 +36,8 @@ class StoreTable {
   StoreTable& operator=(const StoreTable&) = delete;
 
   /// Creates the store of that identity or attaches to it, and labels it with the spec's name. Checks the whole spec first;
-  /// errors name the field. The store counts as open until Close.
+  /// errors name the field. Where the name meant another identity, the answer only says so and Core::notify says what differs.
+  /// The store counts as open until Close.
   Result<OpenedStore> Open(const StoreSpec& spec);
   /// Ends one Open.
   void Close(std::shared_ptr<Store> store);

@@ -4,6 +4,7 @@
 
 #include "kernels/machine/amx.h"
 #include "quantizers/attention/tile.h"
+#include "quantizers/attention/turned_keys.h"
 #include "quantizers/attention/units.h"
 
 namespace kvant::quantizers {
@@ -17,6 +18,7 @@ constexpr std::size_t kInlineWork = 1u << 14;
 class AttentionScratch {
  public:
   Units units;
+  TurnedKeys keys;
   std::vector<ThreadBuffers> threads;
   AlignedBuffer partials;
 };
@@ -46,18 +48,20 @@ struct Call {
     }
   }
 
+  void TurnKeys(std::size_t index) { scratch->keys.Turn(index); }
+
   void AttendRaw(std::size_t index, std::size_t thread) {
     const TileRun& unit = scratch->units.raw_units[index];
     const AttendItem& item = ItemOf(unit);
     Partial partial = View(item, unit, scratch->partials.Floats() + unit.partial);
-    Tile(items, scratch->units, unit, scratch->threads[thread], nullptr, false).Attend(partial, false, nullptr);
+    Tile(items, scratch->units, scratch->keys, unit, scratch->threads[thread], nullptr, false).Attend(partial, false, nullptr);
   }
 
   void AttendUnit(const TileRun& unit, std::size_t thread, bool warm, const TileRun* next) {
     const AttendItem& item = ItemOf(unit);
     ThreadBuffers& buffers = scratch->threads[thread];
     Partial partial = View(item, unit, unit.whole ? buffers.partial.Floats() : scratch->partials.Floats() + unit.partial);
-    Tile(items, scratch->units, unit, buffers, scratch->partials.Floats(), true).Attend(partial, warm, next);
+    Tile(items, scratch->units, scratch->keys, unit, buffers, scratch->partials.Floats(), true).Attend(partial, warm, next);
     if (unit.whole) Finish(item, unit, buffers, partial);
   }
 
@@ -92,6 +96,7 @@ Attention::~Attention() = default;
 void Attention::Run(std::span<const AttendItem> items) {
   Units& units = scratch_->units;
   units.Cut(items);
+  scratch_->keys.Lay(items);
   Sizes sizes;
   for (const AttendItem& item : items) sizes.Cover(SizesOf(item, units.largest_tile));
   scratch_->threads.resize(executor_.threads());
@@ -100,6 +105,7 @@ void Attention::Run(std::span<const AttendItem> items) {
 
   Call call{items, scratch_.get()};
   if (units.work < kInlineWork || executor_.threads() == 1) {
+    for (std::size_t i = 0; i < scratch_->keys.jobs(); ++i) call.TurnKeys(i);
     for (std::size_t i = 0; i < units.raw_units.size(); ++i) call.AttendRaw(i, 0);
     call.Drain(0);
     for (std::size_t i = 0; i < units.split.size(); ++i) call.MergeTile(i, 0);
@@ -110,6 +116,8 @@ void Attention::Run(std::span<const AttendItem> items) {
   const auto merge = [](void* context, std::size_t i, std::size_t thread) {
     static_cast<Call*>(context)->MergeTile(i, thread);
   };
+  const auto turn = [](void* context, std::size_t i, std::size_t) { static_cast<Call*>(context)->TurnKeys(i); };
+  if (scratch_->keys.jobs() > 0) executor_.ForEach(scratch_->keys.jobs(), turn, &call);
   executor_.ForEach(units.raw_units.size(), raw, &call);
   executor_.ForEach(executor_.threads(), drain, &call);
   executor_.ForEach(units.split.size(), merge, &call);
