@@ -43,6 +43,7 @@ Result<std::shared_ptr<Store>> Store::Open(std::shared_ptr<Session> session, con
   store->info_ = {.name = spec.name,
                   .identity = Str(opened.getIdentity()),
                   .created = opened.getCreated(),
+                  .relabelled = opened.getRelabelled(),
                   .block_bytes = opened.getSlotBytes(),
                   .logical_block_bytes = opened.getLogicalBlockBytes(),
                   .key_bits_per_element = opened.getKeyBitsPerElement(),

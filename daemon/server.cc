@@ -11,6 +11,7 @@
 
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "kernels/machine/instructions.h"
 
@@ -40,6 +41,12 @@ std::size_t Workers(const DaemonOptions& options) {
   return std::max<std::size_t>(1, std::thread::hardware_concurrency());
 }
 
+std::size_t ArenaTotal(const DaemonOptions& options) {
+  if (options.arena_total_bytes > 0) return options.arena_total_bytes;
+  const auto pages = static_cast<std::size_t>(::sysconf(_SC_PHYS_PAGES));
+  return std::max(options.arena_limit_bytes, pages / 2 * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)));
+}
+
 std::string Str(const kj::Exception& exception) {
   const kj::StringPtr text = exception.getDescription();
   return {text.begin(), text.size()};
@@ -54,6 +61,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
           [this](const kj::Exception& exception) { Fail("the queue of other threads' work", exception); }),
       builtin_codecs_(quantizers::Registry::Builtin()),
       budget_(std::move(budget)),
+      arena_budget_(ArenaTotal(options)),
       encode_(MakeWorkers(Workers(options))),
       populate_(MakeWorkers(1)),
       team_(Workers(options) - 1),
@@ -71,6 +79,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
       services_{.core = core_,
                 .stores = *stores_,
                 .attend = attend_,
+                .arena_budget = arena_budget_,
                 .arena_limit_bytes = options.arena_limit_bytes,
                 .counters = {},
                 .sessions = {},
@@ -203,7 +212,10 @@ kj::Promise<void> Server::WatchHeartbeats() {
   return loop_.timer().afterDelay(quarter.count() * kj::MILLISECONDS).then([this, quarter, before = Clock::now()] {
     // Time in which this thread did not run counts against nobody: when a machine was paused, its clients were, too.
     const auto ran = std::min<std::chrono::nanoseconds>(Clock::now() - before, quarter);
-    const auto failure = kj::runCatchingExceptions([&] { DropHung(ran); });
+    const auto failure = kj::runCatchingExceptions([&] {
+      DropHung(ran);
+      stores_->DropStrayPages();
+    });
     KJ_IF_MAYBE (exception, failure) Report("a look at heartbeats", *exception);
     return WatchHeartbeats();
   });

@@ -74,6 +74,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
 
   const quantizers::Registry builtin_codecs_;
   Budget budget_;
+  Budget arena_budget_;
   std::unique_ptr<WorkerThreads> encode_;
   std::unique_ptr<WorkerThreads> populate_;
   quantizers::WorkerTeam team_;

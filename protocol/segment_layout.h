@@ -12,9 +12,10 @@ namespace kvant::protocol {
 /// Changes with any change of this file's structs or of what the bytes behind them mean.
 inline constexpr std::uint32_t kSegmentLayoutVersion = 2;
 
-inline constexpr std::uint64_t kSlabMagic = 0x42414C53544E564BULL;   ///< "KVNTSLAB"
-inline constexpr std::uint64_t kArenaMagic = 0x4E455241544E564BULL;  ///< "KVNTAREN"
-inline constexpr std::uint32_t kBlockMagic = 0x4B4C424BU;            ///< "KBLK"
+inline constexpr std::uint64_t kSlabMagic = 0x42414C53544E564BULL;      ///< "KVNTSLAB"
+inline constexpr std::uint64_t kManifestMagic = 0x494E414D544E564BULL;  ///< "KVNTMANI"
+inline constexpr std::uint64_t kArenaMagic = 0x4E455241544E564BULL;     ///< "KVNTAREN"
+inline constexpr std::uint32_t kBlockMagic = 0x4B4C424BU;               ///< "KBLK"
 
 /// Segments are made, populated and given back in pages of this size.
 inline constexpr std::size_t kPageBytes = 4096;
@@ -72,6 +73,26 @@ struct BlockHeader {
 static_assert(sizeof(BlockHeader) == 128 && std::is_trivially_copyable_v<BlockHeader>);
 static_assert(offsetof(BlockHeader, identity) == 16 && offsetof(BlockHeader, chain) == 32);
 static_assert(offsetof(BlockHeader, first_position) == 64 && offsetof(BlockHeader, header_checksum) == 120);
+
+/// First bytes of a store's manifest, which says what its slabs hold. Sections begin at multiples of 64.
+struct ManifestHeader {
+  std::uint64_t magic;
+  std::uint32_t layout_version;
+  std::uint32_t reserved;        ///< zero
+  std::uint64_t manifest_bytes;  ///< of the whole segment, a multiple of 4096
+  std::uint64_t boot_token;      ///< of the daemon that made it
+  Digest identity;               ///< of the store
+  std::uint64_t spec_offset;     ///< kvant::wire::StoreSpec as a Cap'n Proto message, without the artifact
+  std::uint64_t spec_bytes;
+  std::uint64_t plan_offset;  ///< text
+  std::uint64_t plan_bytes;
+  std::uint64_t artifact_offset;  ///< a safetensors image; 0 bytes for none
+  std::uint64_t artifact_bytes;
+  std::uint64_t payload_checksum;  ///< XXH3-64 of everything behind this header
+  std::uint64_t header_checksum;   ///< XXH3-64 of everything before this field
+};
+static_assert(sizeof(ManifestHeader) == 112 && std::is_trivially_copyable_v<ManifestHeader>);
+static_assert(offsetof(ManifestHeader, identity) == 32 && offsetof(ManifestHeader, header_checksum) == 104);
 
 /// First bytes of an arena. Behind kSegmentHeaderBytes the client runs its allocator; the daemon never reads that.
 struct ArenaHeader {

@@ -163,6 +163,8 @@ Result<void> CheckTexts(StoreSpec::Reader from) {
   std::size_t codecs = from.getKeys().size() + from.getValues().size();
   for (const auto entry : overrides) codecs += entry.getKeys().size() + entry.getValues().size();
   if (codecs > MAX_CODEC_TEXT) return refuse("the text of all codec specs", codecs, "bytes", MAX_CODEC_TEXT);
+  const std::uint64_t artifact = from.getArtifact().getBytes();
+  if (artifact > MAX_ARTIFACT_BYTES) return refuse("plan.artifact", artifact, "bytes", MAX_ARTIFACT_BYTES);
   return {};
 }
 

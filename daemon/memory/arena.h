@@ -11,6 +11,7 @@
 #include <kvant/store_spec.h>
 #include <kvant/tensor.h>
 
+#include "daemon/memory/budget.h"
 #include "daemon/memory/tail.h"
 #include "protocol/mapped_segment.h"
 #include "protocol/memfd.h"
@@ -39,8 +40,11 @@ struct TailPlace {
 /// Immutable after Create; any thread.
 class Arena {
  public:
-  /// `bytes` is rounded up to whole pages. kInvalidArgument for no room behind the header, kSystem from the kernel.
-  static Result<std::shared_ptr<const Arena>> Create(std::uint64_t bytes, std::uint64_t boot_token);
+  /// `bytes` is rounded up to whole pages and charged, for as long as the memory lives, to what its connection may have and to
+  /// what all arenas may have together. kInvalidArgument for no room behind the header or a connection that has too much,
+  /// kStoreFull if there are too many arenas altogether, kSystem from the kernel. `all` outlives the arena.
+  static Result<std::shared_ptr<const Arena>> Create(std::uint64_t bytes, std::uint64_t boot_token,
+                                                     std::shared_ptr<Budget> connection, Budget& all);
 
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return segment_.size(); }
@@ -60,8 +64,15 @@ class Arena {
   [[nodiscard]] Result<TensorView> CheckTensor(std::string_view what, const TensorPlace& place) const;
 
  private:
-  Arena(protocol::UniqueFd fd, protocol::MappedSegment segment) : fd_(std::move(fd)), segment_(std::move(segment)) {}
+  struct Charges {
+    std::shared_ptr<Budget> connection;  // before the charge on it
+    Charge of_connection;
+    Charge of_all;
+  };
+  Arena(Charges charges, protocol::UniqueFd fd, protocol::MappedSegment segment)
+      : charges_(std::move(charges)), fd_(std::move(fd)), segment_(std::move(segment)) {}
 
+  const Charges charges_;  // before the memory they pay for: given back after it
   protocol::UniqueFd fd_;
   protocol::MappedSegment segment_;
 };

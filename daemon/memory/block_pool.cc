@@ -91,6 +91,46 @@ void BlockPool::Free(SlotRef slot) {
   NoteWarm(slab.header().slot_bytes, 1);
 }
 
+Result<std::shared_ptr<Slab>> BlockPool::Adopt(int fd) {
+  Result<protocol::MappedSegment> mapped = protocol::MapSegment(fd, {.kind = protocol::SegmentKind::kSlab,
+                                                                     .access = protocol::Access::kReadOnly,
+                                                                     .bytes = std::nullopt,
+                                                                     .boot_token = std::nullopt,
+                                                                     .identity = shape_.identity});
+  if (!mapped) return mapped.error();
+  Result<protocol::SlabHeader> header = protocol::ReadSlabHeader(mapped->data(), mapped->size());
+  if (!header) return header.error();
+  if (header->block_tokens != shape_.block_tokens || slabs_.contains(header->slab_index)) {
+    return Error{ErrorCode::kCorrupt, "adopt slab " + std::to_string(header->slab_index) + " with blocks of " +
+                                          std::to_string(header->block_tokens) +
+                                          " tokens: another one is here, or its store has " +
+                                          std::to_string(shape_.block_tokens)};
+  }
+  Result<Charge> page = budget_.Take(ChargeKind::kSlab, Slab::kHeaderBytes, "the header of a slab");
+  if (!page) return page.error();
+  Result<Charge> record =
+      budget_.Take(ChargeKind::kMetadata, Slab::RecordBytes(header->slot_bytes, header->slot_count), "the record of a slab");
+  if (!record) return record.error();
+  Result<std::shared_ptr<Slab>> slab = Slab::Adopt(fd, *header, shape_.boot_token, std::move(*page), std::move(*record));
+  if (!slab) return slab;
+  sizes_[header->slot_bytes].slabs.insert(header->slab_index);
+  slabs_.emplace(header->slab_index, *slab);
+  next_index_ = std::max(next_index_, header->slab_index + 1);
+  return slab;
+}
+
+Result<void> BlockPool::AdoptSlot(SlotRef slot) {
+  Slab& slab = *slabs_.at(slot.slab);
+  const std::uint64_t slot_bytes = slab.header().slot_bytes;
+  Result<Charge> charge = budget_.Take(ChargeKind::kSlab, slab.BytesToWarm(slot.slot), "the pages of a restored slot");
+  if (!charge) return charge.error();
+  slab.Warm(slot.slot, std::move(*charge));
+  slab.Use(slot.slot);
+  ++sizes_.at(slot_bytes).used;
+  ++used_slots_;
+  return {};
+}
+
 std::size_t BlockPool::LeastBytes(std::uint64_t slot_bytes) noexcept {
   // A slot that begins inside a page takes parts of two more pages than it fills.
   const std::size_t pages = slot_bytes / protocol::kPageBytes + 2;

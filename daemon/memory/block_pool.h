@@ -52,6 +52,12 @@ class BlockPool {
   Result<SlotRef> Allocate(std::uint64_t slot_bytes);
   void Free(SlotRef slot);
 
+  /// Takes over a slab of this store that another process made, by a descriptor of it; no slot of it is used. Errors as
+  /// protocol::MapSegment and Allocate. Requires: no slab of that index is here.
+  Result<std::shared_ptr<Slab>> Adopt(int fd);
+  /// Uses a slot of an adopted slab, with what lies in it. Errors as Allocate. Requires: the slot is cold.
+  Result<void> AdoptSlot(SlotRef slot);
+
   /// The most that Allocate may need from the budget for one slot.
   static std::size_t LeastBytes(std::uint64_t slot_bytes) noexcept;
 

@@ -14,8 +14,8 @@ namespace kvant::daemon {
 
 class Budget;
 
-/// What a charge pays for; the two are shown apart.
-enum class ChargeKind : std::uint8_t { kSlab, kMetadata };
+/// What a charge pays for; each is shown apart. Arenas have budgets of their own.
+enum class ChargeKind : std::uint8_t { kSlab, kMetadata, kArena };
 
 /// Bytes taken from a budget, given back on destruction. Movable. It lives in the object whose memory it pays for, so that the
 /// bytes are free again when the memory is, and not before. May be destroyed on any thread.
@@ -45,14 +45,16 @@ class Charge {
 };
 
 /// Counts bytes against one limit. Owned by the daemon, outlives all charges. Take on the loop thread only; charges may end on
-/// any thread. Invariant: slab_bytes() + metadata_bytes() <= limit().
+/// any thread. Invariant: what is used never exceeds limit().
 class Budget {
  public:
   /// Below this a daemon cannot hold its own tables.
   static constexpr std::size_t kMinimumBytes = std::size_t{1} << 20;
 
-  /// kInvalidArgument if `limit` < kMinimumBytes.
+  /// Of a daemon's stores. kInvalidArgument if `limit` < kMinimumBytes.
   static Result<Budget> Make(std::size_t limit);
+  /// Of anything else, as large or small as may be.
+  explicit Budget(std::size_t limit) noexcept : limit_(limit) {}
   Budget(Budget&& other) noexcept : limit_(other.limit_) {}  ///< Requires: nothing is charged yet.
   Budget& operator=(Budget&&) = delete;
 
@@ -62,7 +64,8 @@ class Budget {
   [[nodiscard]] std::size_t limit() const noexcept { return limit_; }
   [[nodiscard]] std::size_t slab_bytes() const noexcept { return used_[0].load(std::memory_order_relaxed); }
   [[nodiscard]] std::size_t metadata_bytes() const noexcept { return used_[1].load(std::memory_order_relaxed); }
-  [[nodiscard]] std::size_t available() const noexcept { return limit_ - slab_bytes() - metadata_bytes(); }
+  [[nodiscard]] std::size_t arena_bytes() const noexcept { return used_[2].load(std::memory_order_relaxed); }
+  [[nodiscard]] std::size_t available() const noexcept { return limit_ - slab_bytes() - metadata_bytes() - arena_bytes(); }
 
   /// Of warm slots: pools keep them for their next blocks and give their pages back as soon as somebody else needs the room.
   /// Loop thread.
@@ -72,11 +75,10 @@ class Budget {
 
  private:
   friend class Charge;
-  explicit Budget(std::size_t limit) noexcept : limit_(limit) {}
   void Return(ChargeKind kind, std::size_t bytes) noexcept;
 
   const std::size_t limit_;
-  std::array<std::atomic<std::size_t>, 2> used_{};
+  std::array<std::atomic<std::size_t>, 3> used_{};
   std::size_t warm_ = 0;
 };
 

@@ -1,7 +1,9 @@
 #include "daemon/memory/slab.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -77,6 +79,39 @@ Slab::Slab(const protocol::SlabHeader& header, protocol::UniqueFd read_only_fd, 
       holders_(PageCount(header.slot_bytes, header.slot_count)),
       populating_(header.slot_count),
       present_(std::make_unique<std::atomic<bool>[]>(header.slot_count)) {}
+
+Result<std::shared_ptr<Slab>> Slab::Adopt(int fd, const protocol::SlabHeader& header, std::uint64_t boot_token,
+                                          Charge header_charge, Charge record) {
+  const std::string path = "/proc/self/fd/" + std::to_string(fd);
+  const protocol::UniqueFd writable(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!writable.valid()) return protocol::SystemError("adopt slab " + std::to_string(header.slab_index), errno);
+  Result<protocol::UniqueFd> read_only = protocol::ReopenReadOnly(writable.get());
+  if (!read_only) return read_only.error();
+  Result<protocol::MappedSegment> segment = protocol::MapWhole(writable.get(), protocol::Access::kReadWrite);
+  if (!segment) return segment.error();
+  protocol::SlabHeader ours = header;
+  ours.boot_token = boot_token;
+  std::memcpy(segment->data(), &ours, sizeof ours);
+  std::shared_ptr<Slab> slab(
+      new Slab(ours, std::move(*read_only), std::move(*segment), std::move(header_charge), std::move(record)));
+  slab->NoteShared();  // there may be pages that no slot of ours holds
+  return slab;
+}
+
+std::vector<std::uint32_t> Slab::PresentSlots() const {
+  std::vector<std::uint32_t> slots;
+  for (off_t data = kHeaderBytes; (data = ::lseek(read_only_fd_.get(), data, SEEK_DATA)) >= 0;) {
+    const off_t hole = ::lseek(read_only_fd_.get(), data, SEEK_HOLE);
+    if (hole <= data) break;
+    const auto begin = static_cast<std::uint64_t>(std::max<off_t>(data, kHeaderBytes)) - kHeaderBytes;
+    const auto end = static_cast<std::uint64_t>(std::max<off_t>(hole, kHeaderBytes)) - kHeaderBytes;
+    // Slots that lie in existing pages as a whole: of others a part is lost.
+    auto slot = static_cast<std::uint32_t>((begin + header_.slot_bytes - 1) / header_.slot_bytes);
+    for (; (slot + std::uint64_t{1}) * header_.slot_bytes <= end && slot < header_.slot_count; ++slot) slots.push_back(slot);
+    data = hole;
+  }
+  return slots;
+}
 
 std::size_t Slab::resident_bytes() const noexcept {
   struct stat status {};

@@ -43,6 +43,10 @@ class Slab {
   /// `header` pays for kHeaderBytes, `record` for RecordBytes. Every slot is cold. kSystem if the system gives no memory or no
   /// descriptor.
   static Result<std::shared_ptr<Slab>> Create(const Shape& shape, Charge header, Charge record);
+  /// Takes over a slab that another process made, by any descriptor of it: checks it as a client would, and writes `boot_token`
+  /// into its header. Charges as for Create. Every slot is cold, whatever lies in it; see PresentSlots.
+  static Result<std::shared_ptr<Slab>> Adopt(int fd, const protocol::SlabHeader& header, std::uint64_t boot_token,
+                                             Charge header_charge, Charge record);
   Slab(const Slab&) = delete;
   Slab& operator=(const Slab&) = delete;
 
@@ -92,6 +96,9 @@ class Slab {
   /// A client that touches a hole of its mapping makes the system put a page there. Punches such pages again; returns whether
   /// there were any. Cheap for slabs no client was ever sent.
   bool DropStrayPages();
+
+  /// Slots all of whose pages exist, found without touching any. For adopted slabs.
+  [[nodiscard]] std::vector<std::uint32_t> PresentSlots() const;
 
   /// The end of a slab: its memory and descriptor go now, whoever still holds the object or maps the segment. If a job
   /// populates it, as soon as that has ended. Nothing else may be called afterwards but read_only_fd, bytes and EndPopulating.

@@ -55,7 +55,7 @@ kj::Promise<void> BootstrapServer::hello(HelloContext context) {
       wire::WriteError(checked.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
-    auto session = std::make_shared<Session>(services_, StringOf(hello.getClientName()));
+    auto session = std::make_shared<Session>(services_, StringOf(hello.getClientName()), arenas_);
     session_ = session;
     auto ok = context.getResults().initOk();
     ok.setSession(kj::heap<SessionServer>(std::move(session)));

@@ -34,7 +34,7 @@ bool MayAdminister(const Peer& peer) noexcept;
 class BootstrapServer final : public wire::Daemon::Server {
  public:
   BootstrapServer(Services& services, const DaemonFacts& facts, const Peer& peer)
-      : services_(services), facts_(facts), peer_(peer) {}
+      : services_(services), facts_(facts), peer_(peer), arenas_(std::make_shared<Budget>(services.arena_limit_bytes)) {}
 
   kj::Promise<void> hello(HelloContext context) override;
   kj::Promise<void> admin(AdminContext context) override;
@@ -47,7 +47,8 @@ class BootstrapServer final : public wire::Daemon::Server {
   Services& services_;
   const DaemonFacts facts_;
   const Peer peer_;
-  std::weak_ptr<Session> session_;  // owned by the capability that hello answered; one at a time
+  const std::shared_ptr<Budget> arenas_;  // of all sessions of this connection; shared with the arenas
+  std::weak_ptr<Session> session_;        // owned by the capability that hello answered; one at a time
 };
 
 /// Owned by the daemon's loop; destroying it closes the socket and the session.

@@ -8,6 +8,7 @@ namespace kvant::daemon {
 namespace {
 
 constexpr std::size_t kMaxArenas = 64;
+constexpr std::size_t kMaxStores = 65536;
 constexpr std::size_t kMaxTextBytes = 256;  // of names and labels that clients choose and operators see
 
 std::string Shown(std::string text) {
@@ -17,7 +18,8 @@ std::string Shown(std::string text) {
 
 }  // namespace
 
-Session::Session(Services& services, std::string client) : services_(services), client_(Shown(std::move(client))) {
+Session::Session(Services& services, std::string client, std::shared_ptr<Budget> arenas)
+    : services_(services), arena_budget_(std::move(arenas)), client_(Shown(std::move(client))) {
   services_.sessions.insert(this);
 }
 
@@ -30,9 +32,11 @@ void Session::Close() {
   for (const auto& [number, arena] : arenas_) arena->Revoke();
   readers_.clear();
   sequences_.clear();
-  stores_.clear();
+  for (auto& [number, store] : std::exchange(stores_, {})) {
+    store->pool().DropStrayPages();
+    services_.stores.Close(std::move(store));
+  }
   arenas_.clear();  // what still runs keeps its own reference to the mapping
-  arena_bytes_ = 0;
 }
 
 Result<Session::MadeArena> Session::CreateArena(std::uint64_t bytes) {
@@ -40,20 +44,9 @@ Result<Session::MadeArena> Session::CreateArena(std::uint64_t bytes) {
   if (arenas_.size() >= kMaxArenas) {
     return Error{ErrorCode::kInvalidArgument, "create arena: this session has " + std::to_string(kMaxArenas) + " already"};
   }
-  const std::uint64_t left = services_.arena_limit_bytes - arena_bytes_;
-  if (bytes > left) {
-    return Error{ErrorCode::kInvalidArgument, "create arena: " + std::to_string(bytes) + " bytes asked, " +
-                                                  std::to_string(left) + " of this session's " +
-                                                  std::to_string(services_.arena_limit_bytes) + " are left"};
-  }
-  auto arena = Arena::Create(bytes, services_.core.boot_token);
+  auto arena = Arena::Create(bytes, services_.core.boot_token, arena_budget_, services_.arena_budget);
   if (!arena) return arena.error();
-  if ((*arena)->bytes() > left) {
-    return Error{ErrorCode::kInvalidArgument, "create arena: " + std::to_string((*arena)->bytes()) +
-                                                  " bytes (whole pages) asked, " + std::to_string(left) + " are left"};
-  }
   const std::uint32_t number = next_number_++;
-  arena_bytes_ += (*arena)->bytes();
   arenas_.emplace(number, *arena);
   return MadeArena{number, *std::move(arena)};
 }
@@ -72,28 +65,43 @@ std::vector<std::uint64_t> Session::Heartbeats() const {
 
 Result<Session::NumberedStore> Session::OpenStore(StoreSpec spec, const RangePlace& artifact) {
   if (closed_) return Error{ErrorCode::kDisconnected, "open store: the session is closed"};
+  if (stores_.size() >= kMaxStores) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "open store \"" + spec.name + "\": this session has " + std::to_string(kMaxStores) + " stores open already"};
+  }
+  Charge copy_charge;  // of the artifact's copy until the store has its own
   if (artifact.bytes > 0) {
     auto arena = FindArena(artifact.arena);
     if (!arena) return Error{arena.error().code, "open store \"" + spec.name + "\": artifact: " + arena.error().message};
     auto place = (*arena)->CheckRange("open store \"" + spec.name + "\": artifact", artifact.offset, artifact.bytes, 1);
     if (!place) return place.error();
+    auto taken = services_.stores.TakeMetadata(artifact.bytes, "the artifact of store " + spec.name);
+    if (!taken) return taken.error();
+    copy_charge = *std::move(taken);
     spec.plan.artifact.resize(artifact.bytes);
     std::memcpy(spec.plan.artifact.data(), *place, artifact.bytes);
   }
   auto opened = services_.stores.Open(spec);
   if (!opened) return opened.error();
   for (const auto& [number, store] : stores_) {
-    if (store == opened->store) return NumberedStore{number, store, opened->created};
+    if (store != opened->store) continue;
+    services_.stores.Close(std::move(opened->store));  // open here already
+    return NumberedStore{number, store, opened->created, opened->relabelled};
   }
   const std::uint32_t number = next_number_++;
   stores_.emplace(number, opened->store);
-  return NumberedStore{number, opened->store, opened->created};
+  return NumberedStore{number, opened->store, opened->created, opened->relabelled};
 }
 
 Result<std::shared_ptr<Store>> Session::FindStore(std::uint32_t number) const {
   const auto found = stores_.find(number);
   if (found == stores_.end())
     return Error{ErrorCode::kNotFound, "store " + std::to_string(number) + " is not open in this session"};
+  if (found->second->dropped()) {
+    return Error{ErrorCode::kNotFound, "store " + std::to_string(number) +
+                                           " was dropped, by an operator or because it was empty and room was needed: open it "
+                                           "again"};
+  }
   return found->second;
 }
 

@@ -34,7 +34,8 @@ struct Services {
   Core& core;
   StoreTable& stores;
   AttendService& attend;
-  const std::uint64_t arena_limit_bytes;  ///< of one session
+  Budget& arena_budget;                   ///< of all connections
+  const std::uint64_t arena_limit_bytes;  ///< of one connection
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   ServiceCounters counters;
   std::set<const Session*> sessions;  ///< sessions enter and leave by themselves
@@ -75,7 +76,8 @@ struct BlockRange {
 /// nothing. Loop thread.
 class Session {
  public:
-  Session(Services& services, std::string client);
+  /// `arenas`: what this connection's arenas may take, those of earlier sessions that still live included.
+  Session(Services& services, std::string client, std::shared_ptr<Budget> arenas);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -93,7 +95,7 @@ class Session {
   Result<MadeArena> CreateArena(std::uint64_t bytes);
   /// kNotFound for a number that CreateArena did not answer.
   [[nodiscard]] Result<std::shared_ptr<const Arena>> FindArena(std::uint32_t number) const;
-  [[nodiscard]] std::uint64_t arena_bytes() const noexcept { return arena_bytes_; }
+  [[nodiscard]] std::uint64_t arena_bytes() const noexcept { return arena_budget_->arena_bytes(); }
   [[nodiscard]] std::size_t arenas() const noexcept { return arenas_.size(); }
   /// Changes while the client is alive; empty without arenas.
   [[nodiscard]] std::vector<std::uint64_t> Heartbeats() const;
@@ -102,6 +104,7 @@ class Session {
     std::uint32_t number = 0;  ///< within the session
     std::shared_ptr<Store> store;
     bool created = false;
+    bool relabelled = false;
   };
   /// `artifact` is copied into the spec; 0 bytes for none.
   Result<NumberedStore> OpenStore(StoreSpec spec, const RangePlace& artifact);
@@ -145,6 +148,7 @@ class Session {
   [[nodiscard]] Error NotOurs(std::uint64_t id) const;
 
   Services& services_;
+  const std::shared_ptr<Budget> arena_budget_;
   const std::string client_;
   std::uint32_t next_number_ = 1;  // of arenas and stores; never reused
   std::map<std::uint32_t, std::shared_ptr<const Arena>> arenas_;
@@ -152,7 +156,6 @@ class Session {
   std::set<const Store*> warned_stores_;
   std::unordered_map<std::uint64_t, OwnSequence> sequences_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
-  std::uint64_t arena_bytes_ = 0;
   bool closed_ = false;
 };
 

@@ -147,6 +147,7 @@ void WriteStore(const Session::NumberedStore& opened, wire::StoreOpened::Builder
   to.setStore(opened.number);
   to.setIdentity(TextOf(protocol::DigestHex(store.identity())));
   to.setCreated(opened.created);
+  to.setRelabelled(opened.relabelled);
   to.setPlan(TextOf(plan.canonical()));
   to.setSlotBytes(store.slot_bytes());
   to.setPayloadBytes(plan.payload_bytes());

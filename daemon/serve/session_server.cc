@@ -159,9 +159,20 @@ kj::Promise<void> SessionServer::read(ReadContext context) {
 
 kj::Promise<void> SessionServer::close(CloseContext context) {
   return RunHandler([&] {
-    return InOrder(context.getParams().getSequence(), CallNeeds::kOrder, [session = session_, context]() mutable {
-      wire::WriteStatus(session->CloseSequence(context.getParams().getSequence()), context.getResults());
-    });
+    const std::uint64_t id = context.getParams().getSequence();
+    return Waits(order_->Run({id}, CallNeeds::kOrder, [session = session_, id, context]() mutable {
+      auto answer = [session, id, context]() mutable { wire::WriteStatus(session->CloseSequence(id), context.getResults()); };
+      auto own = session->Own(id);
+      if (!own) {  // a reader, or nothing of this session's
+        answer();
+        return kj::Promise<void>(kj::READY_NOW);
+      }
+      // The client uses the tail's memory again once this is answered: until then blocks may be encoded from it.
+      auto pair = kj::newPromiseAndFulfiller<void>();
+      auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
+      own->sequence->FinishSealing([fulfiller] { (*fulfiller)->fulfill(); });
+      return pair.promise.then([answer]() mutable { RunHandler([&] { answer(); }); });
+    }));
   });
 }
 

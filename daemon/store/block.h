@@ -33,7 +33,7 @@ struct Block {
   std::uint64_t generation = 0;
   std::vector<std::uint32_t> tokens;
   std::vector<BlockPart> parts;  ///< the codes first
-  Charge charge;
+  Charge charge{};
   Store* store = nullptr;  ///< whose index holds it
 
   [[nodiscard]] const BlockPart& codes() const { return parts.front(); }

@@ -107,6 +107,11 @@ class Sequence {
   /// Requires: settled().
   Result<void> Trim(std::uint64_t length);
 
+  /// Before a sequence is closed: lets go of all marks and calls `done` once every block that is due is sealed or has no room,
+  /// also when the sequence is closed first. What is closed without this abandons its encodings, and counts the blocks that
+  /// were due and are lost.
+  void FinishSealing(std::function<void()> done);
+
   /// Marks the present length and returns it. While a mark is held no block switches and no encoding begins. kOutOfRange beyond
   /// Progress::kMaxMarks. Requires: settled().
   Result<std::uint64_t> SetMark();

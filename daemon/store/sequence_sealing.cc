@@ -40,6 +40,11 @@ void Sequence::WhenSettled(std::function<void()> ready) {
   }
 }
 
+void Sequence::FinishSealing(std::function<void()> done) {
+  marks_.clear();
+  Continue(SealWait::kDue, [done = std::move(done)](const Result<Advanced>&) { done(); });
+}
+
 void Sequence::Continue(SealWait wait, Done done) {
   Waiter waiter{.sealed = 0, .switch_to = 0, .done = std::move(done), .ready = nullptr};
   const quantizers::SealCounts counts = progress_.Scheduled();

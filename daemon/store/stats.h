@@ -53,6 +53,7 @@ struct Counters {
   std::uint64_t evicted_blocks = 0;
   std::uint64_t bytes_copied = 0;
   std::uint64_t store_full_errors = 0;
+  std::uint64_t lost_blocks = 0;
   std::uint64_t not_finite_errors = 0;
 };
 
@@ -69,6 +70,9 @@ inline constexpr auto kCounters = DescribeFigures<Counters>({
      {"bytes_copied", FigureKind::kCounter, FigureUnit::kBytes, "tensor bytes that the daemon copied, for forks and trims"}},
     {&Counters::store_full_errors,
      {"store_full_errors", FigureKind::kCounter, FigureUnit::kCount, "blocks that could not be sealed for lack of room"}},
+    {&Counters::lost_blocks,
+     {"lost_blocks", FigureKind::kCounter, FigureUnit::kCount,
+      "blocks that were due and not sealed when their sequence ended"}},
     {&Counters::not_finite_errors,
      {"not_finite_errors", FigureKind::kCounter, FigureUnit::kCount,
       "blocks that could not be sealed because a row held NaN, infinity or a number too large"}},

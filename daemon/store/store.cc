@@ -1,11 +1,17 @@
 #include "daemon/store/store.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <string>
 #include <utility>
 
+#include <unistd.h>
+
+#include "daemon/memory/check.h"
 #include "protocol/block_format.h"
 #include "protocol/digest.h"
+#include "protocol/manifest.h"
+#include "protocol/system_error.h"
 
 namespace kvant::daemon {
 namespace {
@@ -26,7 +32,8 @@ std::size_t LeastBytes(const quantizers::Plan& plan) {
   const std::size_t codes = BlockPool::LeastBytes(SlotBytesFor(spec.block_tokens, plan.payload_bytes()));
   const std::uint64_t sink_bytes = SinkBytesFor(spec, ElementType::kF16);
   const std::size_t sinks = sink_bytes == 0 ? 0 : BlockPool::LeastBytes(SlotBytesFor(spec.block_tokens, sink_bytes));
-  return codes + sinks + BlockRecordBytes(spec) + kTableEntryBytes + kSequenceRecordBytes;
+  constexpr std::size_t kManifestBytes = protocol::kPageBytes;  // and its artifact's
+  return codes + sinks + kManifestBytes + BlockRecordBytes(spec) + kTableEntryBytes + kSequenceRecordBytes;
 }
 
 }  // namespace
@@ -41,7 +48,46 @@ Result<std::shared_ptr<Store>> Store::Create(Core& core, std::shared_ptr<const q
                                             std::to_string(core.budget.limit())};
   }
   // Private constructor: make_shared cannot reach it.
-  return std::shared_ptr<Store>(new Store(core, std::move(plan), std::move(charge)));
+  std::shared_ptr<Store> store(new Store(core, std::move(plan), std::move(charge)));
+  if (Result<void> written = store->WriteManifest(); !written)
+    return Error{written.error().code, what + ": " + written.error().message};
+  return store;
+}
+
+std::size_t Store::RecordBytes(const StoreSpec& spec) noexcept {
+  // An artifact is held as its image and, parsed, as f32: up to twice the image again where it holds f16.
+  return kStoreRecordBytes + 3 * spec.plan.artifact.size();
+}
+
+Result<void> Store::WriteManifest() {
+  const std::vector<std::byte> bytes =
+      wire::WriteManifest({.spec = spec(), .plan = plan_->canonical(), .identity = identity_, .boot_token = core_.boot_token});
+  Result<Charge> charge = TakeMetadata(bytes.size(), "its manifest");
+  if (!charge) return charge.error();
+  manifest_charge_ = std::move(*charge);
+  Result<protocol::UniqueFd> fd = protocol::CreateSealedMemfd("kvant-manifest", bytes.size());
+  if (!fd) return fd.error();
+  if (::pwrite(fd->get(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
+    return protocol::SystemError("write its manifest of " + std::to_string(bytes.size()) + " bytes", errno);
+  }
+  Result<protocol::UniqueFd> read_only = protocol::ReopenReadOnly(fd->get());
+  if (!read_only) return read_only.error();
+  manifest_fd_ = std::move(*read_only);
+  return {};
+}
+
+Result<Block*> Store::Adopt(Block block) {
+  Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, BlockRecordBytes(spec()), "the record of a block");
+  if (!charge) return charge.error();
+  for (std::size_t i = 0; i < block.parts.size(); ++i) {
+    if (Result<void> used = pool_.AdoptSlot(block.parts[i].slot); !used) {
+      while (i-- > 0) pool_.Free(block.parts[i].slot);
+      return used.error();
+    }
+  }
+  block.charge = std::move(*charge);
+  block.store = this;
+  return index_.Insert(std::make_unique<Block>(std::move(block)));
 }
 
 Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge)
@@ -53,7 +99,8 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
       pool_({.block_tokens = plan_->spec().block_tokens, .identity = identity_, .boot_token = core.boot_token}, core.budget,
             core.populate),
       index_(core.eviction),
-      key_means_(plan_) {}
+      key_means_(plan_),
+      hex_(protocol::DigestHex(identity_)) {}
 
 Store::~Store() = default;
 
@@ -138,6 +185,33 @@ void Store::NoteKeys(std::span<const KeyMean> block) {
   if (warned_ || key_means_.unfit_heads() == 0) return;
   warned_ = true;
   if (core_.notify) core_.notify("store " + name() + ": " + key_means_.Warning());
+}
+
+std::vector<std::string> Store::AddName(const std::string& name) {
+  RemoveName(name);
+  names_.push_back(name);
+  if (names_.size() <= kMaxNames) return {};
+  std::vector<std::string> forgotten = {names_.front()};
+  names_.erase(names_.begin());
+  return forgotten;
+}
+
+void Store::RemoveName(const std::string& name) { std::erase(names_, name); }
+
+void Store::SequenceClosed() {
+  KVANT_CHECK(sequences_ != 0, name());
+  --sequences_;
+  last_use_ = core_.eviction.NextUse();
+}
+
+void Store::Opened() noexcept {
+  ++openers_;
+  last_use_ = core_.eviction.NextUse();
+}
+
+void Store::Closed() {
+  KVANT_CHECK(openers_ != 0, name());
+  --openers_;
 }
 
 StoreFigures Store::Figures() const {

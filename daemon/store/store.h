@@ -19,6 +19,7 @@
 #include "daemon/store/key_mean.h"
 #include "daemon/store/prefix_index.h"
 #include "daemon/store/stats.h"
+#include "protocol/memfd.h"
 #include "quantizers/plan.h"
 
 namespace kvant::daemon {
@@ -32,13 +33,17 @@ class PendingBlock;
 class Store : public std::enable_shared_from_this<Store> {
  public:
   /// `charge` pays for the store's record and plan. kStoreFull if the budget can never hold one block of this shape.
+  /// The manifest is written here.
   static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
+  /// What the record of such a store is charged with.
+  static std::size_t RecordBytes(const StoreSpec& spec) noexcept;
   ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
   [[nodiscard]] Core& core() const noexcept { return core_; }
-  [[nodiscard]] const std::string& name() const noexcept { return plan_->spec().name; }
+  /// The name it was last opened under; its identity in hexadecimal if that name means another store now.
+  [[nodiscard]] const std::string& name() const noexcept { return names_.empty() ? hex_ : names_.back(); }
   [[nodiscard]] const StoreSpec& spec() const noexcept { return plan_->spec(); }
   /// Shared with encoding jobs, which outlive sequences.
   [[nodiscard]] const std::shared_ptr<const quantizers::Plan>& plan() const noexcept { return plan_; }
@@ -66,6 +71,7 @@ class Store : public std::enable_shared_from_this<Store> {
   [[nodiscard]] PrefixIndex& index() noexcept { return index_; }
   [[nodiscard]] const PrefixIndex& index() const noexcept { return index_; }
   [[nodiscard]] BlockPool& pool() noexcept { return pool_; }
+  [[nodiscard]] const BlockPool& pool() const noexcept { return pool_; }
   [[nodiscard]] Counters& counters() noexcept { return counters_; }
 
   /// Takes `bytes` of metadata from the budget, making room if need be. kStoreFull if there is none.
@@ -74,6 +80,12 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Slots for the parts of a block, sinks of `sink_type` among them if it is given, making room if need be; kStoreFull if
   /// there is none. The slots are cleared.
   Result<PendingBlock> Reserve(std::optional<ElementType> sink_type);
+
+  /// Makes a block of slots that hold it already; uses them. kStoreFull if the budget has no room, nothing is evicted.
+  /// Requires: the slots are cold, parent in the index.
+  Result<Block*> Adopt(Block block);
+  /// A read-only descriptor of the manifest (protocol/SEGMENT.md).
+  [[nodiscard]] int manifest_fd() const noexcept { return manifest_fd_.get(); }
 
   /// Of all its parts.
   [[nodiscard]] std::uint64_t SlotBytesOf(const Block& block) const noexcept;
@@ -86,11 +98,30 @@ class Store : public std::enable_shared_from_this<Store> {
   [[nodiscard]] const KeyMeans& key_means() const noexcept { return key_means_; }
 
   void SequenceOpened() noexcept { ++sequences_; }
-  void SequenceClosed() noexcept { --sequences_; }
+  void SequenceClosed();
+  [[nodiscard]] std::uint64_t sequences() const noexcept { return sequences_; }  ///< readers included
+
+  // ---- for the store table
+
+  static constexpr std::size_t kMaxNames = 16;
+  /// The last one last.
+  [[nodiscard]] const std::vector<std::string>& names() const noexcept { return names_; }
+  /// Makes it the last one; returns those that are forgotten, so that there are at most kMaxNames.
+  std::vector<std::string> AddName(const std::string& name);
+  void RemoveName(const std::string& name);
+  /// Sessions that have the store open.
+  void Opened() noexcept;
+  void Closed();
+  [[nodiscard]] std::uint64_t openers() const noexcept { return openers_; }
+  [[nodiscard]] std::uint64_t last_use() const noexcept { return last_use_; }
+  /// The store has left the table: whoever has it open must open it again.
+  void MarkDropped() noexcept { dropped_ = true; }
+  [[nodiscard]] bool dropped() const noexcept { return dropped_; }
 
  private:
   friend class PendingBlock;
   Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
+  Result<void> WriteManifest();
   Result<SlotRef> AllocateSlot(std::uint64_t slot_bytes);
 
   Core& core_;
@@ -98,12 +129,19 @@ class Store : public std::enable_shared_from_this<Store> {
   const std::vector<IdentityField> fields_;
   const protocol::Digest identity_;
   const Charge charge_;
+  Charge manifest_charge_;
+  protocol::UniqueFd manifest_fd_;
   BlockPool pool_;
   PrefixIndex index_;
   Counters counters_;
   KeyMeans key_means_;
   bool warned_ = false;
   std::uint64_t sequences_ = 0;
+  const std::string hex_;  // of the identity
+  std::vector<std::string> names_;
+  std::uint64_t openers_ = 0;
+  std::uint64_t last_use_ = 0;  // as EvictionOrder counts
+  bool dropped_ = false;
 };
 
 class PendingBlock {

@@ -1,15 +1,11 @@
 #include "daemon/store/store_table.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "protocol/digest.h"
+
 namespace kvant::daemon {
-namespace {
-
-/// An artifact is held as its image and, parsed, as f32: up to twice the image again where it holds f16.
-std::size_t RecordBytes(const StoreSpec& spec) { return kStoreRecordBytes + 3 * spec.plan.artifact.size(); }
-
-}  // namespace
-
 StoreTable::StoreTable(Core& core) : core_(core) {
   core_.make_room = [this](std::size_t bytes) { return MakeRoom(bytes); };
 }
@@ -17,40 +13,99 @@ StoreTable::StoreTable(Core& core) : core_(core) {
 StoreTable::~StoreTable() { core_.make_room = nullptr; }
 
 Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
-  const std::string what = "the record of store " + spec.name;
-  Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, RecordBytes(spec), what);
-  while (!charge && MakeRoom(RecordBytes(spec))) charge = core_.budget.Take(ChargeKind::kMetadata, RecordBytes(spec), what);
+  Result<Charge> charge = TakeMetadata(Store::RecordBytes(spec), "the record of store " + spec.name);
   if (!charge) return charge.error();
   // Made for an attach too: it checks the spec and puts the codecs into the canonical form that is compared.
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core_.codecs, spec);
   if (!plan) return plan.error();
 
-  if (const auto existing = stores_.find(spec.name); existing != stores_.end()) {
-    const std::string difference = IdentityDifference(existing->second->identity_fields(), IdentityFields(**plan));
-    if (!difference.empty()) {
-      if (core_.notify) core_.notify("open store " + spec.name + " refused: another identity: " + difference);
-      return Error{ErrorCode::kIdentityMismatch, "open store " + spec.name +
-                                                     ": the store of that name has another identity; the daemon's log "
-                                                     "names the fields that differ"};
-    }
-    return OpenedStore{existing->second, false};
+  const auto existing = stores_.find(IdentityDigest(IdentityFields(**plan)));
+  OpenedStore opened;
+  if (existing != stores_.end()) {
+    opened.store = existing->second;
+  } else {
+    Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(*plan), std::move(*charge));
+    if (!store) return store.error();
+    opened.store = std::move(*store);
+    opened.created = true;
+    stores_.emplace(opened.store->identity(), opened.store);
   }
-  Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(*plan), std::move(*charge));
-  if (!store) return store.error();
-  stores_.emplace(spec.name, *store);
-  return OpenedStore{*store, true};
+  opened.store->Opened();
+  opened.relabelled = Label(spec.name, *opened.store);
+  return opened;
+}
+
+Result<Charge> StoreTable::TakeMetadata(std::size_t bytes, std::string_view what) {
+  for (;;) {
+    Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, bytes, what);
+    if (charge || !MakeRoom(bytes)) return charge;
+  }
+}
+
+bool StoreTable::Label(const std::string& name, Store& store) {
+  const auto held = labels_.find(name);
+  Store* const before = held == labels_.end() ? nullptr : held->second;
+  if (before == &store) {
+    store.AddName(name);
+    return false;
+  }
+  if (before != nullptr) {
+    before->RemoveName(name);
+    if (core_.notify) {
+      core_.notify("open store " + name + ": the name meant another identity until now: " +
+                   IdentityDifference(before->identity_fields(), store.identity_fields()));
+    }
+  }
+  labels_[name] = &store;
+  for (const std::string& forgotten : store.AddName(name)) labels_.erase(forgotten);
+  return before != nullptr;
+}
+
+void StoreTable::Close(std::shared_ptr<Store> store) {
+  store->Closed();
+  const auto held = stores_.find(store->identity());
+  if (held == stores_.end() || held->second != store) return;  // dropped meanwhile
+  store.reset();
+  if (held->second->openers() == 0 && Empty(*held->second)) Erase(held->second);
+}
+
+bool StoreTable::Empty(const Store& store) {
+  return store.sequences() == 0 && store.index().size() == 0 && store.pool().used_slots() == 0;
+}
+
+void StoreTable::Erase(const std::shared_ptr<Store>& store) {
+  for (const std::string& name : store->names()) labels_.erase(name);
+  AddFigures(dropped_, store->counters(), kCounters);
+  store->MarkDropped();
+  stores_.erase(store->identity());
 }
 
 Result<Store*> StoreTable::Find(std::string_view name) const {
-  const auto entry = stores_.find(name);
-  if (entry == stores_.end()) return Error{ErrorCode::kNotFound, "no store has the name '" + std::string(name) + "'"};
-  return entry->second.get();
+  if (const auto entry = labels_.find(name); entry != labels_.end()) return entry->second;
+  for (const auto& [identity, store] : stores_) {
+    if (protocol::DigestHex(identity) == name) return store.get();
+  }
+  return Error{ErrorCode::kNotFound, "no store has the name or identity '" + std::string(name) + "'"};
 }
 
 std::vector<Store*> StoreTable::stores() const {
   std::vector<Store*> list;
-  for (const auto& [name, store] : stores_) list.push_back(store.get());
+  for (const auto& [identity, store] : stores_) list.push_back(store.get());
+  std::ranges::sort(list, {}, [](const Store* store) -> const std::string& { return store->name(); });
   return list;
+}
+
+Result<EvictFigures> StoreTable::Drop(std::string_view store) {
+  Result<Store*> found = Find(store);
+  if (!found) return found.error();
+  if ((*found)->sequences() != 0) {
+    return Error{ErrorCode::kUnavailable, "drop store " + (*found)->name() + ": " + std::to_string((*found)->sequences()) +
+                                              " sequences of it are open; close them or end their clients first"};
+  }
+  const EvictFigures figures = (*found)->Evict(0, false);
+  const std::shared_ptr<Store> kept = stores_.at((*found)->identity());
+  Erase(kept);
+  return figures;
 }
 
 Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max_blocks, bool dry_run) {
@@ -61,7 +116,7 @@ Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max
   }
   EvictFigures sum;
   if (dry_run) {
-    for (const auto& [name, each] : stores_) {
+    for (const auto& [identity, each] : stores_) {
       if (max_blocks != 0 && sum.blocks == max_blocks) break;
       const EvictFigures part = each->Evict(max_blocks == 0 ? 0 : max_blocks - sum.blocks, true);
       sum.blocks += part.blocks;
@@ -75,14 +130,22 @@ Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max
     sum.bytes += oldest->store->SlotBytesOf(*oldest);
     oldest->store->Evict(*oldest);
   }
-  for (const auto& [name, each] : stores_) each->pool().GiveBack(~std::size_t{0});
+  for (auto it = stores_.begin(); it != stores_.end();) {
+    const std::shared_ptr<Store>& each = (it++)->second;
+    each->pool().GiveBack(~std::size_t{0});
+    if (each->openers() == 0 && Empty(*each)) Erase(each);
+  }
   return sum;
+}
+
+void StoreTable::DropStrayPages() {
+  for (const auto& [identity, store] : stores_) store->pool().DropStrayPages();
 }
 
 StoreFigures StoreTable::Totals() const {
   StoreFigures sum;
   AddFigures(sum.counters, dropped_, kCounters);
-  for (const auto& [name, store] : stores_) {
+  for (const auto& [identity, store] : stores_) {
     const StoreFigures part = store->Figures();
     AddFigures<StoreGauges>(sum, part, kStoreGauges);
     AddFigures(sum.counters, part.counters, kCounters);
@@ -92,7 +155,7 @@ StoreFigures StoreTable::Totals() const {
 
 bool StoreTable::MakeRoom(std::size_t bytes) {
   if (core_.budget.warm_bytes() != 0) {
-    for (const auto& [name, store] : stores_) {
+    for (const auto& [identity, store] : stores_) {
       if (store->pool().GiveBack(bytes)) return true;
     }
   }
@@ -100,14 +163,15 @@ bool StoreTable::MakeRoom(std::size_t bytes) {
     oldest->store->Evict(*oldest);
     return true;
   }
-  // Stores nobody has open and that hold nothing: their records.
-  for (auto it = stores_.begin(); it != stores_.end(); ++it) {
-    if (it->second.use_count() != 1 || it->second->index().size() != 0) continue;
-    AddFigures(dropped_, it->second->counters(), kCounters);
-    stores_.erase(it);
-    return true;
+  const std::shared_ptr<Store>* least = nullptr;
+  for (const auto& [identity, store] : stores_) {
+    if (!Empty(*store)) continue;
+    const auto rank = [](const Store& of) { return std::pair(of.openers() != 0, of.last_use()); };
+    if (least == nullptr || rank(*store) < rank(**least)) least = &store;
   }
-  return false;
+  if (least == nullptr) return false;
+  Erase(std::shared_ptr<Store>(*least));
+  return true;
 }
 
 }  // namespace kvant::daemon

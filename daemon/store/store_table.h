@@ -1,4 +1,4 @@
-// All stores of a daemon by name.
+// All stores of a daemon.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +20,14 @@ namespace kvant::daemon {
 struct OpenedStore {
   std::shared_ptr<Store> store;
   bool created = false;
+  bool relabelled = false;  ///< the name meant a store of another identity until now
 };
 
-/// Owned by the daemon; loop thread. `core` outlives it.
+/// Stores by identity. A name is a label: it means the store it was last opened with, several names may mean one store, and no
+/// name is ever taken. A store keeps its blocks when its name moves on; it then answers to its identity alone.
+///
+/// Stores that hold nothing go by themselves: at once when the last session that had one open closes it, and open ones too,
+/// least recently used first, when there is no other room. Owned by the daemon; loop thread. `core` outlives it.
 class StoreTable {
  public:
   explicit StoreTable(Core& core);
@@ -30,25 +35,44 @@ class StoreTable {
   StoreTable(const StoreTable&) = delete;
   StoreTable& operator=(const StoreTable&) = delete;
 
-  /// Creates the store, or attaches where one of that name exists and every field agrees. Else kIdentityMismatch: the message
-  /// only says that it differs, Core::notify says where. Checks the whole spec first; errors name the field.
+  /// Creates the store of that identity or attaches to it, and labels it with the spec's name. Checks the whole spec first;
+  /// errors name the field. Where the name meant another identity, the answer only says so and Core::notify says what differs.
+  /// The store counts as open until Close.
   Result<OpenedStore> Open(const StoreSpec& spec);
+  /// Ends one Open.
+  void Close(std::shared_ptr<Store> store);
 
-  /// kNotFound if no store has that name.
+  /// Takes `bytes` of metadata for a caller that has no store yet, making room if need be. kStoreFull if there is none.
+  Result<Charge> TakeMetadata(std::size_t bytes, std::string_view what);
+
+  /// By name, or by identity in hexadecimal. kNotFound if no store has it.
   [[nodiscard]] Result<Store*> Find(std::string_view name) const;
   [[nodiscard]] std::vector<Store*> stores() const;  ///< by name
 
   /// `store` empty: every store. kNotFound for an unknown one.
   Result<EvictFigures> Evict(std::string_view store, std::uint64_t max_blocks, bool dry_run);
 
+  /// Drops a store with all its blocks. kUnavailable if sequences of it are open. Sessions that have it open must open it
+  /// again.
+  Result<EvictFigures> Drop(std::string_view store);
+
   /// Sums over all stores; counters include those of stores that were dropped.
   [[nodiscard]] StoreFigures Totals() const;
 
+  /// See Slab::DropStrayPages.
+  void DropStrayPages();
+
  private:
   bool MakeRoom(std::size_t bytes);  // as Core::make_room
+  /// True if the name meant another store.
+  bool Label(const std::string& name, Store& store);
+  void Erase(const std::shared_ptr<Store>& store);
+  /// Holds no sequence, no block, and none is on its way.
+  [[nodiscard]] static bool Empty(const Store& store);
 
   Core& core_;
-  std::map<std::string, std::shared_ptr<Store>, std::less<>> stores_;
+  std::map<protocol::Digest, std::shared_ptr<Store>> stores_;
+  std::map<std::string, Store*, std::less<>> labels_;
   Counters dropped_;
 };
 

@@ -12,7 +12,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("kvant::wire");
 
-const protocolVersion :UInt32 = 5;
+const protocolVersion :UInt32 = 6;
 # Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
 
 const maxFdsPerMessage :UInt32 = 8;
@@ -21,6 +21,9 @@ const maxFdsPerMessage :UInt32 = 8;
 
 const maxBatch :UInt32 = 1024;
 # Most items in one attend or advance.
+
+const maxArtifactBytes :UInt64 = 268435456;
+# Most bytes of a plan's artifact: 256 MiB. They are charged to the budget before they are copied.
 
 # ------------------------------------------------------------------------------------------------------------- outcomes
 
@@ -209,6 +212,7 @@ struct StoreOpened {
   keyBitsPerElement @7 :Float64;  # side information included, mean over layers
   valueBitsPerElement @8 :Float64;
   warning @9 :Text;               # as StoreRow.warning
+  relabelled @10 :Bool;            # the name meant a store of another identity until now
 }
 
 # ------------------------------------------------------------------------------------------------------------ sequences
@@ -307,8 +311,8 @@ interface Session {
   createArena @1 (bytes :UInt64) -> Outcome(ArenaInfo);
 
   openStore @2 (spec :StoreSpec) -> Outcome(StoreOpened);
-  # Creates the store, or attaches where one of that name exists and every field agrees (else identityMismatch, which does not
-  # say what differs: the fields may be another tenant's secrets).
+  # Creates the store of that identity, or attaches where it exists. The name is a label: it means this store from now on, whatever
+  # it meant before. A store that was dropped, or went while it held nothing, answers notFound to later calls: open it again.
 
   slabs @3 (store :UInt32, from :UInt32) -> Outcome(List(SlabInfo));
   # Slabs of a store with index >= from, ascending, at most maxFdsPerMessage; ask again from the last index + 1 until empty.

@@ -221,21 +221,21 @@ TEST_P(ErrorsTest, FullStoreRefusesAndTheSequenceStaysUsable) {
 INSTANTIATE_TEST_SUITE_P(Placements, ErrorsTest, ::testing::Values(Placement::kService, Placement::kLocal),
                          [](const auto& param_info) { return param_info.param == Placement::kLocal ? "Local" : "Service"; });
 
-TEST(StoreErrorsTest, AttachingWithAnotherIdentitySaysThatItDiffers) {
+TEST(StoreErrorsTest, OpeningWithAnotherFieldSaysThatTheNameMeantAnother) {
   DaemonEnv env;
   Client client = env.Connect();
   const StoreSpec spec = SpecOf(ModelShape{}, "int8", "int8");
-  ASSERT_TRUE(client.OpenStore(spec));
-  ASSERT_TRUE(client.OpenStore(spec));
+  EXPECT_FALSE(client.OpenStore(spec)->info().relabelled);
+  EXPECT_FALSE(client.OpenStore(spec)->info().relabelled);
   StoreSpec other = spec;
   other.model = "another";
-  ExpectError(client.OpenStore(other), ErrorCode::kIdentityMismatch, spec.name);
+  EXPECT_TRUE(client.OpenStore(other)->info().relabelled);
   other = spec;
   other.head_dim = 128;
-  ExpectError(client.OpenStore(other), ErrorCode::kIdentityMismatch, spec.name);
+  EXPECT_TRUE(client.OpenStore(other)->info().relabelled);
   other = spec;
   other.plan.values = "turboquant_mse:bits=4";
-  ExpectError(client.OpenStore(other), ErrorCode::kIdentityMismatch, spec.name);
+  EXPECT_TRUE(client.OpenStore(other)->info().relabelled);
   other = spec;
   other.name = "bits";
   other.plan.keys = "turboquant_mse:bits=5";

@@ -67,14 +67,16 @@ class StepAllocationTest : public ::testing::Test {
   TestCore core_;
   quantizers::WorkerTeam team_{0};
   AttendService attend_{team_};
+  Budget arena_budget_{std::size_t{1} << 30};
   Services services_{.core = core_.core,
                      .stores = core_.stores,
                      .attend = attend_,
+                     .arena_budget = arena_budget_,
                      .arena_limit_bytes = 1 << 30,
                      .counters = {},
                      .sessions = {},
                      .waiting_calls = {}};
-  Session session_{services_, "test"};
+  Session session_{services_, "test", std::make_shared<Budget>(std::size_t{1} << 30)};
   Session::MadeArena arena_;
   Sequence* sequence_ = nullptr;
 };

@@ -151,7 +151,7 @@ TEST_F(StoreFullTest, OneConversationPerTenantFillsTheBudgetToTheEnd) {
   TestCore small(std::size_t{4} << 20);
   StoreSpec spec = BigSlots("");
   for (int round = 0; round < 2; ++round) {
-    for (int tenant = 0; tenant < 16; ++tenant) {
+    for (int tenant = 0; tenant < 15; ++tenant) {
       spec.name = "tenant" + std::to_string(tenant);
       spec.salt = std::to_string(tenant);
       const auto opened = small.stores.Open(spec);
@@ -226,6 +226,36 @@ TEST_F(StoreFullTest, EvictGivesMemoryBack) {
   EXPECT_EQ(core.budget.slab_bytes(), 0u);
   EXPECT_EQ(store->Figures().resident_bytes, 0u);
   EXPECT_EQ(core.stores.Evict("nobody", 0, false).error().code, ErrorCode::kNotFound);
+}
+
+TEST_F(StoreFullTest, ASequenceThatFinishesBeforeItClosesLosesNothing) {
+  const auto tokens = Tokens(60);
+  {
+    TestSequence sequence = Open(store);
+    while (sequence.tokens.size() < tokens.size()) {
+      sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 12));  // encodings begin, none ends
+    }
+    bool finished = false;
+    sequence.sequence->FinishSealing([&] { finished = true; });
+    EXPECT_FALSE(finished);
+    core.encode.RunAll();
+    EXPECT_TRUE(finished);
+  }
+  EXPECT_EQ(store->Figures().blocks, 2u);
+  EXPECT_EQ(store->counters().lost_blocks, 0u);
+}
+
+TEST_F(StoreFullTest, WhatIsLostIsCounted) {
+  const auto tokens = Tokens(60);
+  {
+    TestSequence sequence = Open(store);
+    while (sequence.tokens.size() < tokens.size()) {
+      sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 12));
+    }
+  }
+  core.encode.RunAll();
+  EXPECT_EQ(store->Figures().blocks, 0u);
+  EXPECT_EQ(store->counters().lost_blocks, 2u);
 }
 
 TEST_F(StoreFullTest, SequencesAreChargedToo) {

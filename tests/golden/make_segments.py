@@ -31,7 +31,20 @@ header = struct.pack("<4sHHII16s16s16sQQQQ24s", b"KBLK", 1, 2, 16, 0, identity, 
                      xxh64(payload), bytes(24))
 slot = header + struct.pack("<Q", xxh64(header + tokens)) + tokens + payload
 
+# A manifest: the spec of wire_store_spec.capnp.hex, one line of plan text, an artifact of 70 bytes.
+def sections(*parts):
+    out, places = b"", []
+    for part in parts:
+        out += bytes(-(112 + len(out)) % 64)
+        places += [112 + len(out), len(part)]
+        out += part
+    return out + bytes(-(112 + len(out)) % 4096), places
+spec = bytes.fromhex("".join((pathlib.Path(__file__).parent / "wire_store_spec.capnp.hex").read_text().split()))
+body, places = sections(spec, b"artifact none\n", bytes(range(70)))
+manifest = struct.pack("<8sIIQQ16s6QQ", b"KVNTMANI", 2, 0, 112 + len(body), boot, identity, *places, xxh64(body))
+manifest += struct.pack("<Q", xxh64(manifest)) + body
+
 folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent)
-for name, data in (("slab_header", slab), ("arena_header", arena), ("block_slot", slot)):
+for name, data in (("manifest", manifest), ("slab_header", slab), ("arena_header", arena), ("block_slot", slot)):
     text = data.hex()
     (folder / f"{name}.hex").write_text("\n".join(text[i:i + 64] for i in range(0, len(text), 64)) + "\n")

@@ -116,6 +116,7 @@ struct StoreInfo {
   std::string name;
   std::string identity;                   ///< hex digest
   bool created = false;                   ///< by this OpenStore
+  bool relabelled = false;                ///< the name meant a store of another identity until now
   std::uint64_t block_bytes = 0;          ///< of one sealed block, header and padding included
   std::uint64_t logical_block_bytes = 0;  ///< the same tokens as f16
   double key_bits_per_element = 0;        ///< side information included, mean over layers

@@ -23,6 +23,7 @@ struct DaemonOptions {
   std::size_t budget_bytes = std::size_t{512} << 20;     ///< of all stores together, metadata included
   std::size_t workers = 0;                               ///< threads that seal and help attend; 0: the number of cores
   std::size_t arena_limit_bytes = std::size_t{4} << 30;  ///< most arena bytes of one connection
+  std::size_t arena_total_bytes = 0;                     ///< and of all connections; 0: half of the machine's memory
   std::size_t max_connections = 1024;                    ///< more are refused: closed at once, counted and logged
   std::chrono::milliseconds lease{10000};                ///< a client whose heartbeat stands still this long is dropped
   std::chrono::milliseconds drain_timeout{5000};         ///< how long Drain lets calls run on

@@ -1,0 +1,125 @@
+#include "daemon/store/restore.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "protocol/block_format.h"
+#include "protocol/digest.h"
+#include "protocol/manifest.h"
+#include "protocol/mapped_segment.h"
+
+namespace kvant::daemon {
+namespace {
+
+/// A slot that passed its checksums.
+struct FoundPart {
+  SlotRef slot;
+  protocol::BlockHeader header;
+  const std::byte* begin = nullptr;
+};
+
+BlockPart PartOf(const FoundPart& found, std::uint32_t block_tokens) {
+  return {.kind = found.header.kind,
+          .slot = found.slot,
+          .payload_bytes = found.header.payload_bytes,
+          .element_type = static_cast<ElementType>(found.header.element_type),
+          .payload = found.begin + protocol::PayloadOffset(block_tokens)};
+}
+
+}  // namespace
+
+Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const int> slabs) {
+  Result<protocol::MappedSegment> segment = protocol::MapWhole(manifest_fd, protocol::Access::kReadOnly);
+  if (!segment) return segment.error();
+  Result<wire::Manifest> manifest = wire::ReadManifest({segment->data(), segment->size()});
+  if (!manifest) return manifest.error();
+  const StoreSpec& spec = manifest->spec;
+  const std::string what = "restore store " + spec.name + ": ";
+
+  Result<Charge> charge = core.budget.Take(ChargeKind::kMetadata, Store::RecordBytes(spec), what + "its record");
+  if (!charge) return charge.error();
+  Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core.codecs, spec);
+  if (!plan) return Error{plan.error().code, what + plan.error().message};
+  if ((*plan)->canonical() != manifest->plan || IdentityDigest(IdentityFields(**plan)) != manifest->identity) {
+    return Error{ErrorCode::kIdentityMismatch,
+                 what + "this daemon makes the plan\n" + (*plan)->canonical() + "\nand its manifest says\n" + manifest->plan};
+  }
+  Result<std::shared_ptr<Store>> made = Store::Create(core, *std::move(plan), std::move(*charge));
+  if (!made) return made.error();
+  RestoredStore restored{.store = *made};
+  Store& store = **made;
+
+  std::vector<FoundPart> codes;
+  std::map<std::pair<protocol::Digest, std::uint64_t>, FoundPart> sinks;  // by chain and generation
+  std::size_t parts = 0;
+  std::vector<std::shared_ptr<Slab>> adopted;
+  for (const int fd : slabs) {
+    Result<std::shared_ptr<Slab>> slab = store.pool().Adopt(fd);
+    if (!slab) return Error{slab.error().code, what + slab.error().message};
+    adopted.push_back(*slab);
+    for (const std::uint32_t i : (*slab)->PresentSlots()) {
+      FoundPart found{.slot = {(*slab)->header().slab_index, i}, .header = {}, .begin = (*slab)->slot(i)};
+      std::memcpy(&found.header, found.begin, sizeof found.header);
+      if (found.header.magic == 0) continue;  // free
+      ++parts;
+      if (!protocol::VerifySlot((*slab)->slot_bytes(i), spec.block_tokens) || found.header.identity != store.identity())
+        continue;
+      core.next_generation = std::max(core.next_generation, found.header.generation + 1);
+      if (found.header.kind == protocol::BlockKind::kSinks) {
+        sinks.emplace(std::pair(found.header.chain, found.header.generation), found);
+      } else {
+        codes.push_back(found);
+      }
+    }
+  }
+
+  // Parents before children.
+  std::ranges::sort(codes, {}, [](const FoundPart& part) { return part.header.first_position; });
+  std::multimap<protocol::Digest, Block*> linked;
+  std::size_t kept = 0;
+  for (const FoundPart& found : codes) {
+    const protocol::BlockHeader& header = found.header;
+    const std::span<const std::uint32_t> tokens = protocol::SlotTokens(found.begin, spec.block_tokens);
+    const bool first = header.first_position == 0;
+    if (header.token_count != spec.block_tokens || header.payload_bytes != store.plan()->payload_bytes() ||
+        header.chain != protocol::ChainDigest(header.parent, tokens) || (first && header.parent != store.identity())) {
+      continue;
+    }
+    Block* parent = nullptr;
+    const auto [begin, end] = linked.equal_range(header.parent);
+    for (auto it = begin; it != end; ++it) {
+      if (it->second->first_position + spec.block_tokens == header.first_position) parent = it->second;
+    }
+    if (!first && parent == nullptr) continue;
+    if (store.index().Find(parent, header.chain, tokens) != nullptr) continue;
+    std::vector<BlockPart> block_parts = {PartOf(found, spec.block_tokens)};
+    if (first && spec.sink_tokens != 0) {
+      const auto rows = sinks.find(std::pair(header.chain, header.generation));
+      if (rows == sinks.end() || rows->second.header.element_type > static_cast<std::uint32_t>(ElementType::kBF16) ||
+          rows->second.header.payload_bytes != store.SinkBytes(static_cast<ElementType>(rows->second.header.element_type))) {
+        continue;
+      }
+      block_parts.push_back(PartOf(rows->second, spec.block_tokens));
+    }
+    const std::size_t count = block_parts.size();
+    Result<Block*> block = store.Adopt({.chain = header.chain,
+                                        .parent = parent,
+                                        .first_position = header.first_position,
+                                        .generation = header.generation,
+                                        .tokens = {tokens.begin(), tokens.end()},
+                                        .parts = std::move(block_parts)});
+    if (!block) continue;  // no room: neither for what follows it
+    linked.emplace(header.chain, *block);
+    kept += count;
+    ++restored.blocks;
+  }
+  restored.dropped_parts = parts - kept;
+  for (const std::shared_ptr<Slab>& slab : adopted) slab->DropStrayPages();
+  return restored;
+}
+
+}  // namespace kvant::daemon

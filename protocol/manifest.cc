@@ -1,0 +1,100 @@
+#include "protocol/manifest.h"
+
+#include <cstring>
+
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+#include <xxhash.h>
+
+#include "protocol/wire.h"
+
+namespace kvant::wire {
+namespace {
+
+using protocol::ManifestHeader;
+
+kvant::Error Corrupt(const std::string& message) { return {ErrorCode::kCorrupt, "manifest: " + message}; }
+
+std::uint64_t HeaderChecksum(const ManifestHeader& header) {
+  return XXH3_64bits(&header, offsetof(ManifestHeader, header_checksum));
+}
+
+constexpr std::uint64_t RoundUp(std::uint64_t bytes, std::uint64_t to) { return (bytes + to - 1) / to * to; }
+
+bool Inside(std::uint64_t offset, std::uint64_t bytes, std::size_t whole) {
+  return offset % 64 == 0 && offset >= sizeof(ManifestHeader) && offset <= whole && bytes <= whole - offset;
+}
+
+}  // namespace
+
+std::vector<std::byte> WriteManifest(const Manifest& manifest) {
+  capnp::MallocMessageBuilder message;
+  WriteStoreSpec(manifest.spec, message.initRoot<StoreSpec>());
+  const kj::Array<capnp::word> words = capnp::messageToFlatArray(message);
+  const auto spec = words.asBytes();
+
+  ManifestHeader header{};
+  header.magic = protocol::kManifestMagic;
+  header.layout_version = protocol::kSegmentLayoutVersion;
+  header.identity = manifest.identity;
+  header.boot_token = manifest.boot_token;
+  header.spec_offset = RoundUp(sizeof header, 64);
+  header.spec_bytes = spec.size();
+  header.plan_offset = RoundUp(header.spec_offset + header.spec_bytes, 64);
+  header.plan_bytes = manifest.plan.size();
+  header.artifact_offset = RoundUp(header.plan_offset + header.plan_bytes, 64);
+  header.artifact_bytes = manifest.spec.plan.artifact.size();
+  header.manifest_bytes = RoundUp(header.artifact_offset + header.artifact_bytes, protocol::kPageBytes);
+
+  std::vector<std::byte> bytes(header.manifest_bytes);
+  std::memcpy(bytes.data() + header.spec_offset, spec.begin(), spec.size());
+  std::memcpy(bytes.data() + header.plan_offset, manifest.plan.data(), manifest.plan.size());
+  if (header.artifact_bytes != 0) {
+    std::memcpy(bytes.data() + header.artifact_offset, manifest.spec.plan.artifact.data(), header.artifact_bytes);
+  }
+  header.payload_checksum = XXH3_64bits(bytes.data() + sizeof header, bytes.size() - sizeof header);
+  header.header_checksum = HeaderChecksum(header);
+  std::memcpy(bytes.data(), &header, sizeof header);
+  return bytes;
+}
+
+Result<Manifest> ReadManifest(std::span<const std::byte> bytes) {
+  ManifestHeader header;
+  if (bytes.size() < sizeof header) return Corrupt("shorter than its header");
+  std::memcpy(&header, bytes.data(), sizeof header);
+  if (header.magic != protocol::kManifestMagic) return Corrupt("does not begin with the manifest magic");
+  if (header.layout_version != protocol::kSegmentLayoutVersion) {
+    return kvant::Error{ErrorCode::kVersionMismatch, "manifest: layout version " + std::to_string(header.layout_version) +
+                                                         ", this side knows " +
+                                                         std::to_string(protocol::kSegmentLayoutVersion)};
+  }
+  if (header.header_checksum != HeaderChecksum(header)) return Corrupt("header checksum differs");
+  if (header.manifest_bytes != bytes.size() || !Inside(header.spec_offset, header.spec_bytes, bytes.size()) ||
+      !Inside(header.plan_offset, header.plan_bytes, bytes.size()) ||
+      !Inside(header.artifact_offset, header.artifact_bytes, bytes.size()) || header.spec_bytes % sizeof(capnp::word) != 0) {
+    return Corrupt("its sections lie outside its " + std::to_string(bytes.size()) + " bytes");
+  }
+  if (XXH3_64bits(bytes.data() + sizeof header, bytes.size() - sizeof header) != header.payload_checksum) {
+    return Corrupt("payload checksum differs");
+  }
+  Manifest manifest;
+  Result<kvant::StoreSpec> spec = Corrupt("its spec is no message");
+  const auto failure = kj::runCatchingExceptions([&] {
+    const auto* words = reinterpret_cast<const capnp::word*>(bytes.data() + header.spec_offset);
+    capnp::FlatArrayMessageReader reader(kj::arrayPtr(words, header.spec_bytes / sizeof(capnp::word)));
+    spec = ReadStoreSpec(reader.getRoot<StoreSpec>());
+  });
+  KJ_IF_MAYBE (exception, failure) {
+    return Corrupt("its spec cannot be read: " + std::string(exception->getDescription().cStr()));
+  }
+  if (!spec) return spec.error();
+  manifest.spec = *std::move(spec);
+  const std::byte* artifact = bytes.data() + header.artifact_offset;
+  manifest.spec.plan.artifact.assign(artifact, artifact + header.artifact_bytes);
+  manifest.plan.assign(reinterpret_cast<const char*>(bytes.data() + header.plan_offset), header.plan_bytes);
+  manifest.identity = header.identity;
+  manifest.boot_token = header.boot_token;
+  return manifest;
+}
+
+}  // namespace kvant::wire
