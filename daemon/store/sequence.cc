@@ -38,7 +38,7 @@ Sequence::~Sequence() {
   self_.reset();
   store_->core().sequences.Remove(id_);
   store_->SequenceClosed();
-  const std::uint64_t due = quantizers::ScheduledSeals(length_, store_->spec().block_tokens, config_.recent_tokens).due;
+  const std::uint64_t due = quantizers::ScheduledSeals(length(), store_->spec().block_tokens, config_.recent_tokens).due;
   if (due > blocks_.size()) store_->counters().lost_blocks += due - blocks_.size();
   DropSeals(0);
   DropBlocks(0);

@@ -41,7 +41,7 @@ void Sequence::WhenSettled(std::function<void()> ready) {
 }
 
 void Sequence::FinishSealing(std::function<void()> done) {
-  marks_.clear();
+  progress_.ReleaseAll();
   Continue(SealWait::kDue, [done = std::move(done)](const Result<Advanced>&) { done(); });
 }
 

@@ -63,6 +63,7 @@ class Progress {
   [[nodiscard]] Result<void> FindMark(std::uint64_t mark) const;
   /// Lets go of one mark at `mark` tokens; errors as FindMark.
   [[nodiscard]] Result<void> Release(std::uint64_t mark);
+  void ReleaseAll() noexcept { marks_.clear(); }
 
  private:
   std::uint32_t block_tokens_;
