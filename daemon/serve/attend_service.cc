@@ -1,5 +1,6 @@
 #include "daemon/serve/attend_service.h"
 
+#include <algorithm>
 #include <array>
 #include <cfloat>
 #include <string>
@@ -10,6 +11,8 @@ namespace kvant::daemon {
 namespace {
 
 constexpr std::size_t kMaxHeadDim = 1024;  // quantizers::Plan refuses more
+/// Multiplications of q.k in a short call: one token of 32 heads of 128 over 64 k tokens takes so many, and some milliseconds.
+constexpr double kShortMultiplications = 1u << 28;
 
 Error Invalid(const std::string& what) { return {ErrorCode::kInvalidArgument, "attend: " + what}; }
 
@@ -39,10 +42,11 @@ Result<void> CheckTokens(const AttendCall& call) {
 
 }  // namespace
 
-Result<void> CheckNewRowsFinite(const Sequence& sequence, std::uint32_t layer, std::uint32_t new_rows) {
+Result<void> CheckNewRowsFinite(const TailView& tail, std::uint64_t sequence, std::uint64_t length, std::uint32_t layer,
+                                std::uint32_t new_rows) {
   std::array<quantizers::RawRows, 2> pieces;
-  const std::size_t count = TailPieces(sequence.tail(), layer, sequence.length(), new_rows, pieces);
-  const quantizers::TailLayout& layout = sequence.tail().layout;
+  const std::size_t count = TailPieces(tail, layer, length, new_rows, pieces);
+  const quantizers::TailLayout& layout = tail.layout;
   std::array<float, kMaxHeadDim> row_floats;
   for (std::size_t p = 0; p < count; ++p) {
     const quantizers::RawRows& piece = pieces[p];
@@ -53,7 +57,7 @@ Result<void> CheckNewRowsFinite(const Sequence& sequence, std::uint32_t layer, s
         for (std::size_t row = 0; row < piece.count; ++row) {
           const std::byte* at = base + (head * piece.head_stride + row * piece.row_stride) * element;
           if (kernels::LoadRow(at, piece.type, layout.head_dim, row_floats.data()) <= FLT_MAX) continue;
-          return Error{ErrorCode::kNotFinite, "attend: sequence " + std::to_string(sequence.id()) + ", layer " +
+          return Error{ErrorCode::kNotFinite, "attend: sequence " + std::to_string(sequence) + ", layer " +
                                                   std::to_string(layer) + ", KV head " + std::to_string(head) + ": the " +
                                                   (side == 0 ? "key" : "value") + " row of position " +
                                                   std::to_string(piece.first_position + row) + " holds NaN or infinity"};
@@ -70,39 +74,50 @@ AttendBatch& AttendService::Begin(std::size_t items) {
   return batch_;
 }
 
+bool AttendService::Long(std::span<const AttendCall> calls) noexcept {
+  double multiplications = 0;  // shapes come from a message: integers might overflow
+  for (const AttendCall& call : calls) {
+    const auto queries = static_cast<double>(call.q.tokens);
+    double tokens = static_cast<double>(call.sequence->length()) + call.new_tokens;
+    if (call.window != 0) tokens = std::min(tokens, call.window + queries);
+    multiplications += tokens * queries * static_cast<double>(call.q.heads) * static_cast<double>(call.q.dim);
+  }
+  return multiplications > kShortMultiplications;
+}
+
+Result<quantizers::AttendItem> MakeItem(const AttendCall& call, CachedRows& rows) {
+  if (auto checked = CheckTokens(call); !checked) return checked.error();
+  auto cache = call.sequence->View(call.layer, call.new_tokens);
+  if (!cache) return cache.error();
+  rows = *cache;
+  // A probe stands at length() but has no row there: it sees what the last token sees, less the oldest of its window.
+  const std::uint32_t behind = call.new_tokens == 0 ? 1 : 0;
+  const quantizers::AttendItem item{.cache = {.plan = call.sequence->store().plan().get(),
+                                              .layer = call.layer,
+                                              .blocks = rows.blocks,
+                                              .raw = std::span(rows.raw).first(rows.raw_count)},
+                                    .query = {.q = call.q,
+                                              .out = call.out,
+                                              .lse = call.lse,
+                                              .sink_logits = call.sink_logits,
+                                              .first_position = call.sequence->length() - behind,
+                                              .scale = call.scale,
+                                              .softcap = call.softcap,
+                                              .window = call.window == 0 ? 0 : call.window - behind}};
+  if (auto checked = quantizers::CheckItem(item); !checked) return checked.error();
+  return item;
+}
+
 void AttendService::Run(std::span<const AttendCall> calls) {
   caches_.resize(calls.size());
   items_.clear();
   for (std::size_t i = 0; i < calls.size(); ++i) {
     const AttendCall& call = calls[i];
-    Result<void>& outcome = *call.outcome;
-    outcome = CheckTokens(call);
-    if (!outcome) continue;
-    auto cache = call.sequence->View(call.layer, call.new_tokens);
-    if (!cache) {
-      outcome = cache.error();
-      continue;
-    }
-    caches_[i] = *cache;
-    // A probe stands at length() but has no row there: it sees what the last token sees, less the oldest of its window.
-    const std::uint32_t behind = call.new_tokens == 0 ? 1 : 0;
-    const quantizers::AttendItem item{.cache = {.plan = call.sequence->store().plan().get(),
-                                                .layer = call.layer,
-                                                .blocks = caches_[i].blocks,
-                                                .raw = std::span(caches_[i].raw).first(caches_[i].raw_count)},
-                                      .query = {.q = call.q,
-                                                .out = call.out,
-                                                .lse = call.lse,
-                                                .sink_logits = call.sink_logits,
-                                                .first_position = call.sequence->length() - behind,
-                                                .scale = call.scale,
-                                                .softcap = call.softcap,
-                                                .window = call.window == 0 ? 0 : call.window - behind}};
-    outcome = quantizers::CheckItem(item);
-    if (!outcome) continue;
-    outcome = CheckNewRowsFinite(*call.sequence, call.layer, call.new_tokens);
-    if (!outcome) continue;
-    items_.push_back(item);
+    const auto item = MakeItem(call, caches_[i]);
+    *call.outcome = item ? CheckNewRowsFinite(call.sequence->tail(), call.sequence->id(), call.sequence->length(), call.layer,
+                                              call.new_tokens)
+                         : Result<void>(item.error());
+    if (*call.outcome) items_.push_back(*item);
   }
   if (!items_.empty()) attention_.Run(items_);
 }

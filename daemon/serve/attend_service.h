@@ -31,14 +31,17 @@ struct AttendCall {
   Result<void>* outcome = nullptr;  ///< set by AttendService::Run
 };
 
+/// The item that answers a call, all but its new rows checked. It refers to `rows`, and that to the sequence.
+Result<quantizers::AttendItem> MakeItem(const AttendCall& call, CachedRows& rows);
+
 /// One request's attention. `outcomes` has one per item of the request, `calls` those that are to run.
 struct AttendBatch {
   std::vector<AttendCall> calls;
   std::vector<Result<void>> outcomes;
 };
 
-/// Runs on the loop thread, where the request was read: a hand-off would cost two wake-ups, more than a short call takes.
-/// The executor's threads join in. Owned by the daemon.
+/// Short calls, and these alone. They run on the loop thread, where the request was read: a hand-off would cost two wake-ups,
+/// more than a short call takes. The executor's threads join in. Long ones go to LongAttention. Owned by the daemon.
 class AttendService {
  public:
   explicit AttendService(quantizers::Executor& executor) : attention_(executor) {}
@@ -46,6 +49,9 @@ class AttendService {
   /// An empty batch for a request of `items` items, all of them successes so far. There is one, so that a steady state
   /// allocates nothing: whoever begins a batch is done with it before the loop turns.
   AttendBatch& Begin(std::size_t items);
+
+  /// True if the calls together would keep the loop for more than some milliseconds.
+  [[nodiscard]] static bool Long(std::span<const AttendCall> calls) noexcept;
 
   /// Sets the outcome of each call; those that fail their checks do not touch the others. Requires: every sequence settled.
   void Run(std::span<const AttendCall> calls);
@@ -57,8 +63,9 @@ class AttendService {
   std::vector<quantizers::AttendItem> items_;
 };
 
-/// kNotFinite naming layer, side, KV head and position of the first of the `new_rows` rows behind length() that holds NaN or
-/// infinity.
-Result<void> CheckNewRowsFinite(const Sequence& sequence, std::uint32_t layer, std::uint32_t new_rows);
+/// kNotFinite naming layer, side, KV head and position of the first of the `new_rows` rows from position `length` on that holds
+/// NaN or infinity.
+Result<void> CheckNewRowsFinite(const TailView& tail, std::uint64_t sequence, std::uint64_t length, std::uint32_t layer,
+                                std::uint32_t new_rows);
 
 }  // namespace kvant::daemon

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "daemon/serve/attend_job.h"
+
 namespace kvant::daemon {
 namespace {
 
@@ -17,6 +19,10 @@ std::string Shown(std::string text) {
 
 }  // namespace
 
+Error EndingError(std::string_view operation) {
+  return {ErrorCode::kUnavailable, std::string(operation) + ": the daemon is ending"};
+}
+
 Session::Session(Services& services, std::string client) : services_(services), client_(Shown(std::move(client))) {
   services_.sessions.insert(this);
 }
@@ -26,6 +32,7 @@ Session::~Session() { Close(); }
 void Session::Close() {
   if (std::exchange(closed_, true)) return;
   services_.sessions.erase(this);
+  CancelAttendJobs();
   // Said before the leases go: a client that was taken for dead and runs on must not trust blocks that may be rewritten.
   for (const auto& [number, arena] : arenas_) arena->Revoke();
   readers_.clear();
@@ -62,6 +69,21 @@ Result<std::shared_ptr<const Arena>> Session::FindArena(std::uint32_t number) co
   const auto found = arenas_.find(number);
   if (found == arenas_.end()) return Error{ErrorCode::kNotFound, "arena " + std::to_string(number) + " is not of this session"};
   return found->second;
+}
+
+std::shared_ptr<AttendJob> Session::NewAttendJob() {
+  std::erase_if(attend_jobs_, [](const auto& job) { return job.expired(); });
+  std::vector<std::shared_ptr<const Arena>> arenas;
+  for (const auto& [number, arena] : arenas_) arenas.push_back(arena);
+  auto job = std::make_shared<AttendJob>(std::move(arenas));
+  attend_jobs_.push_back(job);
+  return job;
+}
+
+void Session::CancelAttendJobs() noexcept {
+  for (const auto& weak : attend_jobs_) {
+    if (const auto job = weak.lock()) job->Cancel();
+  }
 }
 
 std::vector<std::uint64_t> Session::Heartbeats() const {

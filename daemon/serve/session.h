@@ -11,6 +11,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -26,6 +27,8 @@
 
 namespace kvant::daemon {
 
+class AttendJob;
+class LongAttention;
 class Session;
 
 /// Counted over all sessions since the daemon began.
@@ -35,16 +38,21 @@ struct ServiceCounters {
   std::uint64_t refused_connections = 0;  ///< beyond the limit, or for lack of descriptors or memory
 };
 
+/// Why a daemon that drains refuses what would take long.
+[[nodiscard]] Error EndingError(std::string_view operation);
+
 /// What the sessions of a daemon share. Owned by the daemon, outlives them; loop thread.
 struct Services {
   Core& core;
   StoreTable& stores;
   AttendService& attend;
+  LongAttention& long_attention;
   const std::uint64_t arena_limit_bytes;  ///< of one session
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   ServiceCounters counters;
-  std::set<const Session*> sessions;  ///< sessions enter and leave by themselves
-  WaitingCalls waiting_calls;         ///< of all sessions
+  std::set<Session*> sessions;  ///< sessions enter and leave by themselves
+  WaitingCalls waiting_calls;   ///< of all sessions
+  bool draining = false;        ///< calls that would have to wait are refused
 };
 
 enum class Placement : std::uint8_t { kService, kLocal };
@@ -101,6 +109,11 @@ class Session {
   [[nodiscard]] Result<std::shared_ptr<const Arena>> FindArena(std::uint32_t number) const;
   [[nodiscard]] std::uint64_t arena_bytes() const noexcept { return arena_bytes_; }
   [[nodiscard]] std::size_t arenas() const noexcept { return arenas_.size(); }
+  /// A job for LongAttention, empty; ends soon once the session is closed. It keeps this session's arenas mapped.
+  [[nodiscard]] std::shared_ptr<AttendJob> NewAttendJob();
+  /// Ends those that run: their calls are refused.
+  void CancelAttendJobs() noexcept;
+
   /// Changes while the client is alive; empty without arenas.
   [[nodiscard]] std::vector<std::uint64_t> Heartbeats() const;
 
@@ -154,6 +167,7 @@ class Session {
   std::map<std::uint32_t, std::shared_ptr<Store>> stores_;
   std::unordered_map<std::uint64_t, OwnSequence> sequences_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
+  std::vector<std::weak_ptr<AttendJob>> attend_jobs_;
   std::uint64_t arena_bytes_ = 0;
   bool closed_ = false;
 };

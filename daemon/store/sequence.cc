@@ -239,6 +239,7 @@ Result<void> Sequence::Trim(std::uint64_t length) {
     std::erase_if(marks_, [&](std::uint64_t mark) { return mark > length; });
   }
   length_ = length;
+  ++rewrites_;
   prefix_hit_tokens_ = std::min(prefix_hit_tokens_, whole_blocks * block_tokens);
   DropSeals(whole_blocks);
   DropBlocks(whole_blocks);

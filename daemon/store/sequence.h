@@ -95,6 +95,8 @@ class Sequence {
   [[nodiscard]] std::uint64_t tail_first_position() const noexcept;
   /// Rows that may still be written behind length().
   [[nodiscard]] std::uint64_t free_rows() const noexcept;
+  /// Counts what allows raw rows to be written again: switches and trims.
+  [[nodiscard]] std::uint64_t rewrites() const noexcept { return rewrites_; }
   /// Sealed blocks in order; the first switched_blocks() of them are read as codes.
   [[nodiscard]] std::span<Block* const> blocks() const noexcept { return blocks_; }
 
@@ -174,6 +176,7 @@ class Sequence {
   std::vector<const std::byte*> payloads_;  // of the switched blocks
   std::uint64_t length_ = 0;
   std::uint64_t prefix_hit_tokens_ = 0;
+  std::uint64_t rewrites_ = 0;
   std::vector<std::uint32_t> tail_tokens_;   // of positions [tail_first_position, length)
   std::vector<std::uint64_t> marks_;         // ascending
   std::deque<std::unique_ptr<Seal>> seals_;  // of blocks blocks_.size(), +1, ...

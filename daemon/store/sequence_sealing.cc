@@ -179,6 +179,7 @@ void Sequence::SwitchUpTo(std::uint64_t blocks) {
   const std::size_t before = payloads_.size();
   while (payloads_.size() < std::min<std::uint64_t>(blocks, blocks_.size()))
     payloads_.push_back(blocks_[payloads_.size()]->payload);
+  if (payloads_.size() != before) ++rewrites_;
   const std::size_t tokens =
       std::min<std::size_t>((payloads_.size() - before) * store_->spec().block_tokens, tail_tokens_.size());
   tail_tokens_.erase(tail_tokens_.begin(), tail_tokens_.begin() + static_cast<std::ptrdiff_t>(tokens));

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "daemon/serve/call_order.h"
+#include "daemon/serve/long_attention.h"
 #include "daemon/serve/session_steps.h"
 #include "quantizers/attention/worker_team.h"
 #include "tests/daemon/core_support.h"
@@ -67,13 +68,16 @@ class StepAllocationTest : public ::testing::Test {
   TestCore core_;
   quantizers::WorkerTeam team_{0};
   AttendService attend_{team_};
+  LongAttention long_attention_{1, 0, [](const std::function<void()>&) {}};
   Services services_{.core = core_.core,
                      .stores = core_.stores,
                      .attend = attend_,
+                     .long_attention = long_attention_,
                      .arena_limit_bytes = 1 << 30,
                      .counters = {},
                      .sessions = {},
-                     .waiting_calls = {}};
+                     .waiting_calls = {},
+                     .draining = false};
   Session session_{services_, "test"};
   Session::MadeArena arena_;
   Sequence* sequence_ = nullptr;

@@ -80,6 +80,7 @@ void AddBench(CLI::App& app, Invocation& invocation) {
   AddPart(*bench, invocation, options, "rpc", "Steps whose attention runs in a daemon, less the attention itself; sealing",
           BenchRpc);
   AddPart(*bench, invocation, options, "local", "The same with attention in this process", BenchLocal);
+  AddPart(*bench, invocation, options, "neighbour", "Calls of one client while another's prompt is read", BenchNeighbour);
   AddPart(*bench, invocation, options, "memory", "What a daemon occupies for what it holds; page faults and copies per step",
           BenchMemory);
 }

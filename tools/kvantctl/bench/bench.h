@@ -52,6 +52,7 @@ int BenchAppend(const Globals& globals, const BenchOptions& options);
 int BenchPrefill(const Globals& globals, const BenchOptions& options);
 int BenchRpc(const Globals& globals, const BenchOptions& options);
 int BenchLocal(const Globals& globals, const BenchOptions& options);
+int BenchNeighbour(const Globals& globals, const BenchOptions& options);
 int BenchMemory(const Globals& globals, const BenchOptions& options);
 
 }  // namespace kvant::tools
