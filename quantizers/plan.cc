@@ -1,6 +1,10 @@
 #include "quantizers/plan.h"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
+#include <map>
 #include <utility>
 
 namespace kvant::quantizers {
@@ -72,59 +76,156 @@ Result<void> CheckShape(const StoreSpec& spec) {
   return CheckRope(spec.rope, spec.head_dim);
 }
 
-/// One side of one layer of the plan before anything is built.
-struct Choice {
-  ParsedSpec keys;
-  ParsedSpec values;
+/// The specs that a plan names, each parsed once however often it stands there.
+class Specs {
+ public:
+  Specs(const Registry& registry, const StoreSpec& store, Side side) : registry_(registry), store_(store), side_(side) {}
+
+  /// The number of a spec. Errors begin with `where`.
+  Result<std::size_t> Number(const std::string& text, const std::string& where) {
+    if (const auto known = numbers_.find(text); known != numbers_.end()) return known->second;
+    auto parsed = registry_.Parse(text);
+    if (!parsed) return Error{parsed.error().code, "store spec: " + where + ": " + parsed.error().message};
+    const Codec& codec = *parsed->codec;
+    if (side_ == Side::kKeys ? codec.make_keys == nullptr : codec.make_values == nullptr) {
+      return Error{ErrorCode::kUnsupported,
+                   "store spec: " + where + ": codec " + std::string(codec.name) + " is not offered for this side"};
+    }
+    const std::uint32_t multiple = BlockMultiple(*parsed);
+    if (store_.block_tokens % multiple != 0) {
+      return Invalid(where + ": codec " + parsed->Canonical() + " needs block_tokens in multiples of " +
+                     std::to_string(multiple) + ", not " + std::to_string(store_.block_tokens));
+    }
+    canonical_.push_back(parsed->Canonical());
+    parsed_.push_back(*std::move(parsed));
+    numbers_.emplace(text, parsed_.size() - 1);
+    return parsed_.size() - 1;
+  }
+
+  [[nodiscard]] const ParsedSpec& parsed(std::size_t number) const { return parsed_[number]; }
+  [[nodiscard]] const std::string& canonical(std::size_t number) const { return canonical_[number]; }
+
+ private:
+  const Registry& registry_;
+  const StoreSpec& store_;
+  Side side_;
+  std::map<std::string, std::size_t, std::less<>> numbers_;
+  std::vector<ParsedSpec> parsed_;
+  std::vector<std::string> canonical_;
 };
 
-Result<ParsedSpec> Choose(const Registry& registry, const StoreSpec& spec, Side side, const std::string& text,
-                          const std::string& where) {
-  auto parsed = registry.Parse(text);
-  if (!parsed) return Error{parsed.error().code, "store spec: " + where + ": " + parsed.error().message};
-  const Codec& codec = *parsed->codec;
-  if (side == Side::kKeys ? codec.make_keys == nullptr : codec.make_values == nullptr) {
-    return Error{ErrorCode::kUnsupported,
-                 "store spec: " + where + ": codec " + std::string(codec.name) + " is not offered for this side"};
+/// KV heads [begin, end) of a layer and the numbers of their specs, before anything is built.
+struct Choice {
+  std::uint32_t begin = 0;
+  std::uint32_t end = 0;
+  std::size_t keys = 0;
+  std::size_t values = 0;
+
+  [[nodiscard]] bool SameCodecs(const Choice& other) const noexcept { return keys == other.keys && values == other.values; }
+};
+
+/// Puts `choice` over what its heads had; neighbours with the same codecs become one.
+void Override(std::vector<Choice>& choices, const Choice& choice) {
+  std::vector<Choice> result;
+  const auto add = [&](Choice next) {
+    if (next.begin >= next.end) return;
+    if (!result.empty() && result.back().SameCodecs(next)) {
+      result.back().end = next.end;
+    } else {
+      result.push_back(next);
+    }
+  };
+  const auto add_cut = [&](Choice next, std::uint32_t begin, std::uint32_t end) {
+    next.begin = std::max(next.begin, begin);
+    next.end = std::min(next.end, end);
+    add(next);
+  };
+  for (const Choice& before : choices) add_cut(before, 0, choice.begin);
+  add(choice);
+  for (const Choice& after : choices) add_cut(after, choice.end, std::numeric_limits<std::uint32_t>::max());
+  choices = std::move(result);
+}
+
+Result<void> CheckOverride(const LayerPlan& entry, const StoreSpec& spec, const std::string& where) {
+  if (entry.first_layer > entry.last_layer || entry.last_layer >= spec.layers) {
+    return Invalid(where + ": layers " + std::to_string(entry.first_layer) + ".." + std::to_string(entry.last_layer) +
+                   " do not lie in 0.." + std::to_string(spec.layers - 1));
   }
-  const std::uint32_t multiple = codec.block_multiple == nullptr ? 1 : codec.block_multiple(parsed->params);
-  if (spec.block_tokens % multiple != 0) {
-    return Invalid(where + ": codec " + parsed->Canonical() + " needs block_tokens in multiples of " +
-                   std::to_string(multiple) + ", not " + std::to_string(spec.block_tokens));
+  if (entry.first_head > entry.last_head || (entry.last_head >= spec.kv_heads && entry.last_head != LayerPlan::kLastHead)) {
+    return Invalid(where + ": KV heads " + std::to_string(entry.first_head) + ".." + std::to_string(entry.last_head) +
+                   " do not lie in 0.." + std::to_string(spec.kv_heads - 1));
   }
-  return parsed;
+  return {};
 }
 
 /// The codecs of every layer: the default, overridden in order.
-Result<std::vector<Choice>> ChooseAll(const Registry& registry, const StoreSpec& spec) {
-  auto keys = Choose(registry, spec, Side::kKeys, spec.plan.keys, "plan.keys");
-  if (!keys) return keys.error();
-  auto values = Choose(registry, spec, Side::kValues, spec.plan.values, "plan.values");
-  if (!values) return values.error();
-  std::vector<Choice> choices(spec.layers, Choice{*keys, *values});
+Result<std::vector<std::vector<Choice>>> ChooseAll(const StoreSpec& spec, Specs& keys, Specs& values) {
+  const auto choose = [&](const std::string& keys_text, const std::string& values_text, const std::string& where,
+                          Choice choice) -> Result<Choice> {
+    auto of_keys = keys.Number(keys_text, where + "keys");
+    if (!of_keys) return of_keys.error();
+    auto of_values = values.Number(values_text, where + "values");
+    if (!of_values) return of_values.error();
+    choice.keys = *of_keys;
+    choice.values = *of_values;
+    return choice;
+  };
+  auto everywhere = choose(spec.plan.keys, spec.plan.values, "plan.", {.begin = 0, .end = spec.kv_heads});
+  if (!everywhere) return everywhere.error();
+  std::vector<std::vector<Choice>> layers(spec.layers, {*everywhere});
+  if (spec.plan.overrides.size() > kMaxOverrides) {
+    return Invalid("plan.overrides has " + std::to_string(spec.plan.overrides.size()) + " entries, at most " +
+                   std::to_string(kMaxOverrides));
+  }
+  std::size_t layers_named = 0;
   for (std::size_t i = 0; i < spec.plan.overrides.size(); ++i) {
     const LayerPlan& entry = spec.plan.overrides[i];
     const std::string where = "plan.overrides[" + std::to_string(i) + "]";
-    if (entry.first_layer > entry.last_layer || entry.last_layer >= spec.layers) {
-      return Invalid(where + ": layers " + std::to_string(entry.first_layer) + ".." + std::to_string(entry.last_layer) +
-                     " do not lie in 0.." + std::to_string(spec.layers - 1));
+    if (auto ok = CheckOverride(entry, spec, where); !ok) return ok.error();
+    layers_named += entry.last_layer - entry.first_layer + 1;
+    if (layers_named > kMaxOverrideLayers) {
+      return Invalid(where + ": the overrides name more than " + std::to_string(kMaxOverrideLayers) + " layers together");
     }
-    auto layer_keys = Choose(registry, spec, Side::kKeys, entry.keys, where + ".keys");
-    if (!layer_keys) return layer_keys.error();
-    auto layer_values = Choose(registry, spec, Side::kValues, entry.values, where + ".values");
-    if (!layer_values) return layer_values.error();
-    for (std::size_t layer = entry.first_layer; layer <= entry.last_layer; ++layer)
-      choices[layer] = {*layer_keys, *layer_values};
+    auto choice = choose(entry.keys, entry.values, where + ".",
+                         {.begin = entry.first_head, .end = std::min(entry.last_head, spec.kv_heads - 1) + 1});
+    if (!choice) return choice.error();
+    for (std::size_t layer = entry.first_layer; layer <= entry.last_layer; ++layer) Override(layers[layer], *choice);
   }
-  return choices;
+  return layers;
+}
+
+/// The plan's text (Plan::canonical) without the artifact.
+Result<std::string> TextOf(const std::vector<std::vector<Choice>>& layers, const Specs& keys, const Specs& values) {
+  std::string text;
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    for (const Choice& choice : layers[layer]) {
+      text += "layer " + std::to_string(layer);
+      if (layers[layer].size() > 1) text += " heads " + std::to_string(choice.begin) + ".." + std::to_string(choice.end - 1);
+      text += " keys " + keys.canonical(choice.keys) + " values " + values.canonical(choice.values) + "\n";
+    }
+    if (text.size() > kMaxPlanText) {
+      return Invalid("the plan's text has more than " + std::to_string(kMaxPlanText) + " bytes in its first " +
+                     std::to_string(layer + 1) + " layers");
+    }
+  }
+  return text;
+}
+
+float NegligibleWeight(const ValueCodec& codec) {
+  const double error = codec.expected_error(codec.parts()).value_or(0.0);
+  return static_cast<float>(0.01 * std::sqrt(std::clamp(error, 0.0, 1.0)));
 }
 
 }  // namespace
 
 Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const StoreSpec& spec) {
   if (auto ok = CheckShape(spec); !ok) return ok.error();
-  auto choices = ChooseAll(registry, spec);
+  Specs keys(registry, spec, Side::kKeys);
+  Specs values(registry, spec, Side::kValues);
+  const auto choices = ChooseAll(spec, keys, values);
   if (!choices) return choices.error();
+  auto text = TextOf(*choices, keys, values);
+  if (!text) return text.error();
 
   std::unique_ptr<Plan> plan(new Plan(spec));
   if (!spec.plan.artifact.empty()) {
@@ -133,37 +234,110 @@ Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const S
     plan->artifact_ = *std::move(artifact);
     plan->canonical_ = "artifact " + plan->artifact_->digest() + "\n";
   }
-  for (std::uint32_t layer = 0; layer < spec.layers; ++layer) {
-    const Choice& choice = (*choices)[layer];
-    CodecConfig config{Side::kKeys,          layer,
-                       spec.kv_heads,        spec.head_dim,
-                       spec.block_tokens,    plan->spec_.model,
-                       plan->spec_.rope,     choice.keys.params,
-                       plan->artifact_.get()};
-    auto keys = choice.keys.codec->make_keys(config);
-    if (!keys) return keys.error();
-    config.side = Side::kValues;
-    config.params = choice.values.params;
-    auto values = choice.values.codec->make_values(config);
-    if (!values) return values.error();
+  plan->canonical_ += *text;
 
-    LayerCodecs codecs{*std::move(keys), *std::move(values), plan->payload_bytes_, 0, 0, 0.0f};
-    codecs.values_offset = AlignUp(codecs.keys->block_bytes());
-    codecs.head_stride = codecs.values_offset + AlignUp(codecs.values->block_bytes());
-    if (choice.values.codec->gaussian_error != nullptr) {
-      const double error = choice.values.codec->gaussian_error(Side::kValues, spec.head_dim, choice.values.params);
-      codecs.negligible_weight = static_cast<float>(0.01 * std::sqrt(error));
+  // The expected error is slow to compute, so it is asked once for each spec, of the first layer that it serves.
+  std::map<std::size_t, float> negligible;
+  for (std::uint32_t layer = 0; layer < spec.layers; ++layer) {
+    std::vector<HeadCodecs>& heads = plan->layers_.emplace_back();
+    for (const Choice& choice : (*choices)[layer]) {
+      const CodecConfig config{.layer = layer,
+                               .kv_heads = spec.kv_heads,
+                               .head_begin = choice.begin,
+                               .head_end = choice.end,
+                               .head_dim = spec.head_dim,
+                               .block_tokens = spec.block_tokens,
+                               .model = plan->spec_.model,
+                               .rope = plan->spec_.rope,
+                               .artifact = plan->artifact_.get(),
+                               .registry = &registry};
+      auto key_codec = MakeKeys(keys.parsed(choice.keys), config);
+      if (!key_codec) return key_codec.error();
+      auto value_codec = MakeValues(values.parsed(choice.values), config);
+      if (!value_codec) return value_codec.error();
+      HeadCodecs& made = heads.emplace_back();
+      made.begin = choice.begin;
+      made.end = choice.end;
+      made.keys = *std::move(key_codec);
+      made.values = *std::move(value_codec);
+      const auto known = negligible.find(choice.values);
+      made.negligible_weight = known != negligible.end()
+                                   ? known->second
+                                   : negligible.emplace(choice.values, NegligibleWeight(*made.values)).first->second;
+      if (made.keys->pre_rope() != heads.front().keys->pre_rope()) {
+        return Invalid("layer " + std::to_string(layer) + ": KV heads " + std::to_string(choice.begin) + ".." +
+                       std::to_string(choice.end - 1) + " and those before disagree whether keys come before RoPE");
+      }
     }
-    plan->payload_bytes_ += codecs.head_stride * spec.kv_heads;
-    plan->layers_.push_back(std::move(codecs));
-    plan->canonical_ +=
-        "layer " + std::to_string(layer) + " keys " + choice.keys.Canonical() + " values " + choice.values.Canonical() + "\n";
   }
+  plan->LayOut();
   return std::unique_ptr<const Plan>(std::move(plan));
+}
+
+void Plan::LayOut() {
+  for (const auto& layer : layers_) {
+    for (const HeadCodecs& heads : layer) {
+      const Needs keys = heads.keys->needs(0), values = heads.values->needs(0);
+      encode_scratch_ = std::max({encode_scratch_, keys.encode, values.encode});
+      decode_scratch_ = std::max({decode_scratch_, keys.decode, values.decode});
+      sections_ = std::max({sections_, heads.keys->parts(), heads.values->parts()});
+    }
+  }
+  std::size_t end = 0;
+  for (std::size_t section = 0; section < sections_; ++section) {
+    const auto put = [&](Place& place, const BlockCodec& codec) -> std::size_t {
+      place.parts = codec.parts();
+      if (section >= codec.parts()) return 0;
+      place.offset[section] = end;
+      place.bytes[section] = codec.part_bytes(section);
+      place.room[section] = AlignUp(codec.part_bytes(section));
+      end += place.room[section];
+      return place.room[section];
+    };
+    for (auto& layer : layers_) {
+      for (HeadCodecs& heads : layer) {
+        const std::size_t keys_room = put(heads.first_keys, *heads.keys);
+        heads.head_stride[section] = keys_room + put(heads.first_values, *heads.values);
+        end += (heads.end - heads.begin - 1) * heads.head_stride[section];
+      }
+    }
+    section_end_[section] = end;
+  }
+}
+
+const HeadCodecs& Plan::codecs(std::size_t layer, std::size_t kv_head) const {
+  const std::vector<HeadCodecs>& heads = layers_[layer];
+  std::size_t i = 0;
+  while (kv_head >= heads[i].end) ++i;
+  return heads[i];
+}
+
+const BlockCodec& Plan::codec(std::size_t layer, std::size_t kv_head, Side side) const {
+  const HeadCodecs& heads = codecs(layer, kv_head);
+  if (side == Side::kKeys) return *heads.keys;
+  return *heads.values;
+}
+
+Place Plan::place(std::size_t layer, std::size_t kv_head, Side side) const {
+  const HeadCodecs& heads = codecs(layer, kv_head);
+  Place place = side == Side::kKeys ? heads.first_keys : heads.first_values;
+  for (std::size_t p = 0; p < place.parts; ++p) place.offset[p] += (kv_head - heads.begin) * heads.head_stride[p];
+  return place;
 }
 
 std::size_t Plan::logical_bytes() const noexcept {
   return std::size_t{2} * 2 * spec_.block_tokens * spec_.layers * spec_.kv_heads * spec_.head_dim;
+}
+
+double Plan::bits_per_element(Side side) const noexcept {
+  double bits = 0;
+  for (const auto& layer : layers_) {
+    for (const HeadCodecs& heads : layer) {
+      const BlockCodec& codec = side == Side::kKeys ? static_cast<const BlockCodec&>(*heads.keys) : *heads.values;
+      bits += 8.0 * static_cast<double>(codec.block_bytes()) * (heads.end - heads.begin);
+    }
+  }
+  return bits / (static_cast<double>(spec_.layers) * spec_.kv_heads * spec_.block_tokens * spec_.head_dim);
 }
 
 }  // namespace kvant::quantizers

@@ -1,9 +1,11 @@
-// A codec plan made ready to work: one key codec and one value codec per layer, and where their bytes lie in a block slot.
+// A codec plan made ready to work: which codecs serve which KV heads of each layer, and where their bytes lie in a block slot.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,17 +18,42 @@
 
 namespace kvant::quantizers {
 
-/// One layer of a plan. Offsets are bytes from the start of a slot's payload; all multiples of 64.
-/// KV head h's keys start at `offset + h * head_stride`, its values `values_offset` bytes after that.
-struct LayerCodecs {
+/// Limits that bound what a hostile spec can cost: entries of a plan's overrides, layers that all entries name together, and
+/// bytes of the plan's text.
+inline constexpr std::size_t kMaxOverrides = 4096;
+inline constexpr std::size_t kMaxOverrideLayers = 16384;
+inline constexpr std::size_t kMaxPlanText = std::size_t{1} << 20;
+
+/// Where the encoded blocks of one side of one KV head lie: part p begins `offset[p]` bytes from the start of a slot's payload,
+/// a multiple of 64, and takes `room[p]` bytes, of which the codec writes the first `bytes[p]`.
+struct Place {
+  std::size_t parts = 1;
+  std::array<std::size_t, kMaxParts> offset{};
+  std::array<std::size_t, kMaxParts> bytes{};
+  std::array<std::size_t, kMaxParts> room{};
+
+  /// The block in a payload that has its first `sections` sections (Plan::section_end).
+  template <typename Byte>
+  [[nodiscard]] BasicBlockView<Byte> In(Byte* payload, std::size_t sections = kMaxParts) const noexcept {
+    BasicBlockView<Byte> block;
+    block.parts = parts < sections ? parts : sections;
+    for (std::size_t p = 0; p < block.parts; ++p) block.part[p] = payload + offset[p];
+    return block;
+  }
+};
+
+/// The codecs of KV heads [begin, end) of one layer.
+struct HeadCodecs {
+  std::uint32_t begin = 0;
+  std::uint32_t end = 0;
   std::unique_ptr<KeyCodec> keys;
   std::unique_ptr<ValueCodec> values;
-  std::size_t offset = 0;
-  std::size_t head_stride = 0;
-  std::size_t values_offset = 0;
   /// Attention may leave out values whose weights sum up to this share of a query's: a hundredth of what the codec loses on a
-  /// row (the root of its declared error), 0 for codecs that lose nothing.
+  /// row (the root of its expected error), 0 where it loses nothing or does not know.
   float negligible_weight = 0.0f;
+  Place first_keys;  ///< of head `begin`; those of the next head lie head_stride[p] further
+  Place first_values;
+  std::array<std::size_t, kMaxParts> head_stride{};
 };
 
 /// Immutable after Make; shared by threads. The daemon and a client with local placement build the same from the same spec.
@@ -36,28 +63,52 @@ class Plan {
   static Result<std::unique_ptr<const Plan>> Make(const Registry& registry, const StoreSpec& spec);
 
   [[nodiscard]] const StoreSpec& spec() const noexcept { return spec_; }
-  [[nodiscard]] const LayerCodecs& layer(std::size_t i) const { return layers_[i]; }
   [[nodiscard]] std::size_t layers() const noexcept { return layers_.size(); }
 
+  /// The codecs of all heads of a layer, in order.
+  [[nodiscard]] std::span<const HeadCodecs> heads(std::size_t layer) const { return layers_[layer]; }
+  /// The codecs of one head.
+  [[nodiscard]] const HeadCodecs& codecs(std::size_t layer, std::size_t kv_head) const;
+  [[nodiscard]] const BlockCodec& codec(std::size_t layer, std::size_t kv_head, Side side) const;
+  /// Where its blocks lie in a slot's payload.
+  [[nodiscard]] Place place(std::size_t layer, std::size_t kv_head, Side side) const;
+
+  /// A payload has as many sections as the plan's codecs have parts at most: section p holds part p of every layer, head and
+  /// side, in this order, from section_end(p - 1) to section_end(p). A block that is demoted in place loses its last sections.
+  [[nodiscard]] std::size_t sections() const noexcept { return sections_; }
+  [[nodiscard]] std::size_t section_end(std::size_t section) const noexcept { return section_end_[section]; }
+
   /// Bytes of one block's codes and side data over all layers and heads, alignment included: a slot's payload.
-  [[nodiscard]] std::size_t payload_bytes() const noexcept { return payload_bytes_; }
+  [[nodiscard]] std::size_t payload_bytes() const noexcept { return section_end_[sections_ - 1]; }
   /// Bytes the same tokens take as f16: the "logical" figure.
   [[nodiscard]] std::size_t logical_bytes() const noexcept;
-  /// Canonical text of every layer's codecs, one line each, for the identity and for operators.
+  /// Mean over layers and heads of the bits that one number takes, side information included.
+  [[nodiscard]] double bits_per_element(Side side) const noexcept;
+  /// Scratch bytes of Encode and of Decode that are enough for every codec of the plan.
+  [[nodiscard]] std::size_t encode_scratch() const noexcept { return encode_scratch_; }
+  [[nodiscard]] std::size_t decode_scratch() const noexcept { return decode_scratch_; }
+  /// Canonical text, one line for each run of heads with the same codecs, for the identity and for operators:
+  /// "artifact DIGEST" if there is one, then "layer 3 keys SPEC values SPEC", or "layer 3 heads 0..1 keys SPEC values SPEC" for
+  /// some of the heads.
   [[nodiscard]] const std::string& canonical() const noexcept { return canonical_; }
   /// True if the keys of this layer are handed over before RoPE.
-  [[nodiscard]] bool pre_rope(std::size_t layer) const { return layers_[layer].keys->pre_rope(); }
+  [[nodiscard]] bool pre_rope(std::size_t layer) const { return layers_[layer].front().keys->pre_rope(); }
 
   /// The model's rotary positions, for raw keys of pre-RoPE layers.
   [[nodiscard]] const kernels::Rope& rope() const noexcept { return rope_; }
 
  private:
   explicit Plan(const StoreSpec& spec) : spec_(spec), rope_(spec.rope, spec.head_dim) {}
+  void LayOut();
+
   StoreSpec spec_;
   kernels::Rope rope_;
   std::unique_ptr<const Artifact> artifact_;
-  std::vector<LayerCodecs> layers_;
-  std::size_t payload_bytes_ = 0;
+  std::vector<std::vector<HeadCodecs>> layers_;
+  std::size_t sections_ = 1;
+  std::array<std::size_t, kMaxParts> section_end_{};
+  std::size_t encode_scratch_ = 0;
+  std::size_t decode_scratch_ = 0;
   std::string canonical_;
 };
 

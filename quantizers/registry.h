@@ -1,10 +1,8 @@
 // The list of codecs. A value passed down from main(), not a global: tests add their own to a copy.
 #pragma once
 
-#include <cstdint>
-#include <memory>
+#include <cstddef>
 #include <span>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -12,26 +10,28 @@
 
 namespace kvant::quantizers {
 
-/// A codec spec after parsing and checking: which codec, and every parameter's value.
-struct ParsedSpec {
-  const Codec* codec = nullptr;
-  std::vector<std::int64_t> params;  ///< in the order of codec->params, defaults filled in
-  /// The spec with every parameter spelled out, in order, and the version: "turboquant_mse@1:bits=4,center=0". Hashed into
-  /// identities.
-  [[nodiscard]] std::string Canonical() const;
-};
+/// The longest codec spec in bytes, and how deep specs may stand in parentheses.
+inline constexpr std::size_t kMaxSpecBytes = 1024;
+inline constexpr std::size_t kMaxSpecNesting = 4;
 
 class Registry {
  public:
   /// All codecs of the project.
   static Registry Builtin();
 
-  /// Adds a codec; `codec` must outlive the registry. kInvalidArgument if the name is taken.
+  /// Adds a codec; `codec` must outlive the registry. A name may stand here in several versions. kInvalidArgument if this
+  /// version is taken, or if a parameter's default is none of its values.
   Result<void> Add(const Codec& codec);
 
   [[nodiscard]] std::span<const Codec* const> codecs() const noexcept { return codecs_; }
 
-  /// Parses "name" or "name:param=value,...". Errors name the codec, the parameter, the value and what is allowed.
+  /// Parses a spec:
+  ///
+  ///   spec      = name ["@" version] [":" parameter {"," parameter}]
+  ///   parameter = name "=" (integer | number | choice | "(" spec ")")
+  ///
+  /// Without a version, the newest. Errors name the codec, the parameter, the value and what is allowed. The text may be
+  /// hostile: its length and nesting are limited, and the work is proportional to the length.
   [[nodiscard]] Result<ParsedSpec> Parse(std::string_view spec) const;
 
  private:

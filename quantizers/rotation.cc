@@ -34,6 +34,7 @@ std::uint64_t RotationSeed(const RotationKey& key) {
   AppendNumber(text, key.layer);
   AppendNumber(text, key.kv_head);
   AppendNumber(text, static_cast<std::uint32_t>(key.side));
+  if (key.stream != 0) AppendNumber(text, key.stream);
   return XXH3_64bits(text.data(), text.size());
 }
 

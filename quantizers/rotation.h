@@ -23,10 +23,11 @@ struct RotationKey {
   std::uint32_t layer = 0;
   std::uint32_t kv_head = 0;
   Side side = Side::kKeys;
+  std::uint32_t stream = 0;  ///< CodecConfig::stream
 };
 
-/// XXH3-64 of: "kvant.rotation", codec and model (each with its length before it), then version, layer, kv_head, side; all
-/// numbers u32 little-endian.
+/// XXH3-64 of: "kvant.rotation", codec and model (each with its length before it), then version, layer, kv_head, side and,
+/// unless it is 0, stream; all numbers u32 little-endian.
 [[nodiscard]] std::uint64_t RotationSeed(const RotationKey& key);
 
 /// An orthogonal map of rows. Immutable.

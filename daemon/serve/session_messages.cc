@@ -147,15 +147,8 @@ void WriteStore(const Session::NumberedStore& opened, wire::StoreOpened::Builder
   to.setSlotBytes(store.slot_bytes());
   to.setPayloadBytes(plan.payload_bytes());
   to.setLogicalBlockBytes(plan.logical_bytes());
-  double key_bits = 0;
-  double value_bits = 0;
-  for (std::size_t i = 0; i < plan.layers(); ++i) {
-    key_bits += 8.0 * static_cast<double>(plan.layer(i).keys->block_bytes());
-    value_bits += 8.0 * static_cast<double>(plan.layer(i).values->block_bytes());
-  }
-  const double elements = static_cast<double>(plan.layers()) * plan.spec().block_tokens * plan.spec().head_dim;
-  to.setKeyBitsPerElement(key_bits / elements);
-  to.setValueBitsPerElement(value_bits / elements);
+  to.setKeyBitsPerElement(plan.bits_per_element(quantizers::Side::kKeys));
+  to.setValueBitsPerElement(plan.bits_per_element(quantizers::Side::kValues));
 }
 
 }  // namespace kvant::daemon

@@ -5,6 +5,7 @@
 
 #include "kernels/raw/rows.h"
 #include "protocol/segment_layout.h"
+#include "quantizers/attention/aligned_buffer.h"
 
 namespace kvant::daemon {
 namespace {
@@ -42,24 +43,26 @@ Result<void> SealJob::EncodeCodes(std::byte* payload) {
   const StoreSpec& spec = plan->spec();
   // The ring's capacity is a multiple of block_tokens: a block's rows are adjacent.
   const std::uint64_t first_row = info.first_position % tail.layout.capacity;
+  quantizers::AlignedBuffer scratch;
+  scratch.Reserve(plan->encode_scratch());
   for (std::size_t layer = 0; layer < spec.layers; ++layer) {
-    const quantizers::LayerCodecs& codecs = plan->layer(layer);
     for (std::size_t head = 0; head < spec.kv_heads; ++head) {
       if (cancelled.load(std::memory_order_relaxed)) return {};
-      std::byte* const keys = payload + codecs.offset + head * codecs.head_stride;
-      std::byte* const values = keys + codecs.values_offset;
-      for (std::size_t side = 0; side < 2; ++side) {
-        const RowsView rows{tail.Ring(layer, side, head) + first_row * tail.layout.row_bytes(), tail.layout.type,
+      for (const quantizers::Side side : {quantizers::Side::kKeys, quantizers::Side::kValues}) {
+        const auto side_index = static_cast<std::size_t>(side);
+        const RowsView rows{tail.Ring(layer, side_index, head) + first_row * tail.layout.row_bytes(), tail.layout.type,
                             spec.block_tokens, spec.head_dim, spec.head_dim};
-        const quantizers::BlockCodec& codec =
-            side == 0 ? static_cast<const quantizers::BlockCodec&>(*codecs.keys) : *codecs.values;
-        std::byte* const block = side == 0 ? keys : values;
-        if (Result<void> encoded = codec.Encode(head, info.first_position, rows, block); !encoded) {
-          return Error{encoded.error().code, Where(*this, layer, side, head) + encoded.error().message};
-        }
+        const quantizers::Place at = plan->place(layer, head, side);
+        const quantizers::BlockView block = at.In(payload);
+        Result<void> encoded = plan->codec(layer, head, side)
+                                   .Encode({.head = head,
+                                            .first_position = info.first_position,
+                                            .rows = rows,
+                                            .block = block,
+                                            .scratch = scratch.data()});
+        if (!encoded) return Error{encoded.error().code, Where(*this, layer, side_index, head) + encoded.error().message};
         // Zero what lies between blocks: a slot's bytes must not depend on what was in it before.
-        const std::size_t room = side == 0 ? codecs.values_offset : codecs.head_stride - codecs.values_offset;
-        std::memset(block + codec.block_bytes(), 0, room - codec.block_bytes());
+        for (std::size_t p = 0; p < block.parts; ++p) std::memset(block.part[p] + at.bytes[p], 0, at.room[p] - at.bytes[p]);
       }
     }
   }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "daemon/store/seal.h"
+#include "quantizers/attention/aligned_buffer.h"
 
 namespace kvant::daemon {
 namespace {
@@ -187,16 +188,21 @@ Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t row
   const quantizers::Plan& plan = *store_->plan();
   const float largest = kernels::LargestStorable(to.layout.type);
   std::vector<float> decoded(rows * spec.head_dim);
+  quantizers::AlignedBuffer scratch;
+  scratch.Reserve(plan.decode_scratch());
   for (std::size_t layer = 0; layer < spec.layers; ++layer) {
-    const quantizers::LayerCodecs& codecs = plan.layer(layer);
     for (std::size_t head = 0; head < spec.kv_heads; ++head) {
-      const std::byte* keys = block.payload + codecs.offset + head * codecs.head_stride;
       for (std::size_t side = 0; side < 2; ++side) {
-        if (side == 0) {
-          codecs.keys->Decode(head, block.first_position, keys, 0, rows, decoded.data());
-        } else {
-          codecs.values->Decode(head, block.first_position, keys + codecs.values_offset, 0, rows, decoded.data());
-        }
+        const auto which = static_cast<quantizers::Side>(side);
+        plan.codec(layer, head, which)
+            .Decode({.head = head,
+                     .first_position = block.first_position,
+                     .block = plan.place(layer, head, which).In<const std::byte>(block.payload),
+                     .begin = 0,
+                     .end = rows,
+                     .rows = decoded.data(),
+                     .row_stride = spec.head_dim,
+                     .scratch = scratch.data()});
         if (block.sinks) {
           for (std::size_t i = 0; i < std::min<std::uint64_t>(rows, spec.sink_tokens); ++i) {
             LoadSink(block, spec, layer, side, head, i, decoded.data() + i * spec.head_dim);

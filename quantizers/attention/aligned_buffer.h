@@ -18,6 +18,7 @@ class AlignedBuffer {
     size_ = bytes;
   }
   [[nodiscard]] std::byte* data() noexcept { return data_.get(); }
+  [[nodiscard]] const std::byte* data() const noexcept { return data_.get(); }
   [[nodiscard]] float* Floats() noexcept { return reinterpret_cast<float*>(data_.get()); }
 
  private:

@@ -75,14 +75,14 @@ struct Call {
   void AttendRaw(std::size_t index, std::size_t thread) {
     const TileRun& unit = scratch->units.raw_units[index];
     const AttendItem& item = ItemOf(unit);
-    Partial partial = View(item, unit.count, scratch->partials.Floats() + unit.partial);
+    Partial partial = View(item, unit, scratch->partials.Floats() + unit.partial);
     Tile(items, scratch->units, unit, scratch->threads[thread], nullptr, false).Attend(partial, false, nullptr);
   }
 
   void AttendUnit(const TileRun& unit, std::size_t thread, bool warm, const TileRun* next) {
     const AttendItem& item = ItemOf(unit);
     ThreadBuffers& buffers = scratch->threads[thread];
-    Partial partial = View(item, unit.count, unit.whole ? buffers.partial.Floats() : scratch->partials.Floats() + unit.partial);
+    Partial partial = View(item, unit, unit.whole ? buffers.partial.Floats() : scratch->partials.Floats() + unit.partial);
     Tile(items, scratch->units, unit, buffers, scratch->partials.Floats(), true).Attend(partial, warm, next);
     if (unit.whole) Finish(item, unit, buffers, partial);
   }
@@ -91,24 +91,21 @@ struct Call {
     const Units& units = scratch->units;
     const SplitTile& split = units.split[index];
     const AttendItem& item = ItemOf(split.tile);
-    const std::size_t dim = item.cache.plan->spec().head_dim;
+    const std::size_t dim = item.cache.plan->spec().head_dim, acc_floats = AccFloats(item, split.tile.head);
     const auto part = [&](std::size_t i) {
       const Part& at = units.parts[i];
-      return View(item, at.unit_count, scratch->partials.Floats() + at.partial).From(at.first, AccFloats(item), dim);
+      return Partial(scratch->partials.Floats() + at.partial, at.unit_count, acc_floats, dim).From(at.first, acc_floats, dim);
     };
     Partial sum = part(split.parts_begin);
     for (std::size_t i = split.parts_begin + 1; i < split.parts_end; ++i) {
-      Merge(part(i), sum, split.tile.count, AccFloats(item), dim);
+      Merge(part(i), sum, split.tile.count, acc_floats, dim);
     }
     Finish(item, split.tile, scratch->threads[thread], sum);
   }
 
   [[nodiscard]] const AttendItem& ItemOf(const TileRun& unit) const { return items[scratch->units.members[unit.members].item]; }
-  static std::size_t AccFloats(const AttendItem& item) {
-    return item.cache.plan->layer(item.cache.layer).values->accumulator_floats();
-  }
-  static Partial View(const AttendItem& item, std::size_t count, float* memory) {
-    return {memory, count, AccFloats(item), item.cache.plan->spec().head_dim};
+  static Partial View(const AttendItem& item, const TileRun& unit, float* memory) {
+    return {memory, unit.count, AccFloats(item, unit.head), item.cache.plan->spec().head_dim};
   }
 };
 

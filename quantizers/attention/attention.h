@@ -34,6 +34,8 @@ struct CachedLayer {
   std::size_t layer = 0;
   std::span<const std::byte* const> blocks;  ///< slot payloads; block i holds tokens [i * block_tokens, (i + 1) * block_tokens)
   std::span<const RawRows> raw;              ///< in position order, disjoint
+  /// Sections (Plan::sections) that block i's payload still has, at least 1; empty: every block has all.
+  std::span<const std::uint8_t> sections = {};
 };
 
 /// The queries of `tokens` new tokens at positions [first_position, first_position + tokens).

@@ -37,11 +37,20 @@ void Merge(const Partial& from, Partial& to, std::size_t count, std::size_t acc_
 
 void Finish(const AttendItem& item, const TileRun& tile, ThreadBuffers& buffers, const Partial& partial) {
   const StoreSpec& spec = item.cache.plan->spec();
-  const LayerCodecs& codecs = item.cache.plan->layer(item.cache.layer);
   const Query& query = item.query;
   const std::size_t dim = spec.head_dim, group = GroupSize(item);
   float* rows = buffers.rows.Floats();
-  codecs.values->Finish(tile.head, partial.code_acc, codecs.values->accumulator_floats(), partial.code_sum, tile.count, rows);
+  const std::size_t acc_floats = AccFloats(item, tile.head);
+  item.cache.plan->codecs(item.cache.layer, tile.head)
+      .values->Finish({.head = tile.head,
+                       .acc = partial.code_acc,
+                       .acc_stride = acc_floats,
+                       .acc_floats = acc_floats,
+                       .weight_sums = partial.code_sum,
+                       .n = tile.count,
+                       .rows = rows,
+                       .row_stride = dim,
+                       .scratch = buffers.scratch.data()});
   for (std::size_t i = 0; i < tile.count; ++i) {
     const std::size_t token = (tile.first + i) / group;
     const std::size_t head = tile.head * group + (tile.first + i) % group;

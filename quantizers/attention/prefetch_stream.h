@@ -5,13 +5,9 @@
 #include <array>
 #include <cstddef>
 
-namespace kvant::quantizers {
+#include "quantizers/codec.h"
 
-/// Memory that a kernel may prefetch.
-struct Piece {
-  const std::byte* data = nullptr;
-  std::size_t bytes = 0;
-};
+namespace kvant::quantizers {
 
 class PrefetchStream {
  public:
@@ -33,13 +29,13 @@ class PrefetchStream {
   [[nodiscard]] std::size_t total() const noexcept { return total_; }
 
   /// The next `share` of all bytes, without what lies beyond the current piece: that is made up for by the next call.
-  Piece Take(float share) noexcept {
+  Ahead Take(float share) noexcept {
     owed_ += share * static_cast<float>(total_);
     if (at_ == size_ || owed_ < 64.0f) return {};
-    Piece& from = pieces_[at_];
+    Ahead& from = pieces_[at_];
     const std::size_t wanted = static_cast<std::size_t>(owed_) / 64 * 64;
     const std::size_t bytes = wanted < from.bytes ? wanted : from.bytes;
-    const Piece taken{from.data, bytes};
+    const Ahead taken{from.data, bytes};
     from.data += bytes;
     from.bytes -= bytes;
     owed_ -= static_cast<float>(bytes);
@@ -48,7 +44,7 @@ class PrefetchStream {
   }
 
  private:
-  std::array<Piece, kMost> pieces_;
+  std::array<Ahead, kMost> pieces_;
   std::size_t size_ = 0;
   std::size_t at_ = 0;
   std::size_t total_ = 0;

@@ -22,15 +22,18 @@ std::size_t ChunkBlocks(const StoreSpec& spec) { return std::max<std::size_t>(1,
 
 Sizes SizesOf(const AttendItem& item, std::size_t count) {
   const StoreSpec& spec = item.cache.plan->spec();
-  const LayerCodecs& codecs = item.cache.plan->layer(item.cache.layer);
   Sizes sizes;
   sizes.queries = count * spec.head_dim * sizeof(float);
-  sizes.prepared = codecs.keys->prepared_bytes(count);
   sizes.logits = count * std::max<std::size_t>(kChunkTokens, spec.block_tokens) * sizeof(float);
-  sizes.partial = Partial::Floats(count, codecs.values->accumulator_floats(), spec.head_dim) * sizeof(float);
   sizes.rows = count * spec.head_dim * sizeof(float);
-  sizes.turned = codecs.keys->pre_rope() ? kTurnTokens * spec.head_dim * sizeof(float) : 0;
-  sizes.accumulate = codecs.values->accumulate_scratch_bytes(count);
+  for (const HeadCodecs& codecs : item.cache.plan->heads(item.cache.layer)) {
+    const Needs keys = codecs.keys->needs(count), values = codecs.values->needs(count);
+    sizes.prepared = std::max(sizes.prepared, keys.prepared);
+    sizes.scratch = std::max({sizes.scratch, keys.scratch, values.scratch});
+    sizes.partial =
+        std::max(sizes.partial, Partial::Floats(count, AccFloats(item, codecs.begin), spec.head_dim) * sizeof(float));
+    if (codecs.keys->pre_rope()) sizes.turned = kTurnTokens * spec.head_dim * sizeof(float);
+  }
   return sizes;
 }
 
@@ -40,13 +43,15 @@ Tile::Tile(std::span<const AttendItem> items, const Units& units, const TileRun&
       members_(&units.members[unit.members]),
       unit_(unit),
       cache_(items[members_->item].cache),
-      codecs_(cache_.plan->layer(cache_.layer)),
+      codecs_(cache_.plan->codecs(cache_.layer, unit.head)),
+      key_place_(cache_.plan->place(cache_.layer, unit.head, Side::kKeys)),
+      value_place_(cache_.plan->place(cache_.layer, unit.head, Side::kValues)),
       spec_(cache_.plan->spec()),
       buffers_(buffers),
       rope_(codecs_.keys->pre_rope() ? &cache_.plan->rope() : nullptr),
       units_(units),
       group_(GroupSize(items[members_->item])),
-      acc_floats_(codecs_.values->accumulator_floats()) {
+      acc_floats_(AccFloats(items[members_->item], unit.head)) {
   std::fill_n(skipped_, unit_.count, 0.0f);
   std::fill_n(raw_max_, unit_.count, -kInfinity);
   if (raw_done && !unit_.raw) LearnFromRaw(partials);
@@ -67,7 +72,7 @@ void Tile::LearnFromRaw(float* partials) {
   }
 }
 
-/// Whether query i may leave out another `weight` (in units of its running maximum), by LayerCodecs::negligible_weight.
+/// Whether query i may leave out another `weight` (in units of its running maximum), by HeadCodecs::negligible_weight.
 bool Tile::Negligible(std::size_t i, float weight, const Partial& partial) const {
   float all = partial.code_sum[i] + partial.raw_sum[i];
   // Beyond e^80 everything here is negligible, and infinity would hide a NaN.
@@ -79,8 +84,10 @@ void Tile::Attend(Partial& partial, bool warm, const TileRun* next) {
   partial.Clear(unit_.count, acc_floats_, spec_.head_dim);
   const bool blocks = unit_.block_begin < unit_.block_end;
   if (blocks && !warm) {
-    const std::size_t bytes = codecs_.keys->block_bytes();
-    for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(Keys(unit_.block_begin) + at, 0, 2);
+    const ConstBlockView first = Keys(unit_.block_begin);
+    for (std::size_t p = 0; p < first.parts; ++p) {
+      for (std::size_t at = 0; at < key_place_.bytes[p]; at += 64) __builtin_prefetch(first.part[p] + at, 0, 2);
+    }
   }
   LoadQueries(partial);
   const Range seen = TileVisible();
@@ -88,7 +95,12 @@ void Tile::Attend(Partial& partial, bool warm, const TileRun* next) {
     for (const RawRows& raw : cache_.raw) AttendRaw(raw, seen, partial);
   }
   if (blocks) {
-    codecs_.keys->PrepareQueries(unit_.head, buffers_.queries.Floats(), unit_.count, buffers_.prepared.data());
+    codecs_.keys->Prepare({.head = unit_.head,
+                           .queries = buffers_.queries.Floats(),
+                           .query_stride = spec_.head_dim,
+                           .n = unit_.count,
+                           .prepared = buffers_.prepared.data(),
+                           .scratch = buffers_.scratch.data()});
     AttendBlocks(seen, partial, warm, next);
   }
 }
@@ -172,10 +184,6 @@ bool Tile::NewMaximum(std::size_t i, float* logits, std::size_t length, Partial&
   return true;
 }
 
-const std::byte* Tile::Keys(std::size_t block) const {
-  return cache_.blocks[block] + codecs_.offset + unit_.head * codecs_.head_stride;
-}
-
 void Tile::AttendBlocks(const Range& seen, Partial& partial, bool warm, const TileRun* next) {
   sparse_ = false;
   const std::size_t per_chunk = ChunkBlocks(spec_);
@@ -191,20 +199,22 @@ void Tile::AttendBlocks(const Range& seen, Partial& partial, bool warm, const Ti
 /// most of them will not be needed), the keys of the next chunk or of the first chunk of the next unit.
 void Tile::PlanPrefetch(const Chunk& chunk, const Chunk& next, const TileRun* next_unit, bool warm) {
   prefetch_.Clear();
-  const std::size_t keys_bytes = codecs_.keys->block_bytes(), values_bytes = codecs_.values->block_bytes();
+  const auto add = [this](const Place& place, const ConstBlockView& block) {
+    for (std::size_t p = 0; p < block.parts; ++p) prefetch_.Add(block.part[p], place.bytes[p]);
+  };
   if (!warm) {
-    for (std::size_t b = chunk.first + 1; b < chunk.last; ++b) prefetch_.Add(Keys(b), keys_bytes);
+    for (std::size_t b = chunk.first + 1; b < chunk.last; ++b) add(key_place_, Keys(b));
   }
   if (!sparse_) {
-    for (std::size_t b = chunk.first; b < chunk.last; ++b) prefetch_.Add(Keys(b) + codecs_.values_offset, values_bytes);
+    for (std::size_t b = chunk.first; b < chunk.last; ++b) add(value_place_, Values(b));
   }
-  for (std::size_t b = next.first; b < next.last; ++b) prefetch_.Add(Keys(b), keys_bytes);
+  for (std::size_t b = next.first; b < next.last; ++b) add(key_place_, Keys(b));
   if (next.first < next.last || next_unit == nullptr) return;
   const CachedLayer& cache = items_[units_.members[next_unit->members].item].cache;
-  const LayerCodecs& codecs = cache.plan->layer(cache.layer);
+  const Place place = cache.plan->place(cache.layer, next_unit->head, Side::kKeys);
   const std::size_t end = std::min(next_unit->block_end, next_unit->block_begin + ChunkBlocks(cache.plan->spec()));
   for (std::size_t b = next_unit->block_begin; b < end; ++b) {
-    prefetch_.Add(cache.blocks[b] + codecs.offset + next_unit->head * codecs.head_stride, codecs.keys->block_bytes());
+    add(place, place.In(cache.blocks[b], cache.sections.empty() ? kMaxParts : cache.sections[b]));
   }
 }
 
@@ -214,25 +224,42 @@ void Tile::AttendChunk(const Chunk& chunk, const Range& seen, Partial& partial) 
   float* logits = buffers_.logits.Floats();
   for (std::size_t b = chunk.first; b < chunk.last; ++b) {
     float* out = logits + (b - chunk.first) * tokens;
-    const Piece ahead = prefetch_.Take(kScoreShare / static_cast<float>(count));
+    const Ahead ahead = prefetch_.Take(kScoreShare / static_cast<float>(count));
     if (Hidden(b, seen)) {
       for (std::size_t i = 0; i < unit_.count; ++i) std::fill_n(out + i * stride, tokens, -kInfinity);
       continue;
     }
-    codecs_.keys->Score(unit_.head, b * tokens, buffers_.prepared.data(), unit_.count, Keys(b), out, stride, ahead.data,
-                        ahead.bytes);
+    codecs_.keys->Score({.head = unit_.head,
+                         .first_position = b * tokens,
+                         .queries = buffers_.queries.Floats(),
+                         .query_stride = spec_.head_dim,
+                         .prepared = buffers_.prepared.data(),
+                         .n = unit_.count,
+                         .block = Keys(b),
+                         .logits = out,
+                         .stride = stride,
+                         .scratch = buffers_.scratch.data(),
+                         .next = ahead});
   }
   if (!Weigh(chunk, partial)) return;
   for (std::size_t b = chunk.first; b < chunk.last; ++b) {
-    const Piece ahead = prefetch_.Take(kAccumulateShare / static_cast<float>(count));
+    const Ahead ahead = prefetch_.Take(kAccumulateShare / static_cast<float>(count));
     if (!needed_[b - chunk.first]) continue;
-    codecs_.values->Accumulate(unit_.head, logits + (b - chunk.first) * tokens, stride, unit_.count,
-                               Keys(b) + codecs_.values_offset, partial.code_acc, acc_floats_, buffers_.accumulate.data(),
-                               ahead.data, ahead.bytes);
+    codecs_.values->Accumulate({.head = unit_.head,
+                                .first_position = b * tokens,
+                                .weights = logits + (b - chunk.first) * tokens,
+                                .stride = stride,
+                                .n = unit_.count,
+                                .block = Values(b),
+                                .acc = partial.code_acc,
+                                .acc_stride = acc_floats_,
+                                .acc_floats = acc_floats_,
+                                .scratch = buffers_.scratch.data(),
+                                .next = ahead});
   }
 }
 
-/// Logits of a chunk to weights. Where all of a block's weights together are negligible (LayerCodecs::negligible_weight bounds
+/// Logits of a chunk to weights. Where all of a block's weights together are negligible (HeadCodecs::negligible_weight bounds
 /// what a query may lose that way in all) they become 0, and the block's values are not needed for this query.
 bool Tile::Weigh(const Chunk& chunk, Partial& partial) {
   const std::uint64_t tokens = spec_.block_tokens;
@@ -243,7 +270,7 @@ bool Tile::Weigh(const Chunk& chunk, Partial& partial) {
   for (std::size_t i = 0; i < unit_.count; ++i) {
     float* logits = buffers_.logits.Floats() + i * stride;
     if (!PrepareSoftmax(i, range, /*mask_raw=*/true, logits, partial, partial.code_sum)) continue;
-    const Piece ahead = prefetch_.Take(share);
+    const Ahead ahead = prefetch_.Take(share);
     float weights[kMaxChunkBlocks];
     kernels::ExpShifted(logits, count, tokens, partial.max[i], weights, ahead.data, ahead.bytes);
     for (std::size_t b = 0; b < count; ++b) {

@@ -70,7 +70,7 @@ struct Sizes {
   std::size_t partial = 0;
   std::size_t rows = 0;
   std::size_t turned = 0;
-  std::size_t accumulate = 0;
+  std::size_t scratch = 0;
 
   void Cover(const Sizes& other) {
     queries = std::max(queries, other.queries);
@@ -79,7 +79,7 @@ struct Sizes {
     partial = std::max(partial, other.partial);
     rows = std::max(rows, other.rows);
     turned = std::max(turned, other.turned);
-    accumulate = std::max(accumulate, other.accumulate);
+    scratch = std::max(scratch, other.scratch);
   }
 };
 
@@ -94,7 +94,7 @@ struct ThreadBuffers {
   AlignedBuffer partial;  ///< a Partial, where the unit has only one run
   AlignedBuffer rows;     ///< [count, head_dim] floats
   AlignedBuffer turned;   ///< [some tokens, head_dim] floats: raw keys after RoPE
-  AlignedBuffer accumulate;
+  AlignedBuffer scratch;  ///< of the codecs
 
   void Reserve(const Sizes& sizes) {
     queries.Reserve(sizes.queries);
@@ -103,7 +103,7 @@ struct ThreadBuffers {
     partial.Reserve(sizes.partial);
     rows.Reserve(sizes.rows);
     turned.Reserve(sizes.turned);
-    accumulate.Reserve(sizes.accumulate);
+    scratch.Reserve(sizes.scratch);
   }
 };
 
@@ -145,13 +145,19 @@ class Tile {
   void AttendChunk(const Chunk& chunk, const Range& seen, Partial& partial);
   bool Weigh(const Chunk& chunk, Partial& partial);
   [[nodiscard]] bool Hidden(std::size_t block, const Range& seen) const;
-  [[nodiscard]] const std::byte* Keys(std::size_t block) const;
+  [[nodiscard]] ConstBlockView Keys(std::size_t block) const { return At(key_place_, block); }
+  [[nodiscard]] ConstBlockView Values(std::size_t block) const { return At(value_place_, block); }
+  [[nodiscard]] ConstBlockView At(const Place& place, std::size_t block) const {
+    return place.In(cache_.blocks[block], cache_.sections.empty() ? kMaxParts : cache_.sections[block]);
+  }
 
   std::span<const AttendItem> items_;
   const Member* members_;  ///< of the tile
   const TileRun& unit_;
   const CachedLayer& cache_;  ///< of the first item: what a tile of several items reads is the same in all
-  const LayerCodecs& codecs_;
+  const HeadCodecs& codecs_;
+  const Place key_place_;
+  const Place value_place_;
   const StoreSpec& spec_;
   ThreadBuffers& buffers_;
   const kernels::Rope* rope_;  ///< null unless the layer's raw keys are pre-RoPE

@@ -17,9 +17,8 @@ constexpr std::size_t kMaxPartialQueries = 2048;
 std::size_t QueriesPerHead(const AttendItem& item) { return item.query.q.tokens * GroupSize(item); }
 
 /// Floats of a partial result, see Partial in tile.h; a multiple of 64 bytes.
-std::size_t PartialFloats(const AttendItem& item, std::size_t count) {
-  const LayerCodecs& codecs = item.cache.plan->layer(item.cache.layer);
-  const std::size_t floats = count * (3 + codecs.values->accumulator_floats() + item.cache.plan->spec().head_dim);
+std::size_t PartialFloats(const AttendItem& item, std::size_t head, std::size_t count) {
+  const std::size_t floats = count * (3 + AccFloats(item, head) + item.cache.plan->spec().head_dim);
   return (floats + 15) / 16 * 16;
 }
 
@@ -96,6 +95,10 @@ Range Visible(const Query& query, std::size_t t) {
 }
 
 std::size_t GroupSize(const AttendItem& item) { return item.query.q.heads / item.cache.plan->spec().kv_heads; }
+
+std::size_t AccFloats(const AttendItem& item, std::size_t head) {
+  return item.cache.plan->codecs(item.cache.layer, head).values->accumulator_floats(QueriesPerHead(item));
+}
 
 void Units::Cut(std::span<const AttendItem> items) {
   raw_units.clear();
@@ -215,7 +218,7 @@ void Units::Count(const AttendItem& item, const TileRun& unit) {
 Part Units::AddPart(const AttendItem& item, TileRun unit, std::vector<TileRun>& to) {
   Count(item, unit);
   unit.partial = partial_floats;
-  partial_floats += PartialFloats(item, unit.count);
+  partial_floats += PartialFloats(item, unit.head, unit.count);
   to.push_back(unit);
   return {unit.partial, unit.count, 0};
 }

@@ -77,6 +77,10 @@ struct Units {
 /// Query heads per KV head.
 std::size_t GroupSize(const AttendItem& item);
 
+/// Floats of one query's accumulator in the codec of one KV head. Depends on the item alone, so parts of different tiles add
+/// up.
+std::size_t AccFloats(const AttendItem& item, std::size_t head);
+
 /// Positions [begin, end).
 struct Range {
   std::uint64_t begin = 0;

@@ -19,32 +19,56 @@
 #include "kernels/raw/rows.h"
 #include "kernels/ufloat16.h"
 #include "quantizers/codec.h"
+#include "quantizers/strided_rows.h"
 
 namespace kvant::quantizers {
 namespace {
 
-constexpr std::size_t kMaxDim = 1024;
-
 static_assert(kernels::kInt8KeyTile == 16 && kernels::kInt8ValueTile == 4, "tile sizes are part of the stored format");
+
+/// Errors are uniform over a step of max|x| / 127, but for the largest number, whose code is exact:
+/// D = (d - 1) / d * E[max^2] / (12 * 127^2), with E[max^2] the integral of 2 x P(max > x) = 2 x (1 - erf(x / sqrt 2)^d).
+double UniformError(std::size_t head_dim) {
+  constexpr double kStep = 1.0 / 256;
+  const auto dim = static_cast<double>(head_dim);
+  double expected_max_squared = 0;
+  for (double x = kStep / 2; x < 9; x += kStep) {
+    expected_max_squared += 2 * x * (1 - std::pow(std::erf(x / std::sqrt(2.0)), dim)) * kStep;
+  }
+  return (dim - 1.0) / dim * expected_max_squared / (12.0 * 127 * 127);
+}
 
 /// What both sides share: sizes, scales, the loop over rows.
 class Int8Block {
  public:
   explicit Int8Block(const CodecConfig& config) : dim_(config.head_dim), tokens_(config.block_tokens) {}
 
-  [[nodiscard]] std::size_t block_bytes() const noexcept { return tokens_ * dim_ + tokens_ * sizeof(std::uint16_t); }
+  [[nodiscard]] std::size_t bytes() const noexcept { return tokens_ * dim_ + tokens_ * sizeof(std::uint16_t); }
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
   [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
   [[nodiscard]] const std::uint16_t* Scales(const std::byte* block) const {
     return reinterpret_cast<const std::uint16_t*>(block + tokens_ * dim_);  // even: head_dim is a multiple of 8
   }
+  [[nodiscard]] static CodecTraits traits() noexcept {
+    return {.exact_zero = true, .largest_norm = 126.0F * kernels::kUfloat16Max};  // no number of a row exceeds its norm
+  }
+  [[nodiscard]] CodeForm form(CodeOrder order) const noexcept {
+    return {.family = CodeFamily::kScalar,
+            .order = order,
+            .bits = 8,
+            .first_level = -128,
+            .scale_format = ScaleFormat::kUfloat16,
+            .scale_offset = tokens_ * dim_};
+  }
 
-  /// Encodes tiles of kTile rows by `pack(rows, inverse_scales, dim, tile)`.
+  /// Encodes tiles of kTile rows by `pack(rows, inverse_scales, dim, tile)`. Scratch: a tile of floats.
   template <std::size_t kTile, typename Pack>
-  [[nodiscard]] Result<void> Encode(const RowsView& rows, std::byte* block, Pack pack) const {
+  [[nodiscard]] Result<void> Encode(const EncodeArgs& args, Pack pack) const {
+    const RowsView& rows = args.rows;
     const auto* src = static_cast<const std::byte*>(rows.data);
+    std::byte* block = args.block.part[0];
     auto* scales = reinterpret_cast<std::uint16_t*>(block + tokens_ * dim_);
-    float tile[kTile * kMaxDim];
+    auto* tile = reinterpret_cast<float*>(args.scratch);
     float inverse[kTile];
     for (std::size_t first = 0; first < tokens_; first += kTile) {
       for (std::size_t i = 0; i < kTile; ++i) {
@@ -65,9 +89,18 @@ class Int8Block {
     return {};
   }
 
-  /// The number at `offset` of the codes, times `scale`.
-  static float Number(const std::byte* block, std::size_t offset, float scale) {
-    return static_cast<float>(std::to_integer<int>(block[offset]) - 128) * scale;
+  /// Decodes rows whose codes `offset(token, number)` finds.
+  template <typename Offset>
+  void Decode(const DecodeArgs& args, Offset offset) const {
+    const std::byte* block = args.block.part[0];
+    for (std::size_t t = args.begin; t < args.end; ++t) {
+      const float scale = kernels::Ufloat16ToFloat(Scales(block)[t]);
+      float* row = args.rows + (t - args.begin) * args.row_stride;
+      for (std::size_t k = 0; k < dim_; ++k) {
+        const float number = static_cast<float>(std::to_integer<int>(block[offset(t, k)]) - 128) * scale;
+        row[k] = args.add ? row[k] + number : number;
+      }
+    }
   }
 
  private:
@@ -78,38 +111,44 @@ class Int8Block {
 class Int8Keys final : public KeyCodec {
  public:
   explicit Int8Keys(const CodecConfig& config) : block_(config) {}
-  [[nodiscard]] std::size_t block_bytes() const noexcept override { return block_.block_bytes(); }
+  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return block_.bytes(); }
+  [[nodiscard]] CodecTraits traits() const noexcept override { return Int8Block::traits(); }
+  [[nodiscard]] CodeForm form() const noexcept override { return block_.form(CodeOrder::kKeyTiles); }
+  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return UniformError(block_.dim()); }
 
-  [[nodiscard]] Result<void> Encode(std::size_t, std::uint64_t, const RowsView& rows, std::byte* block) const override {
-    return block_.Encode<kernels::kInt8KeyTile>(rows, block, kernels::PackInt8Keys);
+  // Prepared: n Int16Rows, then n rows of dim integers. Scratch: logits, where they are added.
+  [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
+    return {.encode = kernels::kInt8KeyTile * block_.dim() * sizeof(float),
+            .prepared = n * (sizeof(kernels::Int16Row) + block_.dim() * sizeof(std::int16_t)),
+            .scratch = n * block_.tokens() * sizeof(float)};
   }
 
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
-              float* rows) const override {
+  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {
+    return block_.Encode<kernels::kInt8KeyTile>(args, kernels::PackInt8Keys);
+  }
+  void Decode(const DecodeArgs& args) const override {
+    block_.Decode(args, [dim = block_.dim()](std::size_t t, std::size_t k) {
+      return t / 16 * (16 * dim) + t % 16 * 4 + 64 * (k / 4) + k % 4;
+    });
+  }
+
+  void Prepare(const PrepareArgs& args) const override {
+    auto* rows = reinterpret_cast<kernels::Int16Row*>(args.prepared);
+    auto* integers = reinterpret_cast<std::int16_t*>(rows + args.n);
     const std::size_t dim = block_.dim();
-    for (std::size_t t = begin; t < end; ++t) {
-      const float scale = kernels::Ufloat16ToFloat(block_.Scales(block)[t]);
-      const std::byte* tile = block + t / 16 * (16 * dim) + t % 16 * 4;
-      for (std::size_t k = 0; k < dim; ++k) rows[(t - begin) * dim + k] = Int8Block::Number(tile, 64 * (k / 4) + k % 4, scale);
-    }
+    for (std::size_t i = 0; i < args.n; ++i)
+      rows[i] = kernels::RoundToInt16(args.queries + i * args.query_stride, dim, integers + i * dim);
   }
-
-  // Prepared: n Int16Rows, then n rows of dim integers.
-  [[nodiscard]] std::size_t prepared_bytes(std::size_t n) const noexcept override {
-    return n * (sizeof(kernels::Int16Row) + block_.dim() * sizeof(std::int16_t));
-  }
-  void PrepareQueries(std::size_t, const float* queries, std::size_t n, std::byte* prepared) const override {
-    auto* rows = reinterpret_cast<kernels::Int16Row*>(prepared);
-    auto* integers = reinterpret_cast<std::int16_t*>(rows + n);
-    for (std::size_t i = 0; i < n; ++i)
-      rows[i] = kernels::RoundToInt16(queries + i * block_.dim(), block_.dim(), integers + i * block_.dim());
-  }
-  void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
-             std::size_t stride, const std::byte* next, std::size_t next_bytes) const override {
-    const auto* rows = reinterpret_cast<const kernels::Int16Row*>(prepared);
-    const auto* integers = reinterpret_cast<const std::int16_t*>(rows + n);
-    kernels::ScoreInt8(rows, integers, n, block, block_.Scales(block), block_.tokens(), block_.dim(), logits, stride, next,
-                       next_bytes);
+  void Score(const ScoreArgs& args) const override {
+    const auto* rows = reinterpret_cast<const kernels::Int16Row*>(args.prepared);
+    const auto* integers = reinterpret_cast<const std::int16_t*>(rows + args.n);
+    const std::byte* block = args.block.part[0];
+    auto* scratch = reinterpret_cast<float*>(args.scratch);
+    float* logits = args.add ? scratch : args.logits;
+    const std::size_t stride = args.add ? block_.tokens() : args.stride;
+    kernels::ScoreInt8(rows, integers, args.n, block, block_.Scales(block), block_.tokens(), block_.dim(), logits, stride,
+                       args.next.data, args.next.bytes);
+    if (args.add) PutRows(scratch, args.n, block_.tokens(), args.logits, args.stride, true);
   }
 
  private:
@@ -119,67 +158,55 @@ class Int8Keys final : public KeyCodec {
 class Int8Values final : public ValueCodec {
  public:
   explicit Int8Values(const CodecConfig& config) : block_(config) {}
-  [[nodiscard]] std::size_t block_bytes() const noexcept override { return block_.block_bytes(); }
-
-  [[nodiscard]] Result<void> Encode(std::size_t, std::uint64_t, const RowsView& rows, std::byte* block) const override {
-    return block_.Encode<kernels::kInt8ValueTile>(rows, block, kernels::PackInt8Values);
-  }
-
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
-              float* rows) const override {
-    const std::size_t dim = block_.dim();
-    for (std::size_t t = begin; t < end; ++t) {
-      const float scale = kernels::Ufloat16ToFloat(block_.Scales(block)[t]);
-      const std::byte* quad = block + t / 4 * (4 * dim) + t % 4;
-      for (std::size_t k = 0; k < dim; ++k) rows[(t - begin) * dim + k] = Int8Block::Number(quad, 4 * k, scale);
-    }
-  }
-
-  [[nodiscard]] std::size_t accumulator_floats() const noexcept override { return block_.dim(); }
+  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return block_.bytes(); }
+  [[nodiscard]] CodecTraits traits() const noexcept override { return Int8Block::traits(); }
+  [[nodiscard]] CodeForm form() const noexcept override { return block_.form(CodeOrder::kValueTiles); }
+  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return UniformError(block_.dim()); }
 
   // Scratch: n Int16Rows, the scales as floats, n rows of integers.
-  [[nodiscard]] std::size_t accumulate_scratch_bytes(std::size_t n) const noexcept override {
-    return n * sizeof(kernels::Int16Row) + block_.tokens() * (sizeof(float) + n * sizeof(std::int16_t));
+  [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
+    return {.encode = kernels::kInt8ValueTile * block_.dim() * sizeof(float),
+            .scratch = n * sizeof(kernels::Int16Row) + block_.tokens() * (sizeof(float) + n * sizeof(std::int16_t))};
   }
-  void Accumulate(std::size_t, const float* weights, std::size_t stride, std::size_t n, const std::byte* block, float* acc,
-                  std::size_t acc_stride, std::byte* scratch, const std::byte* next, std::size_t next_bytes) const override {
-    const std::size_t tokens = block_.tokens();
-    auto* rows = reinterpret_cast<kernels::Int16Row*>(scratch);
+
+  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {
+    return block_.Encode<kernels::kInt8ValueTile>(args, kernels::PackInt8Values);
+  }
+  void Decode(const DecodeArgs& args) const override {
+    block_.Decode(args, [dim = block_.dim()](std::size_t t, std::size_t k) { return t / 4 * (4 * dim) + t % 4 + 4 * k; });
+  }
+
+  [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return block_.dim(); }
+  void Accumulate(const AccumulateArgs& args) const override {
+    const std::size_t tokens = block_.tokens(), n = args.n;
+    const std::byte* block = args.block.part[0];
+    auto* rows = reinterpret_cast<kernels::Int16Row*>(args.scratch);
     auto* numbers = reinterpret_cast<float*>(rows + n);
     auto* integers = reinterpret_cast<std::int16_t*>(numbers + tokens);
-    kernels::RoundWeights(weights, stride, n, block_.Scales(block), tokens, numbers, rows, integers);
+    kernels::RoundWeights(args.weights, args.stride, n, block_.Scales(block), tokens, numbers, rows, integers);
     if (std::none_of(rows, rows + n, [](const kernels::Int16Row& row) { return row.step > 0.0f; })) return;
-    kernels::AccumulateInt8(rows, integers, n, block, tokens, block_.dim(), acc, acc_stride, next, next_bytes);
+    kernels::AccumulateInt8(rows, integers, n, block, tokens, block_.dim(), args.acc, args.acc_stride, args.next.data,
+                            args.next.bytes);
   }
-  void Finish(std::size_t, const float* acc, std::size_t acc_stride, const float* /*weight_sums*/, std::size_t n,
-              float* rows) const override {
-    for (std::size_t i = 0; i < n; ++i) std::copy_n(acc + i * acc_stride, block_.dim(), rows + i * block_.dim());
+  void Finish(const FinishArgs& args) const override {
+    for (std::size_t i = 0; i < args.n; ++i) {
+      PutRows(args.acc + i * args.acc_stride, 1, block_.dim(), args.rows + i * args.row_stride, args.row_stride, args.add);
+    }
   }
 
  private:
   Int8Block block_;
 };
 
-Result<std::unique_ptr<KeyCodec>> MakeKeys(const CodecConfig& config) {
+Result<std::unique_ptr<KeyCodec>> MakeInt8Keys(const CodecConfig& config) {
   return std::unique_ptr<KeyCodec>(std::make_unique<Int8Keys>(config));
 }
 
-Result<std::unique_ptr<ValueCodec>> MakeValues(const CodecConfig& config) {
+Result<std::unique_ptr<ValueCodec>> MakeInt8Values(const CodecConfig& config) {
   return std::unique_ptr<ValueCodec>(std::make_unique<Int8Values>(config));
 }
 
-std::uint32_t WholeTiles(std::span<const std::int64_t>) { return kernels::kInt8KeyTile; }
-
-/// Errors are uniform over a step of max|x| / 127, but for the largest number, whose code is exact:
-/// D = (d - 1) / d * E[max^2] / (12 * 127^2), with E[max^2] the integral of 2 x P(max > x) = 2 x (1 - erf(x / sqrt 2)^d).
-double UniformError(Side, std::uint32_t head_dim, std::span<const std::int64_t>) {
-  constexpr double kStep = 1.0 / 256;
-  double expected_max_squared = 0;
-  for (double x = kStep / 2; x < 9; x += kStep) {
-    expected_max_squared += 2 * x * (1 - std::pow(std::erf(x / std::sqrt(2.0)), head_dim)) * kStep;
-  }
-  return (head_dim - 1.0) / head_dim * expected_max_squared / (12.0 * 127 * 127);
-}
+std::uint32_t WholeTiles(const Params&) { return kernels::kInt8KeyTile; }
 
 }  // namespace
 
@@ -189,8 +216,7 @@ const Codec kInt8{.name = "int8",
                   .summary = "8-bit integers, one scale per row",
                   .params = {},
                   .block_multiple = WholeTiles,
-                  .gaussian_error = UniformError,
-                  .make_keys = MakeKeys,
-                  .make_values = MakeValues};
+                  .make_keys = MakeInt8Keys,
+                  .make_values = MakeInt8Values};
 
 }  // namespace kvant::quantizers

@@ -30,6 +30,7 @@
 #include "quantizers/codebook.h"
 #include "quantizers/codec.h"
 #include "quantizers/rotation.h"
+#include "quantizers/strided_rows.h"
 
 namespace kvant::quantizers {
 namespace {
@@ -46,13 +47,18 @@ static_assert(kernels::LloydBlockBytes(4, 128, 128) == 8448 && kernels::LloydBlo
 
 enum Param : std::size_t { kBits, kCenter, kScale };
 
-LloydScale ScaleOf(Side side, std::span<const std::int64_t> params) {
-  if (params[kScale] != 0) return static_cast<LloydScale>(params[kScale]);
-  return side == Side::kKeys ? LloydScale::kUnbiased : LloydScale::kLeastSquares;
+constexpr std::string_view kScaleNames[] = {"auto", "norm", "norm_kept", "least_squares", "unbiased"};
+static_assert(static_cast<int>(LloydScale::kRaw) == 1 && static_cast<int>(LloydScale::kUnbiased) == 4,
+              "kScaleNames lists the scales in this order, after auto");
+
+LloydScale ScaleOf(const CodecConfig& config) {
+  const std::size_t chosen = config.params.Choice(kScale);
+  if (chosen != 0) return static_cast<LloydScale>(chosen);
+  return config.side == Side::kKeys ? LloydScale::kUnbiased : LloydScale::kLeastSquares;
 }
 
-const kernels::LloydTable& TableOf(std::span<const std::int64_t> params) {
-  return *kernels::FindLloydTable(static_cast<std::uint32_t>(params[kBits]));
+std::string MeanTensor(const CodecConfig& config) {
+  return "layers." + std::to_string(config.layer) + (config.side == Side::kKeys ? ".keys.mean" : ".values.mean");
 }
 
 /// What both sides share: tables, rotations and means of all KV heads of a layer.
@@ -64,30 +70,30 @@ class LloydBlocks {
       return Error{ErrorCode::kUnsupported,
                    where + "head_dim " + std::to_string(config.head_dim) + " is not a multiple of 8 in 8..1024"};
     }
-    const auto multiple = kernels::LloydBlockMultiple(static_cast<std::uint32_t>(config.params[kBits]));
+    const auto bits = static_cast<std::uint32_t>(config.params.Integer(kBits));
+    const auto multiple = kernels::LloydBlockMultiple(bits);
     if (config.block_tokens == 0 || config.block_tokens % multiple != 0) {
       return Error{ErrorCode::kInvalidArgument, where + "block_tokens " + std::to_string(config.block_tokens) +
                                                     " is not a multiple of " + std::to_string(multiple) +
-                                                    ", which bits=" + std::to_string(config.params[kBits]) + " needs"};
+                                                    ", which bits=" + std::to_string(bits) + " needs"};
     }
     LloydBlocks blocks;
     blocks.side_ = config.side;
     blocks.dim_ = config.head_dim;
     blocks.tokens_ = config.block_tokens;
-    blocks.table_ = &TableOf(config.params);
-    blocks.scale_ = ScaleOf(config.side, config.params);
-    if (config.params[kCenter] != 0) {
+    blocks.table_ = kernels::FindLloydTable(bits);
+    blocks.scale_ = ScaleOf(config);
+    if (config.params.Integer(kCenter) != 0) {
       if (config.artifact == nullptr) {
         return Error{ErrorCode::kInvalidArgument, where + "center=1 needs means, but the plan has no artifact"};
       }
-      const std::string tensor =
-          "layers." + std::to_string(config.layer) + (config.side == Side::kKeys ? ".keys.mean" : ".values.mean");
-      auto means = config.artifact->Find(tensor, config.kv_heads, config.head_dim);
+      auto means = config.artifact->Find(MeanTensor(config), config.kv_heads, config.head_dim);
       if (!means) return Error{means.error().code, where + "center=1: " + means.error().message};
       blocks.means_ = *means;
     }
-    for (std::uint32_t head = 0; head < config.kv_heads; ++head) {
-      const RotationKey key{kName, kVersion, config.model, config.layer, head, config.side};
+    blocks.first_head_ = config.head_begin;
+    for (std::uint32_t head = config.head_begin; head < config.head_end; ++head) {
+      const RotationKey key{kName, kVersion, config.model, config.layer, head, config.side, config.stream};
       blocks.rotations_.emplace_back(config.head_dim, RotationRounds(config.head_dim), RotationSeed(key));
     }
     return blocks;
@@ -96,52 +102,85 @@ class LloydBlocks {
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
   [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
   [[nodiscard]] const kernels::LloydTable& table() const noexcept { return *table_; }
-  [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_[head]; }
+  [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_[head - first_head_]; }
   /// [head_dim], or null without centring.
   [[nodiscard]] const float* mean(std::size_t head) const noexcept {
     return means_.empty() ? nullptr : means_.data() + head * dim_;
   }
-  [[nodiscard]] std::size_t block_bytes() const noexcept { return kernels::LloydBlockBytes(table_->bits, dim_, tokens_); }
+  [[nodiscard]] std::size_t bytes() const noexcept { return kernels::LloydBlockBytes(table_->bits, dim_, tokens_); }
+  [[nodiscard]] std::size_t row_bytes() const noexcept { return dim_ * sizeof(float); }
 
-  [[nodiscard]] Result<void> Encode(std::size_t head, const RowsView& rows, std::byte* block) const {
-    const Rotation& rotation = rotations_[head];
+  [[nodiscard]] CodecTraits traits() const noexcept {
+    // With z the rotated row at norm sqrt(dim) and c its codes in units of a standard deviation, the stored scale is at most
+    // |x| sqrt(dim) dim / <z, c>, which is largest for a row of one number: then <z, c> is sqrt(dim) times the largest
+    // centroid, at least 0.79 (1 bit).
+    float norm = 0.79F * kernels::kUfloat16Max / std::sqrt(static_cast<float>(dim_));
+    for (const float number : means_) norm -= std::fabs(number);
+    return {.exact_zero = means_.empty(), .largest_norm = std::max(0.0F, norm)};
+  }
+  [[nodiscard]] CodeForm form() const noexcept {
+    return {.family = CodeFamily::kScalar,
+            .order = side_ == Side::kKeys ? CodeOrder::kKeyTiles : CodeOrder::kValueTiles,
+            .bits = static_cast<std::uint8_t>(table_->bits),
+            .magnitudes = table_->magnitudes.data(),
+            .level_unit = table_->unit * std::sqrt(static_cast<float>(dim_)),
+            .scale_format = ScaleFormat::kUfloat16,
+            .scale_offset = kernels::LloydCodesBytes(table_->bits, dim_, tokens_),
+            .rotated = true,
+            .centered = !means_.empty()};
+  }
+  [[nodiscard]] double expected_error() const { return RotatedLloydError(*table_, static_cast<std::uint32_t>(dim_), scale_); }
+
+  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const {
+    const Rotation& map = rotation(args.head);
     const kernels::LloydEncoding how{.table = table_,
-                                     .shape = rotation.shape(),
-                                     .rounds = rotation.rounds(),
-                                     .signs = rotation.signs(),
-                                     .mean = mean(head),
+                                     .shape = map.shape(),
+                                     .rounds = map.rounds(),
+                                     .signs = map.signs(),
+                                     .mean = mean(args.head),
                                      .layout = layout(),
                                      .scale = scale_};
-    const std::size_t row = kernels::LloydEncode(how, rows, reinterpret_cast<std::uint8_t*>(block));
-    if (row == rows.count) return {};
+    const std::size_t row = kernels::LloydEncode(how, args.rows, reinterpret_cast<std::uint8_t*>(args.block.part[0]));
+    if (row == args.rows.count) return {};
     return Error{ErrorCode::kNotFinite, "encode as " + std::string(kName) + ": row " + std::to_string(row) + " of KV head " +
-                                            std::to_string(head) + " holds NaN or infinity, or its norm exceeds 8.5e9"};
+                                            std::to_string(args.head) + " holds NaN or infinity, or its norm exceeds 8.5e9"};
   }
 
-  void Decode(std::size_t head, const std::byte* block, std::size_t begin, std::size_t end, float* rows) const {
-    const auto* codes = reinterpret_cast<const std::uint8_t*>(block);
-    const std::byte* scales = block + kernels::LloydCodesBytes(table_->bits, dim_, tokens_);
-    for (std::size_t token = begin; token < end; ++token) {
+  /// Scratch: two rows.
+  void Decode(const DecodeArgs& args) const {
+    const auto* codes = reinterpret_cast<const std::uint8_t*>(args.block.part[0]);
+    const std::byte* scales = args.block.part[0] + kernels::LloydCodesBytes(table_->bits, dim_, tokens_);
+    auto* row = reinterpret_cast<float*>(args.scratch);
+    for (std::size_t token = args.begin; token < args.end; ++token) {
       std::uint16_t bits;
       std::memcpy(&bits, scales + token * sizeof(bits), sizeof(bits));
       const float scale = kernels::Ufloat16ToFloat(bits);
-      alignas(64) float row[kernels::kMaxHeadDim];
       for (std::size_t i = 0; i < dim_; ++i) {
         const auto index = kernels::LloydIndexAt(layout(), table_->bits, dim_, tokens_, codes, token, i);
         row[i] = static_cast<float>(table_->Centroid(index)) * scale;
       }
       const float one = 1.0f;
-      Unrotate(head, row, dim_, 1, &one, rows + (token - begin) * dim_);
+      Unrotate({.head = args.head,
+                .acc = row,
+                .acc_stride = dim_,
+                .acc_floats = dim_,
+                .weight_sums = &one,
+                .n = 1,
+                .rows = args.rows + (token - args.begin) * args.row_stride,
+                .row_stride = args.row_stride,
+                .add = args.add,
+                .scratch = reinterpret_cast<std::byte*>(row + dim_)});
     }
   }
 
-  /// n rows in codebook units, row i at from + i * stride -> rows [n, dim]; row i gets mean * mean_weights[i] added.
-  void Unrotate(std::size_t head, const float* from, std::size_t stride, std::size_t n, const float* mean_weights,
-                float* rows) const {
-    const Rotation& rotation = rotations_[head];
-    const auto factor = static_cast<float>(
-        1.0 / (rotation.shape().gain(rotation.rounds()) * table_->unit * std::sqrt(static_cast<double>(dim_))));
-    kernels::Unrotate({rotation.map(), factor, mean(head), mean_weights, from, stride, n, rows});
+  /// Accumulators in codebook units to rows; row i gets its mean times weight_sums[i] added. Scratch: n rows.
+  void Unrotate(const FinishArgs& args) const {
+    const Rotation& map = rotation(args.head);
+    const auto factor =
+        static_cast<float>(1.0 / (map.shape().gain(map.rounds()) * table_->unit * std::sqrt(static_cast<double>(dim_))));
+    float* target = RowsTarget(args.rows, args.row_stride, args.n, dim_, args.add, reinterpret_cast<float*>(args.scratch));
+    kernels::Unrotate({map.map(), factor, mean(args.head), args.weight_sums, args.acc, args.acc_stride, args.n, target});
+    PutRows(target, args.n, dim_, args.rows, args.row_stride, args.add);
   }
 
  private:
@@ -154,39 +193,47 @@ class LloydBlocks {
   const kernels::LloydTable* table_ = nullptr;
   LloydScale scale_ = LloydScale::kUnbiased;
   std::span<const float> means_;  ///< [kv_heads, head_dim] of the artifact, or empty
-  std::vector<Rotation> rotations_;
+  std::size_t first_head_ = 0;
+  std::vector<Rotation> rotations_;  ///< of heads from first_head_ on
 };
 
 class LloydKeys final : public KeyCodec {
  public:
   explicit LloydKeys(LloydBlocks blocks) : blocks_(std::move(blocks)) {}
 
-  [[nodiscard]] std::size_t block_bytes() const noexcept override { return blocks_.block_bytes(); }
-  [[nodiscard]] Result<void> Encode(std::size_t head, std::uint64_t, const RowsView& rows, std::byte* block) const override {
-    return blocks_.Encode(head, rows, block);
+  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return blocks_.bytes(); }
+  [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
+  [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
+  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
+  /// Scratch: queries that do not lie adjacent, or logits that are added.
+  [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
+    return {.decode = 2 * blocks_.row_bytes(),
+            .prepared = (n + kLanes - 1) / kLanes * kernels::LloydQueryBatchBytes(blocks_.table().bits, blocks_.dim()),
+            .scratch = n * std::max(blocks_.row_bytes(), blocks_.tokens() * sizeof(float))};
   }
-  void Decode(std::size_t head, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
-              float* rows) const override {
-    blocks_.Decode(head, block, begin, end, rows);
+
+  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return blocks_.Encode(args); }
+  void Decode(const DecodeArgs& args) const override { blocks_.Decode(args); }
+
+  void Prepare(const PrepareArgs& args) const override {
+    const float* queries =
+        AdjacentRows(args.queries, args.query_stride, args.n, blocks_.dim(), reinterpret_cast<float*>(args.scratch));
+    kernels::LloydPrepareQueries({&blocks_.table(), blocks_.rotation(args.head).map(), blocks_.mean(args.head)}, queries,
+                                 args.n, args.prepared);
   }
-  [[nodiscard]] std::size_t prepared_bytes(std::size_t n) const noexcept override {
-    return (n + kLanes - 1) / kLanes * kernels::LloydQueryBatchBytes(blocks_.table().bits, blocks_.dim());
-  }
-  void PrepareQueries(std::size_t head, const float* queries, std::size_t n, std::byte* prepared) const override {
-    kernels::LloydPrepareQueries({&blocks_.table(), blocks_.rotation(head).map(), blocks_.mean(head)}, queries, n, prepared);
-  }
-  void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
-             std::size_t stride, const std::byte* next, std::size_t next_bytes) const override {
+  void Score(const ScoreArgs& args) const override {
+    auto* scratch = reinterpret_cast<float*>(args.scratch);
     kernels::LloydScore({.table = &blocks_.table(),
                          .dim = blocks_.dim(),
                          .tokens = blocks_.tokens(),
-                         .block = reinterpret_cast<const std::uint8_t*>(block),
-                         .prepared = prepared,
-                         .queries = n,
-                         .logits = logits,
-                         .stride = stride,
-                         .next = next,
-                         .next_bytes = next_bytes});
+                         .block = reinterpret_cast<const std::uint8_t*>(args.block.part[0]),
+                         .prepared = args.prepared,
+                         .queries = args.n,
+                         .logits = args.add ? scratch : args.logits,
+                         .stride = args.add ? blocks_.tokens() : args.stride,
+                         .next = args.next.data,
+                         .next_bytes = args.next.bytes});
+    if (args.add) PutRows(scratch, args.n, blocks_.tokens(), args.logits, args.stride, true);
   }
 
  private:
@@ -197,37 +244,35 @@ class LloydValues final : public ValueCodec {
  public:
   explicit LloydValues(LloydBlocks blocks) : blocks_(std::move(blocks)) {}
 
-  [[nodiscard]] std::size_t block_bytes() const noexcept override { return blocks_.block_bytes(); }
-  [[nodiscard]] Result<void> Encode(std::size_t head, std::uint64_t, const RowsView& rows, std::byte* block) const override {
-    return blocks_.Encode(head, rows, block);
+  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return blocks_.bytes(); }
+  [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
+  [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
+  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
+  /// Scratch: the kernel's of Accumulate, or rows of Finish that are not simply overwritten.
+  [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
+    return {.decode = 2 * blocks_.row_bytes(),
+            .scratch = std::max(kernels::LloydAccumulateScratchBytes(n), n * blocks_.row_bytes())};
   }
-  void Decode(std::size_t head, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
-              float* rows) const override {
-    blocks_.Decode(head, block, begin, end, rows);
-  }
-  [[nodiscard]] std::size_t accumulator_floats() const noexcept override { return blocks_.dim(); }
-  [[nodiscard]] std::size_t accumulate_scratch_bytes(std::size_t n) const noexcept override {
-    return kernels::LloydAccumulateScratchBytes(n);
-  }
-  void Accumulate(std::size_t, const float* weights, std::size_t stride, std::size_t n, const std::byte* block, float* acc,
-                  std::size_t acc_stride, std::byte* scratch, const std::byte* next, std::size_t next_bytes) const override {
+
+  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return blocks_.Encode(args); }
+  void Decode(const DecodeArgs& args) const override { blocks_.Decode(args); }
+
+  [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return blocks_.dim(); }
+  void Accumulate(const AccumulateArgs& args) const override {
     kernels::LloydAccumulate({.table = &blocks_.table(),
                               .dim = blocks_.dim(),
                               .tokens = blocks_.tokens(),
-                              .block = reinterpret_cast<const std::uint8_t*>(block),
-                              .weights = weights,
-                              .stride = stride,
-                              .queries = n,
-                              .acc = acc,
-                              .acc_stride = acc_stride,
-                              .scratch = scratch,
-                              .next = next,
-                              .next_bytes = next_bytes});
+                              .block = reinterpret_cast<const std::uint8_t*>(args.block.part[0]),
+                              .weights = args.weights,
+                              .stride = args.stride,
+                              .queries = args.n,
+                              .acc = args.acc,
+                              .acc_stride = args.acc_stride,
+                              .scratch = args.scratch,
+                              .next = args.next.data,
+                              .next_bytes = args.next.bytes});
   }
-  void Finish(std::size_t head, const float* acc, std::size_t acc_stride, const float* weight_sums, std::size_t n,
-              float* rows) const override {
-    blocks_.Unrotate(head, acc, acc_stride, n, weight_sums, rows);
-  }
+  void Finish(const FinishArgs& args) const override { blocks_.Unrotate(args); }
 
  private:
   LloydBlocks blocks_;
@@ -240,15 +285,28 @@ Result<std::unique_ptr<Base>> MakeSide(const CodecConfig& config) {
   return std::unique_ptr<Base>(std::make_unique<Made>(std::move(*blocks)));
 }
 
+/// Means unlike each other in every channel and head, and rows around them.
+Example ExampleMeans(const CodecConfig& config) {
+  Example example;
+  if (config.params.Integer(kCenter) == 0) return example;
+  const std::size_t dim = config.head_dim;
+  example.mean.resize(config.kv_heads * dim);
+  for (std::size_t i = 0; i < example.mean.size(); ++i) {
+    example.mean[i] = 0.25F * static_cast<float>(static_cast<int>((i + i / dim) % 5) - 2);
+  }
+  example.tensors.push_back({MeanTensor(config), {config.kv_heads, dim}, example.mean});
+  return example;
+}
+
 constexpr std::int64_t kBitChoices[] = {1, 2, 3, 4, 8};
 constexpr ParamSpec kParams[] = {
-    {.name = "bits", .min = 1, .max = 8, .default_value = 4, .meaning = "bits per code", .allowed = kBitChoices},
-    {.name = "center", .min = 0, .max = 1, .default_value = 0, .meaning = "1: subtract the artifact's mean row"},
+    {.name = "bits", .default_value = "4", .meaning = "bits per code", .min = 1, .max = 8, .allowed = kBitChoices},
+    {.name = "center", .default_value = "0", .meaning = "1: subtract the artifact's mean row", .min = 0, .max = 1},
     {.name = "scale",
-     .min = 0,
-     .max = 4,
-     .default_value = 0,
-     .meaning = "0: unbiased for keys, least squares for values; 1: norm; 2: norm kept; 3: least squares; 4: unbiased"},
+     .kind = ParamKind::kChoice,
+     .default_value = "auto",
+     .meaning = "meaning of a row's scale; auto is unbiased for keys, least_squares for values",
+     .choices = kScaleNames},
 };
 
 }  // namespace
@@ -259,15 +317,10 @@ extern const Codec kTurboQuantMse{
     .summary = "rotated rows in Lloyd-Max codes with one 16-bit scale per row; scored and summed without decoding",
     .params = kParams,
     .block_multiple =
-        [](std::span<const std::int64_t> params) {
-          return kernels::LloydBlockMultiple(static_cast<std::uint32_t>(params[kBits]));
-        },
-    .gaussian_error =
-        [](Side side, std::uint32_t head_dim, std::span<const std::int64_t> params) {
-          return RotatedLloydError(TableOf(params), head_dim, ScaleOf(side, params));
-        },
+        [](const Params& params) { return kernels::LloydBlockMultiple(static_cast<std::uint32_t>(params.Integer(kBits))); },
     .make_keys = MakeSide<LloydKeys, KeyCodec>,
     .make_values = MakeSide<LloydValues, ValueCodec>,
+    .example = ExampleMeans,
 };
 
 }  // namespace kvant::quantizers

@@ -16,6 +16,7 @@
 #include "daemon/store/store.h"
 #include "daemon/store/store_table.h"
 #include "kernels/raw/rows.h"
+#include "tools/codec_calls.h"
 
 namespace kvant::daemon {
 
@@ -159,16 +160,17 @@ inline std::string Difference(const Sequence& sequence, std::span<const std::uin
         }
       }
     }
-    const quantizers::LayerCodecs& codecs = plan.layer(layer);
     for (std::size_t b = 0; b < view->blocks.size(); ++b) {
       for (std::size_t head = 0; head < spec.kv_heads; ++head) {
-        const std::byte* keys = view->blocks[b] + codecs.offset + head * codecs.head_stride;
-        for (std::size_t t = 0; t < spec.block_tokens; ++t) {
-          const std::uint64_t position = b * spec.block_tokens + t;
-          codecs.keys->Decode(head, b * spec.block_tokens, keys, t, t + 1, row.data());
-          if (std::string fault = check(position, 0, head, "code"); !fault.empty()) return fault;
-          codecs.values->Decode(head, b * spec.block_tokens, keys + codecs.values_offset, t, t + 1, row.data());
-          if (std::string fault = check(position, 1, head, "code"); !fault.empty()) return fault;
+        for (const quantizers::Side side : {quantizers::Side::kKeys, quantizers::Side::kValues}) {
+          const quantizers::ConstBlockView block = plan.place(layer, head, side).In<const std::byte>(view->blocks[b]);
+          for (std::size_t t = 0; t < spec.block_tokens; ++t) {
+            tools::DecodeBlock(plan.codec(layer, head, side), head, b * spec.block_tokens, block, t, t + 1, row.data(),
+                               row.size());
+            const std::uint64_t position = b * spec.block_tokens + t;
+            const auto index = static_cast<std::size_t>(side);
+            if (std::string fault = check(position, index, head, "code"); !fault.empty()) return fault;
+          }
         }
       }
     }

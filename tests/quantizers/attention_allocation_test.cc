@@ -1,37 +1,12 @@
-// Attention's buffers grow to the largest call and stay: a steady state allocates nothing. Counts every operator new of the
-// binary.
-#include <atomic>
+// Attention's buffers grow to the largest call and stay: a steady state allocates nothing.
 #include <cstddef>
-#include <cstdlib>
-#include <new>
 
 #include <gtest/gtest.h>
 
 #include "quantizers/attention/attention.h"
 #include "quantizers/attention/worker_team.h"
+#include "tests/quantizers/allocations.h"
 #include "tests/quantizers/attention_case.h"
-
-namespace {
-
-std::atomic<std::size_t> allocations{0};
-
-void* Allocate(std::size_t bytes, std::size_t alignment) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  void* p = std::aligned_alloc(alignment, (bytes + alignment) / alignment * alignment);
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return Allocate(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return Allocate(bytes, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
 namespace kvant::quantizers {
 namespace {
@@ -46,10 +21,10 @@ TEST(AttentionAllocationTest, SteadyStateAllocatesNothing) {
     Attention attention(team);
     const AttendItem items[] = {step.item(), prompt.item()};
     attention.Run(items);
-    const std::size_t before = allocations.load();
+    const std::size_t before = test::Allocations();
     attention.Run(items);
     attention.Run({&items[0], 1});
-    EXPECT_EQ(allocations.load(), before) << codec;
+    EXPECT_EQ(test::Allocations(), before) << codec;
   }
 }
 

@@ -12,6 +12,7 @@
 #include "kernels/raw/rows.h"
 #include "kernels/reference/rope.h"
 #include "quantizers/attention/worker_team.h"
+#include "tools/codec_calls.h"
 
 namespace kvant::quantizers::test {
 namespace {
@@ -47,6 +48,7 @@ AttentionCase::AttentionCase(const Registry& registry, const CaseShape& shape, s
   spec.rope = shape.rope;
   spec.plan.keys = shape.keys;
   spec.plan.values = shape.values;
+  spec.plan.overrides = shape.overrides;
   spec.plan.artifact = shape.artifact;
   auto plan = Plan::Make(registry, spec);
   if (!plan) throw std::invalid_argument(plan.error().message);
@@ -102,7 +104,6 @@ void AttentionCase::Fill(std::mt19937_64& random) {
 }
 
 void AttentionCase::Encode() {
-  const LayerCodecs& codecs = plan_->layer(0);
   const std::size_t dim = shape_.head_dim;
   for (std::size_t b = 0; b < shape_.sealed_blocks; ++b) {
     slots_.emplace_back(plan_->payload_bytes() + kAlignment);
@@ -111,16 +112,20 @@ void AttentionCase::Encode() {
     for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
       const std::uint64_t position = b * shape_.block_tokens;
       const std::size_t offset = (h * total_ + position) * dim;
-      std::byte* keys = slot + codecs.offset + h * codecs.head_stride;
-      const RowsView key_rows{keys_.data() + offset, ElementType::kF32, shape_.block_tokens, dim, dim};
-      const RowsView value_rows{values_.data() + offset, ElementType::kF32, shape_.block_tokens, dim, dim};
-      const auto stored = codecs.keys->Encode(h, position, key_rows, keys);
-      if (!stored) throw std::runtime_error(stored.error().message);
-      const auto values = codecs.values->Encode(h, position, value_rows, keys + codecs.values_offset);
-      if (!values) throw std::runtime_error(values.error().message);
+      for (const Side side : {Side::kKeys, Side::kValues}) {
+        const std::vector<float>& rows = side == Side::kKeys ? keys_ : values_;
+        const RowsView view{rows.data() + offset, ElementType::kF32, shape_.block_tokens, dim, dim};
+        const auto stored = tools::EncodeBlock(plan_->codec(0, h, side), h, position, view, plan_->place(0, h, side).In(slot));
+        if (!stored) throw std::runtime_error(stored.error().message);
+      }
     }
+    if (shape_.sections.empty()) continue;
+    // What a demoted block has lost must not be read: it is garbage.
+    sections_.push_back(shape_.sections[b % shape_.sections.size()]);
+    std::memset(slot + plan_->section_end(sections_[b] - 1), 0x7f,
+                plan_->payload_bytes() - plan_->section_end(sections_[b] - 1));
   }
-  item_.cache = {plan_.get(), 0, blocks_, raw_};
+  item_.cache = {plan_.get(), 0, blocks_, raw_, sections_};
 }
 
 void AttentionCase::ClearOutput() {
@@ -155,7 +160,6 @@ double AttentionCase::Distance(const std::vector<double>& a, const std::vector<d
 }
 
 AttentionCase::Answer AttentionCase::Reference(bool decoded) const {
-  const LayerCodecs& codecs = plan_->layer(0);
   const std::size_t dim = shape_.head_dim;
   const std::size_t sealed = shape_.sealed_blocks * shape_.block_tokens;
   // Rows of all positions: raw ones where raw rows cover them, else what the codec gives back.
@@ -165,12 +169,13 @@ AttentionCase::Answer AttentionCase::Reference(bool decoded) const {
   for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
     const std::size_t base = h * total_ * dim;
     for (std::size_t b = 0; decoded && b < blocks_.size(); ++b) {
-      const std::byte* block = blocks_[b] + codecs.offset + h * codecs.head_stride;
       const std::size_t first = b * shape_.block_tokens;
-      codecs.keys->Decode(h, first, block, 0, shape_.block_tokens, rows.data());
-      std::copy(rows.begin(), rows.end(), keys.begin() + static_cast<std::ptrdiff_t>(base + first * dim));
-      codecs.values->Decode(h, first, block + codecs.values_offset, 0, shape_.block_tokens, rows.data());
-      std::copy(rows.begin(), rows.end(), values.begin() + static_cast<std::ptrdiff_t>(base + first * dim));
+      for (const Side side : {Side::kKeys, Side::kValues}) {
+        const auto block = plan_->place(0, h, side).In(blocks_[b], sections_.empty() ? kMaxParts : sections_[b]);
+        tools::DecodeBlock(plan_->codec(0, h, side), h, first, block, 0, shape_.block_tokens, rows.data(), dim);
+        auto& all = side == Side::kKeys ? keys : values;
+        std::copy(rows.begin(), rows.end(), all.begin() + static_cast<std::ptrdiff_t>(base + first * dim));
+      }
     }
     for (std::size_t p = 0; p < total_; ++p) {
       const bool raw = p < shape_.sinks || p >= sealed - shape_.raw_overlap;
@@ -178,7 +183,7 @@ AttentionCase::Answer AttentionCase::Reference(bool decoded) const {
         keys[i] = kernels::reference::ElementAt(raw_keys_.data(), shape_.raw_type, i);
         values[i] = kernels::reference::ElementAt(raw_values_.data(), shape_.raw_type, i);
       }
-      if (codecs.keys->pre_rope()) kernels::reference::Rotate(shape_.rope, dim, keys.data() + base + p * dim, p);
+      if (plan_->pre_rope(0)) kernels::reference::Rotate(shape_.rope, dim, keys.data() + base + p * dim, p);
     }
   }
 

@@ -42,6 +42,8 @@ struct CaseShape {
   float spread = 1.0f;      ///< logits have about this standard deviation
   RopeSpec rope = {};
   std::vector<std::byte> artifact = {};
+  std::vector<LayerPlan> overrides = {};
+  std::vector<std::uint8_t> sections = {};  ///< block b keeps the first sections[b % size] sections; empty: all
 };
 
 /// Owns everything an AttendItem points to.
@@ -84,7 +86,8 @@ class AttentionCase {
   std::vector<float> values_;
   std::vector<std::vector<std::byte>> slots_;  ///< payloads, over-aligned by hand
   std::vector<const std::byte*> blocks_;
-  std::vector<std::byte> raw_keys_;  ///< [kv_heads, total, dim] of raw_type
+  std::vector<std::uint8_t> sections_;  ///< of each block, or empty
+  std::vector<std::byte> raw_keys_;     ///< [kv_heads, total, dim] of raw_type
   std::vector<std::byte> raw_values_;
   std::vector<RawRows> raw_;
   std::vector<std::byte> q_;

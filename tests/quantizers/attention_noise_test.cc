@@ -60,10 +60,8 @@ TEST_P(AttentionNoiseTest, IsWhatTheCodecsErrorPredicts) {
   EXPECT_NEAR(divergence / half_variance, 1.0, 0.1);
 
   // E|q|^2 |k|^2 (1 - rho^2) = d (d - 1) for independent N(0,1) rows, and the scale is 1/sqrt(d).
-  const auto parsed = registry.Parse(spec);
-  ASSERT_TRUE(parsed);
-  const double key_error = parsed->codec->gaussian_error(Side::kKeys, kDim, parsed->params);
-  const double value_error = parsed->codec->gaussian_error(Side::kValues, kDim, parsed->params);
+  const double key_error = problem.plan().codec(0, 0, Side::kKeys).expected_error(1).value();
+  const double value_error = problem.plan().codec(0, 0, Side::kValues).expected_error(1).value();
   // With the unbiased scale the declared error is D / (1 - D) of the least-squares D.
   EXPECT_NEAR(logit_variance / static_cast<double>(sealed) / key_error, 1.0, 0.05);
 

@@ -190,7 +190,7 @@ TEST(UnitsTest, AWindowAcrossRunsGivesTheReference) {
 /// Overwrites the values of every block whose weight, for each head's only query, is far below what may be left out beside the
 /// raw rows' weight; returns how many.
 std::size_t SpoilNegligibleValues(const AttentionCase& problem, AttendItem& item, const AttentionCase::Answer& answer) {
-  const LayerCodecs& codecs = problem.plan().layer(0);
+  const Plan& plan = problem.plan();
   const std::size_t heads = problem.plan().spec().kv_heads, blocks = item.cache.blocks.size();
   std::size_t spoilt = 0;
   for (std::size_t head = 0; head < heads; ++head) {
@@ -198,15 +198,14 @@ std::size_t SpoilNegligibleValues(const AttentionCase& problem, AttendItem& item
     double raw = 0.0;
     for (std::size_t t = blocks * 128; t < problem.total(); ++t) raw += weights[t];
     const std::size_t runs = (blocks + 7) / 8;
-    double allowed = static_cast<double>(codecs.negligible_weight) * raw / static_cast<double>(runs);
+    double allowed = static_cast<double>(plan.codecs(0, head).negligible_weight) * raw / static_cast<double>(runs);
     allowed /= static_cast<double>(blocks);  // even if all blocks of the run were left out
     for (std::size_t block = 0; block < blocks; ++block) {
       double weight = 0.0;
       for (std::size_t t = block * 128; t < (block + 1) * 128; ++t) weight += weights[t];
       if (weight > allowed) continue;
-      std::memset(
-          const_cast<std::byte*>(item.cache.blocks[block]) + codecs.offset + head * codecs.head_stride + codecs.values_offset,
-          0x5A, codecs.values->block_bytes());
+      const Place place = plan.place(0, head, Side::kValues);
+      std::memset(const_cast<std::byte*>(place.In(item.cache.blocks[block]).part[0]), 0x5A, place.bytes[0]);
       ++spoilt;
     }
   }
@@ -229,7 +228,7 @@ TEST(NegligibleValuesTest, AreNotReadAndCostAtMostTheirBound) {
     const auto answer = problem.Reference(true);
     // What is left out is at most negligible_weight of values whose numbers are below 6 (they are normal); the rest is
     // rounding.
-    const double bound = 6.0 * static_cast<double>(problem.plan().layer(0).negligible_weight) + 0.01;
+    const double bound = 6.0 * static_cast<double>(problem.plan().codecs(0, 0).negligible_weight) + 0.01;
     for (std::size_t i = 0; i < before.size(); ++i) EXPECT_NEAR(before[i], answer.out[i], bound);
     spoilt += SpoilNegligibleValues(problem, problem.item(), answer);
     attention.Run({&problem.item(), 1});

@@ -35,26 +35,84 @@ TEST(PlanTest, LaysOutLayersHeadsAndSidesWithoutOverlap) {
   ASSERT_EQ(p.layers(), 4u);
   std::size_t end = 0;
   for (std::size_t l = 0; l < p.layers(); ++l) {
-    const LayerCodecs& layer = p.layer(l);
-    EXPECT_EQ(layer.offset, end) << l;
-    EXPECT_EQ(layer.offset % 64, 0u);
-    EXPECT_EQ(layer.head_stride % 64, 0u);
-    EXPECT_EQ(layer.values_offset % 64, 0u);
-    EXPECT_GE(layer.values_offset, layer.keys->block_bytes());
-    EXPECT_LT(layer.values_offset, layer.keys->block_bytes() + 64);
-    EXPECT_GE(layer.head_stride, layer.values_offset + layer.values->block_bytes());
-    end = layer.offset + 3 * layer.head_stride;
+    for (std::size_t h = 0; h < 3; ++h) {
+      for (const Side side : {Side::kKeys, Side::kValues}) {
+        const Place place = p.place(l, h, side);
+        EXPECT_EQ(place.parts, 1u);
+        EXPECT_EQ(place.offset[0], end) << l << " " << h;
+        EXPECT_EQ(place.offset[0] % 64, 0u);
+        EXPECT_EQ(place.bytes[0], p.codec(l, h, side).block_bytes());
+        EXPECT_GE(place.room[0], place.bytes[0]);
+        EXPECT_LT(place.room[0], place.bytes[0] + 64);
+        end += place.room[0];
+      }
+    }
   }
   EXPECT_EQ(p.payload_bytes(), end);
   EXPECT_EQ(p.logical_bytes(), 2u * 2 * 48 * 4 * 3 * 72);
   // Later overrides win.
-  EXPECT_EQ(p.layer(0).keys->block_bytes(), 48u * 72 + 48 * 2);
-  EXPECT_EQ(p.layer(1).keys->block_bytes(), 48u * 72 * 4);
-  EXPECT_EQ(p.layer(2).keys->block_bytes(), 48u * 72 * 2);
-  EXPECT_EQ(p.layer(3).values->block_bytes(), 48u * 72 + 48 * 2);
+  EXPECT_EQ(p.codec(0, 0, Side::kKeys).block_bytes(), 48u * 72 + 48 * 2);
+  EXPECT_EQ(p.codec(1, 0, Side::kKeys).block_bytes(), 48u * 72 * 4);
+  EXPECT_EQ(p.codec(2, 0, Side::kKeys).block_bytes(), 48u * 72 * 2);
+  EXPECT_EQ(p.codec(3, 0, Side::kValues).block_bytes(), 48u * 72 + 48 * 2);
   EXPECT_EQ(p.canonical(),
             "layer 0 keys int8@1 values f16@1\nlayer 1 keys f32@1 values int8@1\n"
             "layer 2 keys bf16@1 values bf16@1\nlayer 3 keys f32@1 values int8@1\n");
+}
+
+TEST(PlanTest, KvHeadsOfALayerMayHaveTheirOwnCodecs) {
+  StoreSpec spec = Good();
+  spec.plan.overrides = {
+      {1, 2, "f32", "f32", 1, 1}, {2, 2, "bf16", "int8", 1, LayerPlan::kLastHead}, {3, 3, "int8", "f16", 0, 0}};
+  const auto plan = Plan::Make(Registry::Builtin(), spec);
+  ASSERT_TRUE(plan) << plan.error().message;
+  const Plan& p = **plan;
+  // Runs with the same codecs are one, so that a plan has one text however it was written.
+  EXPECT_EQ(p.canonical(),
+            "layer 0 keys int8@1 values f16@1\n"
+            "layer 1 heads 0..0 keys int8@1 values f16@1\nlayer 1 heads 1..1 keys f32@1 values f32@1\n"
+            "layer 1 heads 2..2 keys int8@1 values f16@1\n"
+            "layer 2 heads 0..0 keys int8@1 values f16@1\nlayer 2 heads 1..2 keys bf16@1 values int8@1\n"
+            "layer 3 keys int8@1 values f16@1\n");
+  std::size_t end = 0;
+  double bits = 0;
+  for (std::size_t l = 0; l < 4; ++l) {
+    for (std::size_t h = 0; h < 3; ++h) {
+      for (const Side side : {Side::kKeys, Side::kValues}) {
+        const Place place = p.place(l, h, side);
+        EXPECT_EQ(place.offset[0], end) << l << " " << h;
+        EXPECT_EQ(place.bytes[0], p.codec(l, h, side).block_bytes());
+        end += place.room[0];
+        if (side == Side::kKeys) bits += 8.0 * static_cast<double>(place.bytes[0]);
+      }
+    }
+  }
+  EXPECT_EQ(p.payload_bytes(), end);
+  EXPECT_DOUBLE_EQ(p.bits_per_element(Side::kKeys), bits / (4 * 3 * 48 * 72));
+  EXPECT_EQ(p.codec(1, 1, Side::kKeys).block_bytes(), 48u * 72 * 4);
+  EXPECT_EQ(p.codec(2, 1, Side::kKeys).block_bytes(), 48u * 72 * 2);
+  EXPECT_EQ(p.codec(2, 2, Side::kValues).block_bytes(), 48u * 72 + 48 * 2);
+}
+
+TEST(PlanTest, OverridesAreLimited) {
+  StoreSpec spec = Good();
+  spec.layers = 1024;
+  spec.plan.overrides.assign(kMaxOverrides + 1, {0, 0, "f16", "f16"});
+  auto plan = Plan::Make(Registry::Builtin(), spec);
+  ASSERT_FALSE(plan);
+  EXPECT_NE(plan.error().message.find("plan.overrides has 4097 entries, at most 4096"), std::string::npos);
+  spec.plan.overrides.assign(17, {0, 1023, "f16", "f16"});
+  plan = Plan::Make(Registry::Builtin(), spec);
+  ASSERT_FALSE(plan);
+  EXPECT_NE(plan.error().message.find("name more than 16384 layers"), std::string::npos) << plan.error().message;
+  // Many runs of heads: the text is limited before any codec is made.
+  spec.kv_heads = 64;
+  spec.head_dim = 8;
+  spec.plan.overrides.clear();
+  for (std::uint32_t head = 0; head < 16; ++head) spec.plan.overrides.push_back({0, 1023, "f16", "f16", 4 * head, 4 * head});
+  plan = Plan::Make(Registry::Builtin(), spec);
+  ASSERT_FALSE(plan);
+  EXPECT_NE(plan.error().message.find("the plan's text has more than"), std::string::npos) << plan.error().message;
 }
 
 TEST(PlanTest, TheArtifactsDigestIsPartOfTheIdentity) {
@@ -107,6 +165,8 @@ TEST(PlanTest, EveryFieldHasItsError) {
   refused([](StoreSpec& s) { s.plan.overrides = {{2, 1, "f16", "f16"}}; }, "overrides[0]: layers 2..1");
   refused([](StoreSpec& s) { s.plan.overrides = {{0, 1, "f16", "f16"}, {3, 4, "f16", "f16"}}; }, "overrides[1]: layers 3..4");
   refused([](StoreSpec& s) { s.plan.overrides = {{0, 1, "f16", "bad"}}; }, "overrides[0].values");
+  refused([](StoreSpec& s) { s.plan.overrides = {{0, 1, "f16", "f16", 2, 1}}; }, "overrides[0]: KV heads 2..1");
+  refused([](StoreSpec& s) { s.plan.overrides = {{0, 1, "f16", "f16", 0, 3}}; }, "overrides[0]: KV heads 0..3");
   refused([](StoreSpec& s) { s.plan.artifact.assign(3, std::byte{1}); }, "artifact");
 }
 

@@ -5,13 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "quantizers/codec.h"
+
 namespace kvant::quantizers::test {
 
-struct NamedTensor {
-  std::string name;
-  std::vector<std::size_t> shape;
-  std::vector<float> values;
-};
+using NamedTensor = ExampleTensor;
 
 /// An image of f32 tensors.
 std::vector<std::byte> SafetensorsImage(const std::vector<NamedTensor>& tensors);

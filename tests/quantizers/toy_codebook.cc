@@ -2,9 +2,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
-#include "kernels/raw/rows.h"
 #include "quantizers/artifact.h"
+#include "tests/quantizers/toy_arithmetic.h"
 #include "tests/quantizers/toy_codecs.h"
 
 namespace kvant::quantizers::test {
@@ -12,7 +13,8 @@ namespace {
 
 constexpr std::size_t kPart = 4;
 constexpr std::size_t kWords = 256;
-constexpr std::size_t kMaxDim = 1024;
+constexpr float kLargest = 1e18f;             // squares of a row must not leave f32
+constexpr double kLloydError = 0.1174818478;  // of the 2-bit Lloyd-Max codebook for N(0,1), which the example holds
 
 /// What both sides share.
 class Rows {
@@ -23,7 +25,8 @@ class Rows {
   [[nodiscard]] std::size_t parts() const noexcept { return dim_ / kPart; }
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
   [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
-  [[nodiscard]] std::size_t block_bytes() const noexcept { return tokens_ * (sizeof(float) + parts()); }
+  [[nodiscard]] std::size_t bytes() const noexcept { return tokens_ * (sizeof(float) + parts()); }
+  [[nodiscard]] std::size_t row_bytes() const noexcept { return dim_ * sizeof(float); }
   [[nodiscard]] const float* Word(std::size_t w) const { return codebook_.data() + w * kPart; }
   [[nodiscard]] std::size_t Code(const std::byte* block, std::size_t t, std::size_t part) const {
     return std::to_integer<std::size_t>(block[tokens_ * sizeof(float) + t * parts() + part]);
@@ -34,11 +37,11 @@ class Rows {
     return scale;
   }
 
-  [[nodiscard]] Result<void> Encode(const RowsView& rows, std::byte* block) const {
-    float row[kMaxDim];
+  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const {
+    auto* row = reinterpret_cast<float*>(args.scratch);
+    std::byte* block = args.block.part[0];
     for (std::size_t t = 0; t < tokens_; ++t) {
-      const auto* src = static_cast<const std::byte*>(rows.data) + t * rows.stride * ElementBytes(rows.type);
-      if (!(kernels::LoadRow(src, rows.type, dim_, row) <= 1e30f)) {
+      if (!(LoadRowOf(args.rows, t, row) <= kLargest)) {
         return Error{ErrorCode::kNotFinite, "row " + std::to_string(t) + " is not finite or too large"};
       }
       double squares = 0;
@@ -53,10 +56,13 @@ class Rows {
     return {};
   }
 
-  void Decode(const std::byte* block, std::size_t begin, std::size_t end, float* rows) const {
-    for (std::size_t t = begin; t < end; ++t) {
-      for (std::size_t k = 0; k < dim_; ++k)
-        rows[(t - begin) * dim_ + k] = Scale(block, t) * Word(Code(block, t, k / kPart))[k % kPart];
+  void Decode(const DecodeArgs& args) const {
+    const std::byte* block = args.block.part[0];
+    for (std::size_t t = args.begin; t < args.end; ++t) {
+      for (std::size_t k = 0; k < dim_; ++k) {
+        Put(args.rows[(t - args.begin) * args.row_stride + k], Scale(block, t) * Word(Code(block, t, k / kPart))[k % kPart],
+            args.add);
+      }
     }
   }
 
@@ -83,37 +89,33 @@ class Rows {
 class CodebookKeys final : public KeyCodec {
  public:
   explicit CodebookKeys(const Rows& rows) : rows_(rows) {}
-  [[nodiscard]] std::size_t block_bytes() const noexcept override { return rows_.block_bytes(); }
-  [[nodiscard]] Result<void> Encode(std::size_t, std::uint64_t, const RowsView& rows, std::byte* block) const override {
-    return rows_.Encode(rows, block);
-  }
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
-              float* rows) const override {
-    rows_.Decode(block, begin, end, rows);
-  }
-
+  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return rows_.bytes(); }
+  [[nodiscard]] CodecTraits traits() const noexcept override { return {.largest_norm = kLargest}; }
+  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return kLloydError; }
   // Prepared: per query a table of [parts, 256] partial dot products.
-  [[nodiscard]] std::size_t prepared_bytes(std::size_t n) const noexcept override {
-    return n * rows_.parts() * kWords * sizeof(float);
+  [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
+    return {.encode = rows_.row_bytes(), .prepared = n * rows_.parts() * kWords * sizeof(float)};
   }
-  void PrepareQueries(std::size_t, const float* queries, std::size_t n, std::byte* prepared) const override {
-    auto* table = reinterpret_cast<float*>(prepared);
-    for (std::size_t i = 0; i < n * rows_.parts(); ++i) {
-      for (std::size_t w = 0; w < kWords; ++w) {
-        float sum = 0;
-        for (std::size_t k = 0; k < kPart; ++k) sum += queries[i * kPart + k] * rows_.Word(w)[k];
-        table[i * kWords + w] = sum;
+  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return rows_.Encode(args); }
+  void Decode(const DecodeArgs& args) const override { rows_.Decode(args); }
+
+  void Prepare(const PrepareArgs& args) const override {
+    auto* table = reinterpret_cast<float*>(args.prepared);
+    for (std::size_t i = 0; i < args.n; ++i) {
+      for (std::size_t part = 0; part < rows_.parts(); ++part) {
+        for (std::size_t w = 0; w < kWords; ++w)
+          *table++ = Dot(args.queries + i * args.query_stride + part * kPart, rows_.Word(w), kPart);
       }
     }
   }
-  void Score(std::size_t, std::uint64_t, const std::byte* prepared, std::size_t n, const std::byte* block, float* logits,
-             std::size_t stride, const std::byte*, std::size_t) const override {
-    for (std::size_t i = 0; i < n; ++i) {
-      const float* table = reinterpret_cast<const float*>(prepared) + i * rows_.parts() * kWords;
+  void Score(const ScoreArgs& args) const override {
+    const std::byte* block = args.block.part[0];
+    for (std::size_t i = 0; i < args.n; ++i) {
+      const float* table = reinterpret_cast<const float*>(args.prepared) + i * rows_.parts() * kWords;
       for (std::size_t t = 0; t < rows_.tokens(); ++t) {
         float sum = 0;
         for (std::size_t part = 0; part < rows_.parts(); ++part) sum += table[part * kWords + rows_.Code(block, t, part)];
-        logits[i * stride + t] = sum * rows_.Scale(block, t);
+        Put(args.logits[i * args.stride + t], sum * rows_.Scale(block, t), args.add);
       }
     }
   }
@@ -122,42 +124,51 @@ class CodebookKeys final : public KeyCodec {
   Rows rows_;
 };
 
+/// Few queries accumulate a histogram: the weight that fell on each codeword of each part. It costs no multiplication, but is
+/// far larger than a row, so a call of many queries accumulates decoded rows.
 class CodebookValues final : public ValueCodec {
  public:
   explicit CodebookValues(const Rows& rows) : rows_(rows) {}
-  [[nodiscard]] std::size_t block_bytes() const noexcept override { return rows_.block_bytes(); }
-  [[nodiscard]] Result<void> Encode(std::size_t, std::uint64_t, const RowsView& rows, std::byte* block) const override {
-    return rows_.Encode(rows, block);
-  }
-  void Decode(std::size_t, std::uint64_t, const std::byte* block, std::size_t begin, std::size_t end,
-              float* rows) const override {
-    rows_.Decode(block, begin, end, rows);
-  }
+  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return rows_.bytes(); }
+  [[nodiscard]] CodecTraits traits() const noexcept override { return {.largest_norm = kLargest}; }
+  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return kLloydError; }
+  [[nodiscard]] Needs needs(std::size_t) const noexcept override { return {.encode = rows_.row_bytes()}; }
+  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return rows_.Encode(args); }
+  void Decode(const DecodeArgs& args) const override { rows_.Decode(args); }
 
-  [[nodiscard]] std::size_t accumulator_floats() const noexcept override { return rows_.parts() * kWords; }
-  [[nodiscard]] std::size_t accumulate_scratch_bytes(std::size_t) const noexcept override { return 0; }
-  void Accumulate(std::size_t, const float* weights, std::size_t stride, std::size_t n, const std::byte* block, float* acc,
-                  std::size_t acc_stride, std::byte*, const std::byte*, std::size_t) const override {
-    for (std::size_t i = 0; i < n; ++i) {
+  [[nodiscard]] std::size_t accumulator_floats(std::size_t queries) const noexcept override {
+    return queries <= kMaxHistograms ? rows_.parts() * kWords : rows_.dim();
+  }
+  void Accumulate(const AccumulateArgs& args) const override {
+    const std::byte* block = args.block.part[0];
+    const bool histogram = args.acc_floats != rows_.dim();
+    for (std::size_t i = 0; i < args.n; ++i) {
+      float* acc = args.acc + i * args.acc_stride;
       for (std::size_t t = 0; t < rows_.tokens(); ++t) {
-        const float weight = weights[i * stride + t] * rows_.Scale(block, t);
-        for (std::size_t part = 0; part < rows_.parts(); ++part)
-          acc[i * acc_stride + part * kWords + rows_.Code(block, t, part)] += weight;
+        const float weight = args.weights[i * args.stride + t] * rows_.Scale(block, t);
+        for (std::size_t part = 0; part < rows_.parts(); ++part) {
+          const std::size_t code = rows_.Code(block, t, part);
+          if (histogram) acc[part * kWords + code] += weight;
+          for (std::size_t k = 0; !histogram && k < kPart; ++k) acc[part * kPart + k] += weight * rows_.Word(code)[k];
+        }
       }
     }
   }
-  void Finish(std::size_t, const float* acc, std::size_t acc_stride, const float*, std::size_t n, float* rows) const override {
-    for (std::size_t i = 0; i < n; ++i) {
+  void Finish(const FinishArgs& args) const override {
+    const bool histogram = args.acc_floats != rows_.dim();
+    for (std::size_t i = 0; i < args.n; ++i) {
+      const float* acc = args.acc + i * args.acc_stride;
       for (std::size_t k = 0; k < rows_.dim(); ++k) {
-        const float* bins = acc + i * acc_stride + k / kPart * kWords;
-        double sum = 0;
-        for (std::size_t w = 0; w < kWords; ++w) sum += double{bins[w]} * double{rows_.Word(w)[k % kPart]};
-        rows[i * rows_.dim() + k] = static_cast<float>(sum);
+        double sum = histogram ? 0.0 : double{acc[k]};
+        for (std::size_t w = 0; histogram && w < kWords; ++w)
+          sum += double{acc[k / kPart * kWords + w]} * double{rows_.Word(w)[k % kPart]};
+        Put(args.rows[i * args.row_stride + k], static_cast<float>(sum), args.add);
       }
     }
   }
 
  private:
+  static constexpr std::size_t kMaxHistograms = 256;
   Rows rows_;
 };
 
@@ -167,29 +178,37 @@ Result<std::span<const float>> Codebook(const CodecConfig& config) {
   return config.artifact->Find("toy.codebook", kWords, kPart);
 }
 
-Result<std::unique_ptr<KeyCodec>> MakeKeys(const CodecConfig& config) {
+Result<std::unique_ptr<KeyCodec>> MakeCodebookKeys(const CodecConfig& config) {
   const auto codebook = Codebook(config);
   if (!codebook) return codebook.error();
   return std::unique_ptr<KeyCodec>(std::make_unique<CodebookKeys>(Rows(config, *codebook)));
 }
 
-Result<std::unique_ptr<ValueCodec>> MakeValues(const CodecConfig& config) {
+Result<std::unique_ptr<ValueCodec>> MakeCodebookValues(const CodecConfig& config) {
   const auto codebook = Codebook(config);
   if (!codebook) return codebook.error();
   return std::unique_ptr<ValueCodec>(std::make_unique<CodebookValues>(Rows(config, *codebook)));
 }
 
-/// With the product of four 2-bit Lloyd-Max codebooks for N(0,1).
-double LloydError(Side, std::uint32_t, std::span<const std::int64_t>) { return 0.1174818478; }
+/// All 256 combinations of four numbers of the 2-bit Lloyd-Max codebook for N(0,1).
+Example ExampleCodebook(const CodecConfig&) {
+  const float levels[] = {-1.510418f, -0.452780f, 0.452780f, 1.510418f};
+  ExampleTensor tensor{"toy.codebook", {kWords, kPart}, {}};
+  for (std::size_t w = 0; w < kWords; ++w) {
+    for (std::size_t k = 0; k < kPart; ++k) tensor.values.push_back(levels[w >> (2 * k) & 3]);
+  }
+  Example example;
+  example.tensors.push_back(std::move(tensor));
+  return example;
+}
 
 }  // namespace
 
 const Codec kToyCodebook{.name = "toy_codebook",
                          .summary = "2 bits per number from a calibrated codebook",
                          .params = {},
-                         .block_multiple = nullptr,
-                         .gaussian_error = LloydError,
-                         .make_keys = MakeKeys,
-                         .make_values = MakeValues};
+                         .make_keys = MakeCodebookKeys,
+                         .make_values = MakeCodebookValues,
+                         .example = ExampleCodebook};
 
 }  // namespace kvant::quantizers::test

@@ -24,16 +24,6 @@ Registry WithToys() {
   return registry;
 }
 
-/// All 256 combinations of four numbers of the 2-bit Lloyd-Max codebook for N(0,1).
-std::vector<std::byte> CodebookArtifact() {
-  const float levels[] = {-1.510418f, -0.452780f, 0.452780f, 1.510418f};
-  std::vector<float> words;
-  for (std::size_t w = 0; w < 256; ++w) {
-    for (std::size_t k = 0; k < 4; ++k) words.push_back(levels[w >> (2 * k) & 3]);
-  }
-  return test::SafetensorsImage({{"toy.codebook", {256, 4}, words}});
-}
-
 const RopeSpec kRope{RopePairing::kHalfSplit, 10000.0, 0};
 
 class ToyConformanceTest : public testing::TestWithParam<std::string> {};
@@ -41,7 +31,7 @@ class ToyConformanceTest : public testing::TestWithParam<std::string> {};
 TEST_P(ToyConformanceTest, HoldsTheContract) {
   for (const std::size_t dim : {64, 72, 128}) {
     for (const RopeSpec& rope : {kRope, RopeSpec{RopePairing::kAdjacent, 500000.0, 32}}) {
-      const test::ConformanceCase codec(WithToys(), GetParam(), dim, rope, CodebookArtifact());
+      const test::ConformanceCase codec(WithToys(), GetParam(), dim, rope);
       ASSERT_TRUE(codec.supported());
       codec.CheckAll();
     }
@@ -57,7 +47,7 @@ TEST_P(ToyAttentionTest, MatchesBruteForce) {
     for (const std::size_t group : {1, 3}) {
       test::CaseShape shape{.keys = GetParam(), .values = values, .group = group, .tail = 90, .queries = 7};
       shape.rope = kRope;
-      shape.artifact = CodebookArtifact();
+      shape.artifact = test::ExampleArtifact(WithToys(), "toy_codebook", 2, shape.head_dim);
       test::ExpectMatchesReference(WithToys(), shape, seed++);
       shape.raw_type = ElementType::kBF16;
       shape.raw_pieces = 2;

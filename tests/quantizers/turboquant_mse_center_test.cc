@@ -47,11 +47,9 @@ std::vector<float> Plus(std::vector<float> rows, const std::vector<float>& mean)
 std::vector<double> Attend(const KeyCodec& keys, std::size_t head, const std::vector<float>& rows, std::vector<float> query,
                            const std::vector<float>& values) {
   for (auto& q : query) q /= std::sqrt(static_cast<float>(kDim));
-  AlignedBytes block(keys.block_bytes()), prepared(keys.prepared_bytes(1));
-  keys.Encode(head, 0, RowsOf(rows, kDim), block.data()).value();
-  keys.PrepareQueries(head, query.data(), 1, prepared.data());
-  std::vector<float> logits(kTokens);
-  keys.Score(head, 0, prepared.data(), 1, block.data(), logits.data(), kTokens, nullptr, 0);
+  AlignedBytes block(keys.block_bytes());
+  EncodeBlock(keys, head, 0, RowsOf(rows, kDim), block.data()).value();
+  auto logits = ScoreBlock(keys, head, query, 1, block.data(), kTokens);
   const double top = *std::max_element(logits.begin(), logits.end());
   double sum = 0.0;
   std::vector<double> out(kDim);
@@ -106,11 +104,9 @@ TEST(TurboQuantMseCenterTest, RawRowsAndCodesAreScoredOnTheSameScale) {
   const auto keys = codec.Keys();
   const auto rows = Plus(GridNumbers(kTokens * kDim, 1.0f, random), mean);
   const auto query = NormalNumbers(kDim, random);
-  AlignedBytes block(keys->block_bytes()), prepared(keys->prepared_bytes(1));
-  ASSERT_TRUE(keys->Encode(0, 0, RowsOf(rows, kDim), block.data()));
-  keys->PrepareQueries(0, query.data(), 1, prepared.data());
-  std::vector<float> logits(kTokens);
-  keys->Score(0, 0, prepared.data(), 1, block.data(), logits.data(), kTokens, nullptr, 0);
+  AlignedBytes block(keys->block_bytes());
+  ASSERT_TRUE(EncodeBlock(*keys, 0, 0, RowsOf(rows, kDim), block.data()));
+  auto logits = ScoreBlock(*keys, 0, query, 1, block.data(), kTokens);
   // Noise of 8 bits: sqrt(4e-5) * |query| * |row - mean| / sqrt(dim), about 0.05; six deviations.
   for (std::size_t t = 0; t < kTokens; ++t)
     EXPECT_NEAR(logits[t], Dot(query.data(), &rows[t * kDim], kDim), 0.35) << "seed " << kSeed;
@@ -125,13 +121,12 @@ TEST(TurboQuantMseCenterTest, ValuesGetTheirMeanBackByTheWeightsSum) {
   const auto rows = Plus(GridNumbers(kTokens * kDim, 1.0f, random), mean);
   EXPECT_LT(RelativeError(rows, RoundTrip(*values, 0, rows, kDim)),
             4e-5 / 200);  // of the spread's energy, a 400th of the whole
-  AlignedBytes block(values->block_bytes()), scratch(values->accumulate_scratch_bytes(1));
-  ASSERT_TRUE(values->Encode(0, 0, RowsOf(rows, kDim), block.data()));
-  std::vector<float> weights(kTokens), acc(kDim), out(kDim);
+  AlignedBytes block(values->block_bytes());
+  ASSERT_TRUE(EncodeBlock(*values, 0, 0, RowsOf(rows, kDim), block.data()));
+  std::vector<float> weights(kTokens);
   float sum = 0.0f;
   for (auto& weight : weights) sum += weight = static_cast<float>(random() % 100) / 100.0f;
-  values->Accumulate(0, weights.data(), kTokens, 1, block.data(), acc.data(), kDim, scratch.data(), nullptr, 0);
-  values->Finish(0, acc.data(), kDim, &sum, 1, out.data());
+  const auto out = SumBlock(*values, 0, weights, 1, block.data(), &sum, kDim);
   for (std::size_t d = 0; d < kDim; ++d) {
     double exact = 0.0;
     for (std::size_t t = 0; t < kTokens; ++t) exact += static_cast<double>(weights[t]) * rows[t * kDim + d];

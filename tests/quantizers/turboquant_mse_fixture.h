@@ -12,23 +12,13 @@
 #include "quantizers/artifact.h"
 #include "quantizers/codec.h"
 #include "quantizers/registry.h"
+#include "tools/codec_calls.h"
 
 namespace kvant::quantizers {
 
-/// 64-byte aligned bytes.
-class AlignedBytes {
- public:
-  explicit AlignedBytes(std::size_t size) : size_(size), bytes_(size + 64) {}
-  [[nodiscard]] std::byte* data() {
-    const auto address = reinterpret_cast<std::uintptr_t>(bytes_.data());
-    return bytes_.data() + (64 - address % 64) % 64;
-  }
-  [[nodiscard]] std::vector<std::byte> Copy() { return {data(), data() + size_}; }
-
- private:
-  std::size_t size_;
-  std::vector<std::byte> bytes_;
-};
+using tools::AlignedBytes;
+using tools::DecodeBlock;
+using tools::EncodeBlock;
 
 struct TurboQuant {
   std::string spec = "turboquant_mse:bits=4";
@@ -39,31 +29,27 @@ struct TurboQuant {
   std::string model = "test";
   const Artifact* artifact = nullptr;
 
-  [[nodiscard]] CodecConfig Config(Side side, const std::vector<std::int64_t>& params) const {
-    return {.side = side,
-            .layer = layer,
+  [[nodiscard]] CodecConfig Config() const {
+    return {.layer = layer,
             .kv_heads = kv_heads,
+            .head_begin = 0,
+            .head_end = kv_heads,
             .head_dim = head_dim,
             .block_tokens = block_tokens,
             .model = model,
-            .rope = {},
-            .params = params,
             .artifact = artifact};
   }
   [[nodiscard]] Result<std::unique_ptr<KeyCodec>> TryKeys() const {
-    const auto parsed = Registry::Builtin().Parse(spec).value();
-    return parsed.codec->make_keys(Config(Side::kKeys, parsed.params));
+    return MakeKeys(Registry::Builtin().Parse(spec).value(), Config());
   }
   [[nodiscard]] Result<std::unique_ptr<ValueCodec>> TryValues() const {
-    const auto parsed = Registry::Builtin().Parse(spec).value();
-    return parsed.codec->make_values(Config(Side::kValues, parsed.params));
+    return MakeValues(Registry::Builtin().Parse(spec).value(), Config());
   }
   [[nodiscard]] std::unique_ptr<KeyCodec> Keys() const { return std::move(TryKeys()).value(); }
   [[nodiscard]] std::unique_ptr<ValueCodec> Values() const { return std::move(TryValues()).value(); }
   /// What the codec declares.
   [[nodiscard]] double Declared(Side side) const {
-    const auto parsed = Registry::Builtin().Parse(spec).value();
-    return parsed.codec->gaussian_error(side, head_dim, parsed.params);
+    return (side == Side::kKeys ? Keys()->expected_error(1) : Values()->expected_error(1)).value();
   }
 };
 
@@ -86,10 +72,61 @@ inline std::vector<float> NormalNumbers(std::size_t n, std::mt19937& random) {
 inline std::vector<float> RoundTrip(const BlockCodec& codec, std::size_t head, const std::vector<float>& rows,
                                     std::size_t dim) {
   AlignedBytes block(codec.block_bytes());
-  codec.Encode(head, 0, RowsOf(rows, dim), block.data()).value();
+  EncodeBlock(codec, head, 0, RowsOf(rows, dim), block.data()).value();
   std::vector<float> out(rows.size());
-  codec.Decode(head, 0, block.data(), 0, rows.size() / dim, out.data());
+  DecodeBlock(codec, head, 0, block.data(), 0, rows.size() / dim, out.data(), dim);
   return out;
+}
+
+/// Logits [n, tokens] of adjacent queries.
+inline std::vector<float> ScoreBlock(const KeyCodec& codec, std::size_t head, const std::vector<float>& queries, std::size_t n,
+                                     const std::byte* block, std::size_t tokens) {
+  AlignedBytes prepared(codec.needs(n).prepared), scratch(codec.needs(n).scratch);
+  const std::size_t dim = queries.size() / n;
+  codec.Prepare({.head = head,
+                 .queries = queries.data(),
+                 .query_stride = dim,
+                 .n = n,
+                 .prepared = prepared.data(),
+                 .scratch = scratch.data()});
+  std::vector<float> logits(n * tokens);
+  codec.Score({.head = head,
+               .queries = queries.data(),
+               .query_stride = dim,
+               .prepared = prepared.data(),
+               .n = n,
+               .block = block,
+               .logits = logits.data(),
+               .stride = tokens,
+               .scratch = scratch.data()});
+  return logits;
+}
+
+/// Weighted sums [n, dim] of a block's rows, weights [n, tokens].
+inline std::vector<float> SumBlock(const ValueCodec& codec, std::size_t head, const std::vector<float>& weights, std::size_t n,
+                                   const std::byte* block, const float* weight_sums, std::size_t dim) {
+  AlignedBytes scratch(codec.needs(n).scratch);
+  const std::size_t floats = codec.accumulator_floats(n);
+  std::vector<float> acc(n * floats, 0.0f), rows(n * dim);
+  codec.Accumulate({.head = head,
+                    .weights = weights.data(),
+                    .stride = weights.size() / n,
+                    .n = n,
+                    .block = block,
+                    .acc = acc.data(),
+                    .acc_stride = floats,
+                    .acc_floats = floats,
+                    .scratch = scratch.data()});
+  codec.Finish({.head = head,
+                .acc = acc.data(),
+                .acc_stride = floats,
+                .acc_floats = floats,
+                .weight_sums = weight_sums,
+                .n = n,
+                .rows = rows.data(),
+                .row_stride = dim,
+                .scratch = scratch.data()});
+  return rows;
 }
 
 inline double Dot(const float* a, const float* b, std::size_t n) {

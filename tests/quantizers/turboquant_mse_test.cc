@@ -52,7 +52,7 @@ TEST(TurboQuantMseTest, GaussianRowsHaveTheDeclaredError) {
   std::mt19937 random(kSeed);
   for (const std::uint32_t dim : {40u, 64u, 72u, 80u, 96u, 128u, 256u}) {
     for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
-      for (const char* scale : {"", ",scale=1", ",scale=2"}) {
+      for (const char* scale : {"", ",scale=norm", ",scale=norm_kept"}) {
         const TurboQuant codec{.spec = TurboSpec(bits, scale), .head_dim = dim, .block_tokens = 1024};
         const auto rows = NormalNumbers(1024 * dim, random);
         for (const Side side : {Side::kKeys, Side::kValues}) {
@@ -77,15 +77,12 @@ TEST(TurboQuantMseTest, ScoresAreDotProductsWithDecodedRowsWithinQueryRounding) 
       const auto keys = codec.Keys();
       const auto rows = NormalNumbers(128 * dim, random);
       AlignedBytes block(keys->block_bytes());
-      ASSERT_TRUE(keys->Encode(0, 0, RowsOf(rows, dim), block.data()));
+      ASSERT_TRUE(EncodeBlock(*keys, 0, 0, RowsOf(rows, dim), block.data()));
       std::vector<float> decoded(rows.size());
-      keys->Decode(0, 0, block.data(), 0, 128, decoded.data());
+      DecodeBlock(*keys, 0, 0, block.data(), 0, 128, decoded.data(), dim);
       constexpr std::size_t kQueries = 9;
       const auto queries = NormalNumbers(kQueries * dim, random);
-      AlignedBytes prepared(keys->prepared_bytes(kQueries));
-      keys->PrepareQueries(0, queries.data(), kQueries, prepared.data());
-      std::vector<float> logits(kQueries * 128);
-      keys->Score(0, 0, prepared.data(), kQueries, block.data(), logits.data(), 128, nullptr, 0);
+      auto logits = ScoreBlock(*keys, 0, queries, kQueries, block.data(), 128);
       const Rotation rotation(dim, RotationRounds(dim), RotationSeed({"turboquant_mse", 2, "test", 0, 0, Side::kKeys}));
       const double declared = codec.Declared(Side::kKeys);
       double squared = 0.0, predicted = 0.0, key_noise = 0.0;
@@ -125,19 +122,17 @@ TEST(TurboQuantMseTest, WeightedSumsAreThoseOfDecodedRowsWithinWeightRounding) {
         const auto values = codec.Values();
         const auto rows = NormalNumbers(tokens * dim, random);
         AlignedBytes block(values->block_bytes());
-        ASSERT_TRUE(values->Encode(0, 0, RowsOf(rows, dim), block.data()));
+        ASSERT_TRUE(EncodeBlock(*values, 0, 0, RowsOf(rows, dim), block.data()));
         std::vector<float> decoded(rows.size());
-        values->Decode(0, 0, block.data(), 0, tokens, decoded.data());
+        DecodeBlock(*values, 0, 0, block.data(), 0, tokens, decoded.data(), dim);
         constexpr std::size_t kQueries = 6;
         auto weights = NormalNumbers(kQueries * tokens, random);
         for (auto& weight : weights) weight = std::exp(weight) * (peaked ? 1e-3f : 1.0f);
         if (peaked) {
           for (std::size_t i = 0; i < kQueries; ++i) weights[i * tokens + 17 + i] = weights[i * tokens + 200] = 1.0f;
         }
-        std::vector<float> acc(kQueries * dim), sums(kQueries), out(kQueries * dim);
-        AlignedBytes scratch(values->accumulate_scratch_bytes(kQueries));
-        values->Accumulate(0, weights.data(), tokens, kQueries, block.data(), acc.data(), dim, scratch.data(), nullptr, 0);
-        values->Finish(0, acc.data(), dim, sums.data(), kQueries, out.data());
+        std::vector<float> sums(kQueries);
+        const auto out = SumBlock(*values, 0, weights, kQueries, block.data(), sums.data(), dim);
         const double declared = codec.Declared(Side::kValues);
         double error = 0.0, noise = 0.0;
         for (std::size_t i = 0; i < kQueries; ++i) {
@@ -164,13 +159,13 @@ TEST(TurboQuantMseTest, DecodesAnyRunOfRowsAsTheWholeBlock) {
     for (const bool keys : {true, false}) {
       const std::unique_ptr<BlockCodec> side = keys ? std::unique_ptr<BlockCodec>(codec.Keys()) : codec.Values();
       AlignedBytes block(side->block_bytes());
-      ASSERT_TRUE(side->Encode(0, 0, RowsOf(rows, 40), block.data()));
+      ASSERT_TRUE(EncodeBlock(*side, 0, 0, RowsOf(rows, 40), block.data()));
       std::vector<float> whole(128 * 40);
-      side->Decode(0, 0, block.data(), 0, 128, whole.data());
+      DecodeBlock(*side, 0, 0, block.data(), 0, 128, whole.data(), 40);
       for (const auto& [begin, end] :
            std::vector<std::pair<std::size_t, std::size_t>>{{0, 0}, {0, 1}, {3, 4}, {5, 16}, {15, 17}, {13, 127}, {127, 128}}) {
         std::vector<float> part((end - begin) * 40 + 1, 9.0f);
-        side->Decode(0, 0, block.data(), begin, end, part.data());
+        DecodeBlock(*side, 0, 0, block.data(), begin, end, part.data(), 40);
         for (std::size_t i = 0; i < (end - begin) * 40; ++i) ASSERT_EQ(part[i], whole[begin * 40 + i]) << begin << " " << end;
         ASSERT_EQ(part.back(), 9.0f);
       }
@@ -185,7 +180,7 @@ TEST(TurboQuantMseTest, RefusesWhatItCannotStoreAndNamesTheRow) {
     const TurboQuant codec{.head_dim = 64, .kv_heads = 3};
     const auto keys = codec.Keys();
     AlignedBytes block(keys->block_bytes());
-    const auto outcome = keys->Encode(2, 0, RowsOf(rows, 64), block.data());
+    const auto outcome = EncodeBlock(*keys, 2, 0, RowsOf(rows, 64), block.data());
     ASSERT_FALSE(outcome);
     EXPECT_EQ(outcome.error().code, ErrorCode::kNotFinite);
     EXPECT_NE(outcome.error().message.find("row 77 of KV head 2"), std::string::npos) << outcome.error().message;
@@ -218,11 +213,9 @@ TEST(TurboQuantMseTest, EqualRowsGetEqualScores) {
   std::vector<float> rows;
   for (int t = 0; t < 128; ++t) rows.insert(rows.end(), row.begin(), row.end());
   const auto keys = codec.Keys();
-  AlignedBytes block(keys->block_bytes()), prepared(keys->prepared_bytes(1));
-  ASSERT_TRUE(keys->Encode(0, 0, RowsOf(rows, 96), block.data()));
-  keys->PrepareQueries(0, NormalNumbers(96, random).data(), 1, prepared.data());
-  std::vector<float> logits(128);
-  keys->Score(0, 0, prepared.data(), 1, block.data(), logits.data(), 128, nullptr, 0);
+  AlignedBytes block(keys->block_bytes());
+  ASSERT_TRUE(EncodeBlock(*keys, 0, 0, RowsOf(rows, 96), block.data()));
+  auto logits = ScoreBlock(*keys, 0, NormalNumbers(96, random), 1, block.data(), 128);
   for (const float logit : logits) EXPECT_EQ(logit, logits[0]);
 }
 
@@ -233,7 +226,7 @@ TEST(TurboQuantMseTest, RefusesShapesItCannotServe) {
   EXPECT_EQ(error.code, ErrorCode::kInvalidArgument);
   EXPECT_NE(error.message.find("128"), std::string::npos) << error.message;
   for (const char* spec :
-       {"turboquant_mse:bits=5", "turboquant_mse:bits=0", "turboquant_mse:center=2", "turboquant_mse:scale=5"}) {
+       {"turboquant_mse:bits=5", "turboquant_mse:bits=0", "turboquant_mse:center=2", "turboquant_mse:scale=loud"}) {
     EXPECT_FALSE(Registry::Builtin().Parse(spec)) << spec;
   }
 }
@@ -276,11 +269,11 @@ TEST(TurboQuantMseTest, StoredBytesAreGoldenOnEveryTarget) {
       const auto rows = GoldenRows(128 * golden.dim);
       const auto keys = codec.Keys();
       AlignedBytes block(keys->block_bytes());
-      ASSERT_TRUE(keys->Encode(1, 0, RowsOf(rows, golden.dim), block.data()));
+      ASSERT_TRUE(EncodeBlock(*keys, 1, 0, RowsOf(rows, golden.dim), block.data()));
       EXPECT_EQ(Fnv1a(block.data(), keys->block_bytes()), golden.keys)
           << hwy::TargetName(target) << " " << golden.bits << " " << golden.dim;
       const auto values = codec.Values();
-      ASSERT_TRUE(values->Encode(1, 0, RowsOf(rows, golden.dim), block.data()));
+      ASSERT_TRUE(EncodeBlock(*values, 1, 0, RowsOf(rows, golden.dim), block.data()));
       EXPECT_EQ(Fnv1a(block.data(), values->block_bytes()), golden.values)
           << hwy::TargetName(target) << " " << golden.bits << " " << golden.dim;
     }
@@ -325,17 +318,13 @@ TEST(TurboQuantMseTest, ScoresAndSumsAreTheSameOnEveryTarget) {
         hwy::SetSupportedTargetsForTest(target);
         const auto keys = codec.Keys();
         const auto values = codec.Values();
-        AlignedBytes block(keys->block_bytes()), prepared(keys->prepared_bytes(5)),
-            scratch(values->accumulate_scratch_bytes(5));
-        ASSERT_TRUE(keys->Encode(0, 0, RowsOf(rows, dim), block.data()));
-        keys->PrepareQueries(0, queries.data(), 5, prepared.data());
-        std::vector<float> all(5 * 128);
-        keys->Score(0, 0, prepared.data(), 5, block.data(), all.data(), 128, nullptr, 0);
-        ASSERT_TRUE(values->Encode(0, 0, RowsOf(rows, dim), block.data()));
-        std::vector<float> acc(5 * dim), sums(5, 1.0f), out(5 * dim), decoded(128 * dim);
-        values->Accumulate(0, weights.data(), 128, 5, block.data(), acc.data(), dim, scratch.data(), nullptr, 0);
-        values->Finish(0, acc.data(), dim, sums.data(), 5, out.data());
-        values->Decode(0, 0, block.data(), 0, 128, decoded.data());
+        AlignedBytes block(keys->block_bytes());
+        ASSERT_TRUE(EncodeBlock(*keys, 0, 0, RowsOf(rows, dim), block.data()));
+        auto all = ScoreBlock(*keys, 0, queries, 5, block.data(), 128);
+        ASSERT_TRUE(EncodeBlock(*values, 0, 0, RowsOf(rows, dim), block.data()));
+        std::vector<float> sums(5, 1.0f), decoded(128 * dim);
+        const auto out = SumBlock(*values, 0, weights, 5, block.data(), sums.data(), dim);
+        DecodeBlock(*values, 0, 0, block.data(), 0, 128, decoded.data(), dim);
         all.insert(all.end(), out.begin(), out.end());
         all.insert(all.end(), decoded.begin(), decoded.end());
         if (first.empty()) first = all;

@@ -24,7 +24,7 @@ class Workloads {
   /// Keys and values in `spec`.
   const Workload& Get(const std::string& spec, std::size_t tokens);
   /// What the codec declares for normal rows.
-  [[nodiscard]] double GaussianError(const std::string& spec, quantizers::Side side) const;
+  [[nodiscard]] double ExpectedErrorOf(const std::string& spec, quantizers::Side side) const;
 
  private:
   const quantizers::Registry& registry_;

@@ -7,11 +7,12 @@
 #include <vector>
 
 #include "tools/bench/bench.h"
+#include "tools/codec_calls.h"
 
 namespace kvant::tools {
 namespace {
 
-using quantizers::LayerCodecs;
+using quantizers::Side;
 
 /// Seconds per token of a block: printed with a unit prefix, "22.9n" is 22.9 ns.
 benchmark::Counter PerUnit() {
@@ -19,25 +20,13 @@ benchmark::Counter PerUnit() {
   return Counter(kBlockTokens, static_cast<Counter::Flags>(Counter::kIsIterationInvariantRate | Counter::kInvert));
 }
 
-/// 64-byte aligned memory, as the codec contract asks.
-class AlignedBytes {
- public:
-  explicit AlignedBytes(std::size_t bytes) : storage_(bytes / sizeof(Line) + 1) {}
-  std::byte* data() { return storage_[0].bytes; }
-
- private:
-  struct alignas(64) Line {
-    std::byte bytes[64];
-  };
-  std::vector<Line> storage_;
-};
-
-const std::byte* KeyBlock(const Workload& w) { return w.Blocks(0)[0] + w.plan().layer(0).offset; }
-const std::byte* ValueBlock(const Workload& w) { return KeyBlock(w) + w.plan().layer(0).values_offset; }
+quantizers::ConstBlockView BlockOf(const Workload& w, Side side) {
+  return w.plan().place(0, 0, side).In<const std::byte>(w.Blocks(0)[0]);
+}
 
 void CheckScore(const Workload& w, const std::vector<float>& logits, double bound) {
   std::vector<float> rows(kBlockTokens * kHeadDim);
-  w.plan().layer(0).keys->Decode(0, 0, KeyBlock(w), 0, kBlockTokens, rows.data());
+  DecodeBlock(w.plan().codec(0, 0, Side::kKeys), 0, 0, BlockOf(w, Side::kKeys), 0, kBlockTokens, rows.data(), kHeadDim);
   std::vector<double> expected(kGroup * kBlockTokens, 0.0);
   for (std::size_t q = 0; q < kGroup; ++q) {
     for (std::size_t t = 0; t < kBlockTokens; ++t) {
@@ -56,7 +45,7 @@ void CheckScore(const Workload& w, const std::vector<float>& logits, double boun
 
 void CheckAccumulate(const Workload& w, const std::vector<float>& weights, const std::vector<float>& result, double bound) {
   std::vector<float> rows(kBlockTokens * kHeadDim);
-  w.plan().layer(0).values->Decode(0, 0, ValueBlock(w), 0, kBlockTokens, rows.data());
+  DecodeBlock(w.plan().codec(0, 0, Side::kValues), 0, 0, BlockOf(w, Side::kValues), 0, kBlockTokens, rows.data(), kHeadDim);
   std::vector<double> expected(kGroup * kHeadDim, 0.0);
   for (std::size_t q = 0; q < kGroup; ++q) {
     for (std::size_t t = 0; t < kBlockTokens; ++t) {
@@ -73,10 +62,8 @@ void CheckAccumulate(const Workload& w, const std::vector<float>& weights, const
   }
 }
 
-void BenchEncode(benchmark::State& state, const Workload& w, quantizers::Side side, ElementType type) {
-  const LayerCodecs& layer = w.plan().layer(0);
-  const quantizers::BlockCodec& codec =
-      side == quantizers::Side::kKeys ? static_cast<const quantizers::BlockCodec&>(*layer.keys) : *layer.values;
+void BenchEncode(benchmark::State& state, const Workload& w, Side side, ElementType type) {
+  const quantizers::BlockCodec& codec = w.plan().codec(0, 0, side);
   // Enough rows that they come from the second-level cache, as rows of a tail would.
   constexpr std::size_t kBlocks = 8;
   std::vector<float> rows = NormalRows(kBlocks * kBlockTokens * kHeadDim, 77);
@@ -86,14 +73,15 @@ void BenchEncode(benchmark::State& state, const Workload& w, quantizers::Side si
     std::memcpy(&bits, &rows[i], sizeof(bits));
     bf16[i] = static_cast<std::uint16_t>(bits >> 16);
   }
-  AlignedBytes block(codec.block_bytes());
+  AlignedBytes block(AdjacentBytes(codec)), scratch(codec.needs(0).encode);
   std::size_t next = 0;
   for (auto _ : state) {
     const std::size_t first = next * kBlockTokens * kHeadDim;
     const void* data = type == ElementType::kF32 ? static_cast<const void*>(&rows[first]) : &bf16[first];
-    if (auto done = codec.Encode(0, 0, RowsView{data, type, kBlockTokens, kHeadDim, kHeadDim}, block.data()); !done) {
-      Abort(w.form().keys + ": " + done.error().message);
-    }
+    auto done = codec.Encode({.rows = {data, type, kBlockTokens, kHeadDim, kHeadDim},
+                              .block = AdjacentParts(codec, block.data()),
+                              .scratch = scratch.data()});
+    if (!done) Abort(w.form().keys + ": " + done.error().message);
     benchmark::ClobberMemory();
     next = (next + 1) % kBlocks;
   }
@@ -101,11 +89,22 @@ void BenchEncode(benchmark::State& state, const Workload& w, quantizers::Side si
 }
 
 void BenchScore(benchmark::State& state, const Workload& w, double bound) {
-  const quantizers::KeyCodec& codec = *w.plan().layer(0).keys;
-  AlignedBytes prepared(codec.prepared_bytes(kGroup));
-  codec.PrepareQueries(0, w.rows().Queries(0, 0), kGroup, prepared.data());
+  const quantizers::KeyCodec& codec = *w.plan().codecs(0, 0).keys;
+  AlignedBytes prepared(codec.needs(kGroup).prepared), scratch(codec.needs(kGroup).scratch);
+  const float* queries = w.rows().Queries(0, 0);
+  codec.Prepare(
+      {.queries = queries, .query_stride = kHeadDim, .n = kGroup, .prepared = prepared.data(), .scratch = scratch.data()});
   std::vector<float> logits(kGroup * kBlockTokens);
-  const auto score = [&] { codec.Score(0, 0, prepared.data(), kGroup, KeyBlock(w), logits.data(), kBlockTokens, nullptr, 0); };
+  const auto score = [&] {
+    codec.Score({.queries = queries,
+                 .query_stride = kHeadDim,
+                 .prepared = prepared.data(),
+                 .n = kGroup,
+                 .block = BlockOf(w, Side::kKeys),
+                 .logits = logits.data(),
+                 .stride = kBlockTokens,
+                 .scratch = scratch.data()});
+  };
   score();
   CheckScore(w, logits, bound);
   for (auto _ : state) {
@@ -116,22 +115,36 @@ void BenchScore(benchmark::State& state, const Workload& w, double bound) {
 }
 
 void BenchAccumulate(benchmark::State& state, const Workload& w, double bound) {
-  const quantizers::ValueCodec& codec = *w.plan().layer(0).values;
+  const quantizers::ValueCodec& codec = *w.plan().codecs(0, 0).values;
   std::vector<float> weights = NormalRows(kGroup * kBlockTokens, 5);
   std::vector<float> sums(kGroup, 0.0f);
   for (std::size_t i = 0; i < weights.size(); ++i) {
     weights[i] = std::exp(weights[i]);  // what a softmax gives: positive, few large
     sums[i / kBlockTokens] += weights[i];
   }
-  const std::size_t stride = codec.accumulator_floats();
+  const std::size_t stride = codec.accumulator_floats(kGroup);
   std::vector<float> acc(kGroup * stride, 0.0f);
-  AlignedBytes scratch(codec.accumulate_scratch_bytes(kGroup));
+  AlignedBytes scratch(codec.needs(kGroup).scratch);
   const auto accumulate = [&] {
-    codec.Accumulate(0, weights.data(), kBlockTokens, kGroup, ValueBlock(w), acc.data(), stride, scratch.data(), nullptr, 0);
+    codec.Accumulate({.weights = weights.data(),
+                      .stride = kBlockTokens,
+                      .n = kGroup,
+                      .block = BlockOf(w, Side::kValues),
+                      .acc = acc.data(),
+                      .acc_stride = stride,
+                      .acc_floats = stride,
+                      .scratch = scratch.data()});
   };
   accumulate();
   std::vector<float> result(kGroup * kHeadDim);
-  codec.Finish(0, acc.data(), stride, sums.data(), kGroup, result.data());
+  codec.Finish({.acc = acc.data(),
+                .acc_stride = stride,
+                .acc_floats = stride,
+                .weight_sums = sums.data(),
+                .n = kGroup,
+                .rows = result.data(),
+                .row_stride = kHeadDim,
+                .scratch = scratch.data()});
   CheckAccumulate(w, weights, result, bound);
   for (auto _ : state) {
     accumulate();
@@ -143,9 +156,8 @@ void BenchAccumulate(benchmark::State& state, const Workload& w, double bound) {
 }  // namespace
 
 void RegisterCodecBenchmarks(Workloads& workloads, const std::string& spec) {
-  using quantizers::Side;
-  const double key_bound = HiddenLossBound(workloads.GaussianError(spec, Side::kKeys));
-  const double value_bound = HiddenLossBound(workloads.GaussianError(spec, Side::kValues));
+  const double key_bound = HiddenLossBound(workloads.ExpectedErrorOf(spec, Side::kKeys));
+  const double value_bound = HiddenLossBound(workloads.ExpectedErrorOf(spec, Side::kValues));
   const auto add = [&](const std::string& what, auto body) {
     benchmark::RegisterBenchmark((what + "/" + spec).c_str(), [&workloads, spec, body](benchmark::State& state) {
       body(state, workloads.Get(spec, kBlockTokens * 8));

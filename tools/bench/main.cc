@@ -56,10 +56,10 @@ const Workload& Workloads::Get(const std::string& spec, std::size_t tokens) {
   return *current_;
 }
 
-double Workloads::GaussianError(const std::string& spec, quantizers::Side side) const {
-  const auto parsed = registry_.Parse(spec);
-  if (!parsed) Abort(parsed.error().message);
-  return parsed->codec->gaussian_error == nullptr ? 0.0 : parsed->codec->gaussian_error(side, kHeadDim, parsed->params);
+double Workloads::ExpectedErrorOf(const std::string& spec, quantizers::Side side) const {
+  const auto error = ExpectedError(registry_, spec, side, kHeadDim);
+  if (!error) Abort(error.error().message);
+  return *error;
 }
 
 void Abort(const std::string& message) {

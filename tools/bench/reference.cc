@@ -71,6 +71,6 @@ Result<void> Judge(const Accuracy& accuracy, const std::string& what) {
   return Error{ErrorCode::kInternal, what + text};
 }
 
-double HiddenLossBound(double gaussian_error) { return std::sqrt(kMostHidden * gaussian_error) + kFloatingPoint; }
+double HiddenLossBound(double expected_error) { return std::sqrt(kMostHidden * expected_error) + kFloatingPoint; }
 
 }  // namespace kvant::tools

@@ -40,7 +40,7 @@ Accuracy Compare(std::span<const float> result, std::span<const double> decoded,
 Result<void> Judge(const Accuracy& accuracy, const std::string& what);
 
 /// The most that a part of attention (scores, sums) may differ from decoding first, as RelativeRms, for a codec that declares
-/// `gaussian_error` on the rows in use.
-double HiddenLossBound(double gaussian_error);
+/// `expected_error` on the rows in use.
+double HiddenLossBound(double expected_error);
 
 }  // namespace kvant::tools

@@ -1,11 +1,15 @@
 #include "tools/bench/workload.h"
 
+#include "tools/codec_calls.h"
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
 namespace kvant::tools {
 namespace {
+
+using quantizers::Side;
 
 RowsView BlockOf(const float* rows, std::size_t block) {
   return {rows + block * kBlockTokens * kHeadDim, ElementType::kF32, kBlockTokens, kHeadDim, kHeadDim};
@@ -55,15 +59,14 @@ Result<void> Workload::Encode(std::span<std::byte> memory) {
       continue;
     }
     for (std::size_t l = 0; l < kLayers; ++l) {
-      const quantizers::LayerCodecs& layer = plan_->layer(l);
       for (std::size_t head = 0; head < form_.kv_heads; ++head) {
         const std::size_t lane = l * kKvHeads + head;
-        const std::size_t first = content * kBlockTokens;
-        std::byte* at = payload + layer.offset + head * layer.head_stride;
-        if (auto done = layer.keys->Encode(head, first, BlockOf(rows_.Keys(lane), content), at); !done) return done;
-        if (auto done = layer.values->Encode(head, first, BlockOf(rows_.Values(lane), content), at + layer.values_offset);
-            !done)
-          return done;
+        for (const Side side : {Side::kKeys, Side::kValues}) {
+          const float* rows = side == Side::kKeys ? rows_.Keys(lane) : rows_.Values(lane);
+          auto done = EncodeBlock(plan_->codec(l, head, side), head, content * kBlockTokens, BlockOf(rows, content),
+                                  plan_->place(l, head, side).In(payload));
+          if (!done) return done;
+        }
       }
     }
     contents_[content] = payload;
@@ -72,8 +75,8 @@ Result<void> Workload::Encode(std::span<std::byte> memory) {
 }
 
 std::size_t Workload::layer_bytes() const noexcept {
-  const quantizers::LayerCodecs& layer = plan_->layer(0);
-  return form_.kv_heads * blocks() * (layer.keys->block_bytes() + layer.values->block_bytes());
+  return form_.kv_heads * blocks() *
+         (plan_->codec(0, 0, Side::kKeys).block_bytes() + plan_->codec(0, 0, Side::kValues).block_bytes());
 }
 
 std::vector<double> Workload::Times(std::size_t visible) const {
@@ -82,28 +85,24 @@ std::vector<double> Workload::Times(std::size_t visible) const {
   return times;
 }
 
-std::vector<float> Workload::DecodedKeys(std::size_t layer_index, std::size_t head) const {
-  const quantizers::LayerCodecs& layer = plan_->layer(layer_index);
+std::vector<float> Workload::Decoded(Side side, std::size_t layer, std::size_t head) const {
+  const quantizers::Place place = plan_->place(layer, head, side);
   std::vector<float> rows(rows_.tokens * kHeadDim);
   for (std::size_t content = 0; content < contents_.size(); ++content) {
     if (contents_[content] == nullptr) continue;
     const std::size_t first = content * kBlockTokens;
-    layer.keys->Decode(head, first, contents_[content] + layer.offset + head * layer.head_stride, 0, kBlockTokens,
-                       &rows[first * kHeadDim]);
+    DecodeBlock(plan_->codec(layer, head, side), head, first, place.In<const std::byte>(contents_[content]), 0, kBlockTokens,
+                &rows[first * kHeadDim], kHeadDim);
   }
   return rows;
 }
 
-std::vector<float> Workload::DecodedValues(std::size_t layer_index, std::size_t head) const {
-  const quantizers::LayerCodecs& layer = plan_->layer(layer_index);
-  std::vector<float> rows(rows_.tokens * kHeadDim);
-  for (std::size_t content = 0; content < contents_.size(); ++content) {
-    if (contents_[content] == nullptr) continue;
-    const std::size_t first = content * kBlockTokens;
-    layer.values->Decode(head, first, contents_[content] + layer.offset + head * layer.head_stride + layer.values_offset, 0,
-                         kBlockTokens, &rows[first * kHeadDim]);
-  }
-  return rows;
+std::vector<float> Workload::DecodedKeys(std::size_t layer, std::size_t head) const {
+  return Decoded(Side::kKeys, layer, head);
+}
+
+std::vector<float> Workload::DecodedValues(std::size_t layer, std::size_t head) const {
+  return Decoded(Side::kValues, layer, head);
 }
 
 }  // namespace kvant::tools

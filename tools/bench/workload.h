@@ -61,6 +61,8 @@ class Workload {
   CacheForm form_;
   const SampleRows& rows_;
   std::unique_ptr<const quantizers::Plan> plan_;
+  [[nodiscard]] std::vector<float> Decoded(quantizers::Side side, std::size_t layer, std::size_t head) const;
+
   std::vector<const std::byte*> contents_;  ///< one encoded slot of each of the rows' blocks that occur; else null
   std::vector<const std::byte*> slots_;
 };

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "quantizers/plan.h"
 #include "quantizers/registry.h"
 #include "tools/codec_specs.h"
 #include "tools/kvantctl/command.h"
@@ -29,7 +28,7 @@ struct Shape {
 /// One side of one codec spec; empty where that side is not offered or needs an artifact.
 struct SideFigures {
   double bits_per_element = 0.0;
-  double gaussian_error = 0.0;
+  std::optional<double> expected_error;
 };
 
 struct Variant {
@@ -38,27 +37,15 @@ struct Variant {
   std::optional<SideFigures> values;
 };
 
-/// The codec on one side with f32 on the other, which every shape allows; nothing if no plan can be made of it.
+/// Nothing where no codec can be made of it.
 std::optional<SideFigures> Measure(const quantizers::Registry& registry, const std::string& spec, Side side,
                                    const Shape& shape) {
-  StoreSpec store;
-  store.name = store.model = store.tokenizer = "codecs";
-  store.layers = 1;
-  store.kv_heads = 1;
-  store.head_dim = shape.head_dim;
-  store.block_tokens = shape.block_tokens;
-  store.plan.keys = side == Side::kKeys ? spec : "f32";
-  store.plan.values = side == Side::kValues ? spec : "f32";
-  const auto plan = quantizers::Plan::Make(registry, store);
-  const auto parsed = registry.Parse(spec);
-  if (!plan || !parsed) return std::nullopt;
-  const quantizers::LayerCodecs& layer = (*plan)->layer(0);
-  const std::size_t bytes = side == Side::kKeys ? layer.keys->block_bytes() : layer.values->block_bytes();
+  const auto codec = MakeCodec(registry, spec, side, shape.head_dim, shape.block_tokens);
+  if (!codec) return std::nullopt;
   SideFigures figures;
-  figures.bits_per_element = 8.0 * static_cast<double>(bytes) / (static_cast<double>(shape.head_dim) * shape.block_tokens);
-  if (parsed->codec->gaussian_error != nullptr) {
-    figures.gaussian_error = parsed->codec->gaussian_error(side, shape.head_dim, parsed->params);
-  }
+  figures.bits_per_element =
+      8.0 * static_cast<double>((*codec)->block_bytes()) / (static_cast<double>(shape.head_dim) * shape.block_tokens);
+  figures.expected_error = (*codec)->expected_error((*codec)->parts());
   return figures;
 }
 
@@ -75,24 +62,30 @@ std::string Sides(const Codec& codec) {
   return codec.make_keys != nullptr ? "keys" : "values";
 }
 
-std::string Allowed(const ParamSpec& param) {
-  if (param.allowed.empty()) return std::to_string(param.min) + ".." + std::to_string(param.max);
-  std::string text;
-  for (const std::int64_t value : param.allowed) text += (text.empty() ? "" : " ") + std::to_string(value);
-  return text;
-}
-
 std::string Number(const char* format, double value) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), format, value);
   return text.data();
 }
 
+std::string Allowed(const ParamSpec& param) {
+  if (param.kind == quantizers::ParamKind::kSpec) return "(SPEC)";
+  if (param.kind == quantizers::ParamKind::kChoice || !param.allowed.empty()) {
+    std::string text;
+    for (const std::int64_t value : param.allowed) text += (text.empty() ? "" : " ") + std::to_string(value);
+    for (const std::string_view choice : param.choices) text += (text.empty() ? "" : " ") + std::string(choice);
+    return text;
+  }
+  return Number("%g", param.min) + ".." + Number("%g", param.max);
+}
+
 std::string Bits(const std::optional<SideFigures>& side) { return side ? Number("%.3f", side->bits_per_element) : "-"; }
 std::string Ratio(const std::optional<SideFigures>& side) {
   return side ? Number("%.2fx", 16.0 / side->bits_per_element) : "-";
 }
-std::string Deviation(const std::optional<SideFigures>& side) { return side ? Number("%.3g", side->gaussian_error) : "-"; }
+std::string Deviation(const std::optional<SideFigures>& side) {
+  return side && side->expected_error ? Number("%.3g", *side->expected_error) : "-";
+}
 
 std::string Text(const quantizers::Registry& registry, const Shape& shape) {
   std::string text = "Bits per element with all side information at head size " + std::to_string(shape.head_dim) + ", " +
@@ -115,7 +108,7 @@ std::string Text(const quantizers::Registry& registry, const Shape& shape) {
     }
     for (const ParamSpec& param : codec->params) {
       any_params = true;
-      params.Add({std::string(codec->name) + ":" + std::string(param.name), Allowed(param), std::to_string(param.default_value),
+      params.Add({std::string(codec->name) + ":" + std::string(param.name), Allowed(param), std::string(param.default_value),
                   std::string(param.meaning)});
     }
   }
@@ -126,7 +119,9 @@ std::string Text(const quantizers::Registry& registry, const Shape& shape) {
 
 Json ToJson(const std::optional<SideFigures>& side) {
   if (!side) return nullptr;
-  return {{"bits_per_element", side->bits_per_element}, {"gaussian_error", side->gaussian_error}};
+  Json figures = {{"bits_per_element", side->bits_per_element}, {"expected_error", nullptr}};
+  if (side->expected_error) figures["expected_error"] = *side->expected_error;
+  return figures;
 }
 
 Json ToJson(const quantizers::Registry& registry, const Shape& shape) {
@@ -138,6 +133,7 @@ Json ToJson(const quantizers::Registry& registry, const Shape& shape) {
                         {"min", param.min},
                         {"max", param.max},
                         {"allowed", std::vector<std::int64_t>(param.allowed.begin(), param.allowed.end())},
+                        {"choices", param.choices},
                         {"default", param.default_value},
                         {"meaning", param.meaning}});
     }

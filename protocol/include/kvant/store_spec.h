@@ -25,19 +25,23 @@ struct RopeSpec {
   std::uint32_t rotary_dims = 0;  ///< 0: all of head_dim
 };
 
-/// Codecs for some layers, overriding the plan's default.
+/// Codecs for some layers, and there for some KV heads, overriding the plan's default.
 struct LayerPlan {
+  static constexpr std::uint32_t kLastHead = 0xFFFFFFFF;
+
   std::uint32_t first_layer = 0;
   std::uint32_t last_layer = 0;  ///< inclusive
   std::string keys;              ///< codec spec, for example "turboquant_mse:bits=4"
   std::string values;
+  std::uint32_t first_head = 0;
+  std::uint32_t last_head = kLastHead;  ///< inclusive; kLastHead: up to the last there is
 };
 
 /// Which codec with which parameters serves the keys and the values of each layer.
 struct CodecPlan {
   std::string keys = "turboquant_mse:bits=4";
   std::string values = "turboquant_mse:bits=4";
-  std::vector<LayerPlan> overrides;  ///< later entries win
+  std::vector<LayerPlan> overrides;  ///< later entries win; at most 4096
   /// A safetensors image with what codecs were calibrated on (means, codebooks, rotations); empty for none.
   /// Its hash is part of the identity. See quantizers/README.md for the tensor names.
   std::vector<std::byte> artifact;

@@ -6,6 +6,7 @@
 #include "quantizers/attention/worker_team.h"
 #include "tools/bench/shared_memory.h"
 #include "tools/bench/workload.h"
+#include "tools/codec_calls.h"
 #include "tools/codec_specs.h"
 #include "tools/kvantctl/bench/bench.h"
 #include "tools/kvantctl/bench/limits.h"
@@ -81,13 +82,9 @@ class AppendBench {
   }
 
   Result<void> Sides(const Workload& workload, const std::string& spec) {
-    const quantizers::LayerCodecs& layer = workload.plan().layer(0);
-    const auto parsed = registry_.Parse(spec);
-    if (!parsed) return parsed.error();
     for (const Side side : {Side::kKeys, Side::kValues}) {
-      const auto& codec = side == Side::kKeys ? static_cast<const quantizers::BlockCodec&>(*layer.keys) : *layer.values;
-      const double declared =
-          parsed->codec->gaussian_error == nullptr ? 0.0 : parsed->codec->gaussian_error(side, kHeadDim, parsed->params);
+      const quantizers::BlockCodec& codec = workload.plan().codec(0, 0, side);
+      const double declared = codec.expected_error(codec.parts()).value_or(0.0);
       const auto error = Check(codec, spec, declared);
       if (!error) return error.error();
       for (const bool cached : {true, false}) {
@@ -117,8 +114,9 @@ class AppendBench {
     double norm = 0.0;
     std::vector<float> decoded(kBlockTokens * kHeadDim);
     for (std::size_t block = 0; block < 4; ++block) {
-      if (auto done = codec.Encode(0, 0, RowsAt(block * kInputBytes), block_.bytes().data()); !done) return done.error();
-      codec.Decode(0, 0, block_.bytes().data(), 0, kBlockTokens, decoded.data());
+      const auto bytes = AdjacentParts(codec, block_.bytes().data());
+      if (auto done = EncodeBlock(codec, 0, 0, RowsAt(block * kInputBytes), bytes); !done) return done.error();
+      DecodeBlock(codec, 0, 0, AsConst(bytes), 0, kBlockTokens, decoded.data(), kHeadDim);
       for (std::size_t i = 0; i < decoded.size(); ++i) {
         const auto original = static_cast<double>(rows_.keys[block * decoded.size() + i]);
         const double d = static_cast<double>(decoded[i]) - original;
@@ -139,8 +137,10 @@ class AppendBench {
     const std::size_t span_bytes = cached ? 8 * kInputBytes : input_.bytes().size() / kInputBytes * kInputBytes;
     std::size_t at = 0;
     Result<void> encoded;
+    AlignedBytes scratch(codec.needs(0).encode);
     const auto encode = [&] {
-      if (auto done = codec.Encode(0, 0, RowsAt(at), block_.bytes().data()); !done) encoded = done;
+      const auto bytes = AdjacentParts(codec, block_.bytes().data());
+      if (auto done = codec.Encode({.rows = RowsAt(at), .block = bytes, .scratch = scratch.data()}); !done) encoded = done;
       at = (at + kInputBytes) % span_bytes;
     };
     quantizers::WorkerTeam alone(0);

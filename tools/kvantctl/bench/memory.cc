@@ -15,6 +15,7 @@
 #include "quantizers/registry.h"
 #include "tools/bench/reference.h"
 #include "tools/bench/series.h"
+#include "tools/codec_specs.h"
 #include "tools/kvantctl/bench/bench.h"
 #include "tools/kvantctl/bench/daemon_process.h"
 #include "tools/kvantctl/bench/limits.h"
@@ -162,9 +163,9 @@ Result<double> ErrorBound(const PlanSpecs& plan) {
   const quantizers::Registry registry = quantizers::Registry::Builtin();
   double squared = 0.0;
   for (const auto& [spec, side] : {std::pair{plan.keys, quantizers::Side::kKeys}, {plan.values, quantizers::Side::kValues}}) {
-    const auto parsed = registry.Parse(spec);
-    if (!parsed) return parsed.error();
-    if (parsed->codec->gaussian_error != nullptr) squared += parsed->codec->gaussian_error(side, kHeadDim, parsed->params);
+    const auto error = ExpectedError(registry, spec, side, kHeadDim);
+    if (!error) return error.error();
+    squared += *error;
   }
   return 2.0 * std::sqrt(squared) + 1e-2;
 }

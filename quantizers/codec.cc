@@ -1,0 +1,36 @@
+#include "quantizers/codec.h"
+
+namespace kvant::quantizers {
+namespace {
+
+Error NotOffered(const Codec& codec, const char* side) {
+  return Error{ErrorCode::kUnsupported, "codec " + std::string(codec.name) + " is not offered for " + side};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<KeyCodec>> MakeKeys(const ParsedSpec& spec, CodecConfig config) {
+  if (spec.codec->make_keys == nullptr) return NotOffered(*spec.codec, "keys");
+  config.side = Side::kKeys;
+  config.params = spec.params;
+  return spec.codec->make_keys(config);
+}
+
+Result<std::unique_ptr<ValueCodec>> MakeValues(const ParsedSpec& spec, CodecConfig config) {
+  if (spec.codec->make_values == nullptr) return NotOffered(*spec.codec, "values");
+  config.side = Side::kValues;
+  config.params = spec.params;
+  return spec.codec->make_values(config);
+}
+
+Example ExampleOf(const ParsedSpec& spec, CodecConfig config) {
+  if (spec.codec->example == nullptr) return {};
+  config.params = spec.params;
+  return spec.codec->example(config);
+}
+
+std::uint32_t BlockMultiple(const ParsedSpec& spec) {
+  return spec.codec->block_multiple == nullptr ? 1 : spec.codec->block_multiple(spec.params);
+}
+
+}  // namespace kvant::quantizers
