@@ -58,9 +58,8 @@ void LongAttention::Work(std::size_t threads, int nicer) {
     AttendJob* const job = turns_[NextTurn()].entries.front().job.get();
     lock.unlock();
     const Clock::time_point begin = Clock::now();
-    const bool ended = job->Continue(team, [&] {
-      return sessions_.load(std::memory_order_relaxed) > 1 && Clock::now() - begin >= kSlice;
-    });
+    const bool ended =
+        job->Continue(team, [&] { return sessions_.load(std::memory_order_relaxed) > 1 && Clock::now() - begin >= kSlice; });
     const Clock::duration used = Clock::now() - begin;
     lock.lock();
     const auto turn = std::ranges::find(turns_, session, &Turn::session);  // others may have come

@@ -20,10 +20,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::uint32_t kKvHeads = 8;
-constexpr std::uint32_t kQHeads = 32;
-constexpr std::uint32_t kHeadDim = 128;
-constexpr float kScale = 0.088388f;
+constexpr std::uint32_t kHeads = 8;
+constexpr std::uint32_t kQueryHeads = 32;
+constexpr std::uint32_t kDim = 128;
+constexpr float kSoftmaxScale = 0.088388f;
 
 const std::vector<FigureColumn> kColumns = {{"CALL", "call"},
                                             {"BESIDE", "beside"},
@@ -45,8 +45,8 @@ class Prompt {
     spec.model = "bench";
     spec.tokenizer = "bench";
     spec.layers = 1;
-    spec.kv_heads = kKvHeads;
-    spec.head_dim = kHeadDim;
+    spec.kv_heads = kHeads;
+    spec.head_dim = kDim;
     spec.plan.keys = options.keys.empty() ? "int8" : options.keys;
     spec.plan.values = options.values.empty() ? "int8" : options.values;
     auto opened = client->OpenStore(spec);
@@ -68,18 +68,18 @@ class Prompt {
   Result<void> Reserve(std::size_t tokens) {
     auto rows = WriteRows(tokens);
     if (!rows) return rows.error();
-    auto q = client_.Allocate(*rows, kQHeads, kHeadDim);
-    auto out = client_.Allocate(*rows, kQHeads, kHeadDim);
+    auto q = client_.Allocate(*rows, kQueryHeads, kDim);
+    auto out = client_.Allocate(*rows, kQueryHeads, kDim);
     if (!q) return q.error();
     if (!out) return out.error();
     std::mt19937 random(7);
     std::normal_distribution<float> normal;
-    std::generate_n(q->f32(), *rows * kQHeads * kHeadDim, [&] { return normal(random); });
+    std::generate_n(q->f32(), *rows * kQueryHeads * kDim, [&] { return normal(random); });
     q_ = *std::move(q);
     out_ = *std::move(out);
     return {};
   }
-  Result<void> Attend() { return sequence_.Attend(0, {.q = AsConst(q_->view()), .out = out_->view(), .scale = kScale}); }
+  Result<void> Attend() { return sequence_.Attend(0, {.q = AsConst(q_->view()), .out = out_->view(), .scale = kSoftmaxScale}); }
   /// The outputs of the last Attend.
   [[nodiscard]] std::vector<float> Outputs() {
     const TensorView& view = out_->view();
@@ -94,10 +94,10 @@ class Prompt {
     auto rows = sequence_.Reserve(tokens);
     if (!rows) return rows.error();
     for (const TensorView& side : {rows->Keys(0), rows->Values(0)}) {
-      for (std::size_t head = 0; head < kKvHeads; ++head) {
+      for (std::size_t head = 0; head < kHeads; ++head) {
         for (std::size_t token = 0; token < rows->tokens(); ++token) {
           auto* row = static_cast<std::uint16_t*>(side.data) + head * side.head_stride + token * side.token_stride;
-          for (std::size_t d = 0; d < kHeadDim; ++d) {  // halves between 1/8 and 1/4, of changing sign
+          for (std::size_t d = 0; d < kDim; ++d) {  // halves between 1/8 and 1/4, of changing sign
             const std::size_t mixed = (sequence_.length() + token) * 131 + d * 17 + head * 7;
             row[d] = static_cast<std::uint16_t>(0x3000 + (mixed & 0x3FF) + ((mixed >> 3 & 1) << 15));
           }
