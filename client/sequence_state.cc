@@ -183,14 +183,14 @@ Result<void> SequenceState::AdoptTable(wire::BlockTable::Reader table) {
     if (table.getFirst() + i < blocks_.size()) continue;
     auto slot = store_->Slot(blocks[i], protocol::BlockKind::kCodes);
     if (!slot) return slot.error();
-    store_->MapPagesAround(*slot);
+    store_->MapPages(*slot);
     payloads_.push_back(slot->payload);
     blocks_.push_back(std::move(*slot));
   }
   if (table.getFirst() == 0 && blocks.size() > 0 && store_->spec().sink_tokens > 0) {
     auto slot = store_->Slot(table.getSinks(), protocol::BlockKind::kSinks);
     if (!slot) return slot.error();
-    store_->MapPagesAround(*slot);
+    store_->MapPages(*slot);
     sinks_ = std::move(*slot);
   }
   return {};

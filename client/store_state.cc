@@ -103,8 +103,7 @@ Result<std::shared_ptr<const Slab>> StoreState::FindSlab(std::uint32_t index) {
     if (!segment) return Error{segment.error().code, operation + ": " + segment.error().message};
     auto header = protocol::ReadSlabHeader(segment->data(), segment->size());
     if (!header) return Error{header.error().code, operation + ": " + header.error().message};
-    if (header->slab_index != info.getIndex() || header->slot_bytes != info_.block_bytes ||
-        header->block_tokens != spec_.block_tokens) {
+    if (header->slab_index != info.getIndex() || header->block_tokens != spec_.block_tokens) {
       return Error{ErrorCode::kCorrupt, operation + ": the header speaks of slab " + std::to_string(header->slab_index) +
                                             " with slots of " + std::to_string(header->slot_bytes) + " bytes"};
     }
@@ -124,8 +123,7 @@ Result<SlotView> StoreState::Slot(wire::BlockRef::Reader ref, protocol::BlockKin
   };
   const protocol::SlabHeader& shape = (*slab)->header;
   if (ref.getSlot() >= shape.slot_count) return bad("the slab has " + std::to_string(shape.slot_count) + " slots");
-  const std::byte* const slot =
-      (*slab)->segment.data() + protocol::kSegmentHeaderBytes + std::size_t{ref.getSlot()} * shape.slot_bytes;
+  const std::byte* const slot = (*slab)->segment.data() + protocol::SlotOffset(shape, ref.getSlot());
   protocol::BlockHeader header;
   std::memcpy(&header, slot, sizeof(header));
   if (header.magic != protocol::kBlockMagic || header.kind != kind || header.generation != ref.getGeneration() ||
@@ -138,13 +136,10 @@ Result<SlotView> StoreState::Slot(wire::BlockRef::Reader ref, protocol::BlockKin
                   .slab = *slab};
 }
 
-void StoreState::MapPagesAround(const SlotView& slot) {
-  // The daemon fills slots in ascending order and populates a few ahead; what it has not populated yet becomes present here.
-  constexpr std::size_t kSlotsAhead = 3;
-  const protocol::SlabHeader& shape = slot.slab->header;
-  const std::byte* const begin = slot.payload - protocol::PayloadOffset(spec_.block_tokens);
-  const auto left = static_cast<std::size_t>(slot.slab->segment.data() + slot.slab->segment.size() - begin);
-  session_->housekeeper().MapPages(slot.slab, begin, std::min<std::size_t>(left, kSlotsAhead * shape.slot_bytes));
+void StoreState::MapPages(const SlotView& slot) {
+  // This slot and no more: what lies around it may be holes, and looking into a hole would make the system fill it.
+  session_->housekeeper().MapPages(slot.slab, slot.payload - protocol::PayloadOffset(spec_.block_tokens),
+                                   slot.slab->header.slot_bytes);
 }
 
 }  // namespace kvant::client

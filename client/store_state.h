@@ -44,8 +44,8 @@ class StoreState {
 
   /// The slot, its slab mapped if it is not yet. kCorrupt if the slot is not what the daemon said it is.
   Result<SlotView> Slot(wire::BlockRef::Reader ref, protocol::BlockKind kind);
-  /// Lets the pages of a slot, and of those that will be filled next, be mapped before they are needed.
-  void MapPagesAround(const SlotView& slot);
+  /// Lets the pages of a slot be mapped before they are needed.
+  void MapPages(const SlotView& slot);
 
  private:
   StoreState(std::shared_ptr<Session> session, const StoreSpec& spec) : session_(std::move(session)), spec_(spec) {}

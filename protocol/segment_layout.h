@@ -10,18 +10,22 @@
 namespace kvant::protocol {
 
 /// Changes with any change of this file's structs or of what the bytes behind them mean.
-inline constexpr std::uint32_t kSegmentLayoutVersion = 1;
+inline constexpr std::uint32_t kSegmentLayoutVersion = 2;
 
 inline constexpr std::uint64_t kSlabMagic = 0x42414C53544E564BULL;   ///< "KVNTSLAB"
 inline constexpr std::uint64_t kArenaMagic = 0x4E455241544E564BULL;  ///< "KVNTAREN"
 inline constexpr std::uint32_t kBlockMagic = 0x4B4C424BU;            ///< "KBLK"
 
+/// Segments are made, populated and given back in pages of this size.
+inline constexpr std::size_t kPageBytes = 4096;
+
 /// Bytes before the first slot of a slab, and before the allocator of an arena.
-inline constexpr std::size_t kSegmentHeaderBytes = 4096;
+inline constexpr std::size_t kSegmentHeaderBytes = kPageBytes;
 
 using Digest = std::array<std::uint8_t, 16>;  ///< XXH3-128, canonical (big-endian) byte order
 
-/// First bytes of a slab: a memfd holding `slot_count` block slots, the first at kSegmentHeaderBytes.
+/// First bytes of a slab: a memfd holding `slot_count` block slots of one size, the first at kSegmentHeaderBytes. Sparse: only
+/// the pages of slots in use need to exist.
 struct SlabHeader {
   std::uint64_t magic;
   std::uint32_t layout_version;
@@ -35,6 +39,11 @@ struct SlabHeader {
 };
 static_assert(sizeof(SlabHeader) == 64 && std::is_trivially_copyable_v<SlabHeader>);
 static_assert(offsetof(SlabHeader, identity) == 40);
+
+/// Bytes from a slab's start to slot `i`.
+constexpr std::uint64_t SlotOffset(const SlabHeader& slab, std::uint32_t i) noexcept {
+  return kSegmentHeaderBytes + i * slab.slot_bytes;
+}
 
 /// What a slot holds.
 enum class BlockKind : std::uint16_t {

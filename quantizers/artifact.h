@@ -1,7 +1,8 @@
-// What codecs were calibrated on: named float matrices, carried by the plan as a safetensors image.
+// What codecs were calibrated on: named tensors, carried by the plan as a safetensors image.
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <span>
@@ -11,21 +12,23 @@
 
 #include <kvant/result.h>
 
+#include "quantizers/codec.h"
+
 namespace kvant::quantizers {
 
-/// A parsed artifact: tensors of F32, F16 or BF16 widened to f32. Immutable after Make; shared by threads; spans live as long
-/// as it does.
+/// A parsed artifact: tensors of any rank, F32, F16 and BF16 (and I8 and U8) widened to f32. Immutable after Make; shared by
+/// threads; spans live as long as it does.
 class Artifact {
  public:
-  /// Parses a safetensors image. The image is hostile: every length and offset is checked. kCorrupt or kUnsupported if it
-  /// cannot be served.
+  /// Parses a safetensors image, which may be hostile (quantizers/safetensors.h). Errors are those of Safetensors::Read, and
+  /// kUnsupported for an element type that is not widened.
   static Result<std::unique_ptr<const Artifact>> Make(std::span<const std::byte> image);
 
   [[nodiscard]] bool Has(std::string_view name) const;
 
-  /// The numbers of `name`, row after row. kNotFound if there is none, kInvalidArgument if its shape is not [rows, cols]
-  /// (or [cols] where rows is 1), kNotFinite if it holds NaN or infinity.
-  [[nodiscard]] Result<std::span<const float>> Find(std::string_view name, std::size_t rows, std::size_t cols) const;
+  /// The numbers of `name`, row-major. kNotFound if there is none, kInvalidArgument if its shape is another, kNotFinite if it
+  /// holds NaN or infinity.
+  [[nodiscard]] Result<std::span<const float>> Find(std::string_view name, std::initializer_list<std::size_t> shape) const;
 
   /// XXH3-128 of the image, 32 hexadecimal digits; part of a store's identity.
   [[nodiscard]] const std::string& digest() const noexcept { return digest_; }
@@ -40,5 +43,8 @@ class Artifact {
   std::map<std::string, Tensor, std::less<>> tensors_;
   std::string digest_;
 };
+
+/// An image of f32 tensors that Artifact::Make reads.
+[[nodiscard]] std::vector<std::byte> ArtifactImage(std::span<const ExampleTensor> tensors);
 
 }  // namespace kvant::quantizers

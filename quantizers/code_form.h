@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace kvant::quantizers {
 
@@ -25,6 +26,11 @@ enum class CodeOrder : std::uint8_t {
 };
 
 enum class ScaleFormat : std::uint8_t { kNone, kUfloat16, kF16, kF32 };
+
+/// For listings: "scalar", "key_tiles", "ufloat16".
+[[nodiscard]] std::string_view CodeFamilyName(CodeFamily family) noexcept;
+[[nodiscard]] std::string_view CodeOrderName(CodeOrder order) noexcept;
+[[nodiscard]] std::string_view ScaleFormatName(ScaleFormat format) noexcept;
 
 /// A number reads back as level(code) * scale(token) / level_unit, in row space or, if `rotated`, in the rotated one.
 struct CodeForm {

@@ -10,9 +10,9 @@
 namespace kvant::quantizers {
 namespace {
 
-// Numbers of one token over all layers, keys or values. Bounds what a hostile spec can make codecs allocate for rotations and
-// means.
-constexpr std::uint64_t kMaxNumbersPerToken = std::uint64_t{1} << 24;
+// Numbers of one token over all layers, keys or values: 128 layers of 128 KV heads of 128. Bounds what a hostile spec can make
+// codecs allocate for rotations and means: up to 64 bytes for each of them.
+constexpr std::uint64_t kMaxNumbersPerToken = std::uint64_t{1} << 21;
 constexpr std::size_t kAlignment = 64;
 
 Error Invalid(std::string message) { return Error{ErrorCode::kInvalidArgument, "store spec: " + std::move(message)}; }

@@ -24,67 +24,74 @@ struct SlotRef {
   friend auto operator<=>(const SlotRef&, const SlotRef&) = default;
 };
 
-/// Hands out slots, lowest first, so that few pages are ever touched. Knows nothing of what a slot holds and evicts nothing.
-/// Owned by a store; loop thread. Every slab is charged whole to the budget before it is made.
+/// Hands out slots of any size, each size from slabs of its own, lowest first, so that few pages are ever held, and charges the
+/// pages it holds. A freed slot stays warm: it is used again without asking the system, until GiveBack. Knows nothing of what a
+/// slot holds and evicts nothing. Owned by a store; loop thread.
 class BlockPool {
  public:
   struct Shape {
-    std::uint64_t slot_bytes = 0;
     std::uint32_t block_tokens = 0;
     protocol::Digest identity{};
     std::uint64_t boot_token = 0;
   };
 
-  /// Slabs are this big, or a sixteenth of the budget if that is less, but hold one slot at least; the last one that fits
-  /// into a budget may be smaller.
-  static constexpr std::size_t kTargetSlabBytes = std::size_t{32} << 20;
+  /// A new slab has room for as much as its store holds already in slots of that size, between these two; most of it holes.
+  static constexpr std::size_t kSmallestSlabBytes = std::size_t{1} << 20;
+  static constexpr std::size_t kLargestSlabBytes = std::size_t{32} << 20;
 
-  /// `budget` and `populate` outlive the pool. Pages are populated a few slots ahead of the highest slot in use by jobs of
-  /// `populate`.
+  /// `budget` and `populate` outlive the pool. Slots are warmed and populated ahead of need by jobs of `populate`, a few and
+  /// only while the budget has plenty.
   BlockPool(const Shape& shape, Budget& budget, JobRunner& populate);
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
 
-  /// A free slot of a slab that is there, or of a new slab if the budget has room for one. kStoreFull if not, kSystem if the
-  /// system has no memory. The slot's header is zero; its pages may be missing yet (Slab::Populate).
-  Result<SlotRef> Allocate();
+  /// A free slot of `slot_bytes` bytes (a multiple of 64). kStoreFull if the budget has no room for the pages it takes: call
+  /// again after anything was freed. kSystem if the system has no memory. The slot's header is zero; its pages may be missing
+  /// yet (Slab::Populate).
+  Result<SlotRef> Allocate(std::uint64_t slot_bytes);
   void Free(SlotRef slot);
 
-  /// Drops slabs all of whose slots are free; returns their bytes.
-  std::size_t DropEmptySlabs();
+  /// The most that Allocate may need from the budget for one slot.
+  static std::size_t LeastBytes(std::uint64_t slot_bytes) noexcept;
 
-  /// Bytes a slab for one slot takes: the least that Allocate may need from the budget.
-  [[nodiscard]] std::size_t smallest_slab_bytes() const noexcept { return Slab::SegmentBytes(shape_.slot_bytes, 1); }
+  /// Cools warm slots and gives back their pages, and slabs that hold nothing, until that makes `bytes` or no slot is warm.
+  /// Returns false if no slot was cooled.
+  bool GiveBack(std::size_t bytes);
 
-  [[nodiscard]] std::byte* Address(SlotRef slot) const { return slabs_.at(slot.slab).slab->slot(slot.slot); }
-  /// By index, ascending; indices are never reused. Shared: clients are sent descriptors of them, jobs keep them mapped.
+  /// See Slab::DropStrayPages.
+  void DropStrayPages();
+
+  [[nodiscard]] std::byte* Address(SlotRef slot) const { return slabs_.at(slot.slab)->slot(slot.slot); }
+  /// By index, ascending; indices are never reused. Shared: clients are sent descriptors of them.
   [[nodiscard]] std::vector<std::shared_ptr<Slab>> slabs(std::uint32_t from_index = 0) const;
-  [[nodiscard]] std::shared_ptr<Slab> slab(std::uint32_t index) const { return slabs_.at(index).slab; }
+  [[nodiscard]] const std::shared_ptr<Slab>& slab(std::uint32_t index) const { return slabs_.at(index); }
 
   [[nodiscard]] std::size_t slab_count() const noexcept { return slabs_.size(); }
-  [[nodiscard]] std::size_t slab_bytes() const noexcept;
+  [[nodiscard]] std::size_t held_bytes() const noexcept;
   [[nodiscard]] std::size_t resident_bytes() const noexcept;
   [[nodiscard]] std::size_t used_slots() const noexcept { return used_slots_; }
-  [[nodiscard]] std::size_t used_slots(std::uint32_t slab_index) const { return slabs_.at(slab_index).used; }
 
  private:
-  struct Entry {
-    std::shared_ptr<Slab> slab;
-    Charge charge;
-    std::uint32_t used = 0;
-    std::uint32_t populate_to = 0;  // slots asked for
-  };
-  Result<void> AddSlab();
-  void PopulateAhead(Entry& entry, std::uint32_t slot);
+  Result<SlotRef> WarmSlot(std::uint64_t slot_bytes);
+  Result<std::shared_ptr<Slab>> AddSlab(std::uint64_t slot_bytes);
+  void PopulateAhead(std::uint64_t slot_bytes);
+  void NoteWarm(std::uint64_t slot_bytes, std::size_t slots);
+  void NoteTaken(std::uint64_t slot_bytes, std::size_t slots);
 
   const Shape shape_;
   Budget& budget_;
   JobRunner& populate_;
-  std::map<std::uint32_t, Entry> slabs_;
-  std::set<SlotRef> free_;
+  struct SizeClass {
+    std::set<std::uint32_t> slabs;
+    std::size_t used = 0;  // slots
+    std::size_t warm = 0;
+  };
+  std::map<std::uint64_t, SizeClass> sizes_;  // by bytes of a slot
+  std::map<std::uint32_t, std::shared_ptr<Slab>> slabs_;
   std::uint32_t next_index_ = 0;
   std::size_t used_slots_ = 0;
+  std::shared_ptr<BlockPool*> self_;  // populating jobs hold it weakly
 };
 
 }  // namespace kvant::daemon

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "daemon/memory/check.h"
+
 namespace kvant::daemon {
 
 Charge& Charge::operator=(Charge&& other) noexcept {
@@ -15,7 +17,22 @@ Charge& Charge::operator=(Charge&& other) noexcept {
 }
 
 Charge::~Charge() {
-  if (budget_ != nullptr) budget_->used_[static_cast<std::size_t>(kind_)] -= bytes_;
+  if (budget_ != nullptr) budget_->Return(kind_, bytes_);
+}
+
+void Charge::Merge(Charge&& other) {
+  if (budget_ == nullptr) {
+    *this = std::move(other);
+    return;
+  }
+  KVANT_CHECK(other.budget_ == budget_ && other.kind_ == kind_, bytes_, other.bytes_);
+  bytes_ += std::exchange(other.bytes_, 0);
+}
+
+void Charge::GiveBack(std::size_t bytes) {
+  KVANT_CHECK(bytes <= bytes_, bytes, bytes_);
+  bytes_ -= bytes;
+  if (budget_ != nullptr) budget_->Return(kind_, bytes);
 }
 
 Result<Budget> Budget::Make(std::size_t limit) {
@@ -31,8 +48,18 @@ Result<Charge> Budget::Take(ChargeKind kind, std::size_t bytes, std::string_view
     return Error{ErrorCode::kStoreFull, std::string(what) + " needs " + std::to_string(bytes) + " bytes, the budget of " +
                                             std::to_string(limit_) + " bytes has " + std::to_string(available()) + " left"};
   }
-  used_[static_cast<std::size_t>(kind)] += bytes;
+  used_[static_cast<std::size_t>(kind)].fetch_add(bytes, std::memory_order_relaxed);
   return Charge(this, kind, bytes);
+}
+
+void Budget::RemoveWarm(std::size_t bytes) {
+  KVANT_CHECK(bytes <= warm_, bytes, warm_);
+  warm_ -= bytes;
+}
+
+void Budget::Return(ChargeKind kind, std::size_t bytes) noexcept {
+  const std::size_t before = used_[static_cast<std::size_t>(kind)].fetch_sub(bytes, std::memory_order_relaxed);
+  KVANT_CHECK(bytes <= before, static_cast<unsigned>(kind), bytes, before);
 }
 
 }  // namespace kvant::daemon

@@ -1,6 +1,8 @@
 // The daemon's memory limit: slabs and metadata are charged here before they are allocated.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -15,7 +17,8 @@ class Budget;
 /// What a charge pays for; the two are shown apart.
 enum class ChargeKind : std::uint8_t { kSlab, kMetadata };
 
-/// Bytes taken from a budget, given back on destruction. Movable.
+/// Bytes taken from a budget, given back on destruction. Movable. It lives in the object whose memory it pays for, so that the
+/// bytes are free again when the memory is, and not before. May be destroyed on any thread.
 class Charge {
  public:
   Charge() noexcept = default;
@@ -28,6 +31,11 @@ class Charge {
 
   [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
 
+  /// Takes over the bytes of `other`. Requires: both of one budget and kind, or this one is empty.
+  void Merge(Charge&& other);
+  /// Gives a part back. Requires: bytes <= bytes().
+  void GiveBack(std::size_t bytes);
+
  private:
   friend class Budget;
   Charge(Budget* budget, ChargeKind kind, std::size_t bytes) noexcept : budget_(budget), kind_(kind), bytes_(bytes) {}
@@ -36,8 +44,8 @@ class Charge {
   std::size_t bytes_ = 0;
 };
 
-/// Counts bytes against one limit. Owned by the daemon, outlives all charges. Loop thread only.
-/// Invariant: slab_bytes() + metadata_bytes() <= limit().
+/// Counts bytes against one limit. Owned by the daemon, outlives all charges. Take on the loop thread only; charges may end on
+/// any thread. Invariant: slab_bytes() + metadata_bytes() <= limit().
 class Budget {
  public:
   /// Below this a daemon cannot hold its own tables.
@@ -45,28 +53,37 @@ class Budget {
 
   /// kInvalidArgument if `limit` < kMinimumBytes.
   static Result<Budget> Make(std::size_t limit);
-  Budget(Budget&&) noexcept = default;  ///< Requires: nothing is charged yet.
+  Budget(Budget&& other) noexcept : limit_(other.limit_) {}  ///< Requires: nothing is charged yet.
   Budget& operator=(Budget&&) = delete;
 
   /// kStoreFull, naming `what` and the figures, if the bytes do not fit. Nothing is evicted here.
   Result<Charge> Take(ChargeKind kind, std::size_t bytes, std::string_view what);
 
   [[nodiscard]] std::size_t limit() const noexcept { return limit_; }
-  [[nodiscard]] std::size_t slab_bytes() const noexcept { return used_[0]; }
-  [[nodiscard]] std::size_t metadata_bytes() const noexcept { return used_[1]; }
-  [[nodiscard]] std::size_t available() const noexcept { return limit_ - used_[0] - used_[1]; }
+  [[nodiscard]] std::size_t slab_bytes() const noexcept { return used_[0].load(std::memory_order_relaxed); }
+  [[nodiscard]] std::size_t metadata_bytes() const noexcept { return used_[1].load(std::memory_order_relaxed); }
+  [[nodiscard]] std::size_t available() const noexcept { return limit_ - slab_bytes() - metadata_bytes(); }
+
+  /// Of warm slots: pools keep them for their next blocks and give their pages back as soon as somebody else needs the room.
+  /// Loop thread.
+  [[nodiscard]] std::size_t warm_bytes() const noexcept { return warm_; }
+  void AddWarm(std::size_t bytes) noexcept { warm_ += bytes; }
+  void RemoveWarm(std::size_t bytes);
 
  private:
   friend class Charge;
   explicit Budget(std::size_t limit) noexcept : limit_(limit) {}
-  std::size_t limit_;
-  std::size_t used_[2] = {0, 0};
+  void Return(ChargeKind kind, std::size_t bytes) noexcept;
+
+  const std::size_t limit_;
+  std::array<std::atomic<std::size_t>, 2> used_{};
+  std::size_t warm_ = 0;
 };
 
 /// Estimates of what records take in the daemon's private memory, allocator overhead included; charged as metadata.
-inline constexpr std::size_t kBlockRecordBytes = 256;
+inline constexpr std::size_t kBlockRecordBytes = 512;        ///< and 4 bytes per token id
 inline constexpr std::size_t kSequenceRecordBytes = 2048;    ///< and 4 bytes per row of tail capacity
 inline constexpr std::size_t kTableEntryBytes = 32;          ///< per block that a sequence holds
-inline constexpr std::size_t kStoreRecordBytes = 16 * 1024;  ///< and twice the plan's artifact
+inline constexpr std::size_t kStoreRecordBytes = 16 * 1024;  ///< and thrice the plan's artifact
 
 }  // namespace kvant::daemon

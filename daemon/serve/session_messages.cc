@@ -47,9 +47,10 @@ void WriteTable(const Sequence& sequence, BlockRange range, wire::BlockTable::Bu
   if (range.begin >= range.end) return;
   auto list = to.initBlocks(static_cast<unsigned>(range.end - range.begin));
   for (std::uint64_t i = range.begin; i < range.end; ++i) {
-    WriteBlock(blocks[i]->slot, blocks[i]->generation, list[static_cast<unsigned>(i - range.begin)]);
+    WriteBlock(blocks[i]->codes().slot, blocks[i]->generation, list[static_cast<unsigned>(i - range.begin)]);
   }
-  if (range.begin == 0 && blocks[0]->sinks) WriteBlock(*blocks[0]->sinks, blocks[0]->generation, to.initSinks());
+  const BlockPart* sinks = range.begin == 0 ? blocks[0]->sinks() : nullptr;
+  if (sinks != nullptr) WriteBlock(sinks->slot, blocks[0]->generation, to.initSinks());
 }
 
 }  // namespace

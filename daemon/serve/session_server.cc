@@ -9,15 +9,27 @@
 namespace kvant::daemon {
 namespace {
 
-/// A descriptor as a capability; keeps what it belongs to alive as long as a client holds it.
-class SegmentServer final : public wire::Segment::Server {
+/// A client's arena as a capability; keeps it alive, and charged, as long as a client holds it.
+class ArenaServer final : public wire::Segment::Server {
  public:
-  SegmentServer(int fd, std::shared_ptr<const void> owner) : fd_(fd), owner_(std::move(owner)) {}
-  kj::Maybe<int> getFd() override { return fd_; }
+  explicit ArenaServer(std::shared_ptr<const Arena> arena) : arena_(std::move(arena)) {}
+  kj::Maybe<int> getFd() override { return arena_->fd(); }
 
  private:
-  const int fd_;
-  const std::shared_ptr<const void> owner_;
+  const std::shared_ptr<const Arena> arena_;
+};
+
+/// A slab as a capability. A slab that its store has given back has no descriptor any more.
+class SlabServer final : public wire::Segment::Server {
+ public:
+  explicit SlabServer(std::shared_ptr<Slab> slab) : slab_(std::move(slab)) { slab_->NoteShared(); }
+  kj::Maybe<int> getFd() override {
+    if (slab_->read_only_fd() < 0) return nullptr;
+    return slab_->read_only_fd();
+  }
+
+ private:
+  const std::shared_ptr<Slab> slab_;
 };
 
 Sequence* FindAny(const Session& session, std::uint64_t id) {
@@ -58,8 +70,7 @@ kj::Promise<void> SessionServer::createArena(CreateArenaContext context) {
     auto ok = context.getResults().initOk();
     ok.setArena(made->number);
     ok.setBytes(made->arena->bytes());
-    const int fd = made->arena->fd();
-    ok.setSegment(kj::heap<SegmentServer>(fd, std::move(made->arena)));
+    ok.setSegment(kj::heap<ArenaServer>(std::move(made->arena)));
     return kj::READY_NOW;
   });
 }
@@ -90,9 +101,9 @@ kj::Promise<void> SessionServer::slabs(SlabsContext context) {
     const auto count = static_cast<unsigned>(std::min<std::size_t>(slabs.size(), wire::kMaxFdsPerMessage));
     auto list = context.getResults().initOk(count);
     for (unsigned i = 0; i < count; ++i) {
-      list[i].setIndex(slabs[i]->shape().index);
+      list[i].setIndex(slabs[i]->header().slab_index);
       list[i].setBytes(slabs[i]->bytes());
-      list[i].setSegment(kj::heap<SegmentServer>(slabs[i]->read_only_fd(), slabs[i]));
+      list[i].setSegment(kj::heap<SlabServer>(slabs[i]));
     }
     return kj::READY_NOW;
   });

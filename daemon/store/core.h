@@ -1,17 +1,17 @@
 // What all stores of a daemon share.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 
 #include "daemon/memory/budget.h"
 #include "daemon/memory/job_runner.h"
+#include "daemon/store/eviction_order.h"
 #include "daemon/store/sequence_table.h"
 #include "quantizers/registry.h"
 
 namespace kvant::daemon {
-
-class Store;
 
 /// Made by whoever builds the daemon (or a test); outlives every store and sequence. Loop thread.
 struct Core {
@@ -24,9 +24,12 @@ struct Core {
   SequenceTable sequences{boot_token};
   std::uint64_t next_generation = 1;  ///< of slot uses; never repeats
 
-  /// Gives bytes back to the budget by dropping unleased blocks of stores other than `asker` until `bytes` are available; false
-  /// if that cannot be. Set by StoreTable.
-  std::function<bool(std::size_t bytes, const Store* asker)> reclaim = nullptr;
+  EvictionOrder eviction{};  ///< of the blocks of all stores
+
+  /// One step towards `bytes` of room in the budget: gives back warm slots, or evicts the block of all stores that was used
+  /// longest ago, or drops a store that nobody uses. False if nothing is left to give, so that a caller who tries, makes room
+  /// and tries again always ends. Set by StoreTable.
+  std::function<bool(std::size_t bytes)> make_room = nullptr;
 };
 
 }  // namespace kvant::daemon

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "daemon/memory/check.h"
 #include "protocol/digest.h"
 
 namespace kvant::daemon {
@@ -11,6 +12,10 @@ std::size_t PrefixIndex::DigestHash::operator()(const protocol::Digest& digest) 
   std::size_t hash;
   std::memcpy(&hash, digest.data(), sizeof hash);
   return hash;
+}
+
+PrefixIndex::~PrefixIndex() {
+  for (const auto& [use, block] : evictable_) order_.Remove(*block);
 }
 
 Block* PrefixIndex::Find(const Block* parent, const protocol::Digest& chain, std::span<const std::uint32_t> tokens) const {
@@ -40,7 +45,7 @@ std::vector<Block*> PrefixIndex::LongestPrefix(const protocol::Digest& root, std
 
 Block* PrefixIndex::Insert(std::unique_ptr<Block> block) {
   Block* raw = block.get();
-  raw->last_use = ++uses_;
+  raw->last_use = order_.NextUse();
   if (Block* parent = raw->parent; parent != nullptr) {
     if (parent->first_child == nullptr && parent->leases == 0) UpdateEvictable(*parent, false);
     raw->next_sibling = parent->first_child;
@@ -63,28 +68,12 @@ void PrefixIndex::AddLease(Block& block) {
 }
 
 void PrefixIndex::DropLease(Block& block) {
+  KVANT_CHECK(block.leases != 0 && leases_ != 0, block.leases, leases_, block.first_position, block.generation);
   --leases_;
   if (--block.leases != 0) return;
   --leased_blocks_;
-  block.last_use = ++uses_;
+  block.last_use = order_.NextUse();
   if (block.first_child == nullptr) UpdateEvictable(block, true);
-}
-
-std::unique_ptr<Block> PrefixIndex::EvictOne() {
-  if (evictable_.empty()) return nullptr;
-  return Remove(*evictable_.begin()->second);
-}
-
-std::vector<std::unique_ptr<Block>> PrefixIndex::TakeOut(Block& block) {
-  std::vector<Block*> subtree = {&block};
-  for (std::size_t i = 0; i < subtree.size(); ++i) {
-    for (Block* child = subtree[i]->first_child; child != nullptr; child = child->next_sibling) subtree.push_back(child);
-  }
-  std::vector<std::unique_ptr<Block>> taken;
-  taken.reserve(subtree.size());
-  for (auto it = subtree.rbegin(); it != subtree.rend(); ++it) taken.push_back(Remove(**it));
-  std::ranges::reverse(taken);
-  return taken;
 }
 
 std::vector<Block*> PrefixIndex::blocks() const {
@@ -103,7 +92,8 @@ void PrefixIndex::Unlink(Block& block) noexcept {
   }
 }
 
-std::unique_ptr<Block> PrefixIndex::Remove(Block& block) {
+std::unique_ptr<Block> PrefixIndex::TakeOut(Block& block) {
+  KVANT_CHECK(block.leases == 0 && block.first_child == nullptr, block.leases, block.first_position, block.generation);
   UpdateEvictable(block, false);
   const auto [begin, end] = blocks_.equal_range(block.chain);
   const auto entry = std::find_if(begin, end, [&](const auto& pair) { return pair.second.get() == &block; });
@@ -120,8 +110,10 @@ std::unique_ptr<Block> PrefixIndex::Remove(Block& block) {
 void PrefixIndex::UpdateEvictable(Block& block, bool evictable) {
   if (evictable) {
     evictable_.emplace(block.last_use, &block);
+    order_.Add(block);
   } else {
     evictable_.erase({block.last_use, &block});
+    order_.Remove(block);
   }
 }
 

@@ -4,48 +4,25 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <set>
 #include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include <kvant/tensor.h>
-
-#include "daemon/memory/block_pool.h"
-#include "daemon/memory/budget.h"
+#include "daemon/store/block.h"
+#include "daemon/store/eviction_order.h"
 #include "protocol/segment_layout.h"
 
 namespace kvant::daemon {
-
-/// A sealed block. Owned by the index; sequences point to it while they lease it.
-struct Block {
-  protocol::Digest chain{};
-  Block* parent = nullptr;  ///< null for the first block of a chain
-  std::uint64_t first_position = 0;
-  std::uint64_t generation = 0;
-  SlotRef slot;
-  std::optional<SlotRef> sinks;          ///< companion slot, with the block at position 0 only
-  const std::byte* sink_rows = nullptr;  ///< in that slot: [layer][keys, values][kv_head][sink_tokens][head_dim]
-  ElementType sink_type = ElementType::kF32;
-  std::span<const std::uint32_t> tokens;  ///< in the slot
-  const std::byte* payload = nullptr;     ///< in the slot
-  Charge charge;
-
-  // Kept by the index.
-  Block* first_child = nullptr;
-  Block* next_sibling = nullptr;
-  Block* previous_sibling = nullptr;
-  std::uint32_t leases = 0;
-  std::uint64_t last_use = 0;  ///< counts lease changes of the whole index: larger is later
-};
 
 /// A forest of blocks: roots at position 0. A lease on a block keeps it and so all its ancestors. Evictable are blocks without
 /// leases and children, in order of last use. Loop thread; owned by a store, which frees slots of blocks taken out.
 class PrefixIndex {
  public:
-  PrefixIndex() = default;
+  /// `order` outlives the index; the index keeps its evictable blocks there.
+  explicit PrefixIndex(EvictionOrder& order) : order_(order) {}
+  ~PrefixIndex();
   PrefixIndex(const PrefixIndex&) = delete;
   PrefixIndex& operator=(const PrefixIndex&) = delete;
 
@@ -63,11 +40,10 @@ class PrefixIndex {
   void AddLease(Block& block);
   void DropLease(Block& block);  ///< Requires: block.leases > 0.
 
-  /// The evictable block that was used longest ago, taken out; null if none is evictable.
-  std::unique_ptr<Block> EvictOne();
-  /// Takes out a block and all that follow it, ancestors before descendants. Requires: no leases on `block` (then none on what
-  /// follows it).
-  std::vector<std::unique_ptr<Block>> TakeOut(Block& block);
+  /// The evictable block of this index that was used longest ago; null if none is evictable.
+  [[nodiscard]] Block* oldest() const noexcept { return evictable_.empty() ? nullptr : evictable_.begin()->second; }
+  /// Takes out a block. Requires: it is evictable.
+  std::unique_ptr<Block> TakeOut(Block& block);
 
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
   [[nodiscard]] std::size_t leased_blocks() const noexcept { return leased_blocks_; }
@@ -79,16 +55,15 @@ class PrefixIndex {
     std::size_t operator()(const protocol::Digest& digest) const noexcept;
   };
   static void Unlink(Block& block) noexcept;
-  std::unique_ptr<Block> Remove(Block& block);
   void UpdateEvictable(Block& block, bool evictable);
 
+  EvictionOrder& order_;
   // Multi: blocks with colliding digests live side by side.
   std::unordered_multimap<protocol::Digest, std::unique_ptr<Block>, DigestHash> blocks_;
   std::set<std::pair<std::uint64_t, Block*>> evictable_;  // by last_use
   std::size_t size_ = 0;
   std::size_t leased_blocks_ = 0;
   std::uint64_t leases_ = 0;
-  std::uint64_t uses_ = 0;
 };
 
 }  // namespace kvant::daemon

@@ -20,22 +20,22 @@ std::string Where(const SealJob& job, std::size_t layer, std::size_t side, std::
 Result<void> SealJob::Run() {
   const std::uint32_t block_tokens = plan->spec().block_tokens;
   const std::size_t payload_offset = protocol::PayloadOffset(block_tokens);
-  if (Result<void> ready = slab->Populate(place->slot().slot + 1); !ready) return ready;
-  std::byte* slot = slab->slot(place->slot().slot);
+  if (Result<void> ready = codes.slab->Populate(codes.slot); !ready) return ready;
+  std::byte* slot = codes.slab->slot(codes.slot);
   if (Result<void> encoded = EncodeCodes(slot + payload_offset); !encoded) return encoded;
   if (cancelled.load(std::memory_order_relaxed)) return {};
 
-  if (sink_slab != nullptr) {
-    const std::uint32_t sink_slot = place->sinks()->slot;
-    if (Result<void> ready = sink_slab->Populate(sink_slot + 1); !ready) return ready;
-    std::byte* sinks = sink_slab->slot(sink_slot);
-    if (Result<void> copied = CopySinks(sinks + payload_offset); !copied) return copied;
+  if (sinks) {
+    if (Result<void> ready = sinks->slab->Populate(sinks->slot); !ready) return ready;
+    std::byte* sink_slot = sinks->slab->slot(sinks->slot);
+    if (Result<void> copied = CopySinks(sink_slot + payload_offset); !copied) return copied;
     protocol::BlockInfo sink_info = info;
     sink_info.kind = protocol::BlockKind::kSinks;
     sink_info.element_type = static_cast<std::uint32_t>(tail.layout.type);
-    protocol::FinishSlot(sinks, block_tokens, sink_info, std::span(tokens).first(plan->spec().sink_tokens), sink_bytes);
+    protocol::FinishSlot(sink_slot, block_tokens, sink_info, std::span(tokens).first(plan->spec().sink_tokens),
+                         sinks->payload_bytes);
   }
-  protocol::FinishSlot(slot, block_tokens, info, tokens, plan->payload_bytes());
+  protocol::FinishSlot(slot, block_tokens, info, tokens, codes.payload_bytes);
   return {};
 }
 

@@ -25,9 +25,14 @@ struct SealJob {
   TailView tail;  ///< hostile memory, kept mapped
   std::vector<std::uint32_t> tokens;
   protocol::BlockInfo info;  ///< of the codes; sinks differ in kind and element type
-  std::uint64_t sink_bytes = 0;
-  std::shared_ptr<Slab> slab;
-  std::shared_ptr<Slab> sink_slab;    ///< null: no sinks in this block
+  /// Where a part of the block goes; as the parts of `place`, the codes first.
+  struct Target {
+    std::shared_ptr<Slab> slab;
+    std::uint32_t slot = 0;
+    std::uint64_t payload_bytes = 0;
+  };
+  Target codes;
+  std::optional<Target> sinks;
   std::optional<PendingBlock> place;  ///< not touched by Run
 
   std::atomic<bool> cancelled{false};  ///< Run ends soon after; the outcome is then meaningless

@@ -10,11 +10,12 @@
 namespace kvant::daemon {
 namespace {
 
-/// Reads sink row `i` of one ring of a block's companion slot as floats.
+/// Reads sink row `i` of one ring of a block as floats. Requires: the block has sinks.
 void LoadSink(const Block& block, const StoreSpec& spec, std::size_t layer, std::size_t side, std::size_t head, std::size_t i,
               float* row) {
   const std::size_t index = ((layer * 2 + side) * spec.kv_heads + head) * spec.sink_tokens + i;
-  kernels::LoadRow(block.sink_rows + index * spec.head_dim * ElementBytes(block.sink_type), block.sink_type, spec.head_dim,
+  const BlockPart& sinks = *block.sinks();
+  kernels::LoadRow(sinks.payload + index * spec.head_dim * ElementBytes(sinks.element_type), sinks.element_type, spec.head_dim,
                    row);
 }
 
@@ -62,12 +63,6 @@ Result<void> Sequence::CheckTail(const Store& store, const TailView& tail, const
   }
   if (tail.base == nullptr || reinterpret_cast<std::uintptr_t>(tail.base) % 64 != 0) {
     return Invalid("tail: its place is not 64-byte aligned");
-  }
-  if (store.SinkBytes(layout.type) > store.plan()->payload_bytes()) {
-    return Error{ErrorCode::kUnsupported, std::string("tail type ") + ElementTypeName(layout.type) +
-                                              ": the raw rows of sink_tokens " + std::to_string(spec.sink_tokens) + " take " +
-                                              std::to_string(store.SinkBytes(layout.type)) + " bytes, a slot of store " +
-                                              spec.name + " holds " + std::to_string(store.plan()->payload_bytes())};
   }
   return {};
 }
@@ -165,14 +160,13 @@ Result<CachedRows> Sequence::View(std::size_t layer, std::uint64_t new_rows) con
   }
   CachedRows view;
   view.blocks = payloads_;
-  if (!payloads_.empty() && blocks_[0]->sinks) {
-    const Block& first = *blocks_[0];
+  if (const BlockPart* part = payloads_.empty() ? nullptr : blocks_[0]->sinks(); part != nullptr) {
     const std::size_t side_elements = std::size_t{spec.kv_heads} * spec.sink_tokens * spec.head_dim;
-    const std::byte* keys = first.sink_rows + layer * 2 * side_elements * ElementBytes(first.sink_type);
+    const std::byte* keys = part->payload + layer * 2 * side_elements * ElementBytes(part->element_type);
     quantizers::RawRows& sinks = view.raw[view.raw_count++];
     sinks.keys = keys;
-    sinks.values = keys + side_elements * ElementBytes(first.sink_type);
-    sinks.type = first.sink_type;
+    sinks.values = keys + side_elements * ElementBytes(part->element_type);
+    sinks.type = part->element_type;
     sinks.head_stride = std::size_t{spec.sink_tokens} * spec.head_dim;
     sinks.row_stride = spec.head_dim;
     sinks.first_position = 0;
@@ -197,13 +191,13 @@ Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t row
         plan.codec(layer, head, which)
             .Decode({.head = head,
                      .first_position = block.first_position,
-                     .block = plan.place(layer, head, which).In<const std::byte>(block.payload),
+                     .block = plan.place(layer, head, which).In<const std::byte>(block.codes().payload),
                      .begin = 0,
                      .end = rows,
                      .rows = decoded.data(),
                      .row_stride = spec.head_dim,
                      .scratch = scratch.data()});
-        if (block.sinks) {
+        if (block.sinks() != nullptr) {
           for (std::size_t i = 0; i < std::min<std::uint64_t>(rows, spec.sink_tokens); ++i) {
             LoadSink(block, spec, layer, side, head, i, decoded.data() + i * spec.head_dim);
           }

@@ -69,8 +69,7 @@ class Sequence {
   using Done = std::function<void(Result<Advanced>)>;
 
   /// A sequence that already holds the longest sealed prefix of `tokens`, in whole blocks. kInvalidArgument if the tail does
-  /// not fit the store or the options, kUnsupported if sink rows of its type do not fit a slot, kStoreFull if the budget has no
-  /// room for its records.
+  /// not fit the store or the options, kStoreFull if the budget has no room for its records.
   static Result<std::unique_ptr<Sequence>> Open(std::shared_ptr<Store> store, std::span<const std::uint32_t> tokens,
                                                 TailView tail, const SequenceConfig& config);
 

@@ -93,7 +93,7 @@ bool Sequence::StartSeal(Seal& seal) {
   }
   const StoreSpec& spec = store_->spec();
   const bool with_sinks = seal.block == 0 && spec.sink_tokens != 0;
-  Result<PendingBlock> place = store_->Reserve(with_sinks);
+  Result<PendingBlock> place = store_->Reserve(with_sinks ? std::optional(tail_.layout.type) : std::nullopt);
   if (!place) return no_room(place.error());
 
   auto job = std::make_shared<SealJob>();
@@ -107,11 +107,11 @@ bool Sequence::StartSeal(Seal& seal) {
                .parent = seal.parent,
                .first_position = seal.block * spec.block_tokens,
                .generation = place->generation()};
-  job->slab = store_->pool().slab(place->slot().slab);
-  if (with_sinks) {
-    job->sink_slab = store_->pool().slab(place->sinks()->slab);
-    job->sink_bytes = store_->SinkBytes(tail_.layout.type);
-  }
+  const auto target = [&](const BlockPart& part) {
+    return SealJob::Target{store_->pool().slab(part.slot.slab), part.slot.slot, part.payload_bytes};
+  };
+  job->codes = target(place->parts()[0]);
+  if (with_sinks) job->sinks = target(place->parts()[1]);
   job->place.emplace(std::move(*place));
   seal.job = job;
   seal.state = Seal::State::kEncoding;
@@ -154,7 +154,7 @@ void Sequence::LinkFinished() {
       ++store_->counters().deduplicated_blocks;  // another sequence was faster; our slots go back with the job
     } else {
       const std::uint64_t first_position = seal.job->info.first_position;
-      block = std::move(*seal.job->place).Link(seal.chain, parent, first_position, tail_.layout.type);
+      block = std::move(*seal.job->place).Link(seal.chain, parent, first_position, std::move(seal.job->tokens));
       seal.job->place.reset();
     }
     if (Result<void> held = Lease(*block); !held) {
@@ -178,7 +178,7 @@ void Sequence::DropSeals(std::uint64_t from_block) {
 void Sequence::SwitchUpTo(std::uint64_t blocks) {
   const std::size_t before = payloads_.size();
   while (payloads_.size() < std::min<std::uint64_t>(blocks, blocks_.size()))
-    payloads_.push_back(blocks_[payloads_.size()]->payload);
+    payloads_.push_back(blocks_[payloads_.size()]->codes().payload);
   if (payloads_.size() != before) ++rewrites_;
   const std::size_t tokens =
       std::min<std::size_t>((payloads_.size() - before) * store_->spec().block_tokens, tail_tokens_.size());

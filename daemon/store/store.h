@@ -30,8 +30,7 @@ class PendingBlock;
 /// it holds and that has no blocks when the budget needs the room. Loop thread only.
 class Store : public std::enable_shared_from_this<Store> {
  public:
-  /// `charge` pays for the store's record and plan. kStoreFull if the budget can never hold one block of this shape,
-  /// kUnsupported if the sink rows do not fit a slot even as f16.
+  /// `charge` pays for the store's record and plan. kStoreFull if the budget can never hold one block of this shape.
   static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
   ~Store();
   Store(const Store&) = delete;
@@ -44,14 +43,17 @@ class Store : public std::enable_shared_from_this<Store> {
   [[nodiscard]] const std::shared_ptr<const quantizers::Plan>& plan() const noexcept { return plan_; }
   [[nodiscard]] const std::vector<IdentityField>& identity_fields() const noexcept { return fields_; }
   [[nodiscard]] const protocol::Digest& identity() const noexcept { return identity_; }
-  [[nodiscard]] std::uint64_t slot_bytes() const noexcept { return slot_bytes_; }
+  /// Of the slot that holds a block's codes.
+  [[nodiscard]] std::uint64_t slot_bytes() const noexcept { return SlotBytes(plan_->payload_bytes()); }
+  /// Of a slot for a part with so many bytes of payload: header and token ids before it, all a multiple of 64.
+  [[nodiscard]] std::uint64_t SlotBytes(std::uint64_t payload_bytes) const noexcept;
   /// Bytes of all sink rows of that element type; 0 if the store keeps none.
   [[nodiscard]] std::uint64_t SinkBytes(ElementType type) const noexcept;
 
   /// For clients with local placement: slabs with index >= from, ascending.
   [[nodiscard]] std::vector<std::shared_ptr<Slab>> slabs(std::uint32_t from_index) const { return pool_.slabs(from_index); }
 
-  /// Unleased blocks, least recently used first; 0: no limit. `dry_run` counts only. Empty slabs are given back.
+  /// Unleased blocks, least recently used first; 0: no limit. `dry_run` counts only. Their memory is given back.
   EvictFigures Evict(std::uint64_t max_blocks, bool dry_run);
 
   [[nodiscard]] StoreFigures Figures() const;
@@ -65,16 +67,17 @@ class Store : public std::enable_shared_from_this<Store> {
   [[nodiscard]] BlockPool& pool() noexcept { return pool_; }
   [[nodiscard]] Counters& counters() noexcept { return counters_; }
 
-  /// Takes `bytes` of metadata from the budget, evicting unleased blocks (own first) if need be. kStoreFull if there is no
-  /// room.
+  /// Takes `bytes` of metadata from the budget, making room if need be. kStoreFull if there is none.
   Result<Charge> TakeMetadata(std::size_t bytes, std::string_view what);
 
-  /// Slots for a block (and its sinks), evicting if need be; kStoreFull if there is no room. The slots are cleared.
-  Result<PendingBlock> Reserve(bool with_sinks);
+  /// Slots for the parts of a block, sinks of `sink_type` among them if it is given, making room if need be; kStoreFull if
+  /// there is none. The slots are cleared.
+  Result<PendingBlock> Reserve(std::optional<ElementType> sink_type);
 
-  /// Drops whole slabs without leased blocks, least recently used first, until the budget has `bytes` available; true if it
-  /// has.
-  bool GiveBack(std::size_t bytes);
+  /// Of all its parts.
+  [[nodiscard]] std::uint64_t SlotBytesOf(const Block& block) const noexcept;
+  /// Frees the block's slots. Requires: one of this store's, without leases and children.
+  void Evict(Block& block);
 
   void SequenceOpened() noexcept { ++sequences_; }
   void SequenceClosed() noexcept { --sequences_; }
@@ -82,15 +85,12 @@ class Store : public std::enable_shared_from_this<Store> {
  private:
   friend class PendingBlock;
   Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
-  Result<SlotRef> AllocateSlot();
-  bool EvictOne();
-  void Discard(std::unique_ptr<Block> block);
+  Result<SlotRef> AllocateSlot(std::uint64_t slot_bytes);
 
   Core& core_;
   const std::shared_ptr<const quantizers::Plan> plan_;
   const std::vector<IdentityField> fields_;
   const protocol::Digest identity_;
-  const std::uint64_t slot_bytes_;
   const Charge charge_;
   BlockPool pool_;
   PrefixIndex index_;
@@ -104,22 +104,19 @@ class PendingBlock {
   PendingBlock& operator=(PendingBlock&&) = delete;
   ~PendingBlock();
 
-  [[nodiscard]] SlotRef slot() const noexcept { return slot_; }
-  [[nodiscard]] std::optional<SlotRef> sinks() const noexcept { return sinks_; }
+  /// The codes first.
+  [[nodiscard]] const std::vector<BlockPart>& parts() const noexcept { return parts_; }
   [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
 
-  /// Makes the encoded slots a block of the index, without leases. Requires: the slot is finished, parent in the index.
-  /// `sink_type`: of the rows in the sinks' slot, if there is one.
-  Block* Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position, ElementType sink_type) &&;
+  /// Makes the encoded slots a block of the index, without leases. Requires: the slots are finished, parent in the index.
+  Block* Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position, std::vector<std::uint32_t> tokens) &&;
 
  private:
   friend class Store;
   PendingBlock(std::shared_ptr<Store> store, Charge charge) noexcept;
   std::shared_ptr<Store> store_;
   Charge charge_;
-  SlotRef slot_;
-  bool has_slot_ = false;
-  std::optional<SlotRef> sinks_;
+  std::vector<BlockPart> parts_;
   std::uint64_t generation_ = 0;
 };
 

@@ -22,19 +22,16 @@ std::size_t RecordBytes(const StoreSpec& spec) { return kStoreRecordBytes + 3 * 
 }  // namespace
 
 StoreTable::StoreTable(Core& core) : core_(core) {
-  core_.reclaim = [this](std::size_t bytes, const Store* asker) { return Reclaim(bytes, asker); };
+  core_.make_room = [this](std::size_t bytes) { return MakeRoom(bytes); };
 }
 
-StoreTable::~StoreTable() { core_.reclaim = nullptr; }
+StoreTable::~StoreTable() { core_.make_room = nullptr; }
 
 Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
   const std::string what = "the record of store " + spec.name;
   Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, RecordBytes(spec), what);
-  if (!charge) {
-    if (!Reclaim(RecordBytes(spec), nullptr)) return charge.error();
-    charge = core_.budget.Take(ChargeKind::kMetadata, RecordBytes(spec), what);
-    if (!charge) return charge.error();
-  }
+  while (!charge && MakeRoom(RecordBytes(spec))) charge = core_.budget.Take(ChargeKind::kMetadata, RecordBytes(spec), what);
+  if (!charge) return charge.error();
   // Made for an attach too: it checks the spec and puts the codecs into the canonical form that is compared.
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core_.codecs, spec);
   if (!plan) return plan.error();
@@ -69,12 +66,22 @@ Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max
     return (*found)->Evict(max_blocks, dry_run);
   }
   EvictFigures sum;
-  for (const auto& [name, each] : stores_) {
-    if (max_blocks != 0 && sum.blocks == max_blocks) break;
-    const EvictFigures part = each->Evict(max_blocks == 0 ? 0 : max_blocks - sum.blocks, dry_run);
-    sum.blocks += part.blocks;
-    sum.bytes += part.bytes;
+  if (dry_run) {
+    for (const auto& [name, each] : stores_) {
+      if (max_blocks != 0 && sum.blocks == max_blocks) break;
+      const EvictFigures part = each->Evict(max_blocks == 0 ? 0 : max_blocks - sum.blocks, true);
+      sum.blocks += part.blocks;
+      sum.bytes += part.bytes;
+    }
+    return sum;
   }
+  for (Block* oldest = core_.eviction.oldest(); oldest != nullptr; oldest = core_.eviction.oldest()) {
+    if (max_blocks != 0 && sum.blocks == max_blocks) break;
+    ++sum.blocks;
+    sum.bytes += oldest->store->SlotBytesOf(*oldest);
+    oldest->store->Evict(*oldest);
+  }
+  for (const auto& [name, each] : stores_) each->pool().GiveBack(~std::size_t{0});
   return sum;
 }
 
@@ -97,21 +104,24 @@ StoreFigures StoreTable::Totals() const {
   return sum;
 }
 
-bool StoreTable::Reclaim(std::size_t bytes, const Store* asker) {
-  if (core_.budget.available() >= bytes) return true;
-  for (const auto& [name, store] : stores_) {
-    if (store.get() != asker && store->GiveBack(bytes)) return true;
-  }
-  // Stores nobody has open and that hold nothing: their records.
-  for (auto it = stores_.begin(); it != stores_.end() && core_.budget.available() < bytes;) {
-    if (it->second.get() != asker && it->second.use_count() == 1 && it->second->index().size() == 0) {
-      Add(dropped_, it->second->counters());
-      it = stores_.erase(it);
-    } else {
-      ++it;
+bool StoreTable::MakeRoom(std::size_t bytes) {
+  if (core_.budget.warm_bytes() != 0) {
+    for (const auto& [name, store] : stores_) {
+      if (store->pool().GiveBack(bytes)) return true;
     }
   }
-  return core_.budget.available() >= bytes;
+  if (Block* oldest = core_.eviction.oldest(); oldest != nullptr) {
+    oldest->store->Evict(*oldest);
+    return true;
+  }
+  // Stores nobody has open and that hold nothing: their records.
+  for (auto it = stores_.begin(); it != stores_.end(); ++it) {
+    if (it->second.use_count() != 1 || it->second->index().size() != 0) continue;
+    Add(dropped_, it->second->counters());
+    stores_.erase(it);
+    return true;
+  }
+  return false;
 }
 
 }  // namespace kvant::daemon

@@ -45,7 +45,7 @@ class StoreTable {
   [[nodiscard]] StoreFigures Totals() const;
 
  private:
-  bool Reclaim(std::size_t bytes, const Store* asker);
+  bool MakeRoom(std::size_t bytes);  // as Core::make_room
 
   Core& core_;
   std::map<std::string, std::shared_ptr<Store>, std::less<>> stores_;

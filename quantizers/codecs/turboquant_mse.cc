@@ -27,8 +27,8 @@
 #include "kernels/rotation/unrotate.h"
 #include "kernels/ufloat16.h"
 #include "quantizers/artifact.h"
-#include "quantizers/codebook.h"
 #include "quantizers/codec.h"
+#include "quantizers/lloyd_error.h"
 #include "quantizers/rotation.h"
 #include "quantizers/strided_rows.h"
 
@@ -87,7 +87,7 @@ class LloydBlocks {
       if (config.artifact == nullptr) {
         return Error{ErrorCode::kInvalidArgument, where + "center=1 needs means, but the plan has no artifact"};
       }
-      auto means = config.artifact->Find(MeanTensor(config), config.kv_heads, config.head_dim);
+      auto means = config.artifact->Find(MeanTensor(config), {config.kv_heads, config.head_dim});
       if (!means) return Error{means.error().code, where + "center=1: " + means.error().message};
       blocks.means_ = *means;
     }

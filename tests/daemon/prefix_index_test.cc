@@ -12,19 +12,28 @@ namespace {
 
 using Ids = std::vector<std::uint32_t>;
 
-/// Blocks of two tokens whose ids live in the test.
+/// Blocks of two tokens.
 struct IndexTest : testing::Test {
-  PrefixIndex index;
-  std::deque<Ids> ids;
+  EvictionOrder order;
+  PrefixIndex index{order};
   const protocol::Digest root = protocol::DigestOf("root");
 
   Block* Add(Block* parent, const Ids& tokens, std::optional<protocol::Digest> chain = {}) {
     auto block = std::make_unique<Block>();
     block->parent = parent;
     block->chain = chain ? *chain : protocol::ChainDigest(parent ? parent->chain : root, tokens);
-    block->tokens = ids.emplace_back(tokens);
+    block->tokens = tokens;
     return index.Insert(std::move(block));
   }
+
+  /// The block that was used longest ago, taken out; null if none may go.
+  Block* EvictOne() {
+    Block* block = index.oldest();
+    EXPECT_EQ(order.oldest(), block);  // the only index
+    if (block != nullptr) evicted.push_back(index.TakeOut(*block));
+    return block;
+  }
+  std::deque<std::unique_ptr<Block>> evicted;
 };
 
 TEST_F(IndexTest, LongestPrefixStopsAtTheFirstDifferenceAndAtPartBlocks) {
@@ -48,9 +57,9 @@ TEST_F(IndexTest, CollidingDigestsAreMissesAndLiveSideBySide) {
   EXPECT_EQ(index.Find(nullptr, same, Ids{1, 2}), a);
   EXPECT_EQ(index.Find(nullptr, same, Ids{3, 4}), b);
   index.AddLease(*b);
-  EXPECT_EQ(index.EvictOne().get(), a);
+  EXPECT_EQ(EvictOne(), a);
   EXPECT_EQ(index.Find(nullptr, same, Ids{3, 4}), b);
-  EXPECT_EQ(index.EvictOne(), nullptr);
+  EXPECT_EQ(EvictOne(), nullptr);
   index.DropLease(*b);
 }
 
@@ -62,41 +71,57 @@ TEST_F(IndexTest, EvictsUnleasedLeavesLeastRecentlyUsedFirst) {
   index.AddLease(*c);
   index.DropLease(*c);  // c is now the latest used
   index.AddLease(*d);
-  EXPECT_EQ(index.EvictOne().get(), b);  // a is older but has a child
-  EXPECT_EQ(index.EvictOne().get(), a);
-  EXPECT_EQ(index.EvictOne().get(), c);
-  EXPECT_EQ(index.EvictOne(), nullptr);  // d is leased
+  EXPECT_EQ(EvictOne(), b);  // a is older but has a child
+  EXPECT_EQ(EvictOne(), a);
+  EXPECT_EQ(EvictOne(), c);
+  EXPECT_EQ(EvictOne(), nullptr);  // d is leased
   EXPECT_EQ(index.size(), 1u);
   index.DropLease(*d);
-  EXPECT_EQ(index.EvictOne().get(), d);
+  EXPECT_EQ(EvictOne(), d);
 }
 
 TEST_F(IndexTest, LeaseOnAChildKeepsItsAncestors) {
   Block* a = Add(nullptr, {1, 1});
   Block* b = Add(a, {2, 2});
   index.AddLease(*b);
-  EXPECT_EQ(index.EvictOne(), nullptr);
+  EXPECT_EQ(EvictOne(), nullptr);
   Add(b, {3, 3});
-  EXPECT_NE(index.EvictOne(), nullptr);
-  EXPECT_EQ(index.EvictOne(), nullptr);
+  EXPECT_NE(EvictOne(), nullptr);
+  EXPECT_EQ(EvictOne(), nullptr);
   index.DropLease(*b);
   EXPECT_EQ(index.leases(), 0u);
   EXPECT_EQ(index.leased_blocks(), 0u);
 }
 
-TEST_F(IndexTest, TakeOutRemovesTheWholeSubtreeAndOnlyThat) {
+TEST_F(IndexTest, TheOldestOfAllIndicesIsKnown) {
   Block* a = Add(nullptr, {1, 1});
-  Block* b = Add(a, {2, 2});
-  Block* c = Add(b, {3, 3});
-  Block* d = Add(b, {4, 4});
-  Block* e = Add(a, {5, 5});
-  const auto taken = index.TakeOut(*b);
-  ASSERT_EQ(taken.size(), 3u);
-  EXPECT_EQ(taken[0].get(), b);
-  EXPECT_TRUE((taken[1].get() == c && taken[2].get() == d) || (taken[1].get() == d && taken[2].get() == c));
-  EXPECT_EQ(index.size(), 2u);
-  EXPECT_EQ(index.EvictOne().get(), e);
-  EXPECT_EQ(index.EvictOne().get(), a);
+  {
+    PrefixIndex other(order);
+    auto block = std::make_unique<Block>();
+    block->tokens = {2, 2};
+    Block* b = other.Insert(std::move(block));
+    Block* c = Add(nullptr, {3, 3});
+    EXPECT_EQ(order.oldest(), a);
+    index.AddLease(*a);
+    EXPECT_EQ(order.oldest(), b);
+    index.DropLease(*a);  // now the latest
+    other.TakeOut(*b);
+    EXPECT_EQ(order.oldest(), c);
+    block = std::make_unique<Block>();
+    block->tokens = {4, 4};
+    other.Insert(std::move(block));
+    EXPECT_EQ(EvictOne(), c);
+    EXPECT_EQ(EvictOne(), a);
+    EXPECT_NE(order.oldest(), nullptr);
+  }
+  EXPECT_EQ(order.oldest(), nullptr);  // an index that ends takes its blocks with it
+}
+
+TEST_F(IndexTest, ALeaseGivenBackTwiceEndsTheDaemon) {
+  Block* a = Add(nullptr, {1, 1});
+  index.AddLease(*a);
+  index.DropLease(*a);
+  EXPECT_DEATH(index.DropLease(*a), "KVANT_CHECK failed: block.leases != 0");
 }
 
 }  // namespace

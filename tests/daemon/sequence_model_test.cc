@@ -54,6 +54,7 @@ class Model {
 
   void End() {
     core_.encode.RunAll();
+    core_.populate.RunAll();
     live_.clear();
     for (const auto& store : stores_) {
       EXPECT_EQ(store->Figures().leases, 0u);
@@ -63,7 +64,6 @@ class Model {
       EXPECT_EQ(store->Figures().blocks, 0u);
       EXPECT_EQ(store->pool().used_slots(), 0u);
     }
-    core_.populate.RunAll();
     EXPECT_EQ(core_.budget.slab_bytes(), 0u);
     EXPECT_EQ(core_.core.sequences.size(), 0u);
   }
@@ -193,7 +193,7 @@ class Model {
       for (const Block* block : live.held.sequence->blocks()) ++leases[block];
     }
     for (const auto& store : stores_) {
-      slab_bytes += store->pool().slab_bytes();
+      slab_bytes += store->pool().held_bytes();
       for (const Block* block : store->index().blocks()) ASSERT_EQ(block->leases, leases[block]);
     }
     ASSERT_EQ(slab_bytes, core_.budget.slab_bytes());

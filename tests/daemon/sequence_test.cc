@@ -386,8 +386,8 @@ TEST_F(SequenceTest, InspectFindsADamagedBlock) {
   EXPECT_EQ(detail.blocks[2].first_position, 32u);
   EXPECT_EQ(detail.blocks[2].leases, 1u);
   EXPECT_EQ(detail.tail_first_position, 48u);
-  const_cast<std::byte*>(sequence.sequence->blocks()[1]->payload)[77] ^= std::byte{4};
-  const_cast<std::byte*>(sequence.sequence->blocks()[0]->sink_rows)[3] ^= std::byte{1};
+  const_cast<std::byte*>(sequence.sequence->blocks()[1]->codes().payload)[77] ^= std::byte{4};
+  const_cast<std::byte*>(sequence.sequence->blocks()[0]->sinks()->payload)[3] ^= std::byte{1};
   detail = sequence.sequence->Inspect();
   EXPECT_FALSE(detail.blocks[0].checksum_ok);
   EXPECT_FALSE(detail.blocks[1].checksum_ok);

@@ -422,7 +422,7 @@ TEST_F(SessionRpcTest, LocalPlacementIsToldItsBlocksOnce) {
   slabs.setStore(store_);
   const auto listed = client_.Wait(slabs.send());
   ASSERT_TRUE(listed.isOk());
-  ASSERT_EQ(listed.getOk().size(), 1u);
+  ASSERT_EQ(listed.getOk().size(), 2u);  // of codes, and of sinks
   auto segment = listed.getOk()[0].getSegment();
   const auto fd = segment.getFd().wait(client_.wait_scope());
   ASSERT_TRUE(fd != nullptr);
@@ -439,7 +439,7 @@ TEST_F(SessionRpcTest, LocalPlacementIsToldItsBlocksOnce) {
     for (std::size_t i = 0; i < slots.size(); ++i) {
       const auto& [slot_number, generation] = slots[i];
       protocol::BlockHeader slot{};
-      std::memcpy(&slot, mapped->data() + 4096 + slot_number * header.slot_bytes, sizeof(slot));
+      std::memcpy(&slot, mapped->data() + protocol::SlotOffset(header, slot_number), sizeof(slot));
       EXPECT_EQ(slot.magic, protocol::kBlockMagic);
       EXPECT_EQ(slot.first_position, i * 16u);
       EXPECT_EQ(slot.generation, generation);

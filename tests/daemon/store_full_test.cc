@@ -32,6 +32,7 @@ struct StoreFullTest : testing::Test {
       std::optional<Result<Advanced>> answer;
       sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 1), &answer);
       core.encode.RunAll();
+      core.populate.RunAll();
       EXPECT_LE(core.budget.slab_bytes() + core.budget.metadata_bytes(), core.budget.limit());
       if (!*answer) return answer->error();
       if ((*answer)->seal_error) return (*answer)->seal_error;
@@ -97,7 +98,7 @@ TEST_F(StoreFullTest, UnleasedLeavesAreEvictedLeastRecentlyUsedFirst) {
   const std::uint64_t blocks = store->Figures().blocks;
   ASSERT_EQ(blocks, 6u);
   TestSequence sequence = Open(store);
-  ASSERT_EQ(GrowUntilFull(sequence, 3, 72), std::nullopt);
+  ASSERT_EQ(GrowUntilFull(sequence, 3, 104), std::nullopt);
   EXPECT_GT(store->counters().evicted_blocks, 0u);
   EXPECT_EQ(sequence.Fault(), "");
   // The older conversation lost its end first; the younger is whole.
@@ -126,6 +127,88 @@ TEST_F(StoreFullTest, AnotherStoreWithoutLeasesMakesRoom) {
   EXPECT_EQ(sequence.Fault(), "");
 }
 
+TEST_F(StoreFullTest, TheBlockUsedLongestAgoGoesWhateverItsStoreIsCalled) {
+  const auto later = core.stores.Open(BigSlots("z")).value().store;
+  {
+    TestSequence old = Open(later);
+    ASSERT_EQ(GrowUntilFull(old, 1, 72), std::nullopt);
+  }
+  {
+    TestSequence young = Open(store);  // "a": the first by name
+    ASSERT_EQ(GrowUntilFull(young, 2, 72), std::nullopt);
+  }
+  const auto third = core.stores.Open(BigSlots("m")).value().store;
+  TestSequence sequence = Open(third);
+  ASSERT_EQ(GrowUntilFull(sequence, 3, 104), std::nullopt);
+  EXPECT_GT(later->counters().evicted_blocks, 0u);
+  EXPECT_EQ(store->counters().evicted_blocks, 0u);
+  EXPECT_EQ(store->Figures().blocks, 3u);
+}
+
+TEST_F(StoreFullTest, OneConversationPerTenantFillsTheBudgetToTheEnd) {
+  // Two blocks of 98 KiB and their sinks of 24 KiB each: with a slab of budget/16 or with sinks in a slot of a whole block,
+  // half of them would fit.
+  TestCore small(std::size_t{4} << 20);
+  StoreSpec spec = BigSlots("");
+  for (int round = 0; round < 2; ++round) {
+    for (int tenant = 0; tenant < 16; ++tenant) {
+      spec.name = "tenant" + std::to_string(tenant);
+      spec.salt = std::to_string(tenant);
+      const auto opened = small.stores.Open(spec);
+      ASSERT_TRUE(opened.has_value()) << tenant << ": " << opened.error().message;
+      const auto tokens = Tokens(60);
+      TestSequence sequence = TestSequence::Open(opened->store, tokens, kConfig);
+      EXPECT_EQ(sequence.sequence->length(), round == 0 ? 0u : 32u) << tenant;
+      while (sequence.tokens.size() < tokens.size()) {
+        const std::size_t step = std::min<std::size_t>(kConfig.max_step_tokens, tokens.size() - sequence.tokens.size());
+        sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), step));
+        small.encode.RunAll();
+      }
+    }
+  }
+  EXPECT_EQ(small.stores.Totals().counters.evicted_blocks, 0u);
+}
+
+/// Any size of block in any budget: filling it ends with a clear refusal while everything is leased, and goes on for ever once
+/// nothing is.
+TEST(StoreFitsTest, BlocksOfEverySizeInSmallBudgets) {
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  for (const std::size_t limit : {kMiB, 3 * kMiB, 4 * kMiB, 5 * kMiB, 6 * kMiB, 8 * kMiB}) {
+    for (const std::uint32_t head_dim : {8u, 24u, 64u, 512u}) {
+      TestCore core(limit);
+      StoreSpec spec = SmallSpec();
+      spec.layers = spec.kv_heads = 1;
+      spec.head_dim = head_dim;
+      spec.plan.keys = spec.plan.values = "int8";
+      const auto store = core.stores.Open(spec).value().store;
+      const SequenceConfig config{.recent_tokens = 0, .max_step_tokens = 64, .client = "test", .label = ""};
+      const auto fill = [&](TestSequence& sequence, std::uint32_t seed, std::size_t most) -> std::optional<Error> {
+        const auto tokens = Tokens(most, seed);
+        while (sequence.tokens.size() < most) {
+          std::optional<Result<Advanced>> answer;
+          sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), 64), &answer);
+          core.encode.RunAll();
+          core.populate.RunAll();
+          EXPECT_LE(core.budget.slab_bytes() + core.budget.metadata_bytes(), limit);
+          if (!*answer) return answer->error();
+          if ((*answer)->seal_error) return (*answer)->seal_error;
+        }
+        return std::nullopt;
+      };
+      {
+        TestSequence sequence = TestSequence::Open(store, {}, config);
+        const std::optional<Error> full = fill(sequence, 1, 1 << 18);
+        ASSERT_TRUE(full.has_value()) << limit << " " << head_dim;
+        EXPECT_EQ(full->code, ErrorCode::kStoreFull) << full->message;
+        // What could not be used is less than an eighth: metadata counts too.
+        EXPECT_LT(core.budget.available(), limit / 8) << limit << " " << head_dim;
+      }
+      TestSequence next = TestSequence::Open(store, {}, config);
+      EXPECT_EQ(fill(next, 2, limit / (16 * head_dim) / 64 * 64), std::nullopt) << limit << " " << head_dim;
+    }
+  }
+}
+
 TEST_F(StoreFullTest, EvictGivesMemoryBack) {
   {
     TestSequence done = Open(store);
@@ -134,7 +217,7 @@ TEST_F(StoreFullTest, EvictGivesMemoryBack) {
   const std::uint64_t blocks = store->Figures().blocks;
   const EvictFigures dry = core.stores.Evict("", 0, true).value();
   EXPECT_EQ(dry.blocks, blocks);
-  EXPECT_EQ(dry.bytes, (blocks + 1) * store->slot_bytes());
+  EXPECT_EQ(dry.bytes, blocks * store->slot_bytes() + store->SlotBytes(store->SinkBytes(ElementType::kF32)));
   EXPECT_EQ(store->Figures().blocks, blocks);
   EXPECT_EQ(core.stores.Evict("a", 2, false).value().blocks, 2u);
   EXPECT_EQ(store->Figures().blocks, blocks - 2);

@@ -94,31 +94,6 @@ TEST(StoreTableTest, BudgetSmallerThanOneBlockIsRefused) {
   EXPECT_EQ(core.budget.metadata_bytes(), 0u);
 }
 
-TEST(StoreTableTest, SinksThatDoNotFitASlotAreRefused) {
-  TestCore core;
-  StoreSpec spec = SmallSpec();
-  spec.plan.keys = spec.plan.values = "int8";
-  spec.sink_tokens = 16;  // all of a block, at two bytes a number
-  const Result<OpenedStore> opened = core.stores.Open(spec);
-  ASSERT_FALSE(opened.has_value());
-  EXPECT_EQ(opened.error().code, ErrorCode::kUnsupported) << opened.error().message;
-  EXPECT_THAT(opened.error().message, HasSubstr("sink_tokens 16"));
-}
-
-TEST(StoreTableTest, SinksOfAWiderTailAreRefusedAtOpen) {
-  TestCore core;
-  StoreSpec spec = SmallSpec();
-  spec.plan.keys = spec.plan.values = "int8";
-  spec.sink_tokens = 8;  // as f16 as many bytes as the codes of 16 tokens, as f32 twice that
-  const auto store = core.stores.Open(spec).value().store;
-  const SequenceConfig config;
-  EXPECT_TRUE(Sequence::Open(store, {}, MakeTail(spec, config, ElementType::kBF16), config).has_value());
-  const auto wide = Sequence::Open(store, {}, MakeTail(spec, config, ElementType::kF32), config);
-  ASSERT_FALSE(wide.has_value());
-  EXPECT_EQ(wide.error().code, ErrorCode::kUnsupported);
-  EXPECT_THAT(wide.error().message, HasSubstr("tail type f32"));
-}
-
 TEST(StoreTableTest, AStoreNobodyUsesMakesRoomForAnother) {
   TestCore core(Budget::kMinimumBytes);
   std::size_t opened = 0;

@@ -20,14 +20,14 @@ def xxh128(b):
 
 identity = bytes(range(16))
 boot = 0x0123456789ABCDEF
-slab = struct.pack("<8sIIQQII16sQ", b"KVNTSLAB", 1, 7, 4096 + 2 * 4096, 4096, 2, 16, identity, boot)
-arena = struct.pack("<8sIIQQQ", b"KVNTAREN", 1, 0, 1 << 20, boot, 42)
+slab = struct.pack("<8sIIQQII16sQ", b"KVNTSLAB", 2, 7, 4096 + 2 * 4096, 4096, 2, 16, identity, boot)
+arena = struct.pack("<8sIIQQQ", b"KVNTAREN", 2, 0, 1 << 20, boot, 42)
 
 # A slot of 16 tokens: header 128, token ids 64 (already a multiple of 64), payload 100 bytes.
 tokens = struct.pack("<16I", *[1000 + 3 * i for i in range(16)])
 payload = bytes((5 * i) & 255 for i in range(100))
 chain = xxh128(identity + tokens)
-header = struct.pack("<4sHHII16s16s16sQQQQ24s", b"KBLK", 1, 1, 16, 0, identity, chain, identity, 0, 9, len(payload),
+header = struct.pack("<4sHHII16s16s16sQQQQ24s", b"KBLK", 1, 2, 16, 0, identity, chain, identity, 0, 9, len(payload),
                      xxh64(payload), bytes(24))
 slot = header + struct.pack("<Q", xxh64(header + tokens)) + tokens + payload
 

@@ -139,7 +139,7 @@ TEST(MappedSegmentTest, OtherLayoutVersion) {
   SlabHeader header = GoodHeader();
   header.layout_version = kSegmentLayoutVersion + 1;
   ExpectError(MapSegment(SlabWith(header).get(), Expected()), ErrorCode::kVersionMismatch,
-              "layout version 2, this side knows 1");
+              "layout version " + std::to_string(kSegmentLayoutVersion + 1) + ", this side knows");
 }
 
 TEST(MappedSegmentTest, OtherDaemon) {

@@ -16,20 +16,22 @@ namespace {
 
 using test::SafetensorsImage;
 
+std::vector<std::byte> ImageOf(const std::vector<ExampleTensor>& tensors) { return ArtifactImage(tensors); }
+
 TEST(ArtifactTest, GivesBackTensorsByNameAndShape) {
-  const auto image = SafetensorsImage({{"means", {2, 3}, {1, 2, 3, 4, 5, 6}}, {"gains", {2}, {7, 8}}});
+  const auto image = ImageOf({{"means", {2, 3}, {1, 2, 3, 4, 5, 6}}, {"gains", {2}, {7, 8}}});
   const auto artifact = Artifact::Make(image);
   ASSERT_TRUE(artifact) << artifact.error().message;
   EXPECT_TRUE((*artifact)->Has("means"));
   EXPECT_FALSE((*artifact)->Has("mean"));
-  const auto means = (*artifact)->Find("means", 2, 3);
+  const auto means = (*artifact)->Find("means", {2, 3});
   ASSERT_TRUE(means);
   EXPECT_EQ(std::vector<float>(means->begin(), means->end()), (std::vector<float>{1, 2, 3, 4, 5, 6}));
-  EXPECT_TRUE((*artifact)->Find("gains", 1, 2));
-  const auto missing = (*artifact)->Find("mean", 2, 3);
+  EXPECT_TRUE((*artifact)->Find("gains", {2}));
+  const auto missing = (*artifact)->Find("mean", {2, 3});
   ASSERT_FALSE(missing);
   EXPECT_EQ(missing.error().code, ErrorCode::kNotFound);
-  const auto other = (*artifact)->Find("means", 3, 2);
+  const auto other = (*artifact)->Find("means", {3, 2});
   ASSERT_FALSE(other);
   EXPECT_NE(other.error().message.find("\"means\" has shape [2, 3], want [3, 2]"), std::string::npos) << other.error().message;
   EXPECT_EQ((*artifact)->digest().size(), 32u);
@@ -46,7 +48,7 @@ TEST(ArtifactTest, WidensHalvesAndBrains) {
       data));
   ASSERT_TRUE(artifact) << artifact.error().message;
   for (const char* name : {"h", "b"}) {
-    const auto values = (*artifact)->Find(name, 1, 2);
+    const auto values = (*artifact)->Find(name, {1, 2});
     ASSERT_TRUE(values);
     EXPECT_EQ((*values)[0], 1.0f);
     EXPECT_EQ((*values)[1], -2.0f);
@@ -54,9 +56,9 @@ TEST(ArtifactTest, WidensHalvesAndBrains) {
 }
 
 TEST(ArtifactTest, NotANumberIsFoundOnUse) {
-  const auto artifact = Artifact::Make(SafetensorsImage({{"bad", {1}, {std::numeric_limits<float>::quiet_NaN()}}}));
+  const auto artifact = Artifact::Make(ImageOf({{"bad", {1}, {std::numeric_limits<float>::quiet_NaN()}}}));
   ASSERT_TRUE(artifact);
-  const auto values = (*artifact)->Find("bad", 1, 1);
+  const auto values = (*artifact)->Find("bad", {1});
   ASSERT_FALSE(values);
   EXPECT_EQ(values.error().code, ErrorCode::kNotFinite);
 }
@@ -68,42 +70,23 @@ void ExpectRefused(const std::vector<std::byte>& image, const std::string& what)
 }
 
 TEST(ArtifactTest, HostileImagesAreRefused) {
+  ExpectRefused({}, "codec plan artifact: shorter than");
   const std::vector<std::byte> data(16);
-  const auto header = [&](const std::string& text) { return SafetensorsImage(text, data); };
-  ExpectRefused({}, "shorter than");
-  ExpectRefused(std::vector<std::byte>(7), "shorter than");
-  auto image = header("{}");
-  const std::uint64_t huge = std::numeric_limits<std::uint64_t>::max();
-  std::memcpy(image.data(), &huge, 8);
-  ExpectRefused(image, "header length 18446744073709551615");
-  ExpectRefused(header("[1]"), "not a JSON object");
-  ExpectRefused(header("{\"a\":"), "not a JSON object");
-  ExpectRefused(header(std::string(100000, '[')), "not a JSON object");
-  ExpectRefused(header(R"({"a":1})"), "\"a\"");
-  ExpectRefused(header(R"({"a":{"shape":[1],"data_offsets":[0,4]}})"), "no dtype");
-  ExpectRefused(header(R"({"a":{"dtype":7,"shape":[1],"data_offsets":[0,4]}})"), "no dtype");
-  ExpectRefused(header(R"({"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}})"), "dtype I64; use F32");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","data_offsets":[0,4]}})"), "no shape");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})"), "holds -1");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,4]}})"), "holds 1.5");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":["x"],"data_offsets":[0,4]}})"), "not a size");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]}})"), "overflows");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,0]}})"), "overflows");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1]}})"), "no data_offsets");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})"), "no data_offsets");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})"), "lie outside");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[16,20]}})"), "lie outside the 16 data bytes");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551612,18446744073709551615]}})"),
-                "lie outside");
-  ExpectRefused(header(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})"), "takes 8 bytes, data_offsets give 4");
-  ExpectRefused(
-      header(
-          R"({"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})"),
-      "overlaps");
+  ExpectRefused(SafetensorsImage(R"({"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}})", data),
+                "\"a\" has dtype I64; use F32");
+  // A header nested as deep as it likes, in each place that an error could print.
+  for (const std::string& shape : {std::string(200000, '['), std::string(200000, '[') + std::string(200000, ']')}) {
+    for (const std::string& header : {"{\"a\":{\"dtype\":\"F32\",\"shape\":[" + shape + "],\"data_offsets\":[0,0]}}",
+                                      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":" + shape + "}}",
+                                      "{\"a\":{\"dtype\":" + shape + ",\"shape\":[1],\"data_offsets\":[0,4]}}",
+                                      "{\"a\":" + shape + "}", "{\"__metadata__\":" + shape + "}", shape}) {
+      ExpectRefused(SafetensorsImage(header, data), "more than 3 levels of JSON");
+    }
+  }
 }
 
 TEST(ArtifactTest, FlippedBytesNeverCrash) {
-  const auto good = SafetensorsImage({{"means", {2, 3}, {1, 2, 3, 4, 5, 6}}, {"gains", {2}, {7, 8}}});
+  const auto good = ImageOf({{"means", {2, 3}, {1, 2, 3, 4, 5, 6}}, {"gains", {2}, {7, 8}}});
   constexpr std::uint64_t kSeed = 5;
   SCOPED_TRACE(kSeed);
   std::mt19937_64 random(kSeed);

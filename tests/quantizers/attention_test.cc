@@ -11,7 +11,6 @@
 #include "quantizers/attention/worker_team.h"
 #include "tests/quantizers/attention_case.h"
 #include "tests/quantizers/conformance.h"
-#include "tests/quantizers/safetensors_image.h"
 
 namespace kvant::quantizers {
 namespace {
@@ -29,7 +28,8 @@ class AttentionGridTest : public testing::TestWithParam<std::string> {};
 std::vector<std::byte> Means(std::size_t heads, std::size_t dim) {
   std::vector<float> mean(heads * dim);
   for (std::size_t i = 0; i < mean.size(); ++i) mean[i] = 0.25f * static_cast<float>(static_cast<int>(i % 5) - 2);
-  return test::SafetensorsImage({{"layers.0.keys.mean", {heads, dim}, mean}, {"layers.0.values.mean", {heads, dim}, mean}});
+  return ArtifactImage(
+      std::vector<ExampleTensor>{{"layers.0.keys.mean", {heads, dim}, mean}, {"layers.0.values.mean", {heads, dim}, mean}});
 }
 
 TEST_P(AttentionGridTest, MatchesBruteForceOverShapes) {

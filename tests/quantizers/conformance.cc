@@ -16,7 +16,6 @@
 #include "kernels/reference/rope.h"
 #include "tests/quantizers/allocations.h"
 #include "tests/quantizers/guarded_bytes.h"
-#include "tests/quantizers/safetensors_image.h"
 #include "tools/codec_calls.h"
 
 namespace kvant::quantizers::test {
@@ -245,7 +244,7 @@ std::vector<std::byte> ExampleArtifact(const Registry& registry, const std::stri
       if (!known) tensors.push_back(std::move(tensor));
     }
   }
-  return tensors.empty() ? std::vector<std::byte>() : SafetensorsImage(tensors);
+  return tensors.empty() ? std::vector<std::byte>() : ArtifactImage(tensors);
 }
 
 ConformanceCase::ConformanceCase(const Registry& registry, const std::string& spec, std::size_t head_dim, const RopeSpec& rope)

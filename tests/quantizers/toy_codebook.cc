@@ -175,7 +175,7 @@ class CodebookValues final : public ValueCodec {
 Result<std::span<const float>> Codebook(const CodecConfig& config) {
   if (config.artifact == nullptr)
     return Error{ErrorCode::kInvalidArgument, "codec toy_codebook needs the artifact tensor toy.codebook"};
-  return config.artifact->Find("toy.codebook", kWords, kPart);
+  return config.artifact->Find("toy.codebook", {kWords, kPart});
 }
 
 Result<std::unique_ptr<KeyCodec>> MakeCodebookKeys(const CodecConfig& config) {

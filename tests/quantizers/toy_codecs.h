@@ -1,4 +1,5 @@
-// Three codecs that exist to prove the contract: none of them touches the project's code but through Registry::Add.
+// Codecs that exist to prove that the contract fits codecs of other kinds: none of them touches the project's code but through
+// Registry::Add.
 #pragma once
 
 #include "quantizers/codec.h"
@@ -14,5 +15,17 @@ extern const Codec kToyCodebook;
 
 /// Keys only: bf16 rows before RoPE, turned to their positions while scoring.
 extern const Codec kToyPreRope;
+
+/// Two codecs, given by nested specs: the last `channels` numbers of a row in one, the others in the other.
+extern const Codec kToyOutlier;
+
+/// Keys only: 8 bits around each block's own mean with a step per channel, so that the query is prepared anew for every block.
+extern const Codec kToyBlockMean;
+
+/// Keys only: sign bits, scored by counting bits.
+extern const Codec kToySigns;
+
+/// 8 bits in two parts, of which the second may be dropped.
+extern const Codec kToyPlanes;
 
 }  // namespace kvant::quantizers::test

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kernels/lloyd/reference/encode.h"
-#include "quantizers/codebook.h"
+#include "quantizers/lloyd_error.h"
 #include "quantizers/rotation.h"
 #include "tests/quantizers/turboquant_mse_fixture.h"
 

@@ -135,7 +135,7 @@ Result<void> PreparedAttention::FindSlots(const std::string& identity, std::size
     std::memcpy(&header, slab.data(), sizeof(header));
     if (header.magic != protocol::kSlabMagic || protocol::DigestHex(header.identity) != identity) continue;
     for (std::uint32_t i = 0; i < header.slot_count; ++i) {
-      const std::byte* slot = slab.data() + protocol::kSegmentHeaderBytes + i * header.slot_bytes;
+      const std::byte* slot = slab.data() + protocol::SlotOffset(header, i);
       protocol::BlockHeader block;
       std::memcpy(&block, slot, sizeof(block));
       if (block.magic != protocol::kBlockMagic) continue;

@@ -29,6 +29,7 @@ struct Shape {
 struct SideFigures {
   double bits_per_element = 0.0;
   std::optional<double> expected_error;
+  Json form;
 };
 
 struct Variant {
@@ -36,6 +37,29 @@ struct Variant {
   std::optional<SideFigures> keys;
   std::optional<SideFigures> values;
 };
+
+/// What the bytes of an encoded block are (quantizers/code_form.h).
+Json FormOf(const quantizers::BlockCodec& codec) {
+  const quantizers::CodeForm form = codec.form();
+  Json levels = nullptr;
+  if (form.magnitudes != nullptr) {
+    levels = Json::array();
+    for (std::size_t i = 0; i < std::size_t{1} << (form.bits - 1); ++i) levels.push_back(form.magnitudes[i]);
+  }
+  Json parts = Json::array();
+  for (std::size_t p = 0; p < codec.parts(); ++p) parts.push_back(codec.part_bytes(p));
+  return {{"family", CodeFamilyName(form.family)},
+          {"order", CodeOrderName(form.order)},
+          {"bits", form.bits},
+          {"magnitudes", levels},
+          {"first_level", form.first_level},
+          {"level_unit", form.level_unit},
+          {"scale_format", ScaleFormatName(form.scale_format)},
+          {"scale_offset", form.scale_offset},
+          {"rotated", form.rotated},
+          {"centered", form.centered},
+          {"part_bytes", parts}};
+}
 
 /// Nothing where no codec can be made of it.
 std::optional<SideFigures> Measure(const quantizers::Registry& registry, const std::string& spec, Side side,
@@ -46,6 +70,7 @@ std::optional<SideFigures> Measure(const quantizers::Registry& registry, const s
   figures.bits_per_element =
       8.0 * static_cast<double>((*codec)->block_bytes()) / (static_cast<double>(shape.head_dim) * shape.block_tokens);
   figures.expected_error = (*codec)->expected_error((*codec)->parts());
+  figures.form = FormOf(**codec);
   return figures;
 }
 
@@ -119,7 +144,7 @@ std::string Text(const quantizers::Registry& registry, const Shape& shape) {
 
 Json ToJson(const std::optional<SideFigures>& side) {
   if (!side) return nullptr;
-  Json figures = {{"bits_per_element", side->bits_per_element}, {"expected_error", nullptr}};
+  Json figures = {{"bits_per_element", side->bits_per_element}, {"expected_error", nullptr}, {"form", side->form}};
   if (side->expected_error) figures["expected_error"] = *side->expected_error;
   return figures;
 }

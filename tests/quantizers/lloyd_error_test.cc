@@ -1,4 +1,4 @@
-#include "quantizers/codebook.h"
+#include "quantizers/lloyd_error.h"
 
 #include <gtest/gtest.h>
 
@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 #include <vector>
+
+#include "tests/quantizers/lloyd_max.h"
 
 namespace kvant::quantizers {
 namespace {
@@ -17,7 +19,7 @@ struct Known {
 };
 
 void ExpectCodebook(const HalfLaw& law, const Known& known) {
-  const Codebook book = LloydMax(law, known.bits);
+  const test::Codebook book = test::LloydMax(law, known.bits);
   EXPECT_NEAR(book.distortion, known.distortion, 1e-7) << known.bits;
   for (std::size_t i = 0; i < known.centroids.size(); ++i)
     EXPECT_NEAR(book.centroids[i], known.centroids[i], 1e-6) << known.bits << " " << i;
@@ -35,7 +37,7 @@ TEST(CodebookTest, GaussianIsMaxsTable) {
 }
 
 TEST(CodebookTest, EightBitsGaussian) {
-  const Codebook book = LloydMax(HalfLaw::Gaussian(), 8);
+  const test::Codebook book = test::LloydMax(HalfLaw::Gaussian(), 8);
   EXPECT_NEAR(book.distortion, .0000411851, 1e-9);
   EXPECT_NEAR(book.centroids[0], .008446, 2e-6);
   EXPECT_NEAR(book.centroids[1], .025339, 2e-6);
@@ -44,7 +46,7 @@ TEST(CodebookTest, EightBitsGaussian) {
 }
 
 TEST(CodebookTest, LaplaceIsKnown) {
-  const HalfLaw law = HalfLaw::Laplace();
+  const HalfLaw law = test::LaplaceLaw();
   ExpectCodebook(law, {1, .5000000000, {.707107}});
   ExpectCodebook(law, {2, .1761948811, {.419756, 1.833969}});
   ExpectCodebook(law, {3, .0544759879, {.233401, .832962, 1.672473, 3.086687}});
@@ -67,7 +69,7 @@ TEST(CodebookTest, SphereLawIsKnown) {
 }
 
 TEST(HalfLawTest, HasTotalMassAndVarianceOfOne) {
-  for (const HalfLaw& law : {HalfLaw::Gaussian(), HalfLaw::Laplace(), HalfLaw::Sphere(64), HalfLaw::Sphere(128)}) {
+  for (const HalfLaw& law : {HalfLaw::Gaussian(), test::LaplaceLaw(), HalfLaw::Sphere(64), HalfLaw::Sphere(128)}) {
     EXPECT_NEAR(2 * law.Moment(0, law.end()), 1.0, 1e-10);
     EXPECT_NEAR(2 * law.Moment(2, law.end()), 1.0, 1e-9);
   }
@@ -106,7 +108,7 @@ TEST(LloydTableTest, IntegersLoseLittleAndUnitIsTheBest) {
 TEST(LloydTableTest, IntegersFollowTheRealCodebook) {
   for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
     const kernels::LloydTable& table = *kernels::FindLloydTable(bits);
-    const Codebook real = LloydMax(HalfLaw::Gaussian(), bits);
+    const test::Codebook real = test::LloydMax(HalfLaw::Gaussian(), bits);
     for (std::uint32_t i = 0; i < table.half(); ++i) {
       EXPECT_NEAR(table.magnitudes[i], real.centroids[i] * table.unit, bits == 8 ? 6.0 : 0.6) << bits << " " << i;
       EXPECT_EQ(table.Centroid(table.half() + i), table.magnitudes[i]);

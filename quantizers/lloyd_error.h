@@ -1,5 +1,4 @@
-// Lloyd-Max codebooks (Lloyd 1982, Max 1960) from their laws, and the error that rotated Lloyd codes have. Slow (milliseconds
-// to a second): for declared errors, calibration and tests; stored codes use the integer tables of kernels/lloyd/table.h.
+// The error that rotated Lloyd codes have, from the law of a rotated row's numbers. Slow: milliseconds.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +14,11 @@ namespace kvant::quantizers {
 class HalfLaw {
  public:
   static HalfLaw Gaussian();  ///< standard normal
-  static HalfLaw Laplace();   ///< variance 1
   /// sqrt(dim) times a coordinate of a uniformly random unit vector of `dim` dims.
   static HalfLaw Sphere(std::uint32_t dim);
+
+  /// `density` is negligible beyond `end`.
+  HalfLaw(const std::function<double(double)>& density, double end);
 
   /// Integral of density * x^power over [0, x].
   [[nodiscard]] double Moment(int power, double x) const;
@@ -25,22 +26,11 @@ class HalfLaw {
   [[nodiscard]] double end() const noexcept { return end_; }
 
  private:
-  HalfLaw(const std::function<double(double)>& density, double end);
-
   double end_;
   double step_;
   std::vector<double> density_;      ///< at i * step_
   std::vector<double> integral_[3];  ///< over [0, i * step_]
 };
-
-/// The optimal quantiser of 2^bits levels.
-struct Codebook {
-  std::vector<double> centroids;  ///< positive half, ascending
-  double distortion = 0.0;        ///< E(x - Q(x))^2
-};
-
-/// Requires: bits in 1..8.
-[[nodiscard]] Codebook LloydMax(const HalfLaw& law, std::uint32_t bits);
 
 /// E|x - x'|^2 / |x|^2 of Lloyd codes with that scale, x uniformly rotated: exact means over the sphere, fluctuations of the
 /// scale to first order in 1 / dim.

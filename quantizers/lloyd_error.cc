@@ -1,4 +1,4 @@
-#include "quantizers/codebook.h"
+#include "quantizers/lloyd_error.h"
 
 #include <algorithm>
 #include <cmath>
@@ -53,10 +53,6 @@ HalfLaw HalfLaw::Gaussian() {
   return HalfLaw([](double x) { return std::exp(-0.5 * x * x) / std::sqrt(2.0 * std::numbers::pi); }, 12.0);
 }
 
-HalfLaw HalfLaw::Laplace() {
-  return HalfLaw([](double x) { return std::exp(-std::numbers::sqrt2 * x) / std::numbers::sqrt2; }, 32.0);
-}
-
 HalfLaw HalfLaw::Sphere(std::uint32_t dim) {
   const double d = dim;
   const double log_norm = std::lgamma(0.5 * d) - std::lgamma(0.5 * (d - 1.0)) - 0.5 * std::log(std::numbers::pi * d);
@@ -74,51 +70,6 @@ double HalfLaw::Moment(int power, double x) const {
   const double slope_a = density_[i] * Power(a, power) * step_, slope_b = density_[i + 1] * Power(b, power) * step_;
   const double from = integral_[power][i], rise = integral_[power][i + 1] - from;
   return from + t * (slope_a + t * (3.0 * rise - 2.0 * slope_a - slope_b + t * (slope_a + slope_b - 2.0 * rise)));
-}
-
-Codebook LloydMax(const HalfLaw& law, std::uint32_t bits) {
-  const std::size_t n = std::size_t{1} << (bits - 1);
-  // Start near the optimum: point density proportional to the density's cube root (Panter and Dite 1951).
-  std::vector<double> centroids(n);
-  {
-    constexpr int kSteps = 4096;
-    std::vector<double> mass(kSteps + 1, 0.0);
-    const double h = law.end() / kSteps;
-    for (int i = 0; i < kSteps; ++i) {
-      const double density = (law.Moment(0, (i + 1) * h) - law.Moment(0, i * h)) / h;
-      mass[static_cast<std::size_t>(i) + 1] = mass[static_cast<std::size_t>(i)] + std::cbrt(std::max(density, 0.0));
-    }
-    for (std::size_t k = 0; k < n; ++k) {
-      const double target = mass[kSteps] * (static_cast<double>(k) + 0.5) / static_cast<double>(n);
-      centroids[k] = h * static_cast<double>(std::lower_bound(mass.begin(), mass.end(), target) - mass.begin());
-    }
-  }
-  const auto edge = [&](const std::vector<double>& c, std::size_t i) {
-    return i == 0 ? 0.0 : i == n ? law.end() : 0.5 * (c[i - 1] + c[i]);
-  };
-  const auto mean = [&](double a, double b) {
-    return (law.Moment(1, b) - law.Moment(1, a)) / (law.Moment(0, b) - law.Moment(0, a));
-  };
-  // Lloyd's iteration, over-relaxed; a step that breaks the order falls back to the plain one.
-  std::vector<double> plain(n), relaxed(n);
-  for (int iteration = 0; iteration < 200000; ++iteration) {
-    double change = 0.0;
-    for (std::size_t i = 0; i < n; ++i) {
-      plain[i] = mean(edge(centroids, i), edge(centroids, i + 1));
-      change = std::max(change, std::fabs(plain[i] - centroids[i]));
-      relaxed[i] = centroids[i] + 1.9 * (plain[i] - centroids[i]);
-    }
-    const bool ordered = iteration >= 50 && relaxed[0] > 0.0 && std::ranges::is_sorted(relaxed);
-    centroids = ordered ? relaxed : plain;
-    if (change < 1e-11) break;
-  }
-  Codebook book{centroids, 0.0};
-  for (std::size_t i = 0; i < n; ++i) {
-    const double a = edge(centroids, i), b = edge(centroids, i + 1), c = centroids[i];
-    const auto over = [&](int k) { return law.Moment(k, b) - law.Moment(k, a); };
-    book.distortion += 2.0 * (over(2) - 2.0 * c * over(1) + c * c * over(0));
-  }
-  return book;
 }
 
 double RotatedLloydError(const kernels::LloydTable& table, std::uint32_t dim, kernels::LloydScale scale) {
