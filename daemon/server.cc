@@ -58,6 +58,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
       budget_(std::move(budget)),
       encode_(MakeWorkers(Workers(options))),
       populate_(MakeWorkers(1)),
+      plans_(MakeWorkers(1)),
       team_(Workers(options) - 1),
       core_{.budget = budget_,
             .encode = *encode_,
@@ -70,6 +71,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
                                                       [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
       services_{.core = core_,
                 .stores = *stores_,
+                .plans = *plans_,
                 .attend = attend_,
                 .long_attention = *long_attention_,
                 .arena_limit_bytes = options.arena_limit_bytes,
@@ -100,6 +102,7 @@ Server::~Server() noexcept(false) {
   loop_.wait_scope().poll();
   encode_.reset();
   populate_.reset();
+  plans_.reset();
   queue_.Discard();  // ends of encodings hold slots and charges of members that die before the queue
 }
 

@@ -77,6 +77,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   Budget budget_;
   std::unique_ptr<WorkerThreads> encode_;
   std::unique_ptr<WorkerThreads> populate_;
+  std::unique_ptr<WorkerThreads> plans_;
   quantizers::WorkerTeam team_;
   Core core_;
   std::unique_ptr<StoreTable> stores_;

@@ -45,6 +45,7 @@ struct ServiceCounters {
 struct Services {
   Core& core;
   StoreTable& stores;
+  JobRunner& plans;  ///< makes stores' plans
   AttendService& attend;
   LongAttention& long_attention;
   const std::uint64_t arena_limit_bytes;  ///< of one session
@@ -122,8 +123,12 @@ class Session {
     std::shared_ptr<Store> store;
     bool created = false;
   };
-  /// `artifact` is copied into the spec; 0 bytes for none.
-  Result<NumberedStore> OpenStore(StoreSpec spec, const RangePlace& artifact);
+  /// Opens a store; `done` is called from inside the call, or later from the loop: its plan is made
+  /// on another thread. `artifact` is copied into the spec; 0 bytes for none. A session may have kMaxPlansInWork made at a
+  /// time.
+  using Opened = std::function<void(Result<NumberedStore>)>;
+  static constexpr std::size_t kMaxPlansInWork = 4;
+  static void OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec, const RangePlace& artifact, Opened done);
   [[nodiscard]] Result<std::shared_ptr<Store>> FindStore(std::uint32_t number) const;
 
   Result<Sequence*> Open(std::uint32_t store, std::span<const std::uint32_t> tokens, const NewSequence& options);
@@ -158,6 +163,8 @@ class Session {
   Result<TailView> FindTail(const NewSequence& options, const StoreSpec& spec) const;
   [[nodiscard]] SequenceConfig ConfigOf(const NewSequence& options) const;
   Sequence* Keep(std::unique_ptr<Sequence> sequence, Placement placement);
+  Result<void> CopyArtifact(const RangePlace& from, StoreSpec& spec) const;
+  NumberedStore Number(const OpenedStore& opened);
   [[nodiscard]] Error NotOurs(std::uint64_t id) const;
 
   Services& services_;
@@ -169,6 +176,7 @@ class Session {
   std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
   std::vector<std::weak_ptr<AttendJob>> attend_jobs_;
   std::uint64_t arena_bytes_ = 0;
+  std::size_t plans_in_work_ = 0;
   bool closed_ = false;
 };
 

@@ -79,14 +79,23 @@ kj::Promise<void> SessionServer::openStore(OpenStoreContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto from = context.getParams().getSpec();
     auto spec = wire::ReadStoreSpec(from);
-    auto opened = spec ? session_->OpenStore(*std::move(spec), ReadRange(from.getArtifact()))
-                       : Result<Session::NumberedStore>(spec.error());
-    if (!opened) {
-      wire::WriteError(opened.error(), context.getResults().initError());
-    } else {
-      WriteStore(*opened, context.getResults().initOk());
+    if (!spec) {
+      wire::WriteError(spec.error(), context.getResults().initError());
+      return kj::READY_NOW;
     }
-    return kj::READY_NOW;
+    auto pair = kj::newPromiseAndFulfiller<Result<Session::NumberedStore>>();
+    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<Result<Session::NumberedStore>>>>(kj::mv(pair.fulfiller));
+    Session::OpenStore(session_, *std::move(spec), ReadRange(from.getArtifact()),
+                       [fulfiller](Result<Session::NumberedStore> opened) { (*fulfiller)->fulfill(std::move(opened)); });
+    return Waits(pair.promise.then([context](Result<Session::NumberedStore> opened) mutable {
+      RunHandler([&] {
+        if (!opened) {
+          wire::WriteError(opened.error(), context.getResults().initError());
+        } else {
+          WriteStore(*opened, context.getResults().initOk());
+        }
+      });
+    }));
   });
 }
 

@@ -23,7 +23,7 @@ std::atomic<int> plans_begun{0};
 Result<std::unique_ptr<quantizers::KeyCodec>> MakeSlowKeys(const quantizers::CodecConfig& config) {
   ++plans_begun;
   while (!gate_open) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  return quantizers::Registry::Builtin().Find("f32")->make_keys(config);
+  return quantizers::Registry::Builtin().Parse("f32")->codec->make_keys(config);
 }
 
 class OpenStoreTest : public ::testing::Test {

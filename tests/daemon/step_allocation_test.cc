@@ -28,7 +28,10 @@ class StepAllocationTest : public ::testing::Test {
  protected:
   StepAllocationTest() {
     arena_ = session_.CreateArena(512 * 1024).value();
-    const auto store = session_.OpenStore(SmallSpec(), {}).value();
+    Session::NumberedStore store;
+    Session::OpenStore(shared_session_, SmallSpec(), {},
+                       [&](Result<Session::NumberedStore> opened) { store = opened.value(); });
+    core_.encode.RunAll();
     sequence_ = session_
                     .Open(store.number, {},
                           {.arena = arena_.number,
@@ -71,6 +74,7 @@ class StepAllocationTest : public ::testing::Test {
   LongAttention long_attention_{1, 0, [](const std::function<void()>&) {}};
   Services services_{.core = core_.core,
                      .stores = core_.stores,
+                     .plans = core_.encode,
                      .attend = attend_,
                      .long_attention = long_attention_,
                      .arena_limit_bytes = 1 << 30,
@@ -78,7 +82,8 @@ class StepAllocationTest : public ::testing::Test {
                      .sessions = {},
                      .waiting_calls = {},
                      .draining = false};
-  Session session_{services_, "test"};
+  std::shared_ptr<Session> shared_session_ = std::make_shared<Session>(services_, "test");
+  Session& session_ = *shared_session_;
   Session::MadeArena arena_;
   Sequence* sequence_ = nullptr;
 };
