@@ -30,6 +30,7 @@ StoreRow ReadStoreRow(wire::StoreRow::Reader from) {
           .model = Str(from.getModel()),
           .keys = Str(from.getKeys()),
           .values = Str(from.getValues()),
+          .key_stage = from.getKeyStage() == wire::KeyStage::BEFORE_ROPE ? KeyStage::kBeforeRope : KeyStage::kAfterRope,
           .layers = from.getLayers(),
           .kv_heads = from.getKvHeads(),
           .head_dim = from.getHeadDim(),

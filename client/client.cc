@@ -8,8 +8,13 @@
 #include "client/attend.h"
 #include "client/guard.h"
 #include "client/handles.h"
+#include "kernels/rope_frequencies.h"
 
 namespace kvant {
+
+Result<RopeFrequencies> ComputeRopeFrequencies(const RopeSpec& spec, std::uint32_t head_dim) {
+  return kernels::ComputeRopeFrequencies(spec, head_dim);
+}
 
 using client::Guard;
 using client::MovedFrom;

@@ -64,7 +64,11 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .encode = *encode_,
             .populate = *populate_,
             .codecs = options.codecs != nullptr ? *options.codecs : builtin_codecs_,
-            .boot_token = NewBootToken()},
+            .boot_token = NewBootToken(),
+            .notify =
+                [this](std::string_view event) {
+                  if (options_.log) options_.log->warn("{}", event);
+                }},
       stores_(std::make_unique<StoreTable>(core_)),
       attend_(team_),
       long_attention_(std::make_unique<LongAttention>(Workers(options), kLongNicer,

@@ -25,6 +25,9 @@ inline constexpr std::uint64_t kWholeLength = ~std::uint64_t{0};
 /// The answer to messages that are larger than any this protocol has: 64 MiB of text, lists and pointers, in 8-byte words.
 inline constexpr std::uint64_t kTraversalLimitWords = std::uint64_t{8} << 20;
 
+/// Overrides of a plan that are read; a plan takes no more. An empty one costs a message nothing, so they are counted first.
+inline constexpr std::size_t kMaxOverrides = MAX_OVERRIDES;
+
 /// For both ends of a connection.
 [[nodiscard]] capnp::ReaderOptions ReaderOptionsOfPeer() noexcept;
 
@@ -38,8 +41,12 @@ void WriteStatus(const kvant::Result<void>& result, Status::Builder to);
 [[nodiscard]] kvant::Result<kvant::ElementType> ReadElementType(ElementType from);
 [[nodiscard]] ElementType WriteElementType(kvant::ElementType type) noexcept;
 
+[[nodiscard]] kvant::Result<kvant::KeyStage> ReadKeyStage(KeyStage from);
+[[nodiscard]] KeyStage WriteKeyStage(kvant::KeyStage stage) noexcept;
+
 /// Without the artifact, which lies in an arena (StoreSpec.artifact).
-/// kInvalidArgument for enumerants that this version does not know; the rest of the spec is quantizers::Plan's to check.
+/// kInvalidArgument for enumerants that this version does not know and for lists that are too long to hold; the rest of the
+/// spec is quantizers::Plan's to check.
 [[nodiscard]] kvant::Result<kvant::StoreSpec> ReadStoreSpec(StoreSpec::Reader from);
 void WriteStoreSpec(const kvant::StoreSpec& spec, StoreSpec::Builder to);
 

@@ -7,6 +7,8 @@
 #include <map>
 #include <utility>
 
+#include "kernels/rope_frequencies.h"
+
 namespace kvant::quantizers {
 namespace {
 
@@ -40,18 +42,14 @@ Result<void> CheckName(const std::string& name) {
   return {};
 }
 
-Result<void> CheckRope(const RopeSpec& rope, std::uint32_t head_dim) {
-  switch (rope.pairing) {
-    case RopePairing::kNone: return {};
-    case RopePairing::kHalfSplit:
-    case RopePairing::kAdjacent: break;
-    default: return Invalid("rope.pairing " + std::to_string(static_cast<unsigned>(rope.pairing)) + " is unknown");
+/// Rotary positions, and that keys before them can exist.
+Result<void> CheckRope(const StoreSpec& spec) {
+  if (auto rope = kernels::ComputeRopeFrequencies(spec.rope, spec.head_dim); !rope) return Invalid(rope.error().message);
+  if (KeyStageName(spec.key_stage) == "unknown") {
+    return Invalid("key_stage " + std::to_string(static_cast<unsigned>(spec.key_stage)) + " is unknown");
   }
-  if (!std::isfinite(rope.theta) || rope.theta <= 0)
-    return Invalid("rope.theta " + std::to_string(rope.theta) + " is not positive");
-  if (rope.rotary_dims % 2 != 0 || rope.rotary_dims > head_dim) {
-    return Invalid("rope.rotary_dims " + std::to_string(rope.rotary_dims) + " is not an even number up to head_dim " +
-                   std::to_string(head_dim));
+  if (spec.key_stage == KeyStage::kBeforeRope && spec.rope.pairing == RopePairing::kNone) {
+    return Invalid("key_stage before_rope needs rotary positions, but rope.pairing is none");
   }
   return {};
 }
@@ -73,7 +71,7 @@ Result<void> CheckShape(const StoreSpec& spec) {
     return Invalid("layers * kv_heads * head_dim is " + std::to_string(numbers) + ", at most " +
                    std::to_string(kMaxNumbersPerToken));
   }
-  return CheckRope(spec.rope, spec.head_dim);
+  return CheckRope(spec);
 }
 
 /// The specs that a plan names, each parsed once however often it stands there.
@@ -264,9 +262,10 @@ Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const S
       made.negligible_weight = known != negligible.end()
                                    ? known->second
                                    : negligible.emplace(choice.values, NegligibleWeight(*made.values)).first->second;
-      if (made.keys->pre_rope() != heads.front().keys->pre_rope()) {
-        return Invalid("layer " + std::to_string(layer) + ": KV heads " + std::to_string(choice.begin) + ".." +
-                       std::to_string(choice.end - 1) + " and those before disagree whether keys come before RoPE");
+      const KeyStage wanted = made.keys->pre_rope() ? KeyStage::kBeforeRope : KeyStage::kAfterRope;
+      if (wanted != spec.key_stage) {
+        return Invalid("layer " + std::to_string(layer) + " keys: codec " + keys.canonical(choice.keys) + " needs key_stage " +
+                       std::string(KeyStageName(wanted)) + ", the store has " + std::string(KeyStageName(spec.key_stage)));
       }
     }
   }

@@ -51,6 +51,7 @@ void WriteStore(const Store& store, wire::StoreRow::Builder to) {
   to.setPrefixHitTokens(figures.counters.prefix_hit_tokens);
   to.setEvictedBlocks(figures.counters.evicted_blocks);
   to.setDeduplicatedBlocks(figures.counters.deduplicated_blocks);
+  to.setKeyStage(wire::WriteKeyStage(spec.key_stage));
 }
 
 void WriteDetail(const SequenceDetail& from, wire::SequenceDetail::Builder to) {

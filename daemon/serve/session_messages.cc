@@ -6,9 +6,12 @@
 #include "daemon/serve/rpc_handler.h"
 #include "protocol/digest.h"
 #include "protocol/wire.h"
+#include "quantizers/plan.h"
 
 namespace kvant::daemon {
 namespace {
+
+static_assert(wire::kMaxOverrides == quantizers::kMaxOverrides, "what a message may hold is what a plan takes");
 
 Result<TensorView> ReadTensor(const Session& session, std::string_view what, wire::Tensor::Reader from) {
   auto arena = session.FindArena(from.getArena());

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string_view>
 
 #include "daemon/memory/budget.h"
 #include "daemon/memory/job_runner.h"
@@ -30,6 +31,9 @@ struct Core {
   /// longest ago, or drops a store that nobody uses. False if nothing is left to give, so that a caller who tries, makes room
   /// and tries again always ends. Set by StoreTable.
   std::function<bool(std::size_t bytes)> make_room = nullptr;
+
+  /// Tells operators what clients are not told; null: nobody listens. Set by the daemon, which writes it to its log.
+  std::function<void(std::string_view event)> notify = nullptr;
 };
 
 }  // namespace kvant::daemon

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <utility>
+#include <variant>
 
 #include "protocol/digest.h"
 
@@ -15,6 +16,12 @@ std::string Number(double value) {
   return text;
 }
 
+std::string Numbers(const std::vector<double>& values) {
+  std::string text;
+  for (const double value : values) text += (text.empty() ? "" : ",") + Number(value);
+  return text;
+}
+
 const char* PairingName(RopePairing pairing) {
   switch (pairing) {
     case RopePairing::kNone: return "none";
@@ -22,6 +29,75 @@ const char* PairingName(RopePairing pairing) {
     case RopePairing::kAdjacent: return "adjacent";
   }
   return "unknown";
+}
+
+/// One overload per scaling: its name, then all of its numbers.
+struct AddScaling {
+  std::vector<IdentityField>& fields;
+
+  void operator()(std::monostate) { Name("none"); }
+  void operator()(const RopeLinear& linear) {
+    Name("linear");
+    Add("factor", Number(linear.factor));
+  }
+  void operator()(const RopeDynamic& dynamic) {
+    Name("dynamic");
+    Add("factor", Number(dynamic.factor));
+    Add("original_positions", std::to_string(dynamic.original_positions));
+    Add("context_tokens", std::to_string(dynamic.context_tokens));
+  }
+  void operator()(const RopeYarn& yarn) {
+    Name("yarn");
+    Add("factor", Number(yarn.factor));
+    Add("original_positions", std::to_string(yarn.original_positions));
+    Add("beta_fast", Number(yarn.beta_fast));
+    Add("beta_slow", Number(yarn.beta_slow));
+    Add("truncate", yarn.truncate ? "true" : "false");
+    Add("attention_factor", Number(yarn.attention_factor));
+  }
+  void operator()(const RopeLlama3& llama3) {
+    Name("llama3");
+    Add("factor", Number(llama3.factor));
+    Add("original_positions", std::to_string(llama3.original_positions));
+    Add("low_freq_factor", Number(llama3.low_freq_factor));
+    Add("high_freq_factor", Number(llama3.high_freq_factor));
+  }
+  void operator()(const RopeLong& longrope) {
+    Name("long");
+    Add("factor", Number(longrope.factor));
+    Add("original_positions", std::to_string(longrope.original_positions));
+    Add("context_tokens", std::to_string(longrope.context_tokens));
+    Add("short_factors", Numbers(longrope.short_factors));
+    Add("long_factors", Numbers(longrope.long_factors));
+    Add("attention_factor", Number(longrope.attention_factor));
+  }
+
+ private:
+  void Name(const char* name) { fields.push_back({"rope.scaling", name}); }
+  void Add(const char* name, std::string value) { fields.push_back({std::string("rope.") + name, std::move(value)}); }
+};
+
+/// At most 80 bytes, so that no value floods a log; bytes outside printable ASCII as \xHH, so that none forges a line.
+std::string Shown(const std::string& value) {
+  constexpr std::size_t kMost = 80;
+  std::string text = "'";
+  for (const char c : value.substr(0, kMost)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte < 0x7f && c != '\'' && c != '\\') {
+      text += c;
+      continue;
+    }
+    char escaped[5];
+    std::snprintf(escaped, sizeof escaped, "\\x%02x", byte);
+    text += escaped;
+  }
+  return text + (value.size() > kMost ? "...'" : "'");
+}
+
+/// Null where there is none.
+const IdentityField* FindField(const std::vector<IdentityField>& fields, const std::string& name) {
+  const auto it = std::find_if(fields.begin(), fields.end(), [&](const IdentityField& field) { return field.name == name; });
+  return it == fields.end() ? nullptr : &*it;
 }
 
 /// The plan's text has one line per fact: "artifact HEX", "layer 3 keys ... values ...". The first words name the field.
@@ -50,21 +126,24 @@ std::vector<IdentityField> IdentityFields(const quantizers::Plan& plan) {
   const StoreSpec& spec = plan.spec();
   std::vector<IdentityField> fields = {
       {"layout_version", std::to_string(protocol::kSegmentLayoutVersion)},
-      {"name", spec.name},
       {"model", spec.model},
       {"tokenizer", spec.tokenizer},
       {"adapter", spec.adapter},
       {"salt", spec.salt},
       {"rope.pairing", PairingName(spec.rope.pairing)},
       {"rope.theta", Number(spec.rope.theta)},
-      {"rope.rotary_dims", std::to_string(spec.rope.rotary_dims)},
-      {"layers", std::to_string(spec.layers)},
-      {"kv_heads", std::to_string(spec.kv_heads)},
-      {"head_dim", std::to_string(spec.head_dim)},
-      {"dtype", ElementTypeName(spec.dtype)},
-      {"block_tokens", std::to_string(spec.block_tokens)},
-      {"sink_tokens", std::to_string(spec.sink_tokens)},
+      {"rope.rotary_dims", std::to_string(spec.rope.rotary_dims == 0 ? spec.head_dim : spec.rope.rotary_dims)},
   };
+  std::visit(AddScaling{fields}, spec.rope.scaling);
+  fields.insert(fields.end(), {
+                                  {"key_stage", std::string(KeyStageName(spec.key_stage))},
+                                  {"layers", std::to_string(spec.layers)},
+                                  {"kv_heads", std::to_string(spec.kv_heads)},
+                                  {"head_dim", std::to_string(spec.head_dim)},
+                                  {"dtype", ElementTypeName(spec.dtype)},
+                                  {"block_tokens", std::to_string(spec.block_tokens)},
+                                  {"sink_tokens", std::to_string(spec.sink_tokens)},
+                              });
   AddPlanLines(plan.canonical(), fields);
   return fields;
 }
@@ -81,21 +160,23 @@ protocol::Digest IdentityDigest(const std::vector<IdentityField>& fields) {
   return protocol::DigestOf(CanonicalIdentity(fields));
 }
 
-Result<void> CompareIdentity(const std::string& store, const std::vector<IdentityField>& existing,
-                             const std::vector<IdentityField>& asked) {
-  const std::size_t common = std::min(existing.size(), asked.size());
-  for (std::size_t i = 0; i < common; ++i) {
-    // A tenant's salt is a secret: the message goes to whoever guessed wrong.
-    const bool secret = existing[i].name == "salt";
-    if (existing[i].name == asked[i].name && existing[i].value == asked[i].value) continue;
-    return Error{ErrorCode::kIdentityMismatch, "open store " + store + ": " + existing[i].name + " differs: the store has '" +
-                                                   (secret ? "(hidden)" : existing[i].value) + "', asked for '" +
-                                                   (secret ? "(hidden)" : asked[i].value) + "'"};
+std::string IdentityDifference(const std::vector<IdentityField>& existing, const std::vector<IdentityField>& asked) {
+  std::string text;
+  const auto differs = [&](const std::string& name, const IdentityField* ours, const IdentityField* theirs) {
+    const auto shown = [&](const IdentityField* field) {
+      if (field == nullptr) return std::string("nothing");
+      return name == "salt" ? std::string("(hidden)") : Shown(field->value);
+    };
+    text += (text.empty() ? "" : "; ") + name + ": the store has " + shown(ours) + ", asked for " + shown(theirs);
+  };
+  for (const IdentityField& field : existing) {
+    const IdentityField* other = FindField(asked, field.name);
+    if (other == nullptr || other->value != field.value) differs(field.name, &field, other);
   }
-  if (existing.size() != asked.size()) {  // cannot be while "layers" is a field before the plan's
-    return Error{ErrorCode::kIdentityMismatch, "open store " + store + ": the plan has another number of lines"};
+  for (const IdentityField& field : asked) {
+    if (FindField(existing, field.name) == nullptr) differs(field.name, nullptr, &field);
   }
-  return {};
+  return text;
 }
 
 }  // namespace kvant::daemon

@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include <kvant/result.h>
 #include <kvant/store_spec.h>
 
 #include "protocol/segment_layout.h"
@@ -17,8 +16,8 @@ struct IdentityField {
   std::string value;
 };
 
-/// Every field of the spec the plan was made from, codecs in canonical form per layer, the artifact's digest, the layout
-/// version.
+/// Every field of the spec the plan was made from but its name, which only labels the store; codecs in canonical form per
+/// layer, the artifact's digest, the layout version.
 std::vector<IdentityField> IdentityFields(const quantizers::Plan& plan);
 
 /// "name length:value" lines: no value can imitate a field.
@@ -26,8 +25,10 @@ std::string CanonicalIdentity(const std::vector<IdentityField>& fields);
 
 protocol::Digest IdentityDigest(const std::vector<IdentityField>& fields);
 
-/// kIdentityMismatch naming the store, the first field that differs, and both values.
-Result<void> CompareIdentity(const std::string& store, const std::vector<IdentityField>& existing,
-                             const std::vector<IdentityField>& asked);
+/// The fields that differ, for people: "model: the store has 'a', asked for 'b'; ...". Long values are cut, control characters
+/// escaped, salts never shown. Empty if nothing differs.
+/// For the daemon's log and its administrators alone. Whoever only guesses identities must not be told: the text has the
+/// model's digest, the tokenizer and the adapter, and says whether a guessed salt is right.
+std::string IdentityDifference(const std::vector<IdentityField>& existing, const std::vector<IdentityField>& asked);
 
 }  // namespace kvant::daemon

@@ -45,8 +45,13 @@ Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
 Result<OpenedStore> StoreTable::Adopt(std::unique_ptr<const quantizers::Plan> plan, Charge charge) {
   const StoreSpec& spec = plan->spec();
   if (const auto existing = stores_.find(spec.name); existing != stores_.end()) {
-    Result<void> same = CompareIdentity(spec.name, existing->second->identity_fields(), IdentityFields(*plan));
-    if (!same) return same.error();
+    const std::string difference = IdentityDifference(existing->second->identity_fields(), IdentityFields(*plan));
+    if (!difference.empty()) {
+      if (core_.notify) core_.notify("open store " + spec.name + " refused: another identity: " + difference);
+      return Error{ErrorCode::kIdentityMismatch, "open store " + spec.name +
+                                                     ": the store of that name has another identity; the daemon's log "
+                                                     "names the fields that differ"};
+    }
     return OpenedStore{existing->second, false};
   }
   Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(plan), std::move(charge));

@@ -30,8 +30,8 @@ class StoreTable {
   StoreTable(const StoreTable&) = delete;
   StoreTable& operator=(const StoreTable&) = delete;
 
-  /// Creates the store, or attaches where one of that name exists and every field agrees (else kIdentityMismatch naming the
-  /// first field that differs and both values). Checks the whole spec first; errors name the field.
+  /// Creates the store, or attaches where one of that name exists and every field agrees. Else kIdentityMismatch: the message
+  /// only says that it differs, Core::notify says where. Checks the whole spec first; errors name the field.
   Result<OpenedStore> Open(const StoreSpec& spec);
 
   /// Open in steps, for a daemon that makes plans on another thread: ChargeRecord, Plan::Make, Adopt.

@@ -14,6 +14,7 @@
 
 #include <hwy/highway.h>
 
+#include "kernels/bytes/attend.h"
 #include "kernels/int8/int16_rows.h"
 #include "kernels/int8/layout.h"
 #include "kernels/machine/amx-inl.h"

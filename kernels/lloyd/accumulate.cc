@@ -136,13 +136,13 @@ HWY_INLINE void AccumulateFields(const FieldTables<kBits>& tables, const ValueCo
 
 /// kVectors vectors of dims from byte `offset` of each supertile, kQueries queries, all tokens of a run.
 template <std::uint32_t kBits, std::size_t kVectors, std::size_t kQueries, class D8>
-HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const Run& run, const ValueCodes& at,
-                                  std::size_t offset, std::size_t query, Prefetch& prefetch) {
+HWY_INLINE void AccumulateVectors(D8 d8, const LloydTable& table, const ByteAccumulateArgs& args, const Run& run,
+                                  const ValueCodes& at, std::size_t offset, std::size_t query, Prefetch& prefetch) {
   const SumTag<D8> di;
   const hn::RebindToFloat<SumTag<D8>> df;
   const std::uint32_t* HWY_RESTRICT words = run.words + query * kWordsPerQuery<kBits>;
   constexpr bool kTwoHalves = kBits == 1 || kBits == 3;
-  const std::uint8_t centroid_offset = CentroidOffset<kBits>(*args.table);
+  const std::uint8_t centroid_offset = CentroidOffset<kBits>(table);
   hn::Vec<SumTag<D8>> sums[kVectors][kQueries];
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kVectors; ++v) {
@@ -154,7 +154,7 @@ HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const 
   }
 #if HWY_TARGET == HWY_AVX3_DL
   if constexpr (kBits != 8 && sizeof(hn::Vec<D8>) == 64) {
-    const FieldTables<kBits> tables(*args.table, 0);
+    const FieldTables<kBits> tables(table, 0);
     for (std::size_t step = 0; step < at.steps; step += kTwoHalves ? 2 : 1) {
       prefetch.Step();
       AccumulateFields<kBits, 0>(tables, at, offset, step, words, sums);
@@ -163,12 +163,12 @@ HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const 
   } else
 #endif
   {
-    const NibbleTables<D8, kBits == 8 ? 4 : kBits> tables(d8, *args.table, centroid_offset);
+    const NibbleTables<D8, kBits == 8 ? 4 : kBits> tables(d8, table, centroid_offset);
     for (std::size_t step = 0; step < at.steps; step += kTwoHalves ? 2 : 1) {
       prefetch.Step();
-      AccumulateStep<kBits, 0, kVectors, kQueries>(d8, *args.table, tables, at, offset, step, words, sums);
+      AccumulateStep<kBits, 0, kVectors, kQueries>(d8, table, tables, at, offset, step, words, sums);
       if constexpr (kTwoHalves) {
-        AccumulateStep<kBits, 1, kVectors, kQueries>(d8, *args.table, tables, at, offset, step + 1, words, sums);
+        AccumulateStep<kBits, 1, kVectors, kQueries>(d8, table, tables, at, offset, step + 1, words, sums);
       }
     }
   }
@@ -186,8 +186,8 @@ HWY_INLINE void AccumulateVectors(D8 d8, const LloydAccumulateArgs& args, const 
 
 /// All dims of kQueries queries for one run.
 template <std::uint32_t kBits, std::size_t kQueries>
-HWY_INLINE void AccumulateQueries(const LloydAccumulateArgs& args, const Run& run, const ValueCodes& at, std::size_t query,
-                                  Prefetch& prefetch) {
+HWY_INLINE void AccumulateQueries(const LloydTable& table, const ByteAccumulateArgs& args, const Run& run, const ValueCodes& at,
+                                  std::size_t query, Prefetch& prefetch) {
   bool none = true;
   for (std::size_t q = 0; q < kQueries; ++q) none = none && run.steps[query + q] == 0.0f;
   if (none) return;
@@ -196,47 +196,53 @@ HWY_INLINE void AccumulateQueries(const LloydAccumulateArgs& args, const Run& ru
   constexpr std::size_t kVectors = kQueries == kManyQueries ? 2 : kVectorsAtOnce;
   std::size_t offset = 0;
   for (; offset + kVectors * n <= bytes; offset += kVectors * n) {
-    AccumulateVectors<kBits, kVectors, kQueries>(d8, args, run, at, offset, query, prefetch);
+    AccumulateVectors<kBits, kVectors, kQueries>(d8, table, args, run, at, offset, query, prefetch);
   }
-  for (; offset + n <= bytes; offset += n) AccumulateVectors<kBits, 1, kQueries>(d8, args, run, at, offset, query, prefetch);
+  for (; offset + n <= bytes; offset += n)
+    AccumulateVectors<kBits, 1, kQueries>(d8, table, args, run, at, offset, query, prefetch);
   const hn::CappedTag<std::uint8_t, 32> cell;
-  if (offset < bytes) AccumulateVectors<kBits, 1, kQueries>(cell, args, run, at, offset, query, prefetch);
+  if (offset < bytes) AccumulateVectors<kBits, 1, kQueries>(cell, table, args, run, at, offset, query, prefetch);
 }
 
 /// All queries for one run.
 template <std::uint32_t kBits>
-HWY_INLINE void AccumulateRun(const LloydAccumulateArgs& args, const Run& run, const ValueCodes& at, Prefetch& prefetch) {
+HWY_INLINE void AccumulateRun(const LloydTable& table, const ByteAccumulateArgs& args, const Run& run, const ValueCodes& at,
+                              Prefetch& prefetch) {
   std::size_t query = 0;
   if constexpr (kDotBytes<kBits>) {
     for (; query + kManyQueries <= args.queries; query += kManyQueries) {
-      AccumulateQueries<kBits, kManyQueries>(args, run, at, query, prefetch);
+      AccumulateQueries<kBits, kManyQueries>(table, args, run, at, query, prefetch);
     }
   }
   for (; query + kQueriesAtOnce <= args.queries; query += kQueriesAtOnce) {
-    AccumulateQueries<kBits, kQueriesAtOnce>(args, run, at, query, prefetch);
+    AccumulateQueries<kBits, kQueriesAtOnce>(table, args, run, at, query, prefetch);
   }
-  for (; query < args.queries; ++query) AccumulateQueries<kBits, 1>(args, run, at, query, prefetch);
+  for (; query < args.queries; ++query) AccumulateQueries<kBits, 1>(table, args, run, at, query, prefetch);
 }
 
 template <std::uint32_t kBits>
-HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
+HWY_INLINE void AccumulateBits(const LloydTable& table, const ByteAccumulateArgs& args) {
   const hn::CappedTag<float, 16> d;
   const std::size_t dim = args.dim;
-  const std::uint8_t* tops = args.block + LloydPlaneBytes(2, dim, args.tokens);  // 3 bits only
-  const auto* scales = reinterpret_cast<const std::uint16_t*>(args.block + LloydCodesBytes(kBits, dim, args.tokens));
+  const auto* block = reinterpret_cast<const std::uint8_t*>(args.block);
+  const std::uint8_t* tops = block + LloydPlaneBytes(2, dim, args.tokens);  // 3 bits only
+  const auto* scales = reinterpret_cast<const std::uint16_t*>(block + LloydCodesBytes(kBits, dim, args.tokens));
   Run run;
+  const std::size_t rows = (args.queries + 15) / 16 * 16;
   run.scales = reinterpret_cast<float*>(args.scratch);
-  run.words = reinterpret_cast<std::uint32_t*>(run.scales + kLloydWeightRun);
-  run.totals = reinterpret_cast<std::int32_t*>(run.words + args.queries * kWordsPerQuery<kBits>);
-  run.steps = reinterpret_cast<float*>(run.totals + args.queries);
+  run.terms = run.scales + kWeightRun;
+  run.words = reinterpret_cast<std::uint32_t*>(run.terms + kWeightsTogether * kWeightRun);
+  run.totals = reinterpret_cast<std::int32_t*>(run.words + rows * kWordsPerQuery<8>);
+  run.steps = reinterpret_cast<float*>(run.totals + rows);
+  run.tiles = reinterpret_cast<std::byte*>(run.steps + rows);
   const auto each_run = [&](std::size_t steps, auto accumulate) HWY_ATTR {
     Prefetch prefetch(args.next, args.next_bytes, steps);
-    for (std::size_t first = 0; first < args.tokens; first += kLloydWeightRun) {
-      const std::size_t count = std::min(kLloydWeightRun, args.tokens - first);
+    for (std::size_t first = 0; first < args.tokens; first += kWeightRun) {
+      const std::size_t count = std::min(kWeightRun, args.tokens - first);
       for (std::size_t t = 0; t < count; t += hn::Lanes(d)) hn::Store(LoadUfloat16(d, scales + first + t), d, run.scales + t);
       RoundWeights<kBits>(args, first, count, run);
       constexpr std::uint32_t kPlaneBits = LloydPlaneAt(kBits, 0).bits;
-      accumulate(ValueCodes{args.block + first * dim * kPlaneBits / 8, tops + first * dim / 8, 4 * dim, count / 16}, prefetch);
+      accumulate(ValueCodes{block + first * dim * kPlaneBits / 8, tops + first * dim / 8, 4 * dim, count / 16}, prefetch);
     }
   };
 #if HWY_TARGET == HWY_AVX3_DL
@@ -244,23 +250,23 @@ HWY_INLINE void AccumulateBits(const LloydAccumulateArgs& args) {
     if (AccumulatesByTiles(args)) {
       const Tiles tiles;
       return each_run(dim / 16 * args.tokens / 16, [&](const ValueCodes& at, Prefetch& prefetch)
-                                                       HWY_ATTR { AccumulateTiles<kBits>(args, run, at, prefetch); });
+                                                       HWY_ATTR { AccumulateTiles<kBits>(table, args, run, at, prefetch); });
     }
   }
 #endif
   const std::size_t pass_bytes = hn::Lanes(CodeTag()) * kVectorsAtOnce;
   const std::size_t passes = (4 * dim + pass_bytes - 1) / pass_bytes;
   each_run(passes * args.tokens / (kBits == 1 || kBits == 3 ? 32 : 16),
-           [&](const ValueCodes& at, Prefetch& prefetch) HWY_ATTR { AccumulateRun<kBits>(args, run, at, prefetch); });
+           [&](const ValueCodes& at, Prefetch& prefetch) HWY_ATTR { AccumulateRun<kBits>(table, args, run, at, prefetch); });
 }
 
-void AccumulateAll(const LloydAccumulateArgs& args) {
-  switch (args.table->bits) {
-    case 1: return AccumulateBits<1>(args);
-    case 2: return AccumulateBits<2>(args);
-    case 3: return AccumulateBits<3>(args);
-    case 4: return AccumulateBits<4>(args);
-    default: return AccumulateBits<8>(args);
+void AccumulateAll(const LloydTable& table, const ByteAccumulateArgs& args) {
+  switch (table.bits) {
+    case 1: return AccumulateBits<1>(table, args);
+    case 2: return AccumulateBits<2>(table, args);
+    case 3: return AccumulateBits<3>(table, args);
+    case 4: return AccumulateBits<4>(table, args);
+    default: return AccumulateBits<8>(table, args);
   }
 }
 
@@ -273,7 +279,9 @@ namespace kvant::kernels {
 
 HWY_EXPORT(AccumulateAll);
 
-void LloydAccumulate(const LloydAccumulateArgs& args) noexcept { HWY_DYNAMIC_DISPATCH(AccumulateAll)(args); }
+void LloydAccumulate(const LloydTable& table, const ByteAccumulateArgs& args) noexcept {
+  HWY_DYNAMIC_DISPATCH(AccumulateAll)(table, args);
+}
 
 }  // namespace kvant::kernels
 #endif  // HWY_ONCE

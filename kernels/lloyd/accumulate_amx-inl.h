@@ -31,7 +31,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 inline constexpr std::size_t kMaxTileQueries = 64;
 
 /// Whether whole runs can go by tiles; a block's last run may be shorter, but is a multiple of 64 tokens too.
-HWY_INLINE bool AccumulatesByTiles(const LloydAccumulateArgs& args) {
+HWY_INLINE bool AccumulatesByTiles(const ByteAccumulateArgs& args) {
   return args.queries >= kLeastTileQueries && args.queries <= kMaxTileQueries && args.dim % 16 == 0 && args.tokens % 64 == 0 &&
          UsesTiles();
 }
@@ -76,7 +76,7 @@ HWY_INLINE void MultiplyValues(const Run& run, std::size_t query, std::size_t ha
 }
 
 /// Adds sums of 16 dims to the accumulators.
-HWY_INLINE void AddSums(const LloydAccumulateArgs& args, const Run& run, const std::int32_t* HWY_RESTRICT sums,
+HWY_INLINE void AddSums(const ByteAccumulateArgs& args, const Run& run, const std::int32_t* HWY_RESTRICT sums,
                         std::size_t dim) {
   const hn::FixedTag<float, 16> df;
   const hn::FixedTag<std::int32_t, 16> di;
@@ -89,11 +89,14 @@ HWY_INLINE void AddSums(const LloydAccumulateArgs& args, const Run& run, const s
 
 /// One run, 16 dims at a time: expanded while the 16 before them are multiplied, and added while the next ones are.
 template <std::uint32_t kBits>
-HWY_INLINE void AccumulateTiles(const LloydAccumulateArgs& args, const Run& run, const ValueCodes& at, Prefetch& prefetch) {
-  alignas(64) std::uint8_t centroids[2][2 * kTileBytes];
-  alignas(64) std::int32_t sums[2][kMaxTileQueries * 16];
-  const FieldTables<kBits> tables(*args.table, 0);
+HWY_INLINE void AccumulateTiles(const LloydTable& table, const ByteAccumulateArgs& args, const Run& run, const ValueCodes& at,
+                                Prefetch& prefetch) {
   const std::size_t columns = args.dim / 16, halves = at.steps / 4, queries = args.queries;
+  auto* first = reinterpret_cast<std::uint8_t*>(run.tiles);
+  std::uint8_t* centroids[2] = {first, first + 2 * kTileBytes};
+  auto* first_sums = reinterpret_cast<std::int32_t*>(first + 4 * kTileBytes);
+  std::int32_t* sums[2] = {first_sums, first_sums + (queries + 15) / 16 * 16 * 16};
+  const FieldTables<kBits> tables(table, 0);
   for (std::size_t column = 0; column < columns + 2; ++column) {
     const bool multiply = column > 0 && column <= columns;
     std::int32_t* now = sums[column % 2];

@@ -170,13 +170,14 @@ HWY_INLINE LaneVec Scale(LaneTag d, LloydScale mode, const LloydEncodeConstants&
 }
 
 template <std::uint32_t kBits>
-HWY_INLINE std::size_t EncodeBits(const LloydEncoding& how, const RowsView& rows, std::uint8_t* HWY_RESTRICT block) {
+HWY_INLINE std::size_t EncodeBits(const LloydEncoding& how, const RowsView& rows, std::uint8_t* HWY_RESTRICT block,
+                                  std::byte* scratch) {
   const LaneTag d;
   const LaneTagU du;
   const std::size_t dim = how.shape.dim;
   const LloydEncodeConstants constants = LloydConstants(how);
-  alignas(64) float columns[kMaxHeadDim * kLanes];
-  alignas(64) std::uint32_t indices[kMaxHeadDim / 4 * kLanes];
+  auto* HWY_RESTRICT columns = reinterpret_cast<float*>(scratch);
+  auto* HWY_RESTRICT indices = reinterpret_cast<std::uint32_t*>(columns + dim * kLanes);
   alignas(64) float squares[kLanes];
   alignas(64) std::uint32_t scales[kLanes];
   auto* stored = reinterpret_cast<std::uint16_t*>(block + LloydCodesBytes(kBits, dim, rows.count));
@@ -218,13 +219,13 @@ HWY_INLINE std::size_t EncodeBits(const LloydEncoding& how, const RowsView& rows
   return rows.count;
 }
 
-std::size_t EncodeAll(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) {
+std::size_t EncodeAll(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block, std::byte* scratch) {
   switch (how.table->bits) {
-    case 1: return EncodeBits<1>(how, rows, block);
-    case 2: return EncodeBits<2>(how, rows, block);
-    case 3: return EncodeBits<3>(how, rows, block);
-    case 4: return EncodeBits<4>(how, rows, block);
-    default: return EncodeBits<8>(how, rows, block);
+    case 1: return EncodeBits<1>(how, rows, block, scratch);
+    case 2: return EncodeBits<2>(how, rows, block, scratch);
+    case 3: return EncodeBits<3>(how, rows, block, scratch);
+    case 4: return EncodeBits<4>(how, rows, block, scratch);
+    default: return EncodeBits<8>(how, rows, block, scratch);
   }
 }
 
@@ -244,9 +245,9 @@ LloydEncodeConstants LloydConstants(const LloydEncoding& how) noexcept {
           static_cast<float>(unit * unit * static_cast<double>(how.shape.dim)), static_cast<float>(unit * root)};
 }
 
-std::size_t LloydEncode(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) noexcept {
-  if (RotatesInIntegers(*how.table, how.shape, how.rounds)) return LloydEncodeInIntegers(how, rows, block);
-  return HWY_DYNAMIC_DISPATCH(EncodeAll)(how, rows, block);
+std::size_t LloydEncode(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block, std::byte* scratch) noexcept {
+  if (RotatesInIntegers(*how.table, how.shape, how.rounds)) return LloydEncodeInIntegers(how, rows, block, scratch);
+  return HWY_DYNAMIC_DISPATCH(EncodeAll)(how, rows, block, scratch);
 }
 
 }  // namespace kvant::kernels

@@ -34,11 +34,17 @@ struct LloydEncoding {
 
 /// Encodes all rows (rows.count a multiple of LloydBlockMultiple) into `block` (LloydBlockBytes, 64-byte aligned), without one
 /// multiply-add, so the bytes are the same on every target. Returns rows.count, or the index of the first row with a NaN, an
-/// infinity or a scale beyond ufloat16; the block is then unfinished.
-[[nodiscard]] std::size_t LloydEncode(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) noexcept;
+/// infinity or a scale beyond ufloat16; the block is then unfinished. `scratch`: LloydEncodeScratchBytes, 64-byte aligned.
+[[nodiscard]] std::size_t LloydEncode(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block,
+                                      std::byte* scratch) noexcept;
+
+/// Of 16 rows as columns of floats and their codes, or of 32 rows as columns of 16-bit integers, 8 of them as floats, and the
+/// first signs.
+constexpr std::size_t LloydEncodeScratchBytes(std::size_t dim) noexcept { return (dim * 100 + 63) / 64 * 64; }
 
 /// The part of LloydEncode that rotates in integers (lloyd/integer.h). Requires: RotatesInIntegers.
-[[nodiscard]] std::size_t LloydEncodeInIntegers(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) noexcept;
+[[nodiscard]] std::size_t LloydEncodeInIntegers(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block,
+                                                std::byte* scratch) noexcept;
 
 /// Squared norms below this count as 0: their scale would round to 0.
 inline constexpr float kLloydTinySquare = 0x1p-82f;

@@ -89,8 +89,8 @@ HWY_INLINE std::size_t StoreScales(const LloydEncoding& how, const ScaleConstant
 // Not inlined: one copy per element type, head size, number of bits and layout is enough, of all of them together too much.
 template <bool kMean>
 HWY_NOINLINE void FillColumns(const LloydEncoding& how, const RowsView& rows, const RowOrder& order, const float* signs,
-                              float inverse_limit2, RowNorms& norms, std::int16_t* columns) {
-  LoadIntegers<kMean>(rows, order, how.mean, signs, inverse_limit2, norms, columns);
+                              float inverse_limit2, RowNorms& norms, float* wide, std::int16_t* columns) {
+  LoadIntegers<kMean>(rows, order, how.mean, signs, inverse_limit2, norms, wide, columns);
 }
 
 template <std::size_t kDim>
@@ -123,14 +123,15 @@ HWY_INLINE void CodeBits(const LloydTable& table, const LloydGrid& grid, std::si
   }
 }
 
-std::size_t EncodeIntegers(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) {
+std::size_t EncodeIntegers(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block, std::byte* scratch) {
   const std::size_t dim = how.shape.dim;
   const std::uint32_t bits = how.table->bits;
   const IntegerRotation rotation(bits, how.shape.dim, how.rounds);
   const LloydGrid grid = MakeLloydGrid(*how.table);
   const ScaleConstants constants{LloydConstants(how).corrected, rotation.rounding};
-  alignas(64) std::int16_t columns[kMaxIntegerDim * kIntegerRows];
-  alignas(64) float first_signs[kMaxIntegerDim];
+  auto* columns = reinterpret_cast<std::int16_t*>(scratch);
+  auto* wide = reinterpret_cast<float*>(columns + dim * kIntegerRows);
+  float* first_signs = wide + dim * kBlockRows;
   for (std::size_t i = 0; i < dim; ++i) first_signs[i] = how.signs[i] != 0 ? -1.0f : 1.0f;
   TurnFactors factors;
   for (std::size_t r = 0; r < kIntegerRows; ++r) {
@@ -146,8 +147,8 @@ std::size_t EncodeIntegers(const LloydEncoding& how, const RowsView& rows, std::
   for (std::size_t tile = 0; tile < rows.count && bad == rows.count; tile += 16 * fields) {
     for (std::size_t field = 0; field < fields; field += 2) {
       const RowOrder order = keys ? RowOrder{tile + 16 * field, 4, 16} : RowOrder{tile + 4 * field, 4 * fields, 4};
-      how.mean == nullptr ? FillColumns<false>(how, rows, order, first_signs, rotation.inverse_limit2, norms, columns)
-                          : FillColumns<true>(how, rows, order, first_signs, rotation.inverse_limit2, norms, columns);
+      how.mean == nullptr ? FillColumns<false>(how, rows, order, first_signs, rotation.inverse_limit2, norms, wide, columns)
+                          : FillColumns<true>(how, rows, order, first_signs, rotation.inverse_limit2, norms, wide, columns);
       FirstFactors(rotation, norms, factors.first);
       RotateDims(how, factors, columns);
       PlaneTarget to[2];
@@ -176,8 +177,9 @@ namespace kvant::kernels {
 
 HWY_EXPORT(EncodeIntegers);
 
-std::size_t LloydEncodeInIntegers(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block) noexcept {
-  return HWY_DYNAMIC_DISPATCH(EncodeIntegers)(how, rows, block);
+std::size_t LloydEncodeInIntegers(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block,
+                                  std::byte* scratch) noexcept {
+  return HWY_DYNAMIC_DISPATCH(EncodeIntegers)(how, rows, block, scratch);
 }
 
 }  // namespace kvant::kernels

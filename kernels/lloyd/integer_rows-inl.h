@@ -153,14 +153,13 @@ struct RowNorms {
 /// Where column 8 * b + 4 * h stands in the order of quads.
 constexpr std::size_t QuadAt(std::size_t column) { return column / 4 % 2 * (kIntegerRows / 2) + column / 8 * 4; }
 
-/// Loads 32 rows. `signs` are the first round's, as 1 and -1.
+/// Loads 32 rows by way of `wide` ([kBlockRows, dim]). `signs` are the first round's, as 1 and -1.
 template <typename T, bool kMean>
 HWY_INLINE void LoadIntegersAs(const RowsView& rows, const RowOrder& order, const float* HWY_RESTRICT mean,
-                               const float* HWY_RESTRICT signs, float inverse_limit2, RowNorms& norms,
+                               const float* HWY_RESTRICT signs, float inverse_limit2, RowNorms& norms, float* HWY_RESTRICT wide,
                                std::int16_t* HWY_RESTRICT columns) {
   const QuadTag d4;
   const hn::RebindToUnsigned<QuadTag> du4;
-  alignas(64) float wide[kBlockRows * 256];
   alignas(64) float sums[kBlockRows * 16];
   alignas(16) float magic[kBlockRows];
   const auto* base = static_cast<const T*>(rows.data);
@@ -183,14 +182,14 @@ HWY_INLINE void LoadIntegersAs(const RowsView& rows, const RowOrder& order, cons
 
 template <bool kMean>
 HWY_INLINE void LoadIntegers(const RowsView& rows, const RowOrder& order, const float* HWY_RESTRICT mean,
-                             const float* HWY_RESTRICT signs, float inverse_limit2, RowNorms& norms,
+                             const float* HWY_RESTRICT signs, float inverse_limit2, RowNorms& norms, float* HWY_RESTRICT wide,
                              std::int16_t* HWY_RESTRICT columns) {
   switch (rows.type) {
-    case ElementType::kF32: return LoadIntegersAs<float, kMean>(rows, order, mean, signs, inverse_limit2, norms, columns);
+    case ElementType::kF32: return LoadIntegersAs<float, kMean>(rows, order, mean, signs, inverse_limit2, norms, wide, columns);
     case ElementType::kF16:
-      return LoadIntegersAs<hwy::float16_t, kMean>(rows, order, mean, signs, inverse_limit2, norms, columns);
+      return LoadIntegersAs<hwy::float16_t, kMean>(rows, order, mean, signs, inverse_limit2, norms, wide, columns);
     case ElementType::kBF16:
-      return LoadIntegersAs<hwy::bfloat16_t, kMean>(rows, order, mean, signs, inverse_limit2, norms, columns);
+      return LoadIntegersAs<hwy::bfloat16_t, kMean>(rows, order, mean, signs, inverse_limit2, norms, wide, columns);
   }
 }
 

@@ -4,9 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/bytes/attend.h"
 #include "kernels/lloyd/layout.h"
 
 namespace kvant::kernels {
+
+inline const std::uint8_t* BlockOf(const ByteScoreArgs& args) noexcept {
+  return reinterpret_cast<const std::uint8_t*>(args.block);
+}
 
 /// Four subtiles of 16 tokens (fewer at the end of a block).
 struct KeyStep {

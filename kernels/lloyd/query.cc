@@ -160,12 +160,13 @@ HWY_INLINE void PrepareFew(const LloydQueryConfig& config, const float* HWY_REST
   }
 }
 
-void PrepareAll(const LloydQueryConfig& config, const float* queries, std::size_t n, float to_logit, std::byte* prepared) {
+void PrepareAll(const LloydQueryConfig& config, const float* queries, std::size_t n, float to_logit, std::byte* prepared,
+                std::byte* scratch) {
   const LaneTag d;
   const HadamardMap& map = config.map;
   const std::size_t dim = map.shape.dim;
   const std::uint32_t bits = config.table->bits;
-  alignas(64) float columns[kMaxHeadDim * kLanes];
+  auto* columns = reinterpret_cast<float*>(scratch);
   const RowsView rows{queries, ElementType::kF32, n, dim, dim};
   for (std::size_t first = 0; first < n; first += kLanes, prepared += LloydQueryBatchBytes(bits, dim)) {
     auto& head = *reinterpret_cast<LloydQueryHead*>(prepared);
@@ -198,12 +199,13 @@ namespace kvant::kernels {
 
 HWY_EXPORT(PrepareAll);
 
-void LloydPrepareQueries(const LloydQueryConfig& config, const float* queries, std::size_t n, std::byte* prepared) noexcept {
+void LloydPrepareQueries(const LloydQueryConfig& config, const float* queries, std::size_t n, std::byte* prepared,
+                         std::byte* scratch) noexcept {
   // A row reads back as scale * code / (unit * sqrt(dim)); the integer query is (limit / largest) * gain times the rotated one.
   const HadamardShape& shape = config.map.shape;
   const double to_logit = 1.0 / (LloydQueryMax(config.table->bits, shape.dim) * shape.gain(config.map.rounds) *
                                  config.table->unit * std::sqrt(static_cast<double>(shape.dim)));
-  HWY_DYNAMIC_DISPATCH(PrepareAll)(config, queries, n, static_cast<float>(to_logit), prepared);
+  HWY_DYNAMIC_DISPATCH(PrepareAll)(config, queries, n, static_cast<float>(to_logit), prepared, scratch);
 }
 
 }  // namespace kvant::kernels

@@ -47,7 +47,8 @@ struct LloydQueryConfig {
 };
 
 /// queries: [n, dim], adjacent. prepared: ceil(n / 16) batches, 64-byte aligned. Finite queries give the same bytes on every
-/// target; others give some bytes.
-void LloydPrepareQueries(const LloydQueryConfig& config, const float* queries, std::size_t n, std::byte* prepared) noexcept;
+/// target; others give some bytes. scratch: RotationScratchBytes(dim), 64-byte aligned.
+void LloydPrepareQueries(const LloydQueryConfig& config, const float* queries, std::size_t n, std::byte* prepared,
+                         std::byte* scratch) noexcept;
 
 }  // namespace kvant::kernels

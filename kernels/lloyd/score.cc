@@ -63,7 +63,7 @@ HWY_INLINE auto QueryFactors(D8 d8, hn::Vec<D8> numbers) {
 
 /// kQueries queries from `query` of the batch on against one step, whose subtiles are the fields from kFirst on.
 template <std::uint32_t kBits, std::size_t kFirst, std::size_t kSubtiles, std::size_t kQueries>
-HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const LloydQueryHead& head,
+HWY_INLINE void ScoreStep(const LloydTable& table, const ByteScoreArgs& args, const KeyStep& step, const LloydQueryHead& head,
                           const std::uint32_t* HWY_RESTRICT words, std::size_t query, float* HWY_RESTRICT logits,
                           const std::uint16_t* HWY_RESTRICT scales, Prefetch& prefetch) {
   const CodeTag d8;
@@ -74,7 +74,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
   constexpr std::size_t kWords = LloydQueryWordsPerGroup(kBits);
   const std::size_t groups = args.dim / 4, row_words = groups * kWords;
   // Unsigned centroids for x86: the offset's share is taken off at the start.
-  const auto offset = static_cast<std::uint8_t>(kUnsigned ? args.table->magnitudes[args.table->half() - 1] : 0);
+  const auto offset = static_cast<std::uint8_t>(kUnsigned ? table.magnitudes[table.half() - 1] : 0);
   for (std::size_t part = 0; part < 64; part += hn::Lanes(d8)) {
     hn::Vec<SumTag<D8>> sums[kSubtiles][kQueries];
 #pragma GCC unroll 8
@@ -90,8 +90,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
       for (std::size_t g = 0; g < groups; ++g, word += kWords) {
         if (part == 0) prefetch.Step();
         Pairs<D8> centroids[kSubtiles];
-        for (std::size_t s = 0; s < kSubtiles; ++s)
-          centroids[s] = LookUpWords(d8, *args.table, codes + g * 64 + s * step.tile_bytes);
+        for (std::size_t s = 0; s < kSubtiles; ++s) centroids[s] = LookUpWords(d8, table, codes + g * 64 + s * step.tile_bytes);
         for (std::size_t q = 0; q < kQueries; ++q) {
           const PairTag<D8> d16;
           const Pairs<D8> numbers{hn::BitCast(d16, hn::Set(di, static_cast<std::int32_t>(word[q * row_words]))),
@@ -101,7 +100,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
       }
     } else {
 #if HWY_TARGET == HWY_AVX3_DL
-      const FieldTables<kBits> tables(*args.table, offset);
+      const FieldTables<kBits> tables(table, offset);
       for (std::size_t g = 0; g < groups; ++g, ++word) {
         prefetch.Step();
         const auto a = hn::Load(d8, codes + g * 64);
@@ -117,7 +116,7 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
         }
       }
 #else
-      const NibbleTables<D8, kBits> tables(d8, *args.table, offset);
+      const NibbleTables<D8, kBits> tables(d8, table, offset);
       for (std::size_t g = 0; g < groups; ++g, ++word) {
         if (part == 0) prefetch.Step();
         const auto a = hn::Load(d8, codes + g * 64);
@@ -151,13 +150,14 @@ HWY_INLINE void ScoreStep(const LloydScoreArgs& args, const KeyStep& step, const
 
 /// All tokens of the block against kQueries queries.
 template <std::uint32_t kBits, std::size_t kQueries>
-HWY_INLINE void ScoreQueries(const LloydScoreArgs& args, const LloydQueryHead& head, const std::uint32_t* HWY_RESTRICT words,
-                             std::size_t query, float* HWY_RESTRICT logits, Prefetch& prefetch) {
+HWY_INLINE void ScoreQueries(const LloydTable& table, const ByteScoreArgs& args, const LloydQueryHead& head,
+                             const std::uint32_t* HWY_RESTRICT words, std::size_t query, float* HWY_RESTRICT logits,
+                             Prefetch& prefetch) {
   const std::size_t dim = args.dim;
   const auto* scales = reinterpret_cast<const std::uint16_t*>(args.block + LloydCodesBytes(kBits, dim, args.tokens));
   constexpr std::size_t kSubtiles = kQueries == kManyQueries ? 2 : 4;
   const auto run = [&]<std::size_t kFirst, std::size_t kCount>(const KeyStep& step) HWY_ATTR {
-    ScoreStep<kBits, kFirst, kCount, kQueries>(args, step, head, words, query, logits, scales, prefetch);
+    ScoreStep<kBits, kFirst, kCount, kQueries>(table, args, step, head, words, query, logits, scales, prefetch);
   };
   const auto four_fields = [&]<std::size_t kFirst>(KeyStep step) HWY_ATTR {
     run.template operator()<kFirst, kSubtiles>(step);
@@ -169,7 +169,7 @@ HWY_INLINE void ScoreQueries(const LloydScoreArgs& args, const LloydQueryHead& h
   constexpr std::size_t kStep = kBits == 4 ? 16 * kSubtiles : 64;
   std::size_t token = 0;
   for (; token + kStep <= args.tokens; token += kStep) {
-    const KeyStep step = KeyStepAt<kBits>(args.block, dim, args.tokens, token);
+    const KeyStep step = KeyStepAt<kBits>(BlockOf(args), dim, args.tokens, token);
     if constexpr (kBits >= 4) {
       run.template operator()<0, kSubtiles>(step);
     } else if constexpr (kBits == 2) {
@@ -183,16 +183,16 @@ HWY_INLINE void ScoreQueries(const LloydScoreArgs& args, const LloydQueryHead& h
   if constexpr (kBits >= 4) {
     constexpr std::size_t kLast = 8 / kBits;  // subtiles of one supertile
     for (; token < args.tokens; token += 16 * kLast) {
-      run.template operator()<0, kLast>(KeyStepAt<kBits>(args.block, dim, args.tokens, token));
+      run.template operator()<0, kLast>(KeyStepAt<kBits>(BlockOf(args), dim, args.tokens, token));
     }
   }
 }
 
 template <std::uint32_t kBits>
-HWY_INLINE void ScoreBits(const LloydScoreArgs& args) {
+HWY_INLINE void ScoreBits(const LloydTable& table, const ByteScoreArgs& args) {
 #if HWY_TARGET == HWY_AVX3_DL
   if constexpr (kBits != 8) {
-    if (ScoresByTiles(args)) return ScoreTiles<kBits>(args);
+    if (ScoresByTiles(args)) return ScoreTiles<kBits>(table, args);
   }
 #endif
   // The first queries' pass over the block does the prefetching.
@@ -206,28 +206,28 @@ HWY_INLINE void ScoreBits(const LloydScoreArgs& args) {
     const std::size_t left = args.queries - i < kLanes - query ? args.queries - i : kLanes - query;
     float* logits = args.logits + i * args.stride;
     if (kDotBytes<kBits> && left >= kManyQueries) {
-      if constexpr (kDotBytes<kBits>) ScoreQueries<kBits, kManyQueries>(args, head, words, query, logits, prefetch);
+      if constexpr (kDotBytes<kBits>) ScoreQueries<kBits, kManyQueries>(table, args, head, words, query, logits, prefetch);
       i += kManyQueries;
     } else if (left >= kQueriesAtOnce) {
-      ScoreQueries<kBits, kQueriesAtOnce>(args, head, words, query, logits, prefetch);
+      ScoreQueries<kBits, kQueriesAtOnce>(table, args, head, words, query, logits, prefetch);
       i += kQueriesAtOnce;
     } else if (kQueriesAtOnce > 2 && left >= 2) {
-      ScoreQueries<kBits, 2>(args, head, words, query, logits, prefetch);
+      ScoreQueries<kBits, 2>(table, args, head, words, query, logits, prefetch);
       i += 2;
     } else {
-      ScoreQueries<kBits, 1>(args, head, words, query, logits, prefetch);
+      ScoreQueries<kBits, 1>(table, args, head, words, query, logits, prefetch);
       i += 1;
     }
   }
 }
 
-void ScoreAll(const LloydScoreArgs& args) {
-  switch (args.table->bits) {
-    case 1: return ScoreBits<1>(args);
-    case 2: return ScoreBits<2>(args);
-    case 3: return ScoreBits<3>(args);
-    case 4: return ScoreBits<4>(args);
-    default: return ScoreBits<8>(args);
+void ScoreAll(const LloydTable& table, const ByteScoreArgs& args) {
+  switch (table.bits) {
+    case 1: return ScoreBits<1>(table, args);
+    case 2: return ScoreBits<2>(table, args);
+    case 3: return ScoreBits<3>(table, args);
+    case 4: return ScoreBits<4>(table, args);
+    default: return ScoreBits<8>(table, args);
   }
 }
 
@@ -240,7 +240,7 @@ namespace kvant::kernels {
 
 HWY_EXPORT(ScoreAll);
 
-void LloydScore(const LloydScoreArgs& args) noexcept { HWY_DYNAMIC_DISPATCH(ScoreAll)(args); }
+void LloydScore(const LloydTable& table, const ByteScoreArgs& args) noexcept { HWY_DYNAMIC_DISPATCH(ScoreAll)(table, args); }
 
 }  // namespace kvant::kernels
 #endif  // HWY_ONCE

@@ -28,12 +28,11 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr std::size_t kMaxTileDim = 256;
 /// Expanded centroids of one step of 64 tokens, and what keeps two of them from lying a multiple of 4 KiB apart: loads of one
 /// would wait for stores to the other.
-inline constexpr std::size_t kKeyTilesBytes = 4 * 16 * kMaxTileDim + kTileBytes;
+constexpr std::size_t KeyTilesBytes(std::size_t dim) { return 64 * dim + kTileBytes; }
 
-HWY_INLINE bool ScoresByTiles(const LloydScoreArgs& args) {
+HWY_INLINE bool ScoresByTiles(const ByteScoreArgs& args) {
   return args.queries >= kLeastTileQueries && args.dim % 64 == 0 && args.dim <= kMaxTileDim && args.tokens % 64 == 0 &&
          UsesTiles();
 }
@@ -69,7 +68,7 @@ HWY_INLINE void MultiplyKeys(const std::uint8_t* HWY_RESTRICT centroids, const s
 /// Sums of one step and one batch of queries, and where its logits go: they are turned into floats while the next ones are
 /// multiplied.
 struct KeySums {
-  alignas(64) std::int32_t sums[4][kTileRows * 16];
+  std::int32_t* sums = nullptr;  ///< of four tiles
   const LloydQueryHead* head = nullptr;
   std::size_t queries = 0;
   const std::uint16_t* scales = nullptr;
@@ -85,7 +84,7 @@ HWY_INLINE void StoreLogits(const KeySums& from, std::size_t stride) {
     float* HWY_RESTRICT logits = from.logits + q * stride;
 #pragma GCC unroll 4
     for (std::size_t s = 0; s < 4; ++s) {
-      const auto sum = hn::Load(di, from.sums[s] + q * 16);
+      const auto sum = hn::Load(di, from.sums + (s * kTileRows + q) * 16);
       hn::StoreU(Logits(df, sum, scales[s], from.head->scale[q], from.head->bias[q]), df, logits + 16 * s);
     }
   }
@@ -93,14 +92,16 @@ HWY_INLINE void StoreLogits(const KeySums& from, std::size_t stride) {
 
 /// One step is expanded while the one before it is multiplied with the first 16 queries; others meet it once it is expanded.
 template <std::uint32_t kBits>
-HWY_INLINE void ScoreTiles(const LloydScoreArgs& args) {
+HWY_INLINE void ScoreTiles(const LloydTable& table, const ByteScoreArgs& args) {
   const std::size_t dim = args.dim, batch_bytes = LloydQueryBatchBytes(kBits, dim);
   const auto* scales = reinterpret_cast<const std::uint16_t*>(args.block + LloydCodesBytes(kBits, dim, args.tokens));
-  alignas(64) std::uint8_t centroids[2 * kKeyTilesBytes];
+  auto* centroids = reinterpret_cast<std::uint8_t*>(args.scratch);
   KeySums sums[2];
+  sums[0].sums = reinterpret_cast<std::int32_t*>(args.scratch + 2 * KeyTilesBytes(dim));
+  sums[1].sums = sums[0].sums + 4 * kTileRows * 16;
   std::size_t products = 0;  // of a step and a batch
   const Tiles tiles;
-  const FieldTables<kBits> tables(*args.table, 0);
+  const FieldTables<kBits> tables(table, 0);
   Prefetch prefetch(args.next, args.next_bytes, args.tokens / 64 * (dim / 16));
   const auto expand = [&](const KeyStep& step, std::size_t group, std::uint8_t* to) HWY_ATTR {
     prefetch.Step();
@@ -111,9 +112,9 @@ HWY_INLINE void ScoreTiles(const LloydScoreArgs& args) {
   };
   for (std::size_t token = 0; token <= args.tokens; token += 64) {
     const bool more = token < args.tokens;
-    const KeyStep step = more ? KeyStepAt<kBits>(args.block, dim, args.tokens, token) : KeyStep{};
-    std::uint8_t* fresh = centroids + token / 64 % 2 * kKeyTilesBytes;
-    const std::uint8_t* ready = centroids + (token / 64 + 1) % 2 * kKeyTilesBytes;
+    const KeyStep step = more ? KeyStepAt<kBits>(BlockOf(args), dim, args.tokens, token) : KeyStep{};
+    std::uint8_t* fresh = centroids + token / 64 % 2 * KeyTilesBytes(dim);
+    const std::uint8_t* ready = centroids + (token / 64 + 1) % 2 * KeyTilesBytes(dim);
     if (token == 0) {
       for (std::size_t group = 0; group < dim / 4; group += 4) expand(step, group, fresh);
       continue;
@@ -133,10 +134,10 @@ HWY_INLINE void ScoreTiles(const LloydScoreArgs& args) {
         MultiplyKeys<3>(ready, words, dim, k);
       }
       KeySums& now = sums[products % 2];
-      Tiles::Store<0>(now.sums[0]);
-      Tiles::Store<1>(now.sums[1]);
-      Tiles::Store<2>(now.sums[2]);
-      Tiles::Store<3>(now.sums[3]);
+      Tiles::Store<0>(now.sums);
+      Tiles::Store<1>(now.sums + kTileRows * 16);
+      Tiles::Store<2>(now.sums + 2 * kTileRows * 16);
+      Tiles::Store<3>(now.sums + 3 * kTileRows * 16);
       now.head = reinterpret_cast<const LloydQueryHead*>(batch);
       now.queries = std::min(kLanes, args.queries - first);
       now.scales = scales + token - 64;

@@ -1,4 +1,4 @@
-// How weighted sums walk a block of values: runs of up to kLloydWeightRun tokens, 16 tokens (four quads) at a step.
+// How weighted sums walk a block of values: runs of up to kWeightRun tokens, 16 tokens (four quads) at a step.
 #pragma once
 
 #include <cstddef>

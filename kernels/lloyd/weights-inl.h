@@ -23,14 +23,19 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 /// Words of a query's integer weights: one per quad of tokens, with 8 bits two (tokens 0 and 2, tokens 1 and 3).
 template <std::uint32_t kBits>
-inline constexpr std::size_t kWordsPerQuery = kLloydWeightRun / (kBits == 8 ? 2 : 4);
+inline constexpr std::size_t kWordsPerQuery = kWeightRun / (kBits == 8 ? 2 : 4);
+
+/// Queries whose weights are rounded together.
+inline constexpr std::size_t kWeightsTogether = 4;
 
 /// The scratch of one run of tokens.
 struct Run {
-  float* scales;         ///< [kLloydWeightRun]
+  float* scales;         ///< [kWeightRun]
+  float* terms;          ///< [kWeightsTogether][kWeightRun]
   std::uint32_t* words;  ///< [queries][kWordsPerQuery]
   std::int32_t* totals;  ///< [queries], of the integer weights; only where centroids have an offset
   float* steps;          ///< [queries]; 0: all weights are 0
+  std::byte* tiles;      ///< what tiles need, 64-byte aligned
 };
 
 /// Adding this to 0 <= x < 2^22 rounds x to an integer, ties to even, and leaves it in the low bits.
@@ -94,25 +99,23 @@ HWY_INLINE void RoundTerms(const float* HWY_RESTRICT terms, std::size_t count, f
   }
 }
 
-/// Integer weights of all queries for a run of `count` <= kLloydWeightRun tokens, a multiple of 16. A few queries at a time:
+/// Integer weights of all queries for a run of `count` <= kWeightRun tokens, a multiple of 16. A few queries at a time:
 /// the maxima and divisions of one are waited for while the others' go on.
 template <std::uint32_t kBits>
-HWY_INLINE void RoundWeights(const LloydAccumulateArgs& args, std::size_t first, std::size_t count, const Run& run) {
-  constexpr std::size_t kTogether = 4;
+HWY_INLINE void RoundWeights(const ByteAccumulateArgs& args, std::size_t first, std::size_t count, const Run& run) {
   constexpr auto kLimit = static_cast<float>(LloydWeightMax(kBits));
-  alignas(64) float terms[kTogether][kLloydWeightRun];
-  for (std::size_t query = 0; query < args.queries; query += kTogether) {
-    const std::size_t n = std::min(kTogether, args.queries - query);
-    float factors[kTogether] = {};
+  for (std::size_t query = 0; query < args.queries; query += kWeightsTogether) {
+    const std::size_t n = std::min(kWeightsTogether, args.queries - query);
+    float factors[kWeightsTogether] = {};
     for (std::size_t q = 0; q < n; ++q) {
-      const float top = Terms(args.weights + (query + q) * args.stride + first, count, run.scales, terms[q]);
+      const float top = Terms(args.weights + (query + q) * args.stride + first, count, run.scales, run.terms + q * kWeightRun);
       const bool none = !(top >= 1e-30f);
       factors[q] = none ? 0.0f : kLimit / top;
       run.steps[query + q] = none ? 0.0f : top / kLimit;
     }
     for (std::size_t q = 0; q < n; ++q) {
       std::uint32_t* words = run.words + (query + q) * kWordsPerQuery<kBits>;
-      RoundTerms<kBits>(terms[q], count, factors[q], words);
+      RoundTerms<kBits>(run.terms + q * kWeightRun, count, factors[q], words);
       if constexpr (kHasNeonDot && kBits != 8) {
         const auto* bytes = reinterpret_cast<const std::uint8_t*>(words);
         run.totals[query + q] = std::accumulate(bytes, bytes + count, 0);

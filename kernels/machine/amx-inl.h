@@ -26,8 +26,6 @@ namespace HWY_NAMESPACE {
 inline constexpr std::size_t kTileRows = 16;
 inline constexpr std::size_t kTileRowBytes = 64;
 inline constexpr std::size_t kTileBytes = kTileRows * kTileRowBytes;
-/// From how many queries on tiles beat vectors, whose time grows with each query.
-inline constexpr std::size_t kLeastTileQueries = 9;
 
 /// A kernel's use of the thread's tile registers, all of 16 rows of 64 bytes; for as long as it lives.
 class Tiles {

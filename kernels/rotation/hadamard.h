@@ -20,6 +20,9 @@ namespace kvant::kernels {
 inline constexpr std::size_t kLanes = 16;
 inline constexpr std::size_t kMaxHeadDim = 1024;
 
+/// Bytes of the columns of kLanes rows: the scratch of what rotates rows (64-byte aligned).
+constexpr std::size_t RotationScratchBytes(std::size_t dim) noexcept { return dim * kLanes * sizeof(float); }
+
 struct HadamardShape {
   std::uint32_t dim = 0;
   std::uint32_t core = 0;   ///< order of the Paley factor: 1 (none), 12 or 20; 0: the overlapping scheme

@@ -30,7 +30,7 @@ void UnrotateAll(const UnrotateArgs& args) {
   const LaneTag d;
   const HadamardMap& map = args.map;
   const std::size_t dim = map.shape.dim;
-  alignas(64) float columns[kMaxHeadDim * kLanes];
+  auto* columns = reinterpret_cast<float*>(args.scratch);
   for (std::size_t first = 0; first < args.n;) {
     const std::size_t left = args.n - first;
     const float* from = args.from + first * args.stride;

@@ -17,7 +17,8 @@ struct UnrotateArgs {
   const float* from = nullptr;          ///< row i at from + i * stride
   std::size_t stride = 0;
   std::size_t n = 0;
-  float* rows = nullptr;  ///< [n, dim], adjacent; overwritten
+  float* rows = nullptr;         ///< [n, dim], adjacent; overwritten
+  std::byte* scratch = nullptr;  ///< RotationScratchBytes(dim), 64-byte aligned
 };
 
 /// rows[i] = factor * gain * transpose(Q) from[i] + mean_weights[i] * mean. The same bits on every target and for every n.

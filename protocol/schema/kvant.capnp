@@ -12,7 +12,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("kvant::wire");
 
-const protocolVersion :UInt32 = 2;
+const protocolVersion :UInt32 = 3;
 # Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
 
 const maxFdsPerMessage :UInt32 = 8;
@@ -100,38 +100,107 @@ enum RopePairing {
   adjacent @2;
 }
 
-struct LayerPlan {
-  firstLayer @0 :UInt32;
-  lastLayer @1 :UInt32;   # inclusive
-  keys @2 :Text;
-  values @3 :Text;
+struct Rope {
+  # kvant::RopeSpec (protocol/include/kvant/rope.h has the formulas and the range of each number).
+  pairing @0 :RopePairing;
+  theta @1 :Float64;
+  rotaryDims @2 :UInt32;
+  scaling :union {
+    none @3 :Void;
+    linear @4 :RopeLinear;
+    dynamic @5 :RopeDynamic;
+    yarn @6 :RopeYarn;
+    llama3 @7 :RopeLlama3;
+    long @8 :RopeLong;
+  }
 }
 
+const maxRopeFactors :UInt32 = 512;
+# Most numbers in one list of RopeLong: the pairs of the largest head.
+
+struct RopeLinear {
+  factor @0 :Float64;
+}
+
+struct RopeDynamic {
+  factor @0 :Float64;
+  originalPositions @1 :UInt32;
+  contextTokens @2 :UInt32;
+}
+
+struct RopeYarn {
+  factor @0 :Float64;
+  originalPositions @1 :UInt32;
+  betaFast @2 :Float64;
+  betaSlow @3 :Float64;
+  truncate @4 :Bool;
+  attentionFactor @5 :Float64;
+}
+
+struct RopeLlama3 {
+  factor @0 :Float64;
+  originalPositions @1 :UInt32;
+  lowFreqFactor @2 :Float64;
+  highFreqFactor @3 :Float64;
+}
+
+struct RopeLong {
+  factor @0 :Float64;
+  originalPositions @1 :UInt32;
+  contextTokens @2 :UInt32;
+  shortFactors @3 :List(Float64);
+  longFactors @4 :List(Float64);
+  attentionFactor @5 :Float64;
+}
+
+enum KeyStage {
+  # Whether rows of keys are handed over before or after their rotation.
+  afterRope @0;
+  beforeRope @1;
+}
+
+struct LayerPlan {
+  firstLayer @0 :UInt32;
+  lastLayer @1 :UInt32;                # inclusive
+  firstHead @2 :UInt32;
+  lastHead @3 :UInt32 = 0xffffffff;    # inclusive; all ones: up to the last KV head there is
+  keys @4 :Text;
+  values @5 :Text;
+}
+
+const maxOverrides :UInt32 = 4096;
+# Most layer plans in one store spec.
+
+const maxIdentityText :UInt32 = 4096;
+# Most bytes in each of a store spec's name, model, tokenizer, adapter and salt.
+
+const maxCodecText :UInt32 = 1048576;
+# Most bytes in all codec specs of a store spec together.
+
 struct StoreSpec {
-  # kvant::StoreSpec (protocol/include/kvant/store_spec.h has the meaning of each field). All of it is the identity.
+  # kvant::StoreSpec (protocol/include/kvant/store_spec.h has the meaning of each field). All of it but the name is the identity.
   name @0 :Text;
   model @1 :Text;
   tokenizer @2 :Text;
   adapter @3 :Text;
   salt @4 :Text;
-  ropePairing @5 :RopePairing;
-  ropeTheta @6 :Float64;
-  rotaryDims @7 :UInt32;
-  layers @8 :UInt32;
-  kvHeads @9 :UInt32;
-  headDim @10 :UInt32;
-  dtype @11 :ElementType;
-  blockTokens @12 :UInt32;
-  sinkTokens @13 :UInt32;
-  keys @14 :Text;             # codec specs of the plan
-  values @15 :Text;
-  overrides @16 :List(LayerPlan);
-  artifact @17 :Range;        # the plan's safetensors image; copied during the call; absent or 0 bytes for none
+  rope @5 :Rope;
+  keyStage @6 :KeyStage;
+  layers @7 :UInt32;
+  kvHeads @8 :UInt32;
+  headDim @9 :UInt32;
+  dtype @10 :ElementType;
+  blockTokens @11 :UInt32;
+  sinkTokens @12 :UInt32;
+  keys @13 :Text;             # codec specs of the plan
+  values @14 :Text;
+  overrides @15 :List(LayerPlan);
+  artifact @16 :Range;        # the plan's safetensors image; copied during the call; absent or 0 bytes for none
 }
 
 struct StoreOpened {
   store @0 :UInt32;               # names the open store in this session
-  identity @1 :Text;              # hex digest over the whole spec
+  identity @1 :Text;              # hex digest over the whole spec but its name
   created @2 :Bool;               # by this call
   plan @3 :Text;                  # canonical text of every layer's codecs; a client with local placement compares its own
   slotBytes @4 :UInt64;           # of one sealed block: header, token ids, codes, padding
@@ -236,8 +305,8 @@ interface Session {
   createArena @1 (bytes :UInt64) -> Outcome(ArenaInfo);
 
   openStore @2 (spec :StoreSpec) -> Outcome(StoreOpened);
-  # Creates the store, or attaches where one of that name exists and every field agrees (else identityMismatch, naming the
-  # first that differs and both values).
+  # Creates the store, or attaches where one of that name exists and every field agrees (else identityMismatch, which does not
+  # say what differs: the fields may be another tenant's secrets).
 
   slabs @3 (store :UInt32, from :UInt32) -> Outcome(List(SlabInfo));
   # Slabs of a store with index >= from, ascending, at most maxFdsPerMessage; ask again from the last index + 1 until empty.
@@ -331,6 +400,7 @@ struct StoreRow {
   prefixHitTokens @14 :UInt64;
   evictedBlocks @15 :UInt64;
   deduplicatedBlocks @16 :UInt64;
+  keyStage @17 :KeyStage;
 }
 
 struct SequenceRow {

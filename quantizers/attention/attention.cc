@@ -4,6 +4,7 @@
 
 #include "kernels/machine/amx.h"
 #include "quantizers/attention/tile.h"
+#include "quantizers/attention/turned_keys.h"
 #include "quantizers/attention/units.h"
 
 namespace kvant::quantizers {
@@ -18,11 +19,13 @@ constexpr std::size_t kInlineWork = 1u << 14;
 class AttentionScratch {
  public:
   Units units;
+  TurnedKeys keys;
   std::vector<ThreadBuffers> threads;
   AlignedBuffer partials;
 
   std::span<const AttendItem> items;
   /// Units of each kind that threads have taken. They take one after another, and finish what they have taken.
+  std::atomic<std::size_t> turns_taken{0};
   std::atomic<std::size_t> raw_taken{0};
   std::atomic<std::size_t> taken{0};
   std::atomic<std::size_t> merges_taken{0};
@@ -72,18 +75,26 @@ struct Call {
     }
   }
 
+  void TurnKeys() {
+    while (!Pause()) {
+      const std::size_t i = scratch->turns_taken.fetch_add(1, std::memory_order_relaxed);
+      if (i >= scratch->keys.jobs()) return;
+      scratch->keys.Turn(i);
+    }
+  }
+
   void AttendRaw(std::size_t index, std::size_t thread) {
     const TileRun& unit = scratch->units.raw_units[index];
     const AttendItem& item = ItemOf(unit);
     Partial partial = View(item, unit, scratch->partials.Floats() + unit.partial);
-    Tile(items, scratch->units, unit, scratch->threads[thread], nullptr, false).Attend(partial, false, nullptr);
+    Tile(items, scratch->units, scratch->keys, unit, scratch->threads[thread], nullptr, false).Attend(partial, false, nullptr);
   }
 
   void AttendUnit(const TileRun& unit, std::size_t thread, bool warm, const TileRun* next) {
     const AttendItem& item = ItemOf(unit);
     ThreadBuffers& buffers = scratch->threads[thread];
     Partial partial = View(item, unit, unit.whole ? buffers.partial.Floats() : scratch->partials.Floats() + unit.partial);
-    Tile(items, scratch->units, unit, buffers, scratch->partials.Floats(), true).Attend(partial, warm, next);
+    Tile(items, scratch->units, scratch->keys, unit, buffers, scratch->partials.Floats(), true).Attend(partial, warm, next);
     if (unit.whole) Finish(item, unit, buffers, partial);
   }
 
@@ -123,18 +134,19 @@ void Attention::Run(std::span<const AttendItem> items) {
 void Attention::Begin(std::span<const AttendItem> items) {
   Units& units = scratch_->units;
   units.Cut(items);
+  scratch_->keys.Lay(items);
   Sizes sizes;
   for (const AttendItem& item : items) sizes.Cover(SizesOf(item, units.largest_tile));
   scratch_->threads.resize(executor_.threads());
   for (ThreadBuffers& buffers : scratch_->threads) buffers.Reserve(sizes);
   scratch_->partials.Reserve(units.partial_floats * sizeof(float));
   scratch_->items = items;
-  for (auto* taken : {&scratch_->raw_taken, &scratch_->taken, &scratch_->merges_taken}) *taken = 0;
+  for (auto* taken : {&scratch_->turns_taken, &scratch_->raw_taken, &scratch_->taken, &scratch_->merges_taken}) *taken = 0;
 }
 
 bool Attention::Continue(const std::function<bool()>& pause) { return Work(&pause); }
 
-/// Raw rows first: the other units learn from them what is negligible. Merges last.
+/// Keys before RoPE are turned first. Then raw rows: the other units learn from them what is negligible. Merges last.
 bool Attention::Work(const std::function<bool()>* pause) {
   const Units& units = scratch_->units;
   Call call{scratch_.get(), pause};
@@ -151,11 +163,12 @@ bool Attention::Work(const std::function<bool()>* pause) {
     return taken.load(std::memory_order_relaxed) >= count;
   };
   using Task = void (*)(void*, std::size_t, std::size_t);
+  const Task turns = [](void* context, std::size_t, std::size_t) { static_cast<Call*>(context)->TurnKeys(); };
   const Task raws = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->AttendRaws(thread); };
   const Task blocks = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->AttendUnits(thread); };
   const Task merges = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->MergeTiles(thread); };
-  return all(units.raw_units.size(), scratch_->raw_taken, raws) && all(units.units.size(), scratch_->taken, blocks) &&
-         all(units.split.size(), scratch_->merges_taken, merges);
+  return all(scratch_->keys.jobs(), scratch_->turns_taken, turns) && all(units.raw_units.size(), scratch_->raw_taken, raws) &&
+         all(units.units.size(), scratch_->taken, blocks) && all(units.split.size(), scratch_->merges_taken, merges);
 }
 
 }  // namespace kvant::quantizers

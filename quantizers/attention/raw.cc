@@ -1,19 +1,18 @@
 // Raw rows: sinks and tails.
 #include "kernels/raw/dot.h"
-#include "kernels/raw/rows.h"
 #include "kernels/raw/weighted_sum.h"
-#include "kernels/rope.h"
 #include "kernels/softmax.h"
 #include "quantizers/attention/tile.h"
 
 namespace kvant::quantizers {
 
-void Tile::AttendRaw(const RawRows& raw, const Range& seen, Partial& partial) {
+void Tile::AttendRaw(std::size_t index, const Range& seen, Partial& partial) {
+  const RawRows& raw = cache_.raw[index];
   const Range rows{std::max(raw.first_position, seen.begin), std::min(raw.first_position + raw.count, seen.end)};
   for (std::uint64_t begin = rows.begin; begin < rows.end; begin += kChunkTokens) {
     const Range chunk{begin, std::min<std::uint64_t>(rows.end, begin + kChunkTokens)};
     const auto length = static_cast<std::size_t>(chunk.end - chunk.begin);
-    ScoreRaw(raw, chunk);
+    ScoreRaw(keys_[index], chunk);
     bool any = false;
     for (std::size_t i = 0; i < unit_.count; ++i) {
       float* logits = buffers_.logits.Floats() + i * kChunkTokens;
@@ -34,26 +33,11 @@ RowsView Tile::RawView(const RawRows& raw, const void* base, std::uint64_t posit
   return {data, raw.type, count, spec_.head_dim, raw.row_stride};
 }
 
-void Tile::ScoreRaw(const RawRows& raw, const Range& chunk) {
-  const float* queries = buffers_.queries.Floats();
-  float* logits = buffers_.logits.Floats();
+/// `keys` are the raw rows themselves, or those rows after RoPE.
+void Tile::ScoreRaw(const RawRows& keys, const Range& chunk) {
   const auto length = static_cast<std::size_t>(chunk.end - chunk.begin);
-  if (rope_ == nullptr) {
-    kernels::DotRows(queries, unit_.count, RawView(raw, raw.keys, chunk.begin, length), logits, kChunkTokens);
-    return;
-  }
-  float* turned = buffers_.turned.Floats();
-  for (std::size_t done = 0; done < length; done += kTurnTokens) {
-    const std::size_t count = std::min(kTurnTokens, length - done);
-    const RowsView view = RawView(raw, raw.keys, chunk.begin + done, count);
-    for (std::size_t t = 0; t < count; ++t) {
-      const auto* row = static_cast<const std::byte*>(view.data) + t * view.stride * ElementBytes(view.type);
-      kernels::LoadRow(row, view.type, view.dim, turned + t * view.dim);
-    }
-    rope_->Rotate(turned, count, chunk.begin + done);
-    const RowsView rows{turned, ElementType::kF32, count, view.dim, view.dim};
-    kernels::DotRows(queries, unit_.count, rows, logits + done, kChunkTokens);
-  }
+  kernels::DotRows(buffers_.queries.Floats(), unit_.count, RawView(keys, keys.keys, chunk.begin, length),
+                   buffers_.logits.Floats(), kChunkTokens);
 }
 
 }  // namespace kvant::quantizers

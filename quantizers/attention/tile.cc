@@ -32,13 +32,12 @@ Sizes SizesOf(const AttendItem& item, std::size_t count) {
     sizes.scratch = std::max({sizes.scratch, keys.scratch, values.scratch});
     sizes.partial =
         std::max(sizes.partial, Partial::Floats(count, AccFloats(item, codecs.begin), spec.head_dim) * sizeof(float));
-    if (codecs.keys->pre_rope()) sizes.turned = kTurnTokens * spec.head_dim * sizeof(float);
   }
   return sizes;
 }
 
-Tile::Tile(std::span<const AttendItem> items, const Units& units, const TileRun& unit, ThreadBuffers& buffers, float* partials,
-           bool raw_done)
+Tile::Tile(std::span<const AttendItem> items, const Units& units, const TurnedKeys& keys, const TileRun& unit,
+           ThreadBuffers& buffers, float* partials, bool raw_done)
     : items_(items),
       members_(&units.members[unit.members]),
       unit_(unit),
@@ -48,7 +47,7 @@ Tile::Tile(std::span<const AttendItem> items, const Units& units, const TileRun&
       value_place_(cache_.plan->place(cache_.layer, unit.head, Side::kValues)),
       spec_(cache_.plan->spec()),
       buffers_(buffers),
-      rope_(codecs_.keys->pre_rope() ? &cache_.plan->rope() : nullptr),
+      keys_(keys.KeysOf(members_->item)),
       units_(units),
       group_(GroupSize(items[members_->item])),
       acc_floats_(AccFloats(items[members_->item], unit.head)) {
@@ -92,7 +91,7 @@ void Tile::Attend(Partial& partial, bool warm, const TileRun* next) {
   LoadQueries(partial);
   const Range seen = TileVisible();
   if (unit_.raw) {
-    for (const RawRows& raw : cache_.raw) AttendRaw(raw, seen, partial);
+    for (std::size_t i = 0; i < cache_.raw.size(); ++i) AttendRaw(i, seen, partial);
   }
   if (blocks) {
     codecs_.keys->Prepare({.head = unit_.head,

@@ -10,6 +10,7 @@
 
 #include "quantizers/attention/aligned_buffer.h"
 #include "quantizers/attention/prefetch_stream.h"
+#include "quantizers/attention/turned_keys.h"
 #include "quantizers/attention/units.h"
 
 namespace kvant::quantizers {
@@ -17,8 +18,6 @@ namespace kvant::quantizers {
 /// Tokens whose logits are turned into weights together: they stay in the first or second cache between scoring, softmax and
 /// accumulation. The same for every tile, or the tile would show in the result.
 inline constexpr std::size_t kChunkTokens = 512;
-/// Raw rows of pre-RoPE layers are turned in pieces of this size.
-inline constexpr std::size_t kTurnTokens = 64;
 /// Blocks have at least 16 tokens.
 inline constexpr std::size_t kMaxChunkBlocks = kChunkTokens / 16;
 
@@ -69,7 +68,6 @@ struct Sizes {
   std::size_t logits = 0;
   std::size_t partial = 0;
   std::size_t rows = 0;
-  std::size_t turned = 0;
   std::size_t scratch = 0;
 
   void Cover(const Sizes& other) {
@@ -78,7 +76,6 @@ struct Sizes {
     logits = std::max(logits, other.logits);
     partial = std::max(partial, other.partial);
     rows = std::max(rows, other.rows);
-    turned = std::max(turned, other.turned);
     scratch = std::max(scratch, other.scratch);
   }
 };
@@ -93,7 +90,6 @@ struct ThreadBuffers {
   AlignedBuffer logits;   ///< [count, chunk]
   AlignedBuffer partial;  ///< a Partial, where the unit has only one run
   AlignedBuffer rows;     ///< [count, head_dim] floats
-  AlignedBuffer turned;   ///< [some tokens, head_dim] floats: raw keys after RoPE
   AlignedBuffer scratch;  ///< of the codecs
 
   void Reserve(const Sizes& sizes) {
@@ -102,7 +98,6 @@ struct ThreadBuffers {
     logits.Reserve(sizes.logits);
     partial.Reserve(sizes.partial);
     rows.Reserve(sizes.rows);
-    turned.Reserve(sizes.turned);
     scratch.Reserve(sizes.scratch);
   }
 };
@@ -111,9 +106,10 @@ struct ThreadBuffers {
 /// way: `warm` says that the first block was prefetched, `next` (or null) is the unit this thread takes next.
 class Tile {
  public:
-  /// `partials` holds the parts; those of raw rows alone are read if they are done, which `raw_done` says.
-  Tile(std::span<const AttendItem> items, const Units& units, const TileRun& unit, ThreadBuffers& buffers, float* partials,
-       bool raw_done);
+  /// `keys` has done all its jobs. `partials` holds the parts; those of raw rows alone are read if they are done, which
+  /// `raw_done` says.
+  Tile(std::span<const AttendItem> items, const Units& units, const TurnedKeys& keys, const TileRun& unit,
+       ThreadBuffers& buffers, float* partials, bool raw_done);
 
   void Attend(Partial& partial, bool warm, const TileRun* next);
 
@@ -132,9 +128,9 @@ class Tile {
   bool NewMaximum(std::size_t i, float* logits, std::size_t length, Partial& partial, float* sums);
   bool PrepareSoftmax(std::size_t i, const Range& chunk, bool mask_raw, float* logits, Partial& partial, float* sums);
 
-  void AttendRaw(const RawRows& raw, const Range& seen, Partial& partial);
+  void AttendRaw(std::size_t index, const Range& seen, Partial& partial);
   [[nodiscard]] RowsView RawView(const RawRows& raw, const void* base, std::uint64_t position, std::size_t count) const;
-  void ScoreRaw(const RawRows& raw, const Range& chunk);
+  void ScoreRaw(const RawRows& keys, const Range& chunk);
 
   struct Chunk {
     std::size_t first = 0;  ///< block
@@ -160,7 +156,7 @@ class Tile {
   const Place value_place_;
   const StoreSpec& spec_;
   ThreadBuffers& buffers_;
-  const kernels::Rope* rope_;  ///< null unless the layer's raw keys are pre-RoPE
+  std::span<const RawRows> keys_;  ///< for each of the item's raw rows, where its keys are after RoPE
   const Units& units_;
   std::size_t group_;
   std::size_t acc_floats_;

@@ -109,6 +109,11 @@ class LloydBlocks {
   }
   [[nodiscard]] std::size_t bytes() const noexcept { return kernels::LloydBlockBytes(table_->bits, dim_, tokens_); }
   [[nodiscard]] std::size_t row_bytes() const noexcept { return dim_ * sizeof(float); }
+  [[nodiscard]] std::size_t encode_scratch() const noexcept { return kernels::LloydEncodeScratchBytes(dim_); }
+  [[nodiscard]] std::size_t unrotate_scratch(std::size_t n) const noexcept {
+    return kernels::RotationScratchBytes(dim_) + n * row_bytes();
+  }
+  [[nodiscard]] std::size_t decode_scratch() const noexcept { return unrotate_scratch(1) + row_bytes(); }
 
   [[nodiscard]] CodecTraits traits() const noexcept {
     // With z the rotated row at norm sqrt(dim) and c its codes in units of a standard deviation, the stored scale is at most
@@ -140,17 +145,18 @@ class LloydBlocks {
                                      .mean = mean(args.head),
                                      .layout = layout(),
                                      .scale = scale_};
-    const std::size_t row = kernels::LloydEncode(how, args.rows, reinterpret_cast<std::uint8_t*>(args.block.part[0]));
+    const std::size_t row =
+        kernels::LloydEncode(how, args.rows, reinterpret_cast<std::uint8_t*>(args.block.part[0]), args.scratch);
     if (row == args.rows.count) return {};
     return Error{ErrorCode::kNotFinite, "encode as " + std::string(kName) + ": row " + std::to_string(row) + " of KV head " +
                                             std::to_string(args.head) + " holds NaN or infinity, or its norm exceeds 8.5e9"};
   }
 
-  /// Scratch: two rows.
+  /// Scratch: Unrotate's of one row, then a row.
   void Decode(const DecodeArgs& args) const {
     const auto* codes = reinterpret_cast<const std::uint8_t*>(args.block.part[0]);
     const std::byte* scales = args.block.part[0] + kernels::LloydCodesBytes(table_->bits, dim_, tokens_);
-    auto* row = reinterpret_cast<float*>(args.scratch);
+    auto* row = reinterpret_cast<float*>(args.scratch + unrotate_scratch(1));
     for (std::size_t token = args.begin; token < args.end; ++token) {
       std::uint16_t bits;
       std::memcpy(&bits, scales + token * sizeof(bits), sizeof(bits));
@@ -169,17 +175,20 @@ class LloydBlocks {
                 .rows = args.rows + (token - args.begin) * args.row_stride,
                 .row_stride = args.row_stride,
                 .add = args.add,
-                .scratch = reinterpret_cast<std::byte*>(row + dim_)});
+                .scratch = args.scratch});
     }
   }
 
-  /// Accumulators in codebook units to rows; row i gets its mean times weight_sums[i] added. Scratch: n rows.
+  /// Accumulators in codebook units to rows; row i gets its mean times weight_sums[i] added. Scratch: the kernel's, then n
+  /// rows.
   void Unrotate(const FinishArgs& args) const {
     const Rotation& map = rotation(args.head);
     const auto factor =
         static_cast<float>(1.0 / (map.shape().gain(map.rounds()) * table_->unit * std::sqrt(static_cast<double>(dim_))));
-    float* target = RowsTarget(args.rows, args.row_stride, args.n, dim_, args.add, reinterpret_cast<float*>(args.scratch));
-    kernels::Unrotate({map.map(), factor, mean(args.head), args.weight_sums, args.acc, args.acc_stride, args.n, target});
+    float* target = RowsTarget(args.rows, args.row_stride, args.n, dim_, args.add,
+                               reinterpret_cast<float*>(args.scratch + kernels::RotationScratchBytes(dim_)));
+    kernels::Unrotate(
+        {map.map(), factor, mean(args.head), args.weight_sums, args.acc, args.acc_stride, args.n, target, args.scratch});
     PutRows(target, args.n, dim_, args.rows, args.row_stride, args.add);
   }
 
@@ -205,35 +214,38 @@ class LloydKeys final : public KeyCodec {
   [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
   [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
-  /// Scratch: queries that do not lie adjacent, or logits that are added.
+  /// Scratch: the kernel's, then queries that do not lie adjacent, or logits that are added.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
-    return {.decode = 2 * blocks_.row_bytes(),
+    const std::size_t prepare = kernels::RotationScratchBytes(blocks_.dim()) + n * blocks_.row_bytes();
+    const std::size_t score = kernels::ByteScoreScratchBytes(n, blocks_.dim()) + n * blocks_.tokens() * sizeof(float);
+    return {.encode = blocks_.encode_scratch(),
+            .decode = blocks_.decode_scratch(),
             .prepared = (n + kLanes - 1) / kLanes * kernels::LloydQueryBatchBytes(blocks_.table().bits, blocks_.dim()),
-            .scratch = n * std::max(blocks_.row_bytes(), blocks_.tokens() * sizeof(float))};
+            .scratch = std::max(prepare, score)};
   }
 
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return blocks_.Encode(args); }
   void Decode(const DecodeArgs& args) const override { blocks_.Decode(args); }
 
   void Prepare(const PrepareArgs& args) const override {
-    const float* queries =
-        AdjacentRows(args.queries, args.query_stride, args.n, blocks_.dim(), reinterpret_cast<float*>(args.scratch));
+    const float* queries = AdjacentRows(args.queries, args.query_stride, args.n, blocks_.dim(),
+                                        reinterpret_cast<float*>(args.scratch + kernels::RotationScratchBytes(blocks_.dim())));
     kernels::LloydPrepareQueries({&blocks_.table(), blocks_.rotation(args.head).map(), blocks_.mean(args.head)}, queries,
-                                 args.n, args.prepared);
+                                 args.n, args.prepared, args.scratch);
   }
   void Score(const ScoreArgs& args) const override {
-    auto* scratch = reinterpret_cast<float*>(args.scratch);
-    kernels::LloydScore({.table = &blocks_.table(),
-                         .dim = blocks_.dim(),
-                         .tokens = blocks_.tokens(),
-                         .block = reinterpret_cast<const std::uint8_t*>(args.block.part[0]),
-                         .prepared = args.prepared,
-                         .queries = args.n,
-                         .logits = args.add ? scratch : args.logits,
-                         .stride = args.add ? blocks_.tokens() : args.stride,
-                         .next = args.next.data,
-                         .next_bytes = args.next.bytes});
-    if (args.add) PutRows(scratch, args.n, blocks_.tokens(), args.logits, args.stride, true);
+    auto* own = reinterpret_cast<float*>(args.scratch + kernels::ByteScoreScratchBytes(args.n, blocks_.dim()));
+    kernels::LloydScore(blocks_.table(), {.dim = blocks_.dim(),
+                                          .tokens = blocks_.tokens(),
+                                          .block = args.block.part[0],
+                                          .prepared = args.prepared,
+                                          .queries = args.n,
+                                          .logits = args.add ? own : args.logits,
+                                          .stride = args.add ? blocks_.tokens() : args.stride,
+                                          .scratch = args.scratch,
+                                          .next = args.next.data,
+                                          .next_bytes = args.next.bytes});
+    if (args.add) PutRows(own, args.n, blocks_.tokens(), args.logits, args.stride, true);
   }
 
  private:
@@ -250,8 +262,9 @@ class LloydValues final : public ValueCodec {
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
   /// Scratch: the kernel's of Accumulate, or rows of Finish that are not simply overwritten.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
-    return {.decode = 2 * blocks_.row_bytes(),
-            .scratch = std::max(kernels::LloydAccumulateScratchBytes(n), n * blocks_.row_bytes())};
+    return {.encode = blocks_.encode_scratch(),
+            .decode = blocks_.decode_scratch(),
+            .scratch = std::max(kernels::ByteAccumulateScratchBytes(n), blocks_.unrotate_scratch(n))};
   }
 
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return blocks_.Encode(args); }
@@ -259,18 +272,17 @@ class LloydValues final : public ValueCodec {
 
   [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return blocks_.dim(); }
   void Accumulate(const AccumulateArgs& args) const override {
-    kernels::LloydAccumulate({.table = &blocks_.table(),
-                              .dim = blocks_.dim(),
-                              .tokens = blocks_.tokens(),
-                              .block = reinterpret_cast<const std::uint8_t*>(args.block.part[0]),
-                              .weights = args.weights,
-                              .stride = args.stride,
-                              .queries = args.n,
-                              .acc = args.acc,
-                              .acc_stride = args.acc_stride,
-                              .scratch = args.scratch,
-                              .next = args.next.data,
-                              .next_bytes = args.next.bytes});
+    kernels::LloydAccumulate(blocks_.table(), {.dim = blocks_.dim(),
+                                               .tokens = blocks_.tokens(),
+                                               .block = args.block.part[0],
+                                               .weights = args.weights,
+                                               .stride = args.stride,
+                                               .queries = args.n,
+                                               .acc = args.acc,
+                                               .acc_stride = args.acc_stride,
+                                               .scratch = args.scratch,
+                                               .next = args.next.data,
+                                               .next_bytes = args.next.bytes});
   }
   void Finish(const FinishArgs& args) const override { blocks_.Unrotate(args); }
 

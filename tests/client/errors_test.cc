@@ -248,7 +248,7 @@ TEST_P(ErrorsTest, FullStoreRefusesAndTheSequenceStaysUsable) {
 INSTANTIATE_TEST_SUITE_P(Placements, ErrorsTest, ::testing::Values(Placement::kService, Placement::kLocal),
                          [](const auto& param_info) { return param_info.param == Placement::kLocal ? "Local" : "Service"; });
 
-TEST(StoreErrorsTest, AttachingWithAnotherFieldNamesIt) {
+TEST(StoreErrorsTest, AttachingWithAnotherIdentitySaysThatItDiffers) {
   DaemonEnv env;
   Client client = env.Connect();
   const StoreSpec spec = SpecOf(ModelShape{}, "int8", "int8");
@@ -256,13 +256,13 @@ TEST(StoreErrorsTest, AttachingWithAnotherFieldNamesIt) {
   ASSERT_TRUE(client.OpenStore(spec));
   StoreSpec other = spec;
   other.model = "another";
-  ExpectError(client.OpenStore(other), ErrorCode::kIdentityMismatch, "model");
+  ExpectError(client.OpenStore(other), ErrorCode::kIdentityMismatch, spec.name);
   other = spec;
   other.head_dim = 128;
-  ExpectError(client.OpenStore(other), ErrorCode::kIdentityMismatch, "head_dim");
+  ExpectError(client.OpenStore(other), ErrorCode::kIdentityMismatch, spec.name);
   other = spec;
   other.plan.values = "turboquant_mse:bits=4";
-  ExpectError(client.OpenStore(other), ErrorCode::kIdentityMismatch, "values");
+  ExpectError(client.OpenStore(other), ErrorCode::kIdentityMismatch, spec.name);
   other = spec;
   other.name = "bits";
   other.plan.keys = "turboquant_mse:bits=5";

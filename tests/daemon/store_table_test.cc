@@ -1,6 +1,11 @@
 #include "daemon/store/store_table.h"
 
+#include <algorithm>
 #include <functional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -23,49 +28,111 @@ TEST(StoreTableTest, SecondOpenAttaches) {
   EXPECT_EQ(core.stores.Find("large").error().code, ErrorCode::kNotFound);
 }
 
-TEST(StoreTableTest, EveryFieldTakesPartAndIsNamed) {
+/// With a scaling, so that its numbers can be changed one by one.
+StoreSpec RotarySpec() {
+  StoreSpec spec = SmallSpec();
+  spec.rope = {RopePairing::kHalfSplit, 10000.0, 0, RopeYarn{.factor = 4, .original_positions = 8192}};
+  return spec;
+}
+
+RopeYarn& Yarn(StoreSpec& spec) { return std::get<RopeYarn>(spec.rope.scaling); }
+
+TEST(StoreTableTest, EveryFieldTakesPartAndIsNamedToOperatorsAlone) {
   struct Change {
     const char* named;
     std::function<void(StoreSpec&)> apply;
   };
   const Change changes[] = {
-      {"model differs: the store has 'model-digest', asked for 'm2'", [](StoreSpec& s) { s.model = "m2"; }},
-      {"tokenizer differs: the store has 'bytes', asked for 't2'", [](StoreSpec& s) { s.tokenizer = "t2"; }},
-      {"adapter differs: the store has '', asked for 'lora'", [](StoreSpec& s) { s.adapter = "lora"; }},
-      {"salt differs: the store has '(hidden)', asked for '(hidden)'", [](StoreSpec& s) { s.salt = "x"; }},
-      {"rope.pairing differs: the store has 'none', asked for 'half_split'",
-       [](StoreSpec& s) { s.rope.pairing = RopePairing::kHalfSplit; }},
-      {"rope.theta differs: the store has '10000', asked for '10000.000000000002'",
+      {"model: the store has 'model-digest', asked for 'm2'", [](StoreSpec& s) { s.model = "m2"; }},
+      {"tokenizer: the store has 'bytes', asked for 't2'", [](StoreSpec& s) { s.tokenizer = "t2"; }},
+      {"adapter: the store has '', asked for 'lora'", [](StoreSpec& s) { s.adapter = "lora"; }},
+      {"salt: the store has (hidden), asked for (hidden)", [](StoreSpec& s) { s.salt = "x"; }},
+      {"rope.pairing: the store has 'half_split', asked for 'adjacent'",
+       [](StoreSpec& s) { s.rope.pairing = RopePairing::kAdjacent; }},
+      {"rope.theta: the store has '10000', asked for '10000.000000000002'",
        [](StoreSpec& s) { s.rope.theta = 10000.000000000002; }},
-      {"rope.rotary_dims differs: the store has '0', asked for '8'", [](StoreSpec& s) { s.rope.rotary_dims = 8; }},
-      {"layers differs: the store has '2', asked for '3'", [](StoreSpec& s) { s.layers = 3; }},
-      {"kv_heads differs: the store has '2', asked for '1'", [](StoreSpec& s) { s.kv_heads = 1; }},
-      {"head_dim differs: the store has '16', asked for '32'", [](StoreSpec& s) { s.head_dim = 32; }},
-      {"dtype differs: the store has 'f32', asked for 'bf16'", [](StoreSpec& s) { s.dtype = ElementType::kBF16; }},
-      {"block_tokens differs: the store has '16', asked for '32'", [](StoreSpec& s) { s.block_tokens = 32; }},
-      {"sink_tokens differs: the store has '4', asked for '0'", [](StoreSpec& s) { s.sink_tokens = 0; }},
-      {"plan layer 0 differs", [](StoreSpec& s) { s.plan.keys = "f16"; }},
-      {"plan layer 0 differs", [](StoreSpec& s) { s.plan.values = "bf16"; }},
-      {"plan layer 1 differs",
+      {"rope.rotary_dims: the store has '16', asked for '8'", [](StoreSpec& s) { s.rope.rotary_dims = 8; }},
+      {"rope.scaling: the store has 'yarn', asked for 'none'", [](StoreSpec& s) { s.rope.scaling = {}; }},
+      {"rope.scaling: the store has 'yarn', asked for 'linear'", [](StoreSpec& s) { s.rope.scaling = RopeLinear{4}; }},
+      {"rope.context_tokens: the store has nothing, asked for '3'",
+       [](StoreSpec& s) {
+         s.rope.scaling = RopeDynamic{4, 8192, 3};
+       }},
+      {"rope.low_freq_factor: the store has nothing, asked for '1'",
+       [](StoreSpec& s) {
+         s.rope.scaling = RopeLlama3{4, 8192};
+       }},
+      {"rope.long_factors: the store has nothing, asked for '1,1,1,1,1,1,1,2'",
+       [](StoreSpec& s) {
+         s.rope.scaling = RopeLong{4, 8192, 1, {1, 1, 1, 1, 1, 1, 1, 1}, {1, 1, 1, 1, 1, 1, 1, 2}};
+       }},
+      {"rope.factor: the store has '4', asked for '5'", [](StoreSpec& s) { Yarn(s).factor = 5; }},
+      {"rope.original_positions: the store has '8192', asked for '1'", [](StoreSpec& s) { Yarn(s).original_positions = 1; }},
+      {"rope.beta_fast: the store has '32', asked for '33'", [](StoreSpec& s) { Yarn(s).beta_fast = 33; }},
+      {"rope.beta_slow: the store has '1', asked for '2'", [](StoreSpec& s) { Yarn(s).beta_slow = 2; }},
+      {"rope.truncate: the store has 'true', asked for 'false'", [](StoreSpec& s) { Yarn(s).truncate = false; }},
+      {"rope.attention_factor: the store has '0', asked for '1'", [](StoreSpec& s) { Yarn(s).attention_factor = 1; }},
+      {"layers: the store has '2', asked for '3'", [](StoreSpec& s) { s.layers = 3; }},
+      {"kv_heads: the store has '2', asked for '1'", [](StoreSpec& s) { s.kv_heads = 1; }},
+      {"head_dim: the store has '16', asked for '32'", [](StoreSpec& s) { s.head_dim = 32; }},
+      {"dtype: the store has 'f32', asked for 'bf16'", [](StoreSpec& s) { s.dtype = ElementType::kBF16; }},
+      {"block_tokens: the store has '16', asked for '32'", [](StoreSpec& s) { s.block_tokens = 32; }},
+      {"sink_tokens: the store has '4', asked for '0'", [](StoreSpec& s) { s.sink_tokens = 0; }},
+      {"plan layer 0: ", [](StoreSpec& s) { s.plan.keys = "f16"; }},
+      {"plan layer 0: ", [](StoreSpec& s) { s.plan.values = "bf16"; }},
+      {"plan layer 1: ",
        [](StoreSpec& s) {
          s.plan.overrides.push_back({1, 1, "f16", "f32"});
        }},
   };
   TestCore core;
-  const auto store = core.stores.Open(SmallSpec()).value().store;
+  std::string told;
+  core.core.notify = [&told](std::string_view event) { told = event; };
+  const auto store = core.stores.Open(RotarySpec()).value().store;
   for (const Change& change : changes) {
-    StoreSpec spec = SmallSpec();
+    StoreSpec spec = RotarySpec();
     change.apply(spec);
+    told.clear();
     const Result<OpenedStore> opened = core.stores.Open(spec);
     ASSERT_FALSE(opened.has_value()) << change.named;
     EXPECT_EQ(opened.error().code, ErrorCode::kIdentityMismatch) << opened.error().message;
-    EXPECT_THAT(opened.error().message, HasSubstr(change.named));
-    // And as a store of its own it would have another digest.
-    spec.name = "other";
+    EXPECT_EQ(opened.error().message,
+              "open store small: the store of that name has another identity; the daemon's log names the fields that differ");
+    EXPECT_THAT(told, HasSubstr(change.named));
+    // And as a store of its own it has another digest.
     const auto fields = IdentityFields(*quantizers::Plan::Make(core.codecs, spec).value());
-    StoreSpec same = SmallSpec("other");
-    EXPECT_NE(IdentityDigest(fields), IdentityDigest(IdentityFields(*quantizers::Plan::Make(core.codecs, same).value())));
+    EXPECT_NE(IdentityDigest(fields), store->identity()) << change.named;
   }
+}
+
+TEST(StoreTableTest, TheNameIsNoPartOfTheIdentity) {
+  TestCore core;
+  const auto digest = [&](const char* name) {
+    return IdentityDigest(IdentityFields(*quantizers::Plan::Make(core.codecs, SmallSpec(name)).value()));
+  };
+  EXPECT_EQ(digest("small"), digest("other"));
+}
+
+TEST(StoreTableTest, RotaryDimsThatSayTheSameAreTheSameIdentity) {
+  TestCore core;
+  StoreSpec spec = RotarySpec();
+  const auto store = core.stores.Open(spec).value().store;
+  spec.rope.rotary_dims = spec.head_dim;
+  EXPECT_TRUE(core.stores.Open(spec).has_value());
+}
+
+TEST(StoreTableTest, KeyStagesAreOtherIdentities) {
+  const std::vector<IdentityField> after = {{"key_stage", "after_rope"}};
+  const std::vector<IdentityField> before = {{"key_stage", "before_rope"}};
+  EXPECT_EQ(IdentityDifference(after, before), "key_stage: the store has 'after_rope', asked for 'before_rope'");
+  TestCore core;
+  const auto fields = IdentityFields(*quantizers::Plan::Make(core.codecs, SmallSpec()).value());
+  EXPECT_TRUE(std::any_of(fields.begin(), fields.end(), [](const IdentityField& f) { return f.name == "key_stage"; }));
+}
+
+TEST(StoreTableTest, DifferencesForgeNoLogLines) {
+  const std::string text = IdentityDifference({{"model", "a\nb\x1b'\\"}}, {{"model", std::string(100, 'x')}});
+  EXPECT_EQ(text, "model: the store has 'a\\x0ab\\x1b\\x27\\x5c', asked for '" + std::string(80, 'x') + "...'");
 }
 
 TEST(StoreTableTest, ValuesCannotImitateFields) {

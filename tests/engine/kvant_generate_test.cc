@@ -194,6 +194,11 @@ TEST_F(KvantGenerateTest, FailuresHaveDocumentedExitCodesAndNameTheirObject) {
   EXPECT_EQ(Run({"--exact", "--fork-from", "1", "--prompt", "x"}).status, 2);
   EXPECT_EQ(Run({"--placement", "moon", "--prompt", "x"}).status, 2);
   EXPECT_EQ(RunProgram({Program("kvant-generate"), "--help"}).status, 0);
+  for (const char* size : {"512MB", "512m", "-1", "1e9", "99999999999TiB"}) {
+    const Finished refused = Run({"--embedded-budget", size, "--prompt", "x"});
+    EXPECT_EQ(refused.status, 2) << size;
+    EXPECT_THAT(refused.errors, HasSubstr("embedded-budget")) << size;
+  }
 
   const Finished absent = RunProgram({Program("kvant-generate"), "--model", "/nonexistent", "--exact", "--prompt", "x"});
   EXPECT_EQ(absent.status, 4);

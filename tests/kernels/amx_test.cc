@@ -22,8 +22,10 @@ namespace {
 void ScoreSomething() {
   constexpr std::size_t kDim = 64, kTokens = 64;
   GuardedBytes block(LloydBlockBytes(2, kDim, kTokens)), prepared(LloydQueryBatchBytes(2, kDim));
+  GuardedBytes scratch(ByteScoreScratchBytes(16, kDim));
   std::vector<float> logits(16 * kTokens);
-  LloydScore({FindLloydTable(2), kDim, kTokens, block.data(), prepared.raw(), 16, logits.data(), kTokens, nullptr, 0});
+  LloydScore(*FindLloydTable(2),
+             {kDim, kTokens, block.raw(), prepared.raw(), 16, logits.data(), kTokens, scratch.raw(), nullptr, 0});
 }
 
 TEST(AmxTest, AProcessorThatHasTilesUsesThemUnlessForbidden) {

@@ -53,9 +53,9 @@ TEST_P(LloydAccumulateTest, SumsAreTheScalarTwinsBitForBit) {
         const auto weights = Weights(n, stride, random);
         const auto start = RandomNormal(n * acc_stride, random);
         auto acc = start;
-        GuardedBytes scratch(LloydAccumulateScratchBytes(n));
-        LloydAccumulate({&table, dim, tokens, block.data(), weights.data(), stride, n, acc.data(), acc_stride, scratch.raw(),
-                         block.raw(), 5000});
+        GuardedBytes scratch(ByteAccumulateScratchBytes(n));
+        LloydAccumulate(table, {dim, tokens, block.raw(), weights.data(), stride, n, acc.data(), acc_stride, scratch.raw(),
+                                block.raw(), 5000});
         ASSERT_TRUE(scratch.Intact());
         for (std::size_t i = 0; i < n; ++i) {
           std::vector<float> expected(start.begin() + static_cast<std::ptrdiff_t>(i * acc_stride),
@@ -83,9 +83,9 @@ TEST_P(LloydAccumulateTest, LargestSumsDoNotOverflow) {
     }
     const std::vector<float> weights(kTokens, 1.0f);
     std::vector<float> acc(kDim);
-    GuardedBytes scratch(LloydAccumulateScratchBytes(1));
-    LloydAccumulate(
-        {&table, kDim, kTokens, block.data(), weights.data(), kTokens, 1, acc.data(), kDim, scratch.raw(), nullptr, 0});
+    GuardedBytes scratch(ByteAccumulateScratchBytes(1));
+    LloydAccumulate(table,
+                    {kDim, kTokens, block.raw(), weights.data(), kTokens, 1, acc.data(), kDim, scratch.raw(), nullptr, 0});
     // 1024 times the largest centroid; each of 8 runs rounds its sum and step once.
     const double expected = 1024.0 * table.magnitudes[table.half() - 1];
     for (const float sum : acc) EXPECT_NEAR(sum, expected, expected * 8 * 4 * 0x1p-24) << bits;
@@ -101,14 +101,14 @@ TEST_P(LloydAccumulateTest, RoundingOfWeightsStaysBelowItsBound) {
     FillBlock(bits, kDim, kTokens, block, random);
     const auto weights = Weights(1, kTokens, random);
     std::vector<float> acc(kDim);
-    GuardedBytes scratch(LloydAccumulateScratchBytes(1));
-    LloydAccumulate(
-        {&table, kDim, kTokens, block.data(), weights.data(), kTokens, 1, acc.data(), kDim, scratch.raw(), nullptr, 0});
+    GuardedBytes scratch(ByteAccumulateScratchBytes(1));
+    LloydAccumulate(table,
+                    {kDim, kTokens, block.raw(), weights.data(), kTokens, 1, acc.data(), kDim, scratch.raw(), nullptr, 0});
     for (std::size_t d = 0; d < kDim; ++d) {
       double exact = 0.0, bound = 0.0;
-      for (std::size_t first = 0; first < kTokens; first += kLloydWeightRun) {
+      for (std::size_t first = 0; first < kTokens; first += kWeightRun) {
         double top = 0.0, centroids = 0.0;
-        for (std::size_t t = first; t < first + kLloydWeightRun; ++t) {
+        for (std::size_t t = first; t < first + kWeightRun; ++t) {
           const double term = static_cast<double>(weights[t]) * reference::LloydScaleAt(bits, kDim, kTokens, block.data(), t);
           const double c = table.Centroid(LloydIndexAt(LloydLayout::kValues, bits, kDim, kTokens, block.data(), t, d));
           exact += term * c;

@@ -21,7 +21,9 @@ HWY_TARGET_INSTANTIATE_TEST_SUITE_P(LloydEncodeTest);
 
 std::vector<std::uint8_t> Encode(const LloydEncoding& how, const RowsView& rows, std::size_t* row) {
   GuardedBytes block(LloydBlockBytes(how.table->bits, how.shape.dim, rows.count));
-  *row = LloydEncode(how, rows, block.data());
+  GuardedBytes scratch(LloydEncodeScratchBytes(how.shape.dim));
+  *row = LloydEncode(how, rows, block.data(), scratch.raw());
+  EXPECT_TRUE(scratch.Intact());
   EXPECT_TRUE(block.Intact());
   return block.Copy();
 }

@@ -51,12 +51,16 @@ TEST_P(LloydScoreTest, LogitsAreTheScalarTwinsBitForBit) {
         const LloydQueryConfig config{FindLloydTable(bits), MapOf(shape, 3, signs, quarter),
                                       random() % 2 == 0 ? nullptr : mean.data()};
         GuardedBytes prepared((n + kLanes - 1) / kLanes * LloydQueryBatchBytes(bits, dim));
-        LloydPrepareQueries(config, queries.data(), n, prepared.raw());
-        ASSERT_TRUE(prepared.Intact());
+        GuardedBytes rotation(RotationScratchBytes(dim));
+        LloydPrepareQueries(config, queries.data(), n, prepared.raw(), rotation.raw());
+        ASSERT_TRUE(prepared.Intact() && rotation.Intact());
         const std::size_t stride = tokens + 7;
         constexpr float kUntouched = -12345.0f;
         std::vector<float> logits(n * stride, kUntouched);
-        LloydScore({config.table, dim, tokens, block.data(), prepared.raw(), n, logits.data(), stride, block.raw(), 4096});
+        GuardedBytes scratch(ByteScoreScratchBytes(n, dim));
+        LloydScore(*config.table,
+                   {dim, tokens, block.raw(), prepared.raw(), n, logits.data(), stride, scratch.raw(), block.raw(), 4096});
+        ASSERT_TRUE(scratch.Intact());
         for (std::size_t i = 0; i < n; ++i) {
           const auto query = reference::PrepareLloydQuery(config, queries.data() + i * dim);
           for (std::size_t t = 0; t < stride; ++t) {
@@ -94,9 +98,10 @@ TEST_P(LloydScoreTest, LargestSumsDoNotOverflow) {
       for (std::size_t i = 0; i < dim; ++i) query[i] = x[i * kLanes];
       const LloydQueryConfig config{FindLloydTable(bits), MapOf(shape, 1, signs, quarter), nullptr};
       GuardedBytes prepared(LloydQueryBatchBytes(bits, dim));
-      LloydPrepareQueries(config, query.data(), 1, prepared.raw());
+      GuardedBytes rotation(RotationScratchBytes(dim));
+      LloydPrepareQueries(config, query.data(), 1, prepared.raw(), rotation.raw());
       std::vector<float> logits(tokens);
-      LloydScore({config.table, dim, tokens, block.data(), prepared.raw(), 1, logits.data(), tokens, nullptr, 0});
+      LloydScore(*config.table, {dim, tokens, block.raw(), prepared.raw(), 1, logits.data(), tokens, nullptr, nullptr, 0});
       const auto expected = reference::LloydLogit(*config.table, dim, tokens, block.data(), 0,
                                                   reference::PrepareLloydQuery(config, query.data()));
       EXPECT_GT(expected, 0.0f) << dim << " " << bits;
@@ -114,10 +119,11 @@ TEST_P(LloydScoreTest, QueriesThatAreNotFiniteStayWithinTheirMemory) {
   FillBlock(4, 64, 32, block, random);
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3e38f}) {
     std::vector<float> queries(3 * 64, bad);
-    GuardedBytes prepared(LloydQueryBatchBytes(4, 64));
-    LloydPrepareQueries({FindLloydTable(4), MapOf(shape, 3, signs, quarter), nullptr}, queries.data(), 3, prepared.raw());
+    GuardedBytes prepared(LloydQueryBatchBytes(4, 64)), rotation(RotationScratchBytes(64));
+    LloydPrepareQueries({FindLloydTable(4), MapOf(shape, 3, signs, quarter), nullptr}, queries.data(), 3, prepared.raw(),
+                        rotation.raw());
     std::vector<float> logits(3 * 32 + 1, 5.0f);
-    LloydScore({FindLloydTable(4), 64, 32, block.data(), prepared.raw(), 3, logits.data(), 32, nullptr, 0});
+    LloydScore(*FindLloydTable(4), {64, 32, block.raw(), prepared.raw(), 3, logits.data(), 32, nullptr, nullptr, 0});
     EXPECT_TRUE(prepared.Intact());
     EXPECT_EQ(logits.back(), 5.0f);
   }

@@ -32,7 +32,10 @@ TEST_P(UnrotateTest, RowsAreTheScalarTwinsBitForBitHoweverManyThereAre) {
         const auto weights = RandomNormal(n, random);
         constexpr float kFactor = 0.37f, kUntouched = -12345.0f;
         std::vector<float> rows(n * dim + 1, kUntouched);
-        Unrotate({map, kFactor, centred ? mean.data() : nullptr, weights.data(), from.data(), stride, n, rows.data()});
+        GuardedBytes scratch(RotationScratchBytes(dim));
+        Unrotate({map, kFactor, centred ? mean.data() : nullptr, weights.data(), from.data(), stride, n, rows.data(),
+                  scratch.raw()});
+        ASSERT_TRUE(scratch.Intact());
         EXPECT_EQ(rows.back(), kUntouched);
         for (std::size_t i = 0; i < n; ++i) {
           std::vector<float> expected(from.begin() + static_cast<std::ptrdiff_t>(i * stride),

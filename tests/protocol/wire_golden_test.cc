@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <fstream>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include <capnp/message.h>
@@ -79,6 +80,14 @@ TEST(WireGoldenTest, StoreSpec) {
   EXPECT_EQ(spec->rope.pairing, RopePairing::kHalfSplit);
   EXPECT_EQ(spec->rope.theta, 10000.0);
   EXPECT_EQ(spec->rope.rotary_dims, 16u);
+  const auto& yarn = std::get<RopeYarn>(spec->rope.scaling);
+  EXPECT_EQ(yarn.factor, 4);
+  EXPECT_EQ(yarn.original_positions, 8192u);
+  EXPECT_EQ(yarn.beta_fast, 32);
+  EXPECT_EQ(yarn.beta_slow, 1);
+  EXPECT_TRUE(yarn.truncate);
+  EXPECT_EQ(yarn.attention_factor, 1.25);
+  EXPECT_EQ(spec->key_stage, KeyStage::kBeforeRope);
   EXPECT_EQ(spec->layers, 2u);
   EXPECT_EQ(spec->kv_heads, 3u);
   EXPECT_EQ(spec->head_dim, 64u);
@@ -89,11 +98,41 @@ TEST(WireGoldenTest, StoreSpec) {
   ASSERT_EQ(spec->plan.overrides.size(), 1u);
   EXPECT_EQ(spec->plan.overrides[0].first_layer, 1u);
   EXPECT_EQ(spec->plan.overrides[0].last_layer, 2u);
+  EXPECT_EQ(spec->plan.overrides[0].first_head, 3u);
+  EXPECT_EQ(spec->plan.overrides[0].last_head, 4u);
   EXPECT_EQ(spec->plan.overrides[0].keys, "f16");
   EXPECT_EQ(spec->plan.overrides[0].values, "f32");
   EXPECT_EQ(from.getArtifact().getArena(), 5u);
   EXPECT_EQ(from.getArtifact().getOffset(), 6u);
   EXPECT_EQ(from.getArtifact().getBytes(), 7u);
+}
+
+TEST(WireGoldenTest, RopeScalings) {
+  Golden long_message("wire_rope_long");
+  const auto rope = long_message.Root<wire::Rope>();
+  EXPECT_EQ(rope.getPairing(), wire::RopePairing::ADJACENT);
+  EXPECT_EQ(rope.getTheta(), 20000);
+  EXPECT_EQ(rope.getRotaryDims(), 4u);
+  const auto longrope = rope.getScaling().getLong();
+  EXPECT_EQ(longrope.getFactor(), 2);
+  EXPECT_EQ(longrope.getOriginalPositions(), 3u);
+  EXPECT_EQ(longrope.getContextTokens(), 5u);
+  EXPECT_EQ(longrope.getShortFactors()[1], 1.5);
+  EXPECT_EQ(longrope.getLongFactors()[1], 2.5);
+  EXPECT_EQ(longrope.getAttentionFactor(), 1.125);
+
+  Golden llama3_message("wire_rope_llama3");
+  const auto llama3 = llama3_message.Root<wire::Rope>().getScaling().getLlama3();
+  EXPECT_EQ(llama3.getFactor(), 8);
+  EXPECT_EQ(llama3.getOriginalPositions(), 8192u);
+  EXPECT_EQ(llama3.getLowFreqFactor(), 1);
+  EXPECT_EQ(llama3.getHighFreqFactor(), 4);
+
+  Golden dynamic_message("wire_rope_dynamic");
+  const auto dynamic = dynamic_message.Root<wire::Rope>().getScaling().getDynamic();
+  EXPECT_EQ(dynamic.getFactor(), 2);
+  EXPECT_EQ(dynamic.getOriginalPositions(), 4096u);
+  EXPECT_EQ(dynamic.getContextTokens(), 16384u);
 }
 
 TEST(WireGoldenTest, Advanced) {

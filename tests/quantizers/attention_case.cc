@@ -46,6 +46,7 @@ AttentionCase::AttentionCase(const Registry& registry, const CaseShape& shape, s
   spec.block_tokens = static_cast<std::uint32_t>(shape.block_tokens);
   spec.sink_tokens = static_cast<std::uint32_t>(shape.sinks);
   spec.rope = shape.rope;
+  spec.key_stage = shape.key_stage;
   spec.plan.keys = shape.keys;
   spec.plan.values = shape.values;
   spec.plan.overrides = shape.overrides;

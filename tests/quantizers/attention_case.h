@@ -41,6 +41,7 @@ struct CaseShape {
   bool head_major = false;  ///< q and out are [heads, tokens, dim]
   float spread = 1.0f;      ///< logits have about this standard deviation
   RopeSpec rope = {};
+  KeyStage key_stage = KeyStage::kAfterRope;
   std::vector<std::byte> artifact = {};
   std::vector<LayerPlan> overrides = {};
   std::vector<std::uint8_t> sections = {};  ///< block b keeps the first sections[b % size] sections; empty: all

@@ -154,9 +154,17 @@ TEST(PlanTest, EveryFieldHasItsError) {
   refused([](StoreSpec& s) { s.layers = s.kv_heads = s.head_dim = 1024; }, "layers * kv_heads * head_dim is 1073741824");
   refused([](StoreSpec& s) { s.rope = {RopePairing::kAdjacent, 0.0, 0}; }, "rope.theta");
   refused([](StoreSpec& s) { s.rope = {RopePairing::kAdjacent, std::nan(""), 0}; }, "rope.theta");
-  refused([](StoreSpec& s) { s.rope = {RopePairing::kHalfSplit, 1e4, 7}; }, "rope.rotary_dims 7");
+  refused(
+      [](StoreSpec& s) {
+        s.rope = {RopePairing::kHalfSplit, 1e4, 7};
+      },
+      "rope.rotary_dims 7 is not an even number in 2..72");
   refused([](StoreSpec& s) { s.rope = {RopePairing::kHalfSplit, 1e4, 74}; }, "rope.rotary_dims 74");
   refused([](StoreSpec& s) { s.rope.pairing = static_cast<RopePairing>(5); }, "rope.pairing 5");
+  refused([](StoreSpec& s) { s.rope.scaling = RopeLinear{2.0}; }, "rope.scaling of a model without rotary positions");
+  refused([](StoreSpec& s) { s.rope = {RopePairing::kHalfSplit, 1e4, 0, RopeLinear{0.5}}; }, "store spec: rope.factor 0.5");
+  refused([](StoreSpec& s) { s.key_stage = static_cast<KeyStage>(3); }, "key_stage 3");
+  refused([](StoreSpec& s) { s.key_stage = KeyStage::kBeforeRope; }, "key_stage before_rope needs rotary positions");
   refused([](StoreSpec& s) { s.plan.keys = "nope"; }, "plan.keys: unknown codec \"nope\"");
   refused([](StoreSpec& s) { s.plan.values = "f16:x=1"; }, "plan.values");
   refused([](StoreSpec& s) { s.plan.keys = "turboquant_mse:bits=4"; }, "multiples of 32, not 48");

@@ -51,6 +51,7 @@ TEST_P(ToyAttentionTest, MatchesBruteForce) {
     for (const std::size_t group : {1, 3}) {
       test::CaseShape shape{.keys = GetParam(), .values = values, .group = group, .tail = 90, .queries = 7};
       shape.rope = kRope;
+      shape.key_stage = GetParam() == "toy_pre_rope" ? KeyStage::kBeforeRope : KeyStage::kAfterRope;
       shape.artifact = test::ExampleArtifact(registry, GetParam(), 2, shape.head_dim);
       test::ExpectMatchesReference(registry, shape, seed++);
       shape.raw_type = ElementType::kBF16;
@@ -59,6 +60,8 @@ TEST_P(ToyAttentionTest, MatchesBruteForce) {
       shape.softcap = 3.0f;
       shape.sink_logits = true;
       shape.rope = {RopePairing::kAdjacent, 500000.0, 32};
+      test::ExpectMatchesReference(registry, shape, seed++);
+      shape.queries = 70;  // more than one tile
       test::ExpectMatchesReference(registry, shape, seed++);
     }
   }
@@ -128,6 +131,13 @@ TEST(ToyPlanTest, StatesWhatACodecLacks) {
   refused(other, "has shape [4, 4], want [256, 4]");
   refused(Spec("f16", "toy_channel"), "not offered");
   refused(Spec("toy_pre_rope", "f16"), "rope");
+  StoreSpec turned = Spec("toy_pre_rope", "f16");
+  turned.rope = kRope;
+  refused(turned, "layer 0 keys: codec toy_pre_rope@1 needs key_stage before_rope, the store has after_rope");
+  turned.layers = 3;
+  turned.key_stage = KeyStage::kBeforeRope;
+  turned.plan.overrides = {{2, 2, "int8", "f16"}};
+  refused(turned, "layer 2 keys: codec int8@1 needs key_stage after_rope, the store has before_rope");
   refused(Spec("toy_outlier:channels=64", "f16"), "channels=64");
   refused(Spec("toy_outlier:hot=(toy_planes)", "f16"), "blocks of one part");
   refused(Spec("f16", "toy_outlier:rest=(toy_signs)"), "codec toy_signs is not offered for values");
@@ -135,7 +145,7 @@ TEST(ToyPlanTest, StatesWhatACodecLacks) {
   mixed.kv_heads = 2;
   mixed.rope = kRope;
   mixed.plan.overrides = {{0, 0, "toy_pre_rope", "f16", 1, 1}};
-  refused(mixed, "disagree whether keys come before RoPE");
+  refused(mixed, "layer 0 keys: codec toy_pre_rope@1 needs key_stage before_rope");
   StoreSpec small = Spec("toy_channel", "f16");
   small.block_tokens = 48;
   refused(small, "multiples of 32");

@@ -67,7 +67,7 @@ class PreRopeKeys final : public KeyCodec {
     const auto* queries = reinterpret_cast<const float*>(args.prepared);
     for (std::size_t first = 0; first < tokens_; first += kRowsAtOnce) {
       Load(args.block, first, kRowsAtOnce, rows);
-      rope_.Rotate(rows, kRowsAtOnce, args.first_position + first);
+      rope_.Rotate({.rows = rows, .count = kRowsAtOnce, .first_position = args.first_position + first});
       for (std::size_t i = 0; i < args.n; ++i) {
         for (std::size_t t = 0; t < kRowsAtOnce; ++t)
           Put(args.logits[i * args.stride + first + t], Dot(queries + i * dim_, rows + t * dim_, dim_), args.add);

@@ -30,7 +30,7 @@ ARROWS = {
 }
 FOLDERS = {name.split("/")[0] for name in ARROWS}
 # Installed headers <kvant/...> by who provides them, and the folders that may include them.
-TYPES = {"result.h", "store_spec.h", "tensor.h"}
+TYPES = {"result.h", "rope.h", "store_spec.h", "tensor.h"}
 INSTALLED = {
     "client.h": {"client", "tools", "tests"},
     "admin.h": {"client", "tools", "tests"},

@@ -54,7 +54,7 @@ std::string Text(const StoreRow& row) {
   listing.Add("model", row.model);
   listing.Add("shape", std::to_string(row.layers) + " layers, " + std::to_string(row.kv_heads) + " KV heads, head size " +
                            std::to_string(row.head_dim) + ", " + std::to_string(row.block_tokens) + " tokens per block");
-  listing.Add("keys", row.keys);
+  listing.Add("keys", row.keys + (row.key_stage == KeyStage::kBeforeRope ? "  (handed over before RoPE)" : ""));
   listing.Add("values", row.values);
   listing.Add("blocks", HumanCount(row.blocks) + "  (" + HumanCount(row.leased_blocks) + " leased)");
   listing.Add("sequences", HumanCount(row.sequences));

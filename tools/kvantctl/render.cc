@@ -144,6 +144,7 @@ Json ToJson(const StoreRow& row) {
           {"model", row.model},
           {"keys", row.keys},
           {"values", row.values},
+          {"key_stage", KeyStageName(row.key_stage)},
           {"layers", row.layers},
           {"kv_heads", row.kv_heads},
           {"head_dim", row.head_dim},

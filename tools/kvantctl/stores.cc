@@ -20,7 +20,8 @@ std::string Text(const std::vector<StoreRow>& rows) {
                {"PREFIX HITS", Align::kRight},
                {"EVICTED", Align::kRight}});
   for (const StoreRow& row : rows) {
-    table.Add({row.name, row.keys, row.values, HumanCount(row.blocks), HumanCount(row.leased_blocks), HumanCount(row.sequences),
+    const std::string keys = row.keys + (row.key_stage == KeyStage::kBeforeRope ? " (before RoPE)" : "");
+    table.Add({row.name, keys, row.values, HumanCount(row.blocks), HumanCount(row.leased_blocks), HumanCount(row.sequences),
                HumanBytes(row.bytes.logical_f16_bytes), HumanBytes(row.bytes.compressed_bytes),
                HumanBytes(row.bytes.resident_bytes), HumanShare(row.prefix_hit_tokens, row.prefix_lookup_tokens),
                HumanCount(row.evicted_blocks)});

@@ -6,6 +6,8 @@
 #include <string>
 
 #include <kvant/result.h>
+#include <kvant/rope.h>
+#include <nlohmann/json_fwd.hpp>
 
 namespace kvant::examples {
 
@@ -17,9 +19,9 @@ struct Config {
   std::size_t kv_heads = 0;
   std::size_t head_dim = 0;
   std::size_t vocab = 0;
-  std::size_t max_positions = 0;
+  std::size_t max_positions = 0;  ///< longest sequence
   double rms_eps = 0;
-  double rope_theta = 0;
+  RopeSpec rope;
   bool tied_embeddings = false;
   std::int64_t bos = -1;  ///< -1: none
   std::int64_t eos = -1;
@@ -28,8 +30,8 @@ struct Config {
   [[nodiscard]] std::size_t kv_width() const noexcept { return kv_heads * head_dim; }
 };
 
-/// Parses the text of a config.json. kUnsupported names the field and value that this engine does not compute,
+/// Reads a config.json (ParseJson has bounded it). kUnsupported names the field and value that this engine does not compute,
 /// kInvalidArgument a field that is missing or out of range.
-Result<Config> ParseConfig(const std::string& json);
+Result<Config> ParseConfig(const nlohmann::json& json);
 
 }  // namespace kvant::examples

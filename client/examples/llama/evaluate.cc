@@ -116,7 +116,7 @@ Result<std::vector<std::byte>> Calibrate(const Model& model, std::span<const Tok
     add("layers." + std::to_string(layer) + ".values.mean", value_sums[layer]);
   }
   return WriteSafeTensors(means, {{"format", "pt"},
-                                  {"model", model.weights_digest()},
+                                  {"model", model.identity()},
                                   {"tokens", std::to_string(tokens.size())},
                                   {"window_tokens", std::to_string(window_tokens)}});
 }

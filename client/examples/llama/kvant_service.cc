@@ -14,6 +14,8 @@ ElementType TailType(const ServiceOptions& options) {
   return f32 ? ElementType::kF32 : ElementType::kF16;
 }
 
+constexpr std::size_t kMaxArtifactBytes = std::size_t{1} << 30;
+
 /// Address space for the tail of one sequence, a fork of it, queries, outputs and the artifact.
 std::size_t ArenaBytes(const Config& config, const ServiceOptions& options, const StoreSpec& spec) {
   const std::size_t rows = std::size_t{2} * options.block_tokens + options.recent_tokens + options.max_step_tokens;
@@ -41,9 +43,9 @@ std::string StoreName(const std::string& model, const StoreSpec& spec) {
 Result<StoreSpec> MakeStoreSpec(const Model& model, const ServiceOptions& options) {
   const Config& config = model.config();
   StoreSpec spec;
-  spec.model = model.weights_digest();
+  spec.model = model.identity();
   spec.tokenizer = model.tokenizer().digest();
-  spec.rope = {.pairing = RopePairing::kHalfSplit, .theta = config.rope_theta, .rotary_dims = 0};
+  spec.rope = config.rope;
   spec.layers = static_cast<std::uint32_t>(config.layers);
   spec.kv_heads = static_cast<std::uint32_t>(config.kv_heads);
   spec.head_dim = static_cast<std::uint32_t>(config.head_dim);
@@ -53,7 +55,7 @@ Result<StoreSpec> MakeStoreSpec(const Model& model, const ServiceOptions& option
   spec.plan.keys = options.keys;
   spec.plan.values = options.values;
   if (!options.artifact.empty()) {
-    Result<std::vector<std::byte>> artifact = ReadFile(options.artifact);
+    Result<std::vector<std::byte>> artifact = ReadFile(options.artifact, kMaxArtifactBytes);
     if (!artifact) return artifact.error();
     spec.plan.artifact = std::move(*artifact);
   }

@@ -6,7 +6,6 @@
 #include <csignal>
 #include <cstdio>
 #include <iostream>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,7 +48,7 @@ int ExitCode(ErrorCode code) {
 Result<std::string> ReadPrompt(const CommandLine& line) {
   if (line.prompt) return *line.prompt;
   if (!line.prompt_file.empty()) return ReadText(line.prompt_file);
-  return std::string(std::istreambuf_iterator<char>(std::cin), {});
+  return ReadStandardInput();
 }
 
 /// One sequence of either kind, and the service behind it if it is kvant's.

@@ -5,8 +5,12 @@
 #include <filesystem>
 #include <utility>
 
+#include <nlohmann/json.hpp>
+
 #include "client/examples/llama/files.h"
+#include "client/examples/llama/json_text.h"
 #include "client/examples/llama/matmul.h"
+#include "client/examples/llama/model_identity.h"
 #include "client/examples/llama/rope.h"
 #include "client/examples/llama/safetensors.h"
 
@@ -14,6 +18,9 @@ namespace kvant::examples {
 namespace {
 
 using Eigen::Index;
+
+constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
+constexpr std::size_t kMaxTokenizerBytes = std::size_t{64} << 20;
 
 Matrix RmsNorm(const Matrix& x, const Eigen::RowVectorXf& weight, double eps) {
   const Eigen::VectorXf scale =
@@ -92,11 +99,15 @@ class WeightReader {
 Result<Model> Model::Load(const std::string& folder) {
   namespace fs = std::filesystem;
   const fs::path path(folder);
-  const Result<std::string> config_text = ReadText((path / "config.json").string());
+  const Result<std::string> config_text = ReadText((path / "config.json").string(), kMaxConfigBytes);
   if (!config_text) return config_text.error();
-  const Result<Config> config = ParseConfig(*config_text);
+  const Result<nlohmann::json> config_json = ParseJson(*config_text, "config.json");
+  if (!config_json) return config_json.error();
+  const Result<Config> config = ParseConfig(*config_json);
   if (!config) return config.error();
-  const Result<std::string> tokenizer_text = ReadText((path / "tokenizer.json").string());
+  Result<RopeFrequencies> rope = ComputeRopeFrequencies(config->rope, static_cast<std::uint32_t>(config->head_dim));
+  if (!rope) return rope.error();
+  const Result<std::string> tokenizer_text = ReadText((path / "tokenizer.json").string(), kMaxTokenizerBytes);
   if (!tokenizer_text) return tokenizer_text.error();
   const Result<Tokenizer> tokenizer = Tokenizer::Parse(*tokenizer_text);
   if (!tokenizer) return tokenizer.error();
@@ -109,17 +120,22 @@ Result<Model> Model::Load(const std::string& folder) {
     return Error{ErrorCode::kUnsupported,
                  "model '" + folder + "': checkpoints in several files are not read; one model.safetensors is"};
   }
-  Model model(*config, *tokenizer);
+  Model model(*config, *std::move(rope), *tokenizer);
   const fs::path absolute = fs::absolute(path, error).lexically_normal();
   model.name_ = (absolute.has_filename() ? absolute : absolute.parent_path()).filename().string();
-  if (const auto loaded = model.LoadWeights((path / "model.safetensors").string()); !loaded) return loaded.error();
+  const Result<std::string> weights = model.LoadWeights((path / "model.safetensors").string());
+  if (!weights) return weights.error();
+  const WeightsFile file{"model.safetensors", *weights};
+  Result<std::string> identity = ModelIdentity(*config_json, std::span(&file, 1));
+  if (!identity) return identity.error();
+  model.identity_ = *std::move(identity);
   return model;
 }
 
-Result<void> Model::LoadWeights(const std::string& path) {
-  Result<std::vector<std::byte>> image = ReadFile(path);
+Result<std::string> Model::LoadWeights(const std::string& path) {
+  Result<std::vector<std::byte>> image = ReadWholeFile(path);
   if (!image) return image.error();
-  weights_digest_ = Digest(*image);
+  std::string digest = Digest(*image);
   const Result<SafeTensors> file = SafeTensors::Parse(std::move(*image));
   if (!file) return Error{file.error().code, path + ": " + file.error().message};
 
@@ -145,7 +161,7 @@ Result<void> Model::LoadWeights(const std::string& path) {
     });
   }
   if (const auto status = read.status(); !status) return Error{status.error().code, path + ": " + status.error().message};
-  return {};
+  return digest;
 }
 
 Result<std::size_t> Model::Forward(std::span<const TokenId> tokens, Attention& attention, LogitsOf which,
@@ -171,7 +187,7 @@ Result<std::size_t> Model::Forward(std::span<const TokenId> tokens, Attention& a
     x.row(static_cast<Index>(t)) = embedding_.row(tokens[t]);
   }
 
-  const RopeTable rope(position, count, c.head_dim, c.rope_theta);
+  const RopeTable rope(position, count, rope_);
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
   const auto inner = static_cast<Index>(c.intermediate);
   std::vector<float> row(c.head_dim);
@@ -190,10 +206,10 @@ Result<std::size_t> Model::Forward(std::span<const TokenId> tokens, Attention& a
       const float* k = q + c.q_width();
       const float* v = k + c.kv_width();
       for (std::size_t h = 0; h < c.q_heads; ++h) {
-        rope.Rotate(t, q + h * c.head_dim, attention.queries() + (t * c.q_heads + h) * c.head_dim);
+        rope.Rotate(t, q + h * c.head_dim, c.head_dim, attention.queries() + (t * c.q_heads + h) * c.head_dim);
       }
       for (std::size_t h = 0; h < c.kv_heads; ++h) {
-        rope.Rotate(t, k + h * c.head_dim, row.data());
+        rope.Rotate(t, k + h * c.head_dim, c.head_dim, row.data());
         StoreRow(keys, t, h, row.data());
         StoreRow(values, t, h, v + h * c.head_dim);
       }

@@ -30,8 +30,10 @@ class Model {
 
   [[nodiscard]] const Config& config() const noexcept { return config_; }
   [[nodiscard]] const Tokenizer& tokenizer() const noexcept { return tokenizer_; }
-  [[nodiscard]] const std::string& name() const noexcept { return name_; }                      ///< the folder's
-  [[nodiscard]] const std::string& weights_digest() const noexcept { return weights_digest_; }  ///< of the file, in hex
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }  ///< the folder's
+  [[nodiscard]] const std::string& identity() const noexcept {
+    return identity_;
+  }  ///< of weights and configuration, see model_identity.h
 
   /// Runs one step: as many of `tokens` as `attention` has room for, at the positions that follow. Returns that number.
   /// `logits` gets [rows, vocab]: no row, the last token's, or one per token; unchanged where Forward fails.
@@ -47,13 +49,16 @@ class Model {
     Matrix down;                        ///< [hidden, intermediate]
   };
 
-  Model(Config config, Tokenizer tokenizer) : config_(config), tokenizer_(std::move(tokenizer)) {}
-  Result<void> LoadWeights(const std::string& path);
+  Model(Config config, RopeFrequencies rope, Tokenizer tokenizer)
+      : config_(std::move(config)), rope_(std::move(rope)), tokenizer_(std::move(tokenizer)) {}
+  /// Returns the digest of the file.
+  Result<std::string> LoadWeights(const std::string& path);
 
   Config config_;
+  RopeFrequencies rope_;
   Tokenizer tokenizer_;
   std::string name_;
-  std::string weights_digest_;
+  std::string identity_;
   Matrix embedding_;  ///< [vocab, hidden]
   Matrix head_;       ///< [vocab, hidden]; empty where the embedding serves
   Eigen::RowVectorXf final_norm_;

@@ -7,6 +7,8 @@
 #include <Eigen/Core>
 #include <nlohmann/json.hpp>
 
+#include "client/examples/llama/json_text.h"
+
 namespace kvant::examples {
 namespace {
 
@@ -61,7 +63,9 @@ Result<SafeTensors> SafeTensors::Parse(std::vector<std::byte> image) {
                    std::to_string(image.size()));
   }
   const auto* text = reinterpret_cast<const char*>(image.data()) + sizeof(header_bytes);
-  const Json header = Json::parse(text, text + header_bytes, nullptr, /*allow_exceptions=*/false);
+  const Result<Json> parsed = ParseJson({text, static_cast<std::size_t>(header_bytes)}, "header");
+  if (!parsed) return Corrupt(parsed.error().message);
+  const Json& header = *parsed;
   if (!header.is_object()) return Corrupt("the header is not a JSON object");
 
   const std::size_t data_begin = sizeof(header_bytes) + static_cast<std::size_t>(header_bytes);

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "client/examples/llama/files.h"
+#include "client/examples/llama/json_text.h"
 
 namespace kvant::examples {
 namespace {
@@ -37,11 +38,13 @@ Error Refuse(const std::string& what) {
 
 Result<Tokenizer> Tokenizer::Parse(const std::string& text) {
   using Json = nlohmann::json;
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Result<Json> parsed = ParseJson(text, "tokenizer.json");
+  if (!parsed) return parsed.error();
+  const Json& json = *parsed;
   if (!json.is_object() || !json.contains("model") || !json["model"].is_object()) return Refuse("no 'model' object");
   const Json& model = json["model"];
   const Json none;
-  if (model.value("type", none) != "BPE") return Refuse("model type " + model.value("type", none).dump());
+  if (model.value("type", none) != "BPE") return Refuse("model type " + ShownJson(model.value("type", none)));
   const Json merges = model.value("merges", Json::array());
   if (!merges.is_array() || !merges.empty()) return Refuse("it has " + std::to_string(merges.size()) + " merges");
   const Json normalizer = json.value("normalizer", none);

@@ -29,6 +29,7 @@ struct StoreRow {
   std::string model;
   std::string keys;  ///< the plan's default codec specs
   std::string values;
+  KeyStage key_stage = KeyStage::kAfterRope;  ///< what rows of keys are when engines hand them over
   std::uint32_t layers = 0;
   std::uint32_t kv_heads = 0;
   std::uint32_t head_dim = 0;

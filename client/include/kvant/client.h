@@ -34,6 +34,7 @@
 
 #include <kvant/export.h>
 #include <kvant/result.h>
+#include <kvant/rope.h>
 #include <kvant/store_spec.h>
 #include <kvant/tensor.h>
 
@@ -41,6 +42,10 @@ namespace kvant {
 
 /// Token ids as engines hold them. Ids outside 0..2^32-1 are refused with kInvalidArgument.
 using TokenId = std::int64_t;
+
+/// The frequencies and the attention factor that kvant computes from a store's rotary positions, in double: for an engine to
+/// use as they are, or to hold its own against. kInvalidArgument names the field that is out of range or inconsistent.
+KVANT_API Result<RopeFrequencies> ComputeRopeFrequencies(const RopeSpec& spec, std::uint32_t head_dim);
 
 /// Names a live sequence across processes.
 using SequenceId = std::uint64_t;
@@ -139,7 +144,8 @@ struct AttendArgs {
 class KVANT_API NewRows {
  public:
   [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
-  /// [tokens, kv_heads, head_dim] of SequenceOptions::tail_type; heads are far apart, tokens adjacent.
+  /// [tokens, kv_heads, head_dim] of SequenceOptions::tail_type; heads are far apart, tokens adjacent. Keys are written after
+  /// RoPE, or before it where StoreSpec::key_stage says so: kvant cannot tell the two apart. Queries always come after RoPE.
   [[nodiscard]] TensorView Keys(std::size_t layer) const noexcept;
   [[nodiscard]] TensorView Values(std::size_t layer) const noexcept;
 

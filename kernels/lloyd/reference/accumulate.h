@@ -16,8 +16,8 @@ namespace kvant::kernels::reference {
 /// One query: weights [tokens], acc [dim].
 inline void LloydAccumulate(const LloydTable& table, std::size_t dim, std::size_t tokens, const std::uint8_t* block,
                             const float* weights, float* acc) {
-  for (std::size_t first = 0; first < tokens; first += kLloydWeightRun) {
-    const std::size_t count = std::min(kLloydWeightRun, tokens - first);
+  for (std::size_t first = 0; first < tokens; first += kWeightRun) {
+    const std::size_t count = std::min(kWeightRun, tokens - first);
     std::vector<float> terms(count);
     for (std::size_t t = 0; t < count; ++t) {
       terms[t] = weights[first + t] * LloydScaleAt(table.bits, dim, tokens, block, first + t);

@@ -14,7 +14,7 @@ enum class ErrorCode : std::uint16_t {
   kInvalidArgument = 1,    ///< The call can never succeed as written; mend the argument named in the message.
   kOutOfRange = 2,         ///< An index, offset or length lies outside the object named; check it against the shape.
   kNotFound = 3,           ///< No object of that name or id; open or create it first.
-  kIdentityMismatch = 4,   ///< A store of that name exists with another identity; the message names the field.
+  kIdentityMismatch = 4,   ///< A store of that name exists with another identity; the daemon's log names the fields.
   kStoreFull = 5,          ///< The budget has no room and nothing can be evicted; the sequence stays usable.
   kTailFull = 6,           ///< The tail has no free rows; advance, release the mark, or open with a larger tail.
   kNotFinite = 7,          ///< A row holds NaN or infinity (or a norm no codec can hold); nothing was stored.

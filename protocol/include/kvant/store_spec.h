@@ -1,29 +1,32 @@
-// What a store is: the identity that makes KV reusable, and the codec plan. Every field takes part in the identity.
+// What a store is: the identity that makes KV reusable, and the codec plan. Every field but the name takes part in the
+// identity.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include <kvant/rope.h>
 #include <kvant/tensor.h>
 
 namespace kvant {
 
-/// Which numbers of a row RoPE turns together. Stored: do not renumber.
-enum class RopePairing : std::uint8_t {
-  kNone = 0,       ///< no rotary positions
-  kHalfSplit = 1,  ///< (i, i + rotary_dims/2): Llama as Hugging Face stores it
-  kAdjacent = 2,   ///< (2i, 2i+1): GPT-J
+/// What rows of keys are when the engine hands them over. Stored: do not renumber.
+enum class KeyStage : std::uint8_t {
+  kAfterRope = 0,   ///< as attention multiplies them with queries; also for models without rotary positions
+  kBeforeRope = 1,  ///< before their rotation: kvant turns them when it scores. Queries always come after RoPE
 };
 
-/// Rotary positions of the model: pair p at token t turns by t * theta^(-2p/rotary_dims).
-/// Used by codecs that store keys before RoPE; for the others it only takes part in the identity.
-struct RopeSpec {
-  RopePairing pairing = RopePairing::kNone;
-  double theta = 10000.0;
-  std::uint32_t rotary_dims = 0;  ///< 0: all of head_dim
-};
+/// In lower_snake_case.
+constexpr std::string_view KeyStageName(KeyStage stage) noexcept {
+  switch (stage) {
+    case KeyStage::kAfterRope: return "after_rope";
+    case KeyStage::kBeforeRope: return "before_rope";
+  }
+  return "unknown";
+}
 
 /// Codecs for some layers, and there for some KV heads, overriding the plan's default.
 struct LayerPlan {
@@ -47,15 +50,17 @@ struct CodecPlan {
   std::vector<std::byte> artifact;
 };
 
-/// Everything that must agree before two processes may share KV. Opening a store by `name` creates it or, where it
-/// exists, compares every field and names the first that differs.
+/// Everything that must agree before two processes may share KV, and a name. Keys and values computed from the same tokens must
+/// be the same wherever these fields are: `model` covers the weights and whatever else of the model's configuration enters the
+/// forward pass. client/examples/README.md has the recipe by which the reference engine fills them in.
 struct StoreSpec {
-  std::string name;       ///< 1..128 of [A-Za-z0-9._/:=,-]; what operators see
-  std::string model;      ///< digest of the weights (any non-empty text)
+  std::string name;       ///< 1..128 of [A-Za-z0-9._/:=,-]; what operators see, not part of the identity
+  std::string model;      ///< digest of weights and configuration (any non-empty text)
   std::string tokenizer;  ///< digest or name of the tokenizer (non-empty)
   std::string adapter;    ///< digest of a LoRA or the like; empty for none
   std::string salt;       ///< tenant salt; empty for none
   RopeSpec rope;
+  KeyStage key_stage = KeyStage::kAfterRope;  ///< the same for all layers; the codecs of the keys must want it
   std::uint32_t layers = 0;
   std::uint32_t kv_heads = 0;
   std::uint32_t head_dim = 0;              ///< a multiple of 8, at most 1024
