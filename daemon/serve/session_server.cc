@@ -1,6 +1,8 @@
 #include "daemon/serve/session_server.h"
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "daemon/serve/session_messages.h"
@@ -83,13 +85,17 @@ kj::Promise<void> SessionServer::openStore(OpenStoreContext context) {
       wire::WriteError(spec.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
-    auto pair = kj::newPromiseAndFulfiller<Result<Session::NumberedStore>>();
-    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<Result<Session::NumberedStore>>>>(kj::mv(pair.fulfiller));
+    auto pair = kj::newPromiseAndFulfiller<void>();
+    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
+    auto result = std::make_shared<std::optional<Result<Session::NumberedStore>>>();
     Session::OpenStore(session_, *std::move(spec), ReadRange(from.getArtifact()),
-                       [fulfiller](Result<Session::NumberedStore> opened) { (*fulfiller)->fulfill(std::move(opened)); });
-    return Waits(pair.promise.then([context](Result<Session::NumberedStore> opened) mutable {
+                       [fulfiller, result](Result<Session::NumberedStore> opened) {
+                         *result = std::move(opened);
+                         (*fulfiller)->fulfill();
+                       });
+    return Waits(pair.promise.then([result, context]() mutable {
       RunHandler([&] {
-        if (!opened) {
+        if (const auto& opened = **result; !opened) {
           wire::WriteError(opened.error(), context.getResults().initError());
         } else {
           WriteStore(*opened, context.getResults().initOk());
