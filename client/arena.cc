@@ -3,11 +3,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <new>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include <boost/interprocess/indexes/iset_index.hpp>
@@ -17,6 +17,7 @@
 #include <boost/interprocess/sync/mutex_family.hpp>
 
 #include "protocol/segment_layout.h"
+#include "protocol/system_error.h"
 
 namespace kvant::client {
 namespace {
@@ -36,10 +37,9 @@ Result<void> Populate(std::byte* data, std::size_t bytes) {
   const auto begin = reinterpret_cast<std::uintptr_t>(data) / page * page;
   const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes + page - 1) / page * page;
   if (::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE) == 0) return {};
-  if (errno == EINVAL) return {};  // a kernel before 5.14: pages come at first touch
   const int error = errno;
-  return Error{ErrorCode::kSystem,
-               "populate " + std::to_string(end - begin) + " bytes of the arena: " + std::generic_category().message(error)};
+  if (error == EINVAL) return {};  // a kernel before 5.14: pages come at first touch
+  return protocol::SystemError("populate " + std::to_string(end - begin) + " bytes of the arena", error);
 }
 
 }  // namespace
@@ -115,6 +115,13 @@ std::optional<std::uint64_t> Arena::OffsetOf(const void* data, std::size_t bytes
 
 std::uint64_t* Arena::heartbeat() const noexcept {
   return &reinterpret_cast<protocol::ArenaHeader*>(segment_.data())->heartbeat;
+}
+
+bool Arena::revoked() const noexcept {
+  const auto* const header = reinterpret_cast<const protocol::ArenaHeader*>(segment_.data());
+  // What was read from slots before must not be read after this.
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return std::atomic_ref<const std::uint32_t>(header->revoked).load(std::memory_order_relaxed) != 0;
 }
 
 std::size_t Arena::bytes() const noexcept { return segment_.size(); }

@@ -40,6 +40,9 @@ class Arena {
 
   [[nodiscard]] std::size_t bytes() const noexcept;
   [[nodiscard]] std::uint64_t* heartbeat() const noexcept;
+  /// True once the daemon has given up on this client: slots that its sequences held may be rewritten. Everything that was read
+  /// from them before this call answered false is good.
+  [[nodiscard]] bool revoked() const noexcept;
 
  private:
   struct Allocator;

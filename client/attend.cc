@@ -1,58 +1,40 @@
 #include "client/attend.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "client/tensor_place.h"
 #include "protocol/wire.h"
-#include "quantizers/attention/attention.h"
+#include "quantizers/sequence/view.h"
 
 namespace kvant::client {
 namespace {
 
 Error InvalidArgument(const std::string& message) { return {ErrorCode::kInvalidArgument, "attend: " + message}; }
 
-std::string Shape(const ConstTensorView& view) {
-  return "[" + std::to_string(view.tokens) + ", " + std::to_string(view.heads) + ", " + std::to_string(view.dim) + "]";
-}
-
 bool Aligned(const void* data) noexcept { return reinterpret_cast<std::uintptr_t>(data) % alignof(float) == 0; }
 
-/// What both placements check before memory is read.
-Result<void> CheckArgs(const SequenceState& sequence, std::size_t layer, const AttendArgs& args) {
-  const StoreSpec& spec = sequence.store().spec();
-  if (layer >= spec.layers) {
-    return Error{ErrorCode::kOutOfRange, "attend: layer " + std::to_string(layer) + " of " + std::to_string(spec.layers)};
-  }
-  if (auto good = CheckView(args.q, "attend: q"); !good) return good;
-  if (auto good = CheckView(AsConst(args.out), "attend: out"); !good) return good;
-  if (args.q.dim != spec.head_dim) {
-    return InvalidArgument("q is " + Shape(args.q) + ", the store's head_dim is " + std::to_string(spec.head_dim));
-  }
-  if (args.q.heads % spec.kv_heads != 0) {
-    return InvalidArgument("q has " + std::to_string(args.q.heads) + " heads, not a multiple of the store's " +
-                           std::to_string(spec.kv_heads) + " KV heads");
-  }
-  if (args.out.tokens != args.q.tokens || args.out.heads != args.q.heads || args.out.dim != args.q.dim) {
-    return InvalidArgument("out is " + Shape(AsConst(args.out)) + ", q is " + Shape(args.q));
-  }
-  if (sequence.reserved() == 0 && args.q.tokens != 1) {
-    return InvalidArgument(std::to_string(args.q.tokens) + " queries without reserved rows; a probe of what is cached has one");
-  }
-  // How long a reader's sequence is by now, the daemon knows.
-  if (sequence.reserved() == 0 && !sequence.read_only() && (sequence.length() == 0 || args.window == 1)) {
-    return InvalidArgument(std::string("a query without reserved rows sees nothing: ") +
-                           (args.window == 1 ? "its window holds itself only" : "the sequence is empty"));
-  }
+/// The call as attention takes it. Checks what concerns this process's memory and the reserved rows; quantizers::MakeItem
+/// checks the rest where attention runs.
+Result<quantizers::AttendRequest> ReadArgs(const Sequence& sequence, std::size_t layer, const AttendArgs& args) {
+  if (auto good = CheckView(args.q, "attend: q"); !good) return good.error();
+  if (auto good = CheckView(AsConst(args.out), "attend: out"); !good) return good.error();
+  if (!Aligned(args.lse) || !Aligned(args.sink_logits)) return InvalidArgument("lse or sink_logits is not aligned to floats");
   if (sequence.reserved() > 0 && args.q.tokens > sequence.reserved()) {
     return InvalidArgument(std::to_string(args.q.tokens) + " queries for " + std::to_string(sequence.reserved()) +
                            " reserved rows");
   }
-  if (!std::isfinite(args.scale) || args.scale == 0.0f) return InvalidArgument("scale is " + std::to_string(args.scale));
-  if (!Aligned(args.lse) || !Aligned(args.sink_logits)) return InvalidArgument("lse or sink_logits is not aligned to floats");
-  return {};
+  return quantizers::AttendRequest{.layer = layer,
+                                   .new_rows = sequence.reserved() > 0 ? args.q.tokens : 0,
+                                   .q = args.q,
+                                   .out = args.out,
+                                   .lse = args.lse,
+                                   .sink_logits = args.sink_logits,
+                                   .scale = args.scale,
+                                   .softcap = args.softcap,
+                                   .window = args.window};
 }
 
 /// Floats in the arena: in place or staged.
@@ -78,33 +60,33 @@ struct Sent {
   float* staged_lse = nullptr;  ///< null if the daemon writes in place
 };
 
-Result<Sent> WriteItem(Session& session, std::size_t layer, const AttendRequest& request, wire::AttendItem::Builder item) {
-  const AttendArgs& args = *request.args;
+Result<Sent> WriteItem(Session& session, const Sequence& sequence, const quantizers::AttendRequest& request,
+                       wire::AttendItem::Builder item) {
   Sent sent;
-  item.setSequence(request.sequence->id());
-  item.setLayer(static_cast<std::uint32_t>(layer));
-  item.setNewTokens(static_cast<std::uint32_t>(request.sequence->reserved()));
-  if (auto placed = PlaceInput(session, args.q, item.initQ()); !placed) return placed.error();
-  auto out = PlaceOutput(session, args.out, item.initOut());
+  item.setSequence(sequence.id());
+  item.setLayer(static_cast<std::uint32_t>(std::min<std::size_t>(request.layer, UINT32_MAX)));
+  item.setNewTokens(static_cast<std::uint32_t>(request.new_rows));
+  if (auto placed = PlaceInput(session, request.q, item.initQ()); !placed) return placed.error();
+  auto out = PlaceOutput(session, request.out, item.initOut());
   if (!out) return out.error();
   sent.out = *out;
-  if (args.lse != nullptr) {
-    auto lse = PlaceFloats(session, args.lse, args.q.tokens * args.q.heads, item.initLse());
+  if (request.lse != nullptr) {
+    auto lse = PlaceFloats(session, request.lse, request.q.tokens * request.q.heads, item.initLse());
     if (!lse) return lse.error();
     sent.staged_lse = *lse;
   }
-  if (args.sink_logits != nullptr) {
-    auto sinks = PlaceFloats(session, args.sink_logits, args.q.heads, item.initSinkLogits());
+  if (request.sink_logits != nullptr) {
+    auto sinks = PlaceFloats(session, request.sink_logits, request.q.heads, item.initSinkLogits());
     if (!sinks) return sinks.error();
-    if (*sinks != nullptr) std::memcpy(*sinks, args.sink_logits, args.q.heads * sizeof(float));
+    if (*sinks != nullptr) std::memcpy(*sinks, request.sink_logits, request.q.heads * sizeof(float));
   }
-  item.setScale(args.scale);
-  item.setSoftcap(args.softcap);
-  item.setWindow(args.window);
+  item.setScale(request.scale);
+  item.setSoftcap(request.softcap);
+  item.setWindow(request.window);
   return sent;
 }
 
-Result<void> AttendInService(Session& session, std::size_t layer, std::span<const AttendRequest> requests) {
+Result<void> AttendInService(Session& session, std::size_t layer, std::span<const AttendCall> requests) {
   if (requests.size() > wire::MAX_BATCH) {
     return InvalidArgument("a batch of " + std::to_string(requests.size()) + " items, at most " +
                            std::to_string(wire::MAX_BATCH) + " go in one call");
@@ -118,7 +100,9 @@ Result<void> AttendInService(Session& session, std::size_t layer, std::span<cons
   auto items = call.initItems(static_cast<unsigned>(requests.size()));
   std::vector<Sent> sent(requests.size());
   for (unsigned i = 0; i < items.size(); ++i) {
-    auto item = WriteItem(session, layer, requests[i], items[i]);
+    auto request = ReadArgs(*requests[i].sequence, layer, *requests[i].args);
+    if (!request) return request.error();
+    auto item = WriteItem(session, *requests[i].sequence, *request, items[i]);
     if (!item) return Error{item.error().code, "attend: " + item.error().message};
     sent[i] = *item;
   }
@@ -141,6 +125,7 @@ Result<void> AttendInService(Session& session, std::size_t layer, std::span<cons
       continue;
     }
     FinishOutput(session, sent[i].out);
+    requests[i].sequence->RowsAreFinite(layer, requests[i].args->q.tokens);
     if (sent[i].staged_lse != nullptr) {
       const AttendArgs& args = *requests[i].args;
       std::memcpy(args.lse, sent[i].staged_lse, args.q.tokens * args.q.heads * sizeof(float));
@@ -149,51 +134,46 @@ Result<void> AttendInService(Session& session, std::size_t layer, std::span<cons
   return first_failure;
 }
 
-Result<void> AttendHere(Session& session, std::size_t layer, std::span<const AttendRequest> requests) {
+Result<void> AttendHere(Session& session, std::size_t layer, std::span<const AttendCall> requests) {
   LocalAttention& local = session.local();
   local.views.resize(requests.size());
   local.items.clear();
   for (std::size_t i = 0; i < requests.size(); ++i) {
-    SequenceState& sequence = *requests[i].sequence;
-    const AttendArgs& args = *requests[i].args;
+    Sequence& sequence = *requests[i].sequence;
     auto plan = sequence.store().plan();
     if (!plan) return plan.error();
-    local.views[i] = sequence.View(layer);
-    // A probe stands at length() but has no row there: it sees what the last token sees, less the oldest of its window.
-    const std::uint32_t behind = sequence.reserved() == 0 ? 1 : 0;
-    const quantizers::AttendItem item{.cache = {.plan = *plan,
-                                                .layer = layer,
-                                                .blocks = local.views[i].blocks,
-                                                .raw = std::span(local.views[i].raw).first(local.views[i].raw_count)},
-                                      .query = {.q = args.q,
-                                                .out = args.out,
-                                                .lse = args.lse,
-                                                .sink_logits = args.sink_logits,
-                                                .first_position = sequence.length() - behind,
-                                                .scale = args.scale,
-                                                .softcap = args.softcap,
-                                                .window = args.window == 0 ? 0 : args.window - behind}};
-    if (auto good = quantizers::CheckItem(item); !good) return good;
-    if (auto finite = sequence.CheckReservedRows(layer); !finite) return finite;
-    local.items.push_back(item);
-    session.counters().bytes_zero_copy += PayloadBytes(args.q) + PayloadBytes(AsConst(args.out));
+    auto request = ReadArgs(sequence, layer, *requests[i].args);
+    if (!request) return request.error();
+    auto item = quantizers::MakeItem(**plan, sequence.Cache(), *request, local.views[i]);
+    if (!item) return item.error();
+    local.items.push_back(*item);
+    session.counters().bytes_zero_copy += PayloadBytes(request->q) + PayloadBytes(AsConst(request->out));
   }
   local.attention.Run(local.items);
+  // Looked at afterwards: only then is it sure that no slot was rewritten while it was read.
+  if (auto arena = session.GetArena(); arena && (*arena)->revoked()) {
+    return Error{ErrorCode::kDisconnected,
+                 "attend: the daemon gave up on this client, which had shown no sign of life for the lease, and its blocks are "
+                 "gone; connect again and reopen"};
+  }
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    if (auto finite = quantizers::CheckResult(local.items[i]); !finite) return finite;
+    requests[i].sequence->RowsAreFinite(layer, local.items[i].query.q.tokens);
+  }
   return {};
 }
 
 }  // namespace
 
-Result<void> Attend(std::size_t layer, std::span<const AttendRequest> requests) {
+Result<void> Attend(std::size_t layer, std::span<const AttendCall> requests) {
   if (requests.empty()) return {};
   Session& session = requests[0].sequence->session();
   const bool local = requests[0].sequence->local();
-  for (const AttendRequest& request : requests) {
+  for (const AttendCall& request : requests) {
     if (&request.sequence->session() != &session)
       return InvalidArgument("the sequences of a batch belong to different clients");
     if (request.sequence->local() != local) return InvalidArgument("the sequences of a batch have different placements");
     if (auto ready = request.sequence->Ready("attend"); !ready) return ready;
-    if (auto good = CheckArgs(*request.sequence, layer, *request.args); !good) return good;
   }
   session.counters().attend_calls += requests.size();
   return local ? AttendHere(session, layer, requests) : AttendInService(session, layer, requests);

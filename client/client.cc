@@ -121,13 +121,13 @@ Result<void> Client::AttendBatch(std::size_t layer, std::span<const AttendBatchI
   return Guard("attend", [&]() -> Result<void> {
     if (!impl_) return MovedFrom("attend");
     if (auto entered = impl_->session->connection().Enter("attend"); !entered) return entered;
-    std::vector<client::AttendRequest> requests;
+    std::vector<client::AttendCall> requests;
     requests.reserve(items.size());
     for (const AttendBatchItem& item : items) {
       if (item.sequence == nullptr || !item.sequence->impl_) {
         return Error{ErrorCode::kInvalidArgument, "attend: item " + std::to_string(requests.size()) + " has no sequence"};
       }
-      client::SequenceState& sequence = *item.sequence->impl_->state;
+      client::Sequence& sequence = *item.sequence->impl_->state;
       if (&sequence.session() != impl_->session.get()) {
         return Error{ErrorCode::kInvalidArgument,
                      "attend: item " + std::to_string(requests.size()) + " is a sequence of another client"};

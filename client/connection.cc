@@ -1,18 +1,16 @@
 #include "client/connection.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
-#include <system_error>
-#include <thread>
 
 #include <kvant/daemon.h>
+
+#include "protocol/socket_address.h"
+#include "protocol/system_error.h"
 
 namespace kvant::client {
 namespace {
@@ -25,8 +23,6 @@ struct IgnoreErrors final : kj::TaskSet::ErrorHandler {
   void taskFailed(kj::Exception&&) override {}
 };
 
-std::string ErrnoText(int error) { return std::generic_category().message(error); }
-
 /// What /proc says this program is called.
 std::string ProgramName() {
   char buffer[64] = {};
@@ -37,39 +33,6 @@ std::string ProgramName() {
   std::string name(buffer, n > 0 ? static_cast<std::size_t>(n) : 0);
   while (!name.empty() && name.back() == '\n') name.pop_back();
   return name.empty() ? "unknown" : name;
-}
-
-/// A connected, non-blocking socket.
-Result<int> ConnectSocket(const std::string& path, std::chrono::nanoseconds deadline) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty()) return Error{ErrorCode::kInvalidArgument, "connect: the socket path is empty"};
-  if (path.size() >= sizeof(address.sun_path)) {
-    return Error{ErrorCode::kInvalidArgument, "connect to " + path + ": the path has " + std::to_string(path.size()) +
-                                                  " bytes, a unix socket allows " +
-                                                  std::to_string(sizeof(address.sun_path) - 1)};
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return Error{ErrorCode::kSystem, "connect to " + path + ": socket: " + ErrnoText(errno)};
-  const auto end = std::chrono::steady_clock::now() + deadline;
-  for (;;) {
-    if (::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) return fd;
-    const int error = errno;
-    if (error == EINTR) continue;
-    // EAGAIN: the daemon's queue of connections is full.
-    if (error == EAGAIN && std::chrono::steady_clock::now() < end) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      continue;
-    }
-    ::close(fd);
-    if (error == EAGAIN)
-      return Error{ErrorCode::kDeadlineExceeded, "connect to " + path + ": the daemon accepts no connection"};
-    if (error == EACCES || error == EPERM) {
-      return Error{ErrorCode::kPermissionDenied, "connect to " + path + ": " + ErrnoText(error)};
-    }
-    return Error{ErrorCode::kDisconnected, "connect to " + path + ": no daemon answers there (" + ErrnoText(error) + ")"};
-  }
 }
 
 }  // namespace
@@ -85,7 +48,9 @@ struct Connection::Rpc {
 Connection::Connection(std::shared_ptr<ThreadLoop> loop, const ClientOptions& options)
     : loop_(std::move(loop)),
       client_name_(options.name.empty() ? ProgramName() : options.name),
-      spin_(options.spin),
+      // Looking out is part of the wait.
+      spin_(std::min<std::chrono::microseconds>(options.spin,
+                                                std::min<std::chrono::milliseconds>(options.deadline, kLongestDeadline))),
       deadline_(std::min<std::chrono::milliseconds>(options.deadline, kLongestDeadline)) {}
 
 Result<std::unique_ptr<Connection>> Connection::Connect(std::string_view uri, const ClientOptions& options) {
@@ -104,12 +69,12 @@ Result<std::unique_ptr<Connection>> Connection::Connect(std::string_view uri, co
     if (!socket) return socket.error();
     fd = *socket;
   } else {
-    std::string_view path = uri;
-    if (path.starts_with("unix:")) path.remove_prefix(5);
-    connection->peer_ = std::string(path);
-    auto socket = ConnectSocket(connection->peer_, connection->deadline_);
+    auto path = protocol::ParseSocketPath(uri);
+    if (!path) return path.error();
+    connection->peer_ = *path;
+    auto socket = protocol::ConnectUnixSocket(*path, connection->deadline_);
     if (!socket) return socket.error();
-    fd = *socket;
+    fd = socket->Release();
   }
   connection->socket_ = fd;
   const auto failure = kj::runCatchingExceptions([&] {
@@ -133,11 +98,16 @@ wire::Daemon::Client Connection::Bootstrap() {
 }
 
 Result<void> Connection::Enter(std::string_view operation) {
+  if (loop_->Inherited()) {
+    return Error{ErrorCode::kDisconnected, std::string(operation) + ": the connection to the daemon at " + peer_ +
+                                               " belongs to the process that this one was forked from; connect again from a "
+                                               "new thread"};
+  }
   if (!InThisThread()) {
     return Error{ErrorCode::kWrongThread,
                  std::string(operation) + ": this connection belongs to the thread that made it; connect from this thread too"};
   }
-  loop_->Exhume();
+  loop_->DestroyLeft();
   if (dead_) return Dead(operation);
   return {};
 }
@@ -163,8 +133,7 @@ Result<int> Connection::TakeFd(wire::Segment::Client segment, std::string_view o
   KJ_IF_MAYBE (exception, failure) return Failed(*exception, operation);
   if (!answered) return Late(operation);
   if (!copy) return null_fd();
-  if (*copy < 0)
-    return Error{ErrorCode::kSystem, std::string(operation) + ": duplicate the segment's descriptor: " + ErrnoText(error)};
+  if (*copy < 0) return protocol::SystemError(std::string(operation) + ": duplicate the segment's descriptor", error);
   return *copy;
 }
 

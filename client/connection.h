@@ -81,8 +81,8 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  /// What every public call begins with: kWrongThread, or the error that ended the connection. Destroys what other threads
-  /// buried.
+  /// What every public call begins with: kWrongThread, kDisconnected in a forked child, or the error that ended the
+  /// connection. Destroys what other threads left.
   [[nodiscard]] Result<void> Enter(std::string_view operation);
 
   [[nodiscard]] wire::Daemon::Client Bootstrap();

@@ -7,7 +7,7 @@
 
 #include <kvant/client.h>
 
-#include "client/sequence_state.h"
+#include "client/sequence.h"
 #include "client/session.h"
 #include "client/store_state.h"
 
@@ -23,7 +23,7 @@ struct Store::Impl {
 };
 
 struct Sequence::Impl {
-  std::shared_ptr<client::SequenceState> state;
+  std::shared_ptr<client::Sequence> state;
 };
 
 struct Tensor::Impl {

@@ -114,10 +114,14 @@ LocalAttention& Session::local() {
   return *local_;
 }
 
-void Dispose(Connection& connection, std::shared_ptr<void> remains) {
+void Dispose(Connection& connection, std::shared_ptr<void> object) {
+  if (connection.loop().Inherited()) {
+    Leak(std::move(object));  // not Abandon: the socket is the parent's
+    return;
+  }
   if (connection.InThisThread()) return;
-  // Once buried, `connection` may be gone at any time; if it could not be buried it is leaked and stays.
-  if (!connection.loop().Bury(std::move(remains))) connection.Abandon();
+  // Once handed over, `connection` may be gone at any time; if that was refused it is leaked and stays.
+  if (!connection.loop().DestroyLater(std::move(object))) connection.Abandon();
 }
 
 }  // namespace kvant::client

@@ -2,7 +2,6 @@
 // arena, and the counters.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,6 +17,7 @@
 #include "client/housekeeper.h"
 #include "quantizers/attention/attention.h"
 #include "quantizers/attention/worker_team.h"
+#include "quantizers/sequence/view.h"
 
 namespace kvant::client {
 
@@ -26,19 +26,12 @@ DaemonInfo ReadDaemonInfo(wire::DaemonInfo::Reader from);
 /// What a connection says and checks first. `boot_token` 0.
 void WriteHello(std::string_view client_name, wire::Hello::Builder to);
 
-/// One layer of a sequence as local attention reads it: sinks, the tail up to the ring's wrap, the tail behind it.
-struct LocalView {
-  std::array<quantizers::RawRows, 3> raw;
-  std::size_t raw_count = 0;
-  std::span<const std::byte* const> blocks;  ///< slot payloads
-};
-
 /// Threads and scratch of attention in this process; made at the first call with local placement.
 struct LocalAttention {
   explicit LocalAttention(std::size_t threads) : team(threads - 1), attention(team) {}
   quantizers::WorkerTeam team;
   quantizers::Attention attention;
-  std::vector<LocalView> views;  // kept for their capacity
+  std::vector<quantizers::LayerView> views;  // kept for their capacity
   std::vector<quantizers::AttendItem> items;
 };
 
@@ -107,8 +100,8 @@ class Session {
 };
 
 /// Ends what a handle owned: here in the session's own thread, elsewhere when that thread next calls the library. If that
-/// thread is gone the connection is cut, so that the daemon frees its side, and the rest is leaked. `remains` keeps
-/// `connection`.
-void Dispose(Connection& connection, std::shared_ptr<void> remains);
+/// thread is gone the connection is cut, so that the daemon frees its side, and the rest is leaked; in a forked child it is
+/// just leaked. `object` keeps `connection`.
+void Dispose(Connection& connection, std::shared_ptr<void> object);
 
 }  // namespace kvant::client

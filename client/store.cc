@@ -34,7 +34,7 @@ Result<Sequence> Store::Open(std::span<const TokenId> tokens, const SequenceOpti
   return Guard("open sequence", [&]() -> Result<Sequence> {
     if (!impl_) return MovedFrom("open sequence");
     if (auto entered = impl_->state->session().connection().Enter("open sequence"); !entered) return entered.error();
-    auto state = client::SequenceState::Open(impl_->state, tokens, options);
+    auto state = client::Sequence::Open(impl_->state, tokens, options);
     if (!state) return state.error();
     return Sequence(std::make_unique<Sequence::Impl>(Sequence::Impl{std::move(*state)}));
   });
@@ -44,7 +44,7 @@ Result<Sequence> Store::Fork(SequenceId source, std::optional<std::uint64_t> len
   return Guard("fork", [&]() -> Result<Sequence> {
     if (!impl_) return MovedFrom("fork");
     if (auto entered = impl_->state->session().connection().Enter("fork"); !entered) return entered.error();
-    auto state = client::SequenceState::ForkOf(impl_->state, source, length, options);
+    auto state = client::Sequence::ForkOf(impl_->state, source, length, options);
     if (!state) return state.error();
     return Sequence(std::make_unique<Sequence::Impl>(Sequence::Impl{std::move(*state)}));
   });
@@ -54,7 +54,7 @@ Result<Sequence> Store::Read(SequenceId source) {
   return Guard("read sequence", [&]() -> Result<Sequence> {
     if (!impl_) return MovedFrom("read sequence");
     if (auto entered = impl_->state->session().connection().Enter("read sequence"); !entered) return entered.error();
-    auto state = client::SequenceState::Read(impl_->state, source);
+    auto state = client::Sequence::Read(impl_->state, source);
     if (!state) return state.error();
     return Sequence(std::make_unique<Sequence::Impl>(Sequence::Impl{std::move(*state)}));
   });

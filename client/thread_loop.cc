@@ -9,6 +9,8 @@
 #include <sanitizer/lsan_interface.h>
 #endif
 
+#include "client/process_fork.h"
+
 namespace kvant::client {
 namespace {
 
@@ -26,17 +28,22 @@ struct ThreadLoop::ThreadEnd {
   std::weak_ptr<ThreadLoop> loop;
   ~ThreadEnd() {
     const auto held = loop.lock();
-    if (!held) return;
-    std::vector<std::shared_ptr<void>> remains;
-    const std::lock_guard lock(held->mutex_);  // released before the remains are destroyed
+    if (!held || held->Inherited()) return;
+    std::vector<std::shared_ptr<void>> left;
+    const std::lock_guard lock(held->mutex_);  // released before the objects are destroyed
     held->thread_ended_ = true;
-    remains.swap(held->grave_);
+    left.swap(held->left_);
   }
 };
 
 Result<std::shared_ptr<ThreadLoop>> ThreadLoop::ForThisThread() {
   thread_local ThreadEnd here;
-  if (auto loop = here.loop.lock()) return loop;
+  if (auto loop = here.loop.lock()) {
+    if (!loop->Inherited()) return loop;
+    return Error{ErrorCode::kUnsupported,
+                 "start an event loop: this process was forked in a connected thread, whose loop stays the parent's; connect "
+                 "from a new thread, or execute a program"};
+  }
   std::shared_ptr<ThreadLoop> loop;
   const auto failure = kj::runCatchingExceptions([&] { loop = std::shared_ptr<ThreadLoop>(new ThreadLoop(ThreadNumber())); });
   KJ_IF_MAYBE (exception, failure) {
@@ -48,36 +55,43 @@ Result<std::shared_ptr<ThreadLoop>> ThreadLoop::ForThisThread() {
   return loop;
 }
 
+ThreadLoop::ThreadLoop(std::uint64_t thread) : thread_(thread), fork_generation_(ForkGeneration()) {}
+
 ThreadLoop::~ThreadLoop() = default;
+
+bool ThreadLoop::Inherited() const noexcept { return fork_generation_ != ForkGeneration(); }
 
 bool ThreadLoop::InThisThread() const noexcept { return ThreadNumber() == thread_; }
 
-bool ThreadLoop::Bury(std::shared_ptr<void> remains) {
+bool ThreadLoop::DestroyLater(std::shared_ptr<void> object) {
   const std::lock_guard lock(mutex_);
   if (thread_ended_) {
-    // Destroying kj objects outside their thread is undefined: leak them.
-    const auto* const leaked = new std::shared_ptr<void>(std::move(remains));
-#ifdef __SANITIZE_ADDRESS__
-    __lsan_ignore_object(leaked);
-#else
-    static_cast<void>(leaked);
-#endif
+    Leak(std::move(object));
     return false;
   }
-  grave_.push_back(std::move(remains));
-  occupied_.store(true, std::memory_order_release);
+  left_.push_back(std::move(object));
+  any_left_.store(true, std::memory_order_release);
   return true;
 }
 
-void ThreadLoop::Exhume() {
-  if (!occupied_.load(std::memory_order_acquire)) return;
-  std::vector<std::shared_ptr<void>> remains;
+void ThreadLoop::DestroyLeft() {
+  if (!any_left_.load(std::memory_order_acquire)) return;
+  std::vector<std::shared_ptr<void>> left;
   {
     const std::lock_guard lock(mutex_);
-    occupied_.store(false, std::memory_order_relaxed);
-    remains.swap(grave_);
+    any_left_.store(false, std::memory_order_relaxed);
+    left.swap(left_);
   }
-  remains.clear();
+  left.clear();
+}
+
+void Leak(std::shared_ptr<void> object) {
+  const auto* const leaked = new std::shared_ptr<void>(std::move(object));
+#ifdef __SANITIZE_ADDRESS__
+  __lsan_ignore_object(leaked);
+#else
+  static_cast<void>(leaked);
+#endif
 }
 
 }  // namespace kvant::client

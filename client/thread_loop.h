@@ -1,8 +1,7 @@
 // One kj event loop per thread, shared by all connections of that thread.
 //
-// kj allows one loop per thread. The loop is made by the first connection and ends with the last one. Objects that are
-// destroyed on another thread than their loop's are buried: kept until the owning thread's next call into the library, or its
-// end.
+// kj allows one loop per thread. The loop is made by the first connection and ends with the last one. An object whose last
+// handle goes in another thread than its loop's is kept until the owning thread's next call into the library, or its end.
 #pragma once
 
 #include <atomic>
@@ -19,8 +18,8 @@ namespace kvant::client {
 
 class ThreadLoop {
  public:
-  /// The calling thread's loop. kUnsupported if the host runs a kj event loop of its own in this thread, kSystem if kj cannot
-  /// start.
+  /// The calling thread's loop. kUnsupported if the host runs a kj event loop of its own in this thread or the thread inherited
+  /// one through fork(), kSystem if kj cannot start.
   static Result<std::shared_ptr<ThreadLoop>> ForThisThread();
 
   ~ThreadLoop();
@@ -32,23 +31,30 @@ class ThreadLoop {
 
   [[nodiscard]] wire::EventLoop& events() noexcept { return events_; }
 
-  /// Keeps `remains` until the owning thread can destroy them. If that thread has ended they are leaked, and false is returned.
-  /// Thread-safe. shared_ptr<void> because the grave holds any type.
-  bool Bury(std::shared_ptr<void> remains);
+  /// True in a child of the process that made the loop: nothing of it may be used or destroyed there. Thread-safe.
+  [[nodiscard]] bool Inherited() const noexcept;
 
-  /// Destroys what was buried. Owning thread only.
-  void Exhume();
+  /// Keeps `object` until the owning thread can destroy it. If that thread has ended the object is leaked, and false is
+  /// returned. Thread-safe. shared_ptr<void> because objects of any type are kept.
+  bool DestroyLater(std::shared_ptr<void> object);
+
+  /// Destroys what other threads left. Owning thread only.
+  void DestroyLeft();
 
  private:
   struct ThreadEnd;
-  explicit ThreadLoop(std::uint64_t thread) : thread_(thread) {}
+  explicit ThreadLoop(std::uint64_t thread);
 
   wire::EventLoop events_;
   const std::uint64_t thread_;
-  std::atomic<bool> occupied_{false};  // something lies in grave_: every call asks, and most find nothing
+  const std::uint64_t fork_generation_;
+  std::atomic<bool> any_left_{false};  // whether left_ holds something: every call asks, and most find nothing
   std::mutex mutex_;                   // guards the two below
-  std::vector<std::shared_ptr<void>> grave_;
+  std::vector<std::shared_ptr<void>> left_;
   bool thread_ended_ = false;
 };
+
+/// Never destroys `object`: kj objects outside their thread, or in a child process, cannot be.
+void Leak(std::shared_ptr<void> object);
 
 }  // namespace kvant::client

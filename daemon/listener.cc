@@ -64,7 +64,9 @@ Result<void> RemoveStale(const std::string& path) {
     return Error{ErrorCode::kSystem, "listen at \"" + path + "\": a file that is not a socket is in the way"};
   }
   // The lock of a daemon that was started without one, or under another name of this path, tells nothing: ask the socket.
-  if (auto peer = protocol::ConnectUnixSocket(path); peer) return Occupied(path);
+  // A daemon that accepts nobody at present, or not this user, is one all the same.
+  if (auto peer = protocol::ConnectUnixSocket(path); peer || peer.error().code != ErrorCode::kDisconnected)
+    return Occupied(path);
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) return SystemError("remove the stale socket \"" + path + "\"", errno);
   return {};
 }

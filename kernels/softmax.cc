@@ -20,7 +20,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <class D>
 HWY_INLINE hn::Vec<D> ExpNonPositive(D d, hn::Vec<D> x) {
   const hn::RebindToSigned<D> di;
-  const auto in_range = hn::Ge(x, hn::Set(d, -87.3f));  // beyond, whatever comes out is dropped
+  const auto beyond = hn::Lt(x, hn::Set(d, -87.3f));  // there, whatever comes out is dropped
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
   const auto magic = hn::Set(d, 12582912.0f);
   const auto shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), magic);
@@ -35,7 +35,7 @@ HWY_INLINE hn::Vec<D> ExpNonPositive(D d, hn::Vec<D> x) {
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
   const auto scaled = hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
-  return hn::IfThenElseZero(in_range, scaled);
+  return hn::IfThenZeroElse(beyond, scaled);  // a NaN is not beyond: the shift leaves it one
 }
 
 template <class D>
@@ -46,9 +46,9 @@ HWY_INLINE std::size_t MaxVectors(D d, const float* x, std::size_t i, std::size_
   hn::Vec<D> four[4];
   for (auto& max : four) max = hn::LoadU(d, x + i);
   for (; i + 4 * step <= n; i += 4 * step) {
-    for (std::size_t k = 0; k < 4; ++k) four[k] = hn::Max(four[k], hn::LoadU(d, x + i + k * step));
+    for (std::size_t k = 0; k < 4; ++k) four[k] = hn::Max(hn::LoadU(d, x + i + k * step), four[k]);
   }
-  for (; i + step <= n; i += step) four[0] = hn::Max(four[0], hn::LoadU(d, x + i));
+  for (; i + step <= n; i += step) four[0] = hn::Max(hn::LoadU(d, x + i), four[0]);
   const auto max = hn::Max(hn::Max(four[0], four[1]), hn::Max(four[2], four[3]));
   const float m = hn::GetLane(hn::MaxOfLanes(d, max));
   *result = m > *result ? m : *result;

@@ -9,7 +9,8 @@ namespace kvant::kernels {
 [[nodiscard]] float MaxOf(const float* logits, std::size_t n) noexcept;
 
 /// logits[i] = exp(logits[i] - max), in place, for `blocks` * `n` adjacent logits; sums[b] becomes the sum over block b of n.
-/// -infinity gives exactly 0, as does anything below -87.3 (where the exponential leaves f32's normal range). Relative error of
+/// -infinity gives exactly 0, as does anything below -87.3 (where the exponential leaves f32's normal range); a NaN that
+/// arithmetic made (without a payload) makes its sum NaN. Relative error of
 /// one weight below 2^-22. Requires: max is finite and no logit exceeds it. [next, next + next_bytes) is memory to prefetch,
 /// `next` may be null.
 void ExpShifted(float* logits, std::size_t blocks, std::size_t n, float max, float* sums, const std::byte* next,

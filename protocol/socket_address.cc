@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <thread>
 
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -51,21 +52,26 @@ Result<std::string> ParseSocketPath(std::string_view address) {
   return std::string(path);
 }
 
-Result<UniqueFd> ConnectUnixSocket(const std::string& path) {
+Result<UniqueFd> ConnectUnixSocket(const std::string& path, std::chrono::nanoseconds patience) {
   auto fd = StreamSocket(path);
   if (!fd) return fd;
   const sockaddr_un address = AddressOf(path);
-  int status = 0;
-  do {
-    status = ::connect(fd->get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-  } while (status != 0 && errno == EINTR);
-  if (status != 0) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  while (::connect(fd->get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     const int error = errno;
+    if (error == EINTR) continue;
+    if (error == EAGAIN && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      continue;
+    }
     const char* meaning = error == ENOENT         ? "no daemon was started there"
                           : error == ECONNREFUSED ? "a daemon ended there and left its socket"
                           : error == EAGAIN       ? "the daemon there does not accept connections"
                                                   : "cannot connect";
-    return Error{ErrorCode::kDisconnected, SystemError("connect to \"" + path + "\": " + meaning, error).message};
+    const ErrorCode code = error == EACCES || error == EPERM ? ErrorCode::kPermissionDenied
+                           : error == EAGAIN                 ? ErrorCode::kDeadlineExceeded
+                                                             : ErrorCode::kDisconnected;
+    return Error{code, SystemError("connect to \"" + path + "\": " + meaning, error).message};
   }
   return fd;
 }

@@ -1,6 +1,7 @@
 // Addresses of daemons as users write them, and unix stream sockets on them.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <string_view>
 
@@ -14,9 +15,10 @@ namespace kvant::protocol {
 /// hold (107 bytes): the kernel would cut it off or refuse it without saying why.
 Result<std::string> ParseSocketPath(std::string_view address);
 
-/// A connected, non-blocking, close-on-exec stream socket. kDisconnected names the path and what errno means: no such file,
-/// or a socket file that nobody listens on any more.
-Result<UniqueFd> ConnectUnixSocket(const std::string& path);
+/// A connected, non-blocking, close-on-exec stream socket. While the daemon's queue of connections is full it tries again for
+/// `patience`, then kDeadlineExceeded. kDisconnected names the path and what errno means: no such file, or a socket file that
+/// nobody listens on any more; kPermissionDenied.
+Result<UniqueFd> ConnectUnixSocket(const std::string& path, std::chrono::nanoseconds patience = {});
 
 /// A bound, not yet listening, non-blocking, close-on-exec stream socket. kSystem names the path and errno.
 /// Requires: nothing exists at `path`.

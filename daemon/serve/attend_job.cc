@@ -9,20 +9,23 @@ namespace kvant::daemon {
 PinnedSequence::PinnedSequence(const Sequence& sequence)
     : store_(sequence.store().shared_from_this()),
       id_(sequence.id()),
-      length_(sequence.length()),
       rewrites_(sequence.rewrites()),
-      tail_(sequence.tail()) {
-  if (sequence.switched_blocks() == 0) return;
-  leased_ = sequence.blocks()[sequence.switched_blocks() - 1];  // and so all before it
+      mapping_(sequence.tail().mapping),
+      cache_(sequence.Cache()) {
+  blocks_.assign(cache_.blocks.begin(), cache_.blocks.end());
+  cache_.blocks = blocks_;
+  if (blocks_.empty()) return;
+  leased_ = sequence.blocks()[blocks_.size() - 1];  // and so all before it, and the sinks beside the first
   store_->index().AddLease(*leased_);
 }
 
 PinnedSequence::PinnedSequence(PinnedSequence&& other) noexcept
     : store_(other.store_),
       id_(other.id_),
-      length_(other.length_),
       rewrites_(other.rewrites_),
-      tail_(other.tail_),
+      mapping_(other.mapping_),
+      blocks_(std::move(other.blocks_)),
+      cache_(other.cache_),
       leased_(std::exchange(other.leased_, nullptr)) {}
 
 PinnedSequence::~PinnedSequence() {
@@ -35,18 +38,9 @@ bool PinnedSequence::Unchanged(const SequenceTable& sequences) const {
 }
 
 Result<void> AttendJob::Add(std::size_t index, std::uint64_t id, const AttendCall& call) {
-  auto cache = std::make_unique<Cache>();
-  auto item = MakeItem(call, cache->rows);
-  if (!item) return item.error();
-  cache->blocks.assign(cache->rows.blocks.begin(), cache->rows.blocks.end());
-  item->cache.blocks = cache->blocks;
-  attend_items_.push_back(*item);
-  caches_.push_back(std::move(cache));
-  items_.push_back({.index = index,
-                    .sequence = id,
-                    .pinned = PinnedSequence(*call.sequence),
-                    .layer = call.layer,
-                    .new_tokens = call.new_tokens});
+  auto request = RequestOf(call);
+  if (!request) return request.error();
+  items_.push_back({.index = index, .sequence = id, .pinned = PinnedSequence(*call.sequence), .request = *request});
   return {};
 }
 
@@ -56,17 +50,21 @@ bool AttendJob::Continue(quantizers::Executor& executor, const std::function<boo
       if (EndIfCancelled()) return true;
       if (pause()) return false;
       Item& item = items_[checked_];
-      item.outcome =
-          CheckNewRowsFinite(item.pinned.tail(), item.pinned.id(), item.pinned.length(), item.layer, item.new_tokens);
-      if (item.outcome) computed_.push_back(attend_items_[checked_]);
+      auto made = quantizers::MakeItem(item.pinned.plan(), item.pinned.cache(), item.request, item.view);
+      if (made) {
+        attend_items_.push_back(*made);
+      } else {
+        item.outcome = made.error();
+      }
     }
-    if (computed_.empty()) return true;
+    if (attend_items_.empty()) return true;
     if (!attention_) {
       attention_.emplace(executor);
-      attention_->Begin(computed_);
+      attention_->Begin(attend_items_);
     }
-    const bool done = attention_->Continue([&] { return cancelled_.load(std::memory_order_relaxed) || pause(); });
-    return done || EndIfCancelled();
+    if (!attention_->Continue([&] { return cancelled() || pause(); })) return EndIfCancelled();
+    TakeResults();
+    return true;
   } catch (const std::exception& failure) {
     RefuseAll({ErrorCode::kSystem, std::string("attend: ") + failure.what()});
     return true;
@@ -74,13 +72,20 @@ bool AttendJob::Continue(quantizers::Executor& executor, const std::function<boo
 }
 
 bool AttendJob::EndIfCancelled() {
-  if (!cancelled_.load(std::memory_order_relaxed)) return false;
+  if (!cancelled()) return false;
   RefuseAll({ErrorCode::kUnavailable, "attend: the daemon is ending"});
   return true;
 }
 
 void AttendJob::RefuseAll(const Error& error) {
   for (Item& item : items_) item.outcome = error;
+}
+
+void AttendJob::TakeResults() {
+  auto computed = attend_items_.begin();
+  for (Item& item : items_) {
+    if (item.outcome) item.outcome = quantizers::CheckResult(*computed++);
+  }
 }
 
 }  // namespace kvant::daemon

@@ -15,6 +15,7 @@
 #include "daemon/serve/attend_service.h"
 #include "daemon/store/sequence.h"
 #include "quantizers/attention/attention.h"
+#include "quantizers/sequence/view.h"
 
 namespace kvant::daemon {
 
@@ -27,9 +28,9 @@ class PinnedSequence {
   PinnedSequence& operator=(PinnedSequence&&) = delete;
   ~PinnedSequence();
 
-  [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
-  [[nodiscard]] std::uint64_t length() const noexcept { return length_; }
-  [[nodiscard]] const TailView& tail() const noexcept { return tail_; }
+  [[nodiscard]] const quantizers::Plan& plan() const noexcept { return *store_->plan(); }
+  /// As the sequence was when it was pinned.
+  [[nodiscard]] const quantizers::CachedSequence& cache() const noexcept { return cache_; }
 
   /// False if rows that were raw may have been written again since: the sequence was trimmed or closed, or blocks switched.
   /// That happens only under readers of other sessions, for the owner's own calls wait.
@@ -38,10 +39,11 @@ class PinnedSequence {
  private:
   std::shared_ptr<Store> store_;
   std::uint64_t id_;
-  std::uint64_t length_;
   std::uint64_t rewrites_;
-  TailView tail_;
-  Block* leased_ = nullptr;  // null: no blocks, or moved from
+  std::shared_ptr<const void> mapping_;   // of the tail
+  std::vector<const std::byte*> blocks_;  // the sequence's own list changes
+  quantizers::CachedSequence cache_;      // refers to blocks_, whose elements stay where they are when this is moved
+  Block* leased_ = nullptr;               // null: no blocks, or moved from
 };
 
 /// Made, filled and destroyed on the loop thread; Continue runs on the thread that computes. Outcomes may be read once it has
@@ -52,8 +54,8 @@ class AttendJob {
     std::size_t index = 0;       ///< within the request
     std::uint64_t sequence = 0;  ///< as the request named it: a reader's id, perhaps
     PinnedSequence pinned;
-    std::uint32_t layer = 0;
-    std::uint32_t new_tokens = 0;
+    quantizers::AttendRequest request;
+    quantizers::LayerView view{};  ///< what the attention over it refers to
     Result<void> outcome{};
   };
 
@@ -69,25 +71,20 @@ class AttendJob {
 
   /// From any thread: the job ends soon, and its items are refused.
   void Cancel() noexcept { cancelled_.store(true, std::memory_order_relaxed); }
+  [[nodiscard]] bool cancelled() const noexcept { return cancelled_.load(std::memory_order_relaxed); }
 
   [[nodiscard]] const std::vector<Item>& items() const noexcept { return items_; }
 
  private:
-  /// What a quantizers::AttendItem refers to. Never moved: it lies on the heap.
-  struct Cache {
-    CachedRows rows;
-    std::vector<const std::byte*> blocks;
-  };
   bool EndIfCancelled();
   void RefuseAll(const Error& error);
+  void TakeResults();
 
   const std::vector<std::shared_ptr<const Arena>> arenas_;
   std::atomic<bool> cancelled_{false};
   std::vector<Item> items_;
-  std::vector<std::unique_ptr<Cache>> caches_;        // of items_
-  std::vector<quantizers::AttendItem> attend_items_;  // of items_
-  std::size_t checked_ = 0;                           // of items_: new rows are finite, or the outcome says so
-  std::vector<quantizers::AttendItem> computed_;      // those that are
+  std::size_t checked_ = 0;                           // of items_: the outcome says what is wrong with them
+  std::vector<quantizers::AttendItem> attend_items_;  // of those in which nothing is; refer to items_
   std::optional<quantizers::Attention> attention_;
 };
 

@@ -11,6 +11,7 @@
 
 #include "daemon/store/sequence.h"
 #include "quantizers/attention/attention.h"
+#include "quantizers/sequence/view.h"
 
 namespace kvant::daemon {
 
@@ -31,8 +32,9 @@ struct AttendCall {
   Result<void>* outcome = nullptr;  ///< set by AttendService::Run
 };
 
-/// The item that answers a call, all but its new rows checked. It refers to `rows`, and that to the sequence.
-Result<quantizers::AttendItem> MakeItem(const AttendCall& call, CachedRows& rows);
+/// What the call asks of its layer, for quantizers::MakeItem, which makes the other checks. kInvalidArgument if the room for
+/// lse or sink logits has another size than the queries need.
+[[nodiscard]] Result<quantizers::AttendRequest> RequestOf(const AttendCall& call);
 
 /// One request's attention. `outcomes` has one per item of the request, `calls` those that are to run.
 struct AttendBatch {
@@ -59,13 +61,8 @@ class AttendService {
  private:
   quantizers::Attention attention_;
   AttendBatch batch_;  // these are kept for their capacity
-  std::vector<CachedRows> caches_;
+  std::vector<quantizers::LayerView> views_;
   std::vector<quantizers::AttendItem> items_;
 };
-
-/// kNotFinite naming layer, side, KV head and position of the first of the `new_rows` rows from position `length` on that holds
-/// NaN or infinity.
-Result<void> CheckNewRowsFinite(const TailView& tail, std::uint64_t sequence, std::uint64_t length, std::uint32_t layer,
-                                std::uint32_t new_rows);
 
 }  // namespace kvant::daemon

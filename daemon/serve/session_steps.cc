@@ -73,7 +73,7 @@ kj::Promise<void> FinishLong(LongAttend call, const AttendJob& job) {
   for (const AttendJob::Item& item : job.items()) {
     Result<void>& outcome = call.outcomes[item.index];
     outcome = item.outcome;
-    if (session.closed() || !outcome || item.pinned.Unchanged(session.services().core.sequences)) continue;
+    if (job.cancelled() || item.pinned.Unchanged(session.services().core.sequences)) continue;
     if (call.repetitions_left == 0) {
       outcome = Error{ErrorCode::kUnavailable,
                       "attend: sequence " + std::to_string(item.sequence) + " changed each time while it was read; ask again"};

@@ -3,9 +3,9 @@
 #include <cstring>
 #include <string>
 
-#include "kernels/raw/rows.h"
 #include "protocol/segment_layout.h"
 #include "quantizers/attention/aligned_buffer.h"
+#include "quantizers/sequence/rows.h"
 
 namespace kvant::daemon {
 namespace {
@@ -43,7 +43,8 @@ Result<void> SealJob::EncodeCodes(std::byte* payload) {
   const StoreSpec& spec = plan->spec();
   // The ring's capacity is a multiple of block_tokens: a block's rows are adjacent.
   const std::uint64_t first_row = info.first_position % tail.layout.capacity;
-  quantizers::AlignedBuffer scratch;
+  // A thread keeps its scratch from block to block: fresh memory would cost a page fault for every 4 KiB of it, each time.
+  thread_local quantizers::AlignedBuffer scratch;
   scratch.Reserve(plan->encode_scratch());
   for (std::size_t layer = 0; layer < spec.layers; ++layer) {
     for (std::size_t head = 0; head < spec.kv_heads; ++head) {
@@ -70,27 +71,13 @@ Result<void> SealJob::EncodeCodes(std::byte* payload) {
 }
 
 Result<void> SealJob::CopySinks(std::byte* payload) {
-  const StoreSpec& spec = plan->spec();
-  const float largest = kernels::LargestStorable(tail.layout.type);
-  std::vector<float> row(spec.head_dim);
-  for (std::size_t layer = 0; layer < spec.layers; ++layer) {
-    for (std::size_t side = 0; side < 2; ++side) {
-      for (std::size_t head = 0; head < spec.kv_heads; ++head) {
-        const std::byte* from = tail.Ring(layer, side, head);  // block 0: position p is row p
-        for (std::size_t i = 0; i < spec.sink_tokens; ++i) {
-          // Through floats, checked: the client may have changed the row since it was encoded.
-          const float magnitude =
-              kernels::LoadRow(from + i * tail.layout.row_bytes(), tail.layout.type, spec.head_dim, row.data());
-          if (!(magnitude <= largest)) {
-            return Error{ErrorCode::kNotFinite,
-                         Where(*this, layer, side, head) + "row " + std::to_string(i) + " is NaN or infinite"};
-          }
-          kernels::StoreRow(row.data(), spec.head_dim, tail.layout.type, payload);
-          payload += tail.layout.row_bytes();
-        }
-      }
-    }
-  }
+  // Checked, although the block has been encoded: the client may have changed the rows since then.
+  const quantizers::SinkLayout layout{.kv_heads = tail.layout.kv_heads,
+                                      .head_dim = tail.layout.head_dim,
+                                      .tokens = plan->spec().sink_tokens,
+                                      .type = tail.layout.type};
+  auto copied = quantizers::CopySinks(tail, layout, payload);
+  if (!copied) return Error{copied.error().code, "seal the sinks: " + copied.error().message};
   return {};
 }
 

@@ -10,13 +10,13 @@
 namespace kvant::daemon {
 namespace {
 
-/// Reads sink row `i` of one ring of a block as floats. Requires: the block has sinks.
-void LoadSink(const Block& block, const StoreSpec& spec, std::size_t layer, std::size_t side, std::size_t head, std::size_t i,
-              float* row) {
-  const std::size_t index = ((layer * 2 + side) * spec.kv_heads + head) * spec.sink_tokens + i;
-  const BlockPart& sinks = *block.sinks();
-  kernels::LoadRow(sinks.payload + index * spec.head_dim * ElementBytes(sinks.element_type), sinks.element_type, spec.head_dim,
-                   row);
+/// The raw rows beside a block; none if it is not the first of its chain.
+quantizers::Sinks SinksOf(const Block& block, const StoreSpec& spec) noexcept {
+  const BlockPart* const part = block.sinks();
+  if (part == nullptr) return {};
+  return {
+      .data = part->payload,
+      .layout = {.kv_heads = spec.kv_heads, .head_dim = spec.head_dim, .tokens = spec.sink_tokens, .type = part->element_type}};
 }
 
 Error Invalid(std::string message) { return {ErrorCode::kInvalidArgument, std::move(message)}; }
@@ -24,7 +24,11 @@ Error Invalid(std::string message) { return {ErrorCode::kInvalidArgument, std::m
 }  // namespace
 
 Sequence::Sequence(std::shared_ptr<Store> store, TailView tail, const SequenceConfig& config)
-    : store_(std::move(store)), tail_(std::move(tail)), config_(config), self_(std::make_shared<Sequence*>(this)) {
+    : store_(std::move(store)),
+      tail_(std::move(tail)),
+      config_(config),
+      progress_(store_->spec().block_tokens, config.recent_tokens),
+      self_(std::make_shared<Sequence*>(this)) {
   id_ = store_->core().sequences.Add(*this);
   store_->SequenceOpened();
 }
@@ -76,6 +80,8 @@ Result<void> Sequence::Lease(Block& block) {
     return charge.error();
   }
   blocks_.push_back(&block);
+  payloads_.push_back(block.codes().payload);
+  progress_.SetSealed(blocks_.size());
   block_charges_.push_back(std::move(*charge));
   return {};
 }
@@ -98,7 +104,6 @@ Result<std::unique_ptr<Sequence>> Sequence::Make(std::shared_ptr<Store> store, s
   if (!held) return held.error();
   if (!charge) return charge.error();
   sequence->charge_ = std::move(*charge);
-  sequence->SwitchUpTo(blocks.size());
   return sequence;
 }
 
@@ -108,18 +113,18 @@ Result<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<Store> store, s
   const std::vector<Block*> prefix = store->index().LongestPrefix(store->identity(), tokens, block_tokens);
   Result<std::unique_ptr<Sequence>> sequence = Make(store, prefix, std::move(tail), config);
   if (!sequence) return sequence;
-  (*sequence)->length_ = prefix.size() * block_tokens;
-  (*sequence)->prefix_hit_tokens_ = (*sequence)->length_;
+  (*sequence)->progress_.Start(prefix.size() * block_tokens, prefix.size());
+  (*sequence)->prefix_hit_tokens_ = (*sequence)->length();
   store->counters().prefix_lookup_tokens += tokens.size();
-  store->counters().prefix_hit_tokens += (*sequence)->length_;
+  store->counters().prefix_hit_tokens += (*sequence)->length();
   return sequence;
 }
 
 Result<std::unique_ptr<Sequence>> Sequence::Fork(const Sequence& source, std::uint64_t length, TailView tail,
                                                  const SequenceConfig& config) {
   const std::string what = "fork sequence " + std::to_string(source.id_) + " at " + std::to_string(length) + " tokens: ";
-  if (length > source.length_) {
-    return Error{ErrorCode::kOutOfRange, what + "it has " + std::to_string(source.length_)};
+  if (length > source.length()) {
+    return Error{ErrorCode::kOutOfRange, what + "it has " + std::to_string(source.length())};
   }
   const std::uint64_t block_tokens = source.store_->spec().block_tokens;
   const std::uint64_t shared = std::min<std::uint64_t>(source.switched_blocks(), length / block_tokens);
@@ -136,51 +141,29 @@ Result<std::unique_ptr<Sequence>> Sequence::Fork(const Sequence& source, std::ui
   Result<std::uint64_t> copied = std::uint64_t{0};
   if (raw != 0) {
     copied = inside_sealed ? source.DecodeRows(*source.blocks_[shared], raw, copy.tail_, DecodePass::kStore)
-                           : CopyRows(source.tail_, copy.tail_, shared * block_tokens, raw);
+                           : quantizers::CopyRows(source.tail_, copy.tail_, shared * block_tokens, raw);
   }
   if (!copied) return Error{copied.error().code, what + copied.error().message};
   copy.tail_tokens_.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(raw));
-  copy.length_ = length;
+  copy.progress_.Start(length, shared);
   copy.store_->counters().bytes_copied += *copied;
   return fork;
 }
 
-std::uint64_t Sequence::tail_first_position() const noexcept { return switched_blocks() * store_->spec().block_tokens; }
-
-std::uint64_t Sequence::free_rows() const noexcept { return tail_.layout.capacity - (length_ - tail_first_position()); }
-
-Result<CachedRows> Sequence::View(std::size_t layer, std::uint64_t new_rows) const {
-  const StoreSpec& spec = store_->spec();
-  if (layer >= spec.layers) {
-    return Error{ErrorCode::kOutOfRange, "layer " + std::to_string(layer) + " of a store with " + std::to_string(spec.layers)};
-  }
-  if (new_rows > free_rows()) {
-    return Error{ErrorCode::kTailFull, "sequence " + std::to_string(id_) + ": " + std::to_string(new_rows) +
-                                           " new rows, the tail has room for " + std::to_string(free_rows())};
-  }
-  CachedRows view;
-  view.blocks = payloads_;
-  if (const BlockPart* part = payloads_.empty() ? nullptr : blocks_[0]->sinks(); part != nullptr) {
-    const std::size_t side_elements = std::size_t{spec.kv_heads} * spec.sink_tokens * spec.head_dim;
-    const std::byte* keys = part->payload + layer * 2 * side_elements * ElementBytes(part->element_type);
-    quantizers::RawRows& sinks = view.raw[view.raw_count++];
-    sinks.keys = keys;
-    sinks.values = keys + side_elements * ElementBytes(part->element_type);
-    sinks.type = part->element_type;
-    sinks.head_stride = std::size_t{spec.sink_tokens} * spec.head_dim;
-    sinks.row_stride = spec.head_dim;
-    sinks.first_position = 0;
-    sinks.count = spec.sink_tokens;
-  }
-  const std::uint64_t first = tail_first_position();
-  view.raw_count += TailPieces(tail_, layer, first, length_ - first + new_rows, std::span(view.raw).subspan(view.raw_count));
-  return view;
+quantizers::CachedSequence Sequence::Cache() const noexcept {
+  return {.blocks = std::span(payloads_).first(static_cast<std::size_t>(switched_blocks())),
+          .sinks = blocks_.empty() ? quantizers::Sinks() : SinksOf(*blocks_.front(), store_->spec()),
+          .tail = tail_,
+          .length = length()};
 }
 
-Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t rows, const TailView& to, DecodePass pass) const {
+Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t rows, const quantizers::Tail& to,
+                                           DecodePass pass) const {
   const StoreSpec& spec = store_->spec();
   const quantizers::Plan& plan = *store_->plan();
   const float largest = kernels::LargestStorable(to.layout.type);
+  const quantizers::Sinks sinks = SinksOf(block, spec);
+  const std::uint64_t raw_rows = sinks.data != nullptr ? std::min<std::uint64_t>(rows, spec.sink_tokens) : 0;
   std::vector<float> decoded(rows * spec.head_dim);
   quantizers::AlignedBuffer scratch;
   scratch.Reserve(plan.decode_scratch());
@@ -197,13 +180,13 @@ Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t row
                      .rows = decoded.data(),
                      .row_stride = spec.head_dim,
                      .scratch = scratch.data()});
-        if (block.sinks() != nullptr) {
-          for (std::size_t i = 0; i < std::min<std::uint64_t>(rows, spec.sink_tokens); ++i) {
-            LoadSink(block, spec, layer, side, head, i, decoded.data() + i * spec.head_dim);
-          }
+        for (std::size_t i = 0; i < raw_rows; ++i) {
+          const std::byte* row = sinks.data + sinks.layout.Offset(layer, side, head) + i * sinks.layout.row_bytes();
+          kernels::LoadRow(row, sinks.layout.type, spec.head_dim, decoded.data() + i * spec.head_dim);
         }
         if (pass == DecodePass::kStore) {
-          Result<void> stored = StoreRows(to, layer, side, head, block.first_position, rows, decoded.data());
+          const RowsView view{decoded.data(), ElementType::kF32, static_cast<std::size_t>(rows), spec.head_dim, spec.head_dim};
+          Result<void> stored = quantizers::WriteRows(to, layer, side, head, block.first_position, view);
           if (!stored) return stored.error();
         } else if (!std::ranges::all_of(decoded, [&](float x) { return x <= largest && x >= -largest; })) {
           return Error{ErrorCode::kNotFinite, "decoded rows of layer " + std::to_string(layer) + ", head " +
@@ -218,7 +201,7 @@ Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t row
 
 Result<void> Sequence::Trim(std::uint64_t length) {
   const std::string what = "trim sequence " + std::to_string(id_) + " to " + std::to_string(length) + " tokens: ";
-  if (length > length_) return Error{ErrorCode::kOutOfRange, what + "it has " + std::to_string(length_)};
+  if (length > this->length()) return Error{ErrorCode::kOutOfRange, what + "it has " + std::to_string(this->length())};
   const std::uint64_t block_tokens = store_->spec().block_tokens;
   const std::uint64_t whole_blocks = length / block_tokens;
   if (whole_blocks < switched_blocks()) {
@@ -232,13 +215,10 @@ Result<void> Sequence::Trim(std::uint64_t length) {
       store_->counters().bytes_copied += *decoded;
     }
     tail_tokens_.assign(block.tokens.begin(), block.tokens.begin() + static_cast<std::ptrdiff_t>(rows));
-    payloads_.resize(whole_blocks);
-    marks_.clear();
   } else {
     tail_tokens_.resize(length - tail_first_position());
-    std::erase_if(marks_, [&](std::uint64_t mark) { return mark > length; });
   }
-  length_ = length;
+  if (Result<void> trimmed = progress_.Trim(length); !trimmed) return trimmed;
   ++rewrites_;
   prefix_hit_tokens_ = std::min(prefix_hit_tokens_, whole_blocks * block_tokens);
   DropSeals(whole_blocks);
@@ -247,30 +227,23 @@ Result<void> Sequence::Trim(std::uint64_t length) {
 }
 
 Result<std::uint64_t> Sequence::SetMark() {
-  if (marks_.size() >= kMaxMarks) {
-    return Error{ErrorCode::kOutOfRange,
-                 "sequence " + std::to_string(id_) + " holds " + std::to_string(kMaxMarks) + " marks already"};
-  }
-  marks_.push_back(length_);
-  return length_;
+  auto mark = progress_.SetMark();
+  if (!mark) return Error{mark.error().code, "mark sequence " + std::to_string(id_) + ": " + mark.error().message};
+  return mark;
 }
 
 Result<void> Sequence::Rewind(std::uint64_t mark) {
-  if (std::ranges::find(marks_, mark) == marks_.end()) {
-    return Error{ErrorCode::kNotFound,
-                 "sequence " + std::to_string(id_) + " holds no mark at " + std::to_string(mark) + " tokens"};
+  if (auto held = progress_.FindMark(mark); !held) {
+    return Error{held.error().code, "rewind sequence " + std::to_string(id_) + ": " + held.error().message};
   }
   return Trim(mark);  // nothing has switched since the mark: only raw rows go
 }
 
 void Sequence::Release(std::uint64_t mark, Done done) {
-  const auto held = std::ranges::find(marks_, mark);
-  if (held == marks_.end()) {
-    done(Error{ErrorCode::kNotFound,
-               "sequence " + std::to_string(id_) + " holds no mark at " + std::to_string(mark) + " tokens"});
+  if (auto released = progress_.Release(mark); !released) {
+    done(Error{released.error().code, "release a mark of sequence " + std::to_string(id_) + ": " + released.error().message});
     return;
   }
-  marks_.erase(held);
   Continue(SealWait::kSwitched, std::move(done));
 }
 
@@ -279,8 +252,8 @@ void Sequence::DropBlocks(std::size_t keep) {
     store_->index().DropLease(*blocks_.back());
     blocks_.pop_back();
     block_charges_.pop_back();
+    payloads_.pop_back();
   }
-  if (payloads_.size() > keep) payloads_.resize(keep);
 }
 
 SequenceFigures Sequence::Figures() const {
@@ -288,10 +261,10 @@ SequenceFigures Sequence::Figures() const {
           .store = store_->name(),
           .client = config_.client,
           .label = config_.label,
-          .length = length_,
+          .length = length(),
           .sealed_tokens = tail_first_position(),
           .prefix_hit_tokens = prefix_hit_tokens_,
-          .marks = marks_.size(),
+          .marks = marks().size(),
           .read_only = false};
 }
 

@@ -1,7 +1,6 @@
 // The tokens of one conversation: a table of sealed blocks that are shared, and an open tail of raw rows of its own.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -18,8 +17,8 @@
 #include "daemon/store/core.h"
 #include "daemon/store/stats.h"
 #include "daemon/store/store.h"
-#include "quantizers/attention/attention.h"
-#include "quantizers/sequence/schedule.h"
+#include "quantizers/sequence/progress.h"
+#include "quantizers/sequence/view.h"
 
 namespace kvant::daemon {
 
@@ -49,21 +48,14 @@ enum class SealWait : std::uint8_t {
   kDue,       ///< all blocks whose encoding has begun
 };
 
-/// One layer of a sequence as attention wants it. Valid until the sequence changes.
-struct CachedRows {
-  std::array<quantizers::RawRows, 3> raw;  ///< sinks, tail up to the ring's wrap, tail behind it
-  std::size_t raw_count = 0;
-  std::span<const std::byte* const> blocks;
-};
-
 /// Owned by a session. Holds a lease on each of its blocks; closing it (destruction) gives them back, and abandons encodings
 /// that run. Loop thread only.
 ///
 /// Advance and Release may leave the sequence waiting for blocks to be encoded. Until settled() every other call (Attend's view
 /// included) must wait: WhenSettled. The order of tokens and the lengths alone decide what is read as codes.
 ///
-/// Invariant: tail rows of positions [switched_blocks * block_tokens, length) are this sequence's; length minus that start
-/// never exceeds the tail's capacity.
+/// Invariant: tail rows of positions [tail_first_position, length) are this sequence's; they never exceed the tail's capacity.
+/// quantizers::Progress has the rules of lengths, marks and switches.
 class Sequence {
  public:
   using Done = std::function<void(Result<Advanced>)>;
@@ -86,22 +78,21 @@ class Sequence {
   [[nodiscard]] Store& store() const noexcept { return *store_; }
   [[nodiscard]] const SequenceConfig& config() const noexcept { return config_; }
   [[nodiscard]] const TailView& tail() const noexcept { return tail_; }
-  [[nodiscard]] std::uint64_t length() const noexcept { return length_; }
+  [[nodiscard]] std::uint64_t length() const noexcept { return progress_.length(); }
   [[nodiscard]] std::uint64_t prefix_hit_tokens() const noexcept { return prefix_hit_tokens_; }
-  [[nodiscard]] std::uint64_t switched_blocks() const noexcept { return payloads_.size(); }
+  [[nodiscard]] std::uint64_t switched_blocks() const noexcept { return progress_.switched_blocks(); }
   [[nodiscard]] std::uint64_t sealed_blocks() const noexcept { return blocks_.size(); }
   /// First position whose row is raw.
-  [[nodiscard]] std::uint64_t tail_first_position() const noexcept;
+  [[nodiscard]] std::uint64_t tail_first_position() const noexcept { return progress_.tail_first_position(); }
   /// Rows that may still be written behind length().
-  [[nodiscard]] std::uint64_t free_rows() const noexcept;
+  [[nodiscard]] std::uint64_t free_rows() const noexcept { return tail_.layout.capacity - progress_.raw_tokens(); }
   /// Counts what allows raw rows to be written again: switches and trims.
   [[nodiscard]] std::uint64_t rewrites() const noexcept { return rewrites_; }
   /// Sealed blocks in order; the first switched_blocks() of them are read as codes.
   [[nodiscard]] std::span<Block* const> blocks() const noexcept { return blocks_; }
 
-  /// One layer's cache, `new_rows` rows behind length() included. kTailFull if there are fewer free rows, kOutOfRange for the
-  /// layer.
-  Result<CachedRows> View(std::size_t layer, std::uint64_t new_rows) const;
+  /// What attention reads of it. Valid until the sequence changes.
+  [[nodiscard]] quantizers::CachedSequence Cache() const noexcept;
 
   /// Makes the rows behind length() part of the sequence, begins to seal blocks that fell due and calls `done` once: from
   /// inside the call if nothing has to be waited for, else from the loop when encodings have ended. kTailFull,
@@ -118,16 +109,15 @@ class Sequence {
   /// Requires: settled().
   Result<void> Trim(std::uint64_t length);
 
-  static constexpr std::size_t kMaxMarks = 1024;
   /// Marks the present length and returns it. While a mark is held no block switches and no encoding begins. kOutOfRange beyond
-  /// kMaxMarks. Requires: settled().
+  /// Progress::kMaxMarks. Requires: settled().
   Result<std::uint64_t> SetMark();
   /// Back to the mark: the same block table, the same tail bytes. The mark stays held, later ones are dropped. kNotFound if no
   /// such mark is held. Requires: settled().
   Result<void> Rewind(std::uint64_t mark);
   /// Lets go of a mark. When it was the last, sealing goes on: `done` as in Advance. kNotFound if no such mark is held.
   void Release(std::uint64_t mark, Done done);
-  [[nodiscard]] std::span<const std::uint64_t> marks() const noexcept { return marks_; }
+  [[nodiscard]] std::span<const std::uint64_t> marks() const noexcept { return progress_.marks(); }
 
   [[nodiscard]] SequenceFigures Figures() const;
   /// Verifies the checksums of all its blocks: reads all of them.
@@ -150,7 +140,7 @@ class Sequence {
   static Result<std::unique_ptr<Sequence>> Make(std::shared_ptr<Store> store, std::span<Block* const> blocks, TailView tail,
                                                 const SequenceConfig& config);
   Result<void> Lease(Block& block);
-  Result<std::uint64_t> DecodeRows(const Block& block, std::uint64_t rows, const TailView& to, DecodePass pass) const;
+  Result<std::uint64_t> DecodeRows(const Block& block, std::uint64_t rows, const quantizers::Tail& to, DecodePass pass) const;
   void DropBlocks(std::size_t keep);
 
   // sequence_sealing.cc
@@ -172,12 +162,11 @@ class Sequence {
   Charge charge_;
   std::vector<Charge> block_charges_;       // one per entry of blocks_
   std::vector<Block*> blocks_;              // leased
-  std::vector<const std::byte*> payloads_;  // of the switched blocks
-  std::uint64_t length_ = 0;
+  std::vector<const std::byte*> payloads_;  // of blocks_
+  quantizers::Progress progress_;
   std::uint64_t prefix_hit_tokens_ = 0;
   std::uint64_t rewrites_ = 0;
   std::vector<std::uint32_t> tail_tokens_;   // of positions [tail_first_position, length)
-  std::vector<std::uint64_t> marks_;         // ascending
   std::deque<std::unique_ptr<Seal>> seals_;  // of blocks blocks_.size(), +1, ...
   std::deque<Waiter> waiters_;
   std::shared_ptr<Sequence*> self_;  // null inside once the sequence is gone; jobs hold it weakly

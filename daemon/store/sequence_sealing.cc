@@ -28,7 +28,7 @@ void Sequence::Advance(std::span<const std::uint32_t> tokens, SealWait wait, Don
     return;
   }
   tail_tokens_.insert(tail_tokens_.end(), tokens.begin(), tokens.end());
-  length_ += tokens.size();
+  progress_.Grow(tokens.size());
   Continue(wait, std::move(done));
 }
 
@@ -42,14 +42,13 @@ void Sequence::WhenSettled(std::function<void()> ready) {
 
 void Sequence::Continue(SealWait wait, Done done) {
   Waiter waiter{.sealed = 0, .switch_to = 0, .done = std::move(done), .ready = nullptr};
-  if (marks_.empty()) {
-    const quantizers::SealCounts counts =
-        quantizers::ScheduledSeals(length_, store_->spec().block_tokens, config_.recent_tokens);
+  const quantizers::SealCounts counts = progress_.Scheduled();
+  if (marks().empty()) {
     StartSeals(counts.due);
     LinkFinished();  // a block found in the store may have been all that finished ones behind it waited for
-    waiter.sealed = wait == SealWait::kDue ? counts.due : counts.switched;
-    waiter.switch_to = counts.switched;
   }
+  waiter.sealed = wait == SealWait::kDue ? counts.due : counts.switched;
+  waiter.switch_to = counts.switched;
   waiters_.push_back(std::move(waiter));
   AnswerWaiters();
 }
@@ -176,13 +175,12 @@ void Sequence::DropSeals(std::uint64_t from_block) {
 }
 
 void Sequence::SwitchUpTo(std::uint64_t blocks) {
-  const std::size_t before = payloads_.size();
-  while (payloads_.size() < std::min<std::uint64_t>(blocks, blocks_.size()))
-    payloads_.push_back(blocks_[payloads_.size()]->codes().payload);
-  if (payloads_.size() != before) ++rewrites_;
-  const std::size_t tokens =
-      std::min<std::size_t>((payloads_.size() - before) * store_->spec().block_tokens, tail_tokens_.size());
-  tail_tokens_.erase(tail_tokens_.begin(), tail_tokens_.begin() + static_cast<std::ptrdiff_t>(tokens));
+  const std::uint64_t before = tail_first_position();
+  progress_.SwitchTo(blocks);
+  const std::uint64_t freed = tail_first_position() - before;
+  if (freed == 0) return;
+  ++rewrites_;
+  tail_tokens_.erase(tail_tokens_.begin(), tail_tokens_.begin() + static_cast<std::ptrdiff_t>(freed));
 }
 
 void Sequence::AnswerWaiters() {
@@ -198,8 +196,10 @@ void Sequence::AnswerWaiters() {
     if (!waiter.done) {
       waiter.ready();  // may close the sequence, as may done below
     } else {
-      Advanced answer{
-          .length = length_, .switched_blocks = switched_blocks(), .sealed_blocks = blocks_.size(), .seal_error = std::nullopt};
+      Advanced answer{.length = length(),
+                      .switched_blocks = switched_blocks(),
+                      .sealed_blocks = blocks_.size(),
+                      .seal_error = std::nullopt};
       if (blocks_.size() < waiter.sealed && !seals_.empty()) {
         answer.seal_error = seals_.front()->error;
         if (answer.seal_error->code == ErrorCode::kStoreFull) ++store_->counters().store_full_errors;

@@ -50,6 +50,9 @@ struct Query {
   float scale = 0.0f;        ///< multiplies q.k
   float softcap = 0.0f;      ///< 0: off; else logit = softcap * tanh(logit / softcap), before masking and sinks
   std::uint32_t window = 0;  ///< 0: unlimited
+  /// Set to 1 if a number of `out` or `lse` is not finite: a query that holds NaN, a product beyond f32, a value beyond out's
+  /// type. Null: nobody asks. One per item; written by whichever thread finishes such a row.
+  std::uint8_t* not_finite = nullptr;
 };
 
 /// Runs functions on the calling thread and on helper threads that join in. Implementations: WorkerTeam, tests.

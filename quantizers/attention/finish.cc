@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <atomic>
+#include <cfloat>
 #include <cmath>
 
 #include "kernels/raw/rows.h"
@@ -51,6 +53,8 @@ void Finish(const AttendItem& item, const TileRun& tile, ThreadBuffers& buffers,
                        .rows = rows,
                        .row_stride = dim,
                        .scratch = buffers.scratch.data()});
+  const float largest = kernels::LargestStorable(query.out.type);
+  bool not_finite = false;
   for (std::size_t i = 0; i < tile.count; ++i) {
     const std::size_t token = (tile.first + i) / group;
     const std::size_t head = tile.head * group + (tile.first + i) % group;
@@ -69,8 +73,13 @@ void Finish(const AttendItem& item, const TileRun& tile, ThreadBuffers& buffers,
     kernels::Rescale(row, dim, sum == 0.0f ? 0.0f : factor / sum);
     auto* out = static_cast<std::byte*>(query.out.data) +
                 (token * query.out.token_stride + head * query.out.head_stride) * ElementBytes(query.out.type);
-    kernels::StoreRow(row, dim, query.out.type, out);
+    const float magnitude = kernels::CopyRow(row, ElementType::kF32, dim, query.out.type, out);
+    // Without any weight (sum 0) all logits were beyond f32, too: every query sees a key.
+    if (!(magnitude <= largest) || !(sum > 0.0f && sum <= FLT_MAX)) not_finite = true;
     if (query.lse != nullptr) query.lse[token * query.q.heads + head] = sum == 0.0f ? -kInfinity : max + std::log(sum);
+  }
+  if (not_finite && query.not_finite != nullptr) {
+    std::atomic_ref<std::uint8_t>(*query.not_finite).store(1, std::memory_order_relaxed);
   }
 }
 

@@ -165,7 +165,9 @@ bool Tile::PrepareSoftmax(std::size_t i, const Range& chunk, bool mask_raw, floa
 bool Tile::NewMaximum(std::size_t i, float* logits, std::size_t length, Partial& partial, float* sums) {
   const float max = kernels::MaxOf(logits, length);
   if (max == -kInfinity || max == kInfinity) {
-    if (max == kInfinity) sums[i] = std::numeric_limits<float>::quiet_NaN();  // a logit beyond f32
+    // A logit beyond f32, or none but such whose parts cancelled to NaN.
+    const auto is_nan = [](float logit) { return std::isnan(logit); };
+    if (max == kInfinity || std::any_of(logits, logits + length, is_nan)) sums[i] = std::numeric_limits<float>::quiet_NaN();
     std::fill_n(logits, length, 0.0f);
     return false;
   }

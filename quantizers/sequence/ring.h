@@ -50,4 +50,19 @@ struct TailLayout {
   }
 };
 
+/// A tail in memory. The memory may be another process's arena, which is written at any time: whoever reads a row reads each
+/// element once and trusts none. Whoever fills this in has checked that [base, base + layout.total_bytes()) is mapped.
+struct Tail {
+  std::byte* base = nullptr;  ///< 64-byte aligned
+  TailLayout layout;
+
+  /// The first row of one head's ring; `side` 0 for keys, 1 for values.
+  [[nodiscard]] std::byte* Ring(std::size_t layer, std::size_t side, std::size_t head) const noexcept {
+    return base + layout.Offset(layer, side, head);
+  }
+  [[nodiscard]] std::byte* Row(std::size_t layer, std::size_t side, std::size_t head, std::uint64_t position) const noexcept {
+    return Ring(layer, side, head) + position % layout.capacity * layout.row_bytes();
+  }
+};
+
 }  // namespace kvant::quantizers

@@ -2,16 +2,14 @@
 // that a client with local placement and the daemon agree at every length and results never depend on timing.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <optional>
 
 namespace kvant::quantizers {
 
 /// Tokens between a block being due and being switched: the time its encoding has before an advance must wait for it.
 constexpr std::uint64_t SealSlack(std::uint32_t block_tokens) noexcept { return block_tokens / 4; }
 
-/// Counts of leading blocks of a sequence; switched <= due.
+/// Counts of leading blocks of a sequence.
 struct SealCounts {
   std::uint64_t due = 0;       ///< blocks whose encoding has been started
   std::uint64_t switched = 0;  ///< blocks that attention reads as codes; raw rows begin at switched * block_tokens
@@ -19,15 +17,9 @@ struct SealCounts {
 };
 
 /// The counts at `length` tokens. Block k is due from length (k+1) * block_tokens + recent_tokens on and switches SealSlack
-/// tokens later; a held mark stops the clock at its length (`oldest_mark`).
-///
-/// What a sequence really has follows from its history: counts never fall while it grows (a prefix found at open is switched at
-/// once, whatever its length), a trim to `n` tokens leaves min(count, n / block_tokens), and a block that could not be sealed
-/// (full store, NaN) holds back all later ones: then the daemon's answer counts, not this function.
-constexpr SealCounts ScheduledSeals(std::uint64_t length, std::uint32_t block_tokens, std::uint32_t recent_tokens,
-                                    std::optional<std::uint64_t> oldest_mark = std::nullopt) noexcept {
-  const std::uint64_t clock = oldest_mark ? std::min(length, *oldest_mark) : length;
-  const auto blocks_older_than = [&](std::uint64_t tokens) { return clock > tokens ? (clock - tokens) / block_tokens : 0; };
+/// tokens later. What a sequence really has follows from its history too: Progress.
+constexpr SealCounts ScheduledSeals(std::uint64_t length, std::uint32_t block_tokens, std::uint32_t recent_tokens) noexcept {
+  const auto blocks_older_than = [&](std::uint64_t tokens) { return length > tokens ? (length - tokens) / block_tokens : 0; };
   return {blocks_older_than(recent_tokens), blocks_older_than(recent_tokens + SealSlack(block_tokens))};
 }
 

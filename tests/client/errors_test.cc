@@ -62,12 +62,14 @@ TEST_P(ErrorsTest, NotFiniteRowsAreRefusedAndNamed) {
   };
   ASSERT_TRUE(talk.sequence().Append(1, view(keys), view(values)));
   values[(2 * shape.kv_heads + 1) * shape.head_dim + 7] = NAN;
-  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite, "value of layer 1, head 1, token 2");
+  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite,
+              "the value row of layer 1, KV head 1, position 32");
   values[(2 * shape.kv_heads + 1) * shape.head_dim + 7] = 0;
   keys[5] = -INFINITY;
-  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite, "key of layer 1, head 0, token 0");
+  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite,
+              "the key row of layer 1, KV head 0, position 30");
   keys[5] = 70000.0f;  // an f16 tail ends at 65504
-  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite, "does not fit f16");
+  ExpectError(talk.sequence().Append(1, view(keys), view(values)), ErrorCode::kNotFinite, "beyond the range of f16");
 
   // Written in place: attend looks.
   NewRows rows = talk.sequence().Reserve(4).value();
@@ -90,35 +92,6 @@ TEST_P(ErrorsTest, NotFiniteRowsAreRefusedAndNamed) {
   // Nothing of this is stored, and the sequence goes on.
   EXPECT_EQ(talk.sequence().length(), 30u);
   talk.Feed(RandomTokens(100, 42), 20);
-}
-
-TEST_P(ErrorsTest, NotFiniteRowsAreNeverSealed) {
-  Client client = env_.Connect();
-  const ModelShape& shape = model_.shape();
-  Store store = client.OpenStore(SpecOf(shape, "int8", "int8")).value();
-  Conversation talk(client, store.Open({}, Options(GetParam())).value(), model_, {}, kMaxStep);
-  talk.Feed(RandomTokens(40, 43), 40);
-  // An engine that does not attend, and writes nonsense.
-  NewRows rows = talk.sequence().Reserve(1).value();
-  StoreElement(rows.Values(1).data, ElementType::kF16, 3, INFINITY);
-  const TokenId token = 5;
-  ASSERT_TRUE(talk.sequence().Advance({&token, 1}));
-  std::optional<Error> error;
-  for (int i = 0; i < 80 && !error; ++i) {
-    NewRows next = talk.sequence().Reserve(1).value();
-    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-      StoreElement(next.Keys(layer).data, ElementType::kF16, 0, 1.0f);
-    }
-    if (auto advanced = talk.sequence().Advance({&token, 1}); !advanced) error = advanced.error();
-  }
-  ASSERT_TRUE(error);
-  EXPECT_EQ(error->code, ErrorCode::kNotFinite) << error->message;
-  EXPECT_EQ(env_.Stats().sealed_blocks, 0u);
-  // Back before the bad row all is well.
-  ASSERT_TRUE(talk.sequence().Trim(40));
-  talk.tokens().resize(40);
-  talk.Feed(RandomTokens(100, 44), 20);
-  EXPECT_EQ(env_.Stats().sealed_blocks, 1u);
 }
 
 TEST_P(ErrorsTest, ShapesThatDoNotMatchTheStore) {
@@ -161,7 +134,7 @@ TEST_P(ErrorsTest, ShapesThatDoNotMatchTheStore) {
                 a.q.dim = 32;
                 a.out.dim = 32;
               }),
-              ErrorCode::kInvalidArgument, "head_dim is 64");
+              ErrorCode::kInvalidArgument, "head_dim 64");
   ExpectError(with([](auto& a) {
                 a.q.heads = 3;
                 a.out.heads = 3;
@@ -317,8 +290,8 @@ TEST(ConnectErrorsTest, NobodyThere) {
   const std::string directory = std::filesystem::path(env.socket()).parent_path();
   ExpectError(Client::Connect("unix:" + directory + "/missing.sock"), ErrorCode::kDisconnected, "missing.sock");
   ExpectError(Client::Connect(directory + "/missing.sock"), ErrorCode::kDisconnected, "No such file");
-  ExpectError(Client::Connect(""), ErrorCode::kInvalidArgument, "empty");
-  ExpectError(Client::Connect("unix:/" + std::string(200, 'x')), ErrorCode::kInvalidArgument, "unix socket allows 107");
+  ExpectError(Client::Connect(""), ErrorCode::kInvalidArgument, "has no path");
+  ExpectError(Client::Connect("unix:/" + std::string(200, 'x')), ErrorCode::kInvalidArgument, "a unix socket takes 107");
   // A socket file whose daemon is gone.
   const std::string stale = directory + "/stale.sock";
   const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

@@ -242,6 +242,29 @@ TEST_P(SequenceTest, ReleaseLetsHeldBackBlocksSwitch) {
   EXPECT_EQ(marked.Feed(next, 3), plain.Feed(next, 3));
 }
 
+TEST_P(SequenceTest, TheNewerOfTwoMarksHoldsBackBlocksToo) {
+  Client client = env_.Connect();
+  Store store = client.OpenStore(SpecOf(model_.shape(), "turboquant_mse:bits=2", "turboquant_mse:bits=2")).value();
+  SequenceOptions options = Options();
+  options.recent_tokens = 0;
+  Conversation talk = Talk(client, store.Open({}, options).value(), {});
+  // Block 0 is due at 64 tokens and switches at 80.
+  talk.Feed(RandomTokens(65, 61), 65);
+  const Mark older = talk.sequence().SetMark().value();
+  talk.Feed(RandomTokens(35, 62), 35);
+  const Mark newer = talk.sequence().SetMark().value();
+  ASSERT_TRUE(talk.sequence().Release(older));
+  const std::vector<TokenId> next = RandomTokens(20, 63);
+  const std::vector<float> raw = talk.Feed(next, 1);
+  EXPECT_LT(MaxDifference(raw, talk.Expected(100, 120)), kF32Tolerance) << "all of it is raw still";
+  ASSERT_TRUE(talk.sequence().Rewind(newer));
+  talk.tokens().resize(100);
+  EXPECT_EQ(talk.Feed(next, 1), raw);
+  ASSERT_TRUE(talk.sequence().Release(newer));
+  EXPECT_EQ(talk.sequence().length(), 120u);
+  talk.Feed(RandomTokens(200, 64), 50);
+}
+
 INSTANTIATE_TEST_SUITE_P(Placements, SequenceTest, ::testing::Values(Placement::kService, Placement::kLocal),
                          [](const auto& param_info) { return param_info.param == Placement::kLocal ? "Local" : "Service"; });
 

@@ -133,8 +133,7 @@ inline std::string Difference(const Sequence& sequence, std::span<const std::uin
   const std::vector<std::uint64_t> histories = Histories(tokens);
   std::vector<float> row(spec.head_dim);
   for (std::size_t layer = 0; layer < spec.layers; ++layer) {
-    const Result<CachedRows> view = sequence.View(layer, 0);
-    if (!view) return view.error().message;
+    const quantizers::LayerView view = quantizers::ViewLayer(sequence.Cache(), spec.block_tokens, layer, 0);
     std::vector<int> raw_cover(tokens.size());
     const auto check = [&](std::uint64_t position, std::size_t side, std::size_t head, const char* what) -> std::string {
       for (std::size_t i = 0; i < row.size(); ++i) {
@@ -145,8 +144,8 @@ inline std::string Difference(const Sequence& sequence, std::span<const std::uin
       }
       return {};
     };
-    for (std::size_t p = 0; p < view->raw_count; ++p) {
-      const quantizers::RawRows& raw = view->raw[p];
+    for (std::size_t p = 0; p < view.raw_count; ++p) {
+      const quantizers::RawRows& raw = view.raw[p];
       for (std::size_t r = 0; r < raw.count; ++r) {
         if (raw.first_position + r >= tokens.size()) return "raw rows beyond the end";
         ++raw_cover[raw.first_position + r];
@@ -160,10 +159,10 @@ inline std::string Difference(const Sequence& sequence, std::span<const std::uin
         }
       }
     }
-    for (std::size_t b = 0; b < view->blocks.size(); ++b) {
+    for (std::size_t b = 0; b < view.blocks.size(); ++b) {
       for (std::size_t head = 0; head < spec.kv_heads; ++head) {
         for (const quantizers::Side side : {quantizers::Side::kKeys, quantizers::Side::kValues}) {
-          const quantizers::ConstBlockView block = plan.place(layer, head, side).In<const std::byte>(view->blocks[b]);
+          const quantizers::ConstBlockView block = plan.place(layer, head, side).In<const std::byte>(view.blocks[b]);
           for (std::size_t t = 0; t < spec.block_tokens; ++t) {
             tools::DecodeBlock(plan.codec(layer, head, side), head, b * spec.block_tokens, block, t, t + 1, row.data(),
                                row.size());
@@ -174,7 +173,7 @@ inline std::string Difference(const Sequence& sequence, std::span<const std::uin
         }
       }
     }
-    const std::uint64_t coded = view->blocks.size() * spec.block_tokens;
+    const std::uint64_t coded = view.blocks.size() * spec.block_tokens;
     for (std::uint64_t position = 0; position < tokens.size(); ++position) {
       const int expected = position >= coded ? 1 : position < spec.sink_tokens ? 1 : 0;
       if (raw_cover[position] != expected)

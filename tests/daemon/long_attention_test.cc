@@ -181,6 +181,33 @@ TEST_F(LongAttentionTest, CallsBehindAFiniteOneRunAfterIt) {
   EXPECT_TRUE(OutcomeOf(engine.client.Wait(kj::mv(attend))));
 }
 
+TEST_F(LongAttentionTest, IsComputedAgainIfItsReadersSequenceIsTrimmedMeanwhile) {
+  constexpr std::uint32_t kRows = 16'384;  // about a second: the trim comes before the end
+  Engine owner(*io_, *daemon_, kRows);
+  std::mt19937 random(9);
+  std::normal_distribution<float> normal;
+  for (std::size_t i = 0; i < owner.tail.bytes() / sizeof(float); ++i)
+    owner.client.floats(owner.tail.offset)[i] = normal(random);
+  EXPECT_TRUE(owner.client.Wait(owner.Advance(0)).getOutcomes()[0].getStatus().isOk());
+  Engine reader(*io_, *daemon_, kRows);
+  auto read = reader.client.session().readRequest();
+  read.setStore(reader.store);
+  read.setSource(owner.ids[0]);
+  reader.ids[0] = reader.client.Wait(read.send()).getOk().getSequence();
+  auto attend = reader.Attend(0);
+  Ping(reader);  // the attend has begun
+  auto trim = owner.client.session().trimRequest();
+  trim.setSequence(owner.ids[0]);
+  trim.setLength(0);
+  EXPECT_TRUE(owner.client.Wait(trim.send()).isOk()) << "an owner does not wait for its readers";
+  ASSERT_FALSE(attend.poll(io_->waitScope));
+  const auto outcome = OutcomeOf(reader.client.Wait(kj::mv(attend)));
+  ASSERT_TRUE(outcome) << outcome.error().message;
+  // Query 0 stands at position 0 now, no more at 1: it sees the first row alone.
+  const float* value = owner.client.floats(owner.tail.offset) + 2 * owner.tail.capacity * kDim;
+  for (std::uint32_t d = 0; d < kDim; ++d) EXPECT_NEAR(reader.client.floats(reader.out)[d], value[d], 1e-5);
+}
+
 TEST_F(LongAttentionTest, EndsWithItsClient) {
   RpcClient watcher(*io_, daemon_->Connect().value());
   auto request = watcher.bootstrap().adminRequest();

@@ -646,7 +646,7 @@ TEST_F(SessionRpcTest, RowsThatAreNotFiniteAreRefused) {
   auto refused = Attend(request);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::kNotFinite);
-  EXPECT_THAT(refused.error().message, HasSubstr("layer 1, KV head 1: the value row of position 3"));
+  EXPECT_THAT(refused.error().message, HasSubstr("the value row of layer 1, KV head 1, position 3"));
   number = kept;
   ExpectAttention(id, reference, 3, 1, 1);
 }

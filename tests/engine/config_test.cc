@@ -102,7 +102,7 @@ TEST(ConfigTest, ReadsYarnScaling) {
 
 TEST(ConfigTest, FixesScalingsThatGrowWithTheSequence) {
   Json json = WithoutRope();
-  json["max_position_embeddings"] = 4096;
+  json["max_position_embeddings"] = 4096u;
   json["rope_scaling"] = Json::parse(R"({"type": "dynamic", "factor": 2.5})");
   Config config = ParseConfig(json).value();
   auto dynamic = std::get<RopeDynamic>(config.rope.scaling);
@@ -110,8 +110,8 @@ TEST(ConfigTest, FixesScalingsThatGrowWithTheSequence) {
   EXPECT_EQ(dynamic.original_positions, 4096u);
   EXPECT_EQ(dynamic.context_tokens, 10240u);
   EXPECT_EQ(config.max_positions, 10240u);
-  json["max_position_embeddings"] = 8192;
-  json["rope_scaling"]["original_max_position_embeddings"] = 4096;
+  json["max_position_embeddings"] = 8192u;
+  json["rope_scaling"]["original_max_position_embeddings"] = 4096u;
   config = ParseConfig(json).value();
   dynamic = std::get<RopeDynamic>(config.rope.scaling);
   EXPECT_EQ(dynamic.original_positions, 4096u);
@@ -121,8 +121,8 @@ TEST(ConfigTest, FixesScalingsThatGrowWithTheSequence) {
 
 TEST(ConfigTest, ReadsLongRopeScaling) {
   Json json = WithoutRope();
-  json["max_position_embeddings"] = 131072;
-  json["original_max_position_embeddings"] = 4096;  // as Phi 3 does
+  json["max_position_embeddings"] = 131072u;
+  json["original_max_position_embeddings"] = 4096u;  // as Phi 3 does
   json["rope_scaling"] = {
       {"type", "su"}, {"short_factor", std::vector<double>(64, 1.5)}, {"long_factor", std::vector<double>(64, 2)}};
   const auto longrope = std::get<RopeLong>(ParseConfig(json)->rope.scaling);

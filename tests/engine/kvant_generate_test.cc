@@ -199,6 +199,12 @@ TEST_F(KvantGenerateTest, FailuresHaveDocumentedExitCodesAndNameTheirObject) {
     EXPECT_EQ(refused.status, 2) << size;
     EXPECT_THAT(refused.errors, HasSubstr("embedded-budget")) << size;
   }
+  for (const char* option : {"--max-tokens", "--seed", "--fork-from", "--block-tokens", "--sinks", "--recent", "--skip",
+                             "--window", "--windows", "--max-step", "--threads"}) {
+    const Finished refused = Run({option, "-1", "--prompt", "x"});
+    EXPECT_EQ(refused.status, 2) << option;
+    EXPECT_THAT(refused.errors, HasSubstr(option + 2)) << option;
+  }
 
   const Finished absent = RunProgram({Program("kvant-generate"), "--model", "/nonexistent", "--exact", "--prompt", "x"});
   EXPECT_EQ(absent.status, 4);

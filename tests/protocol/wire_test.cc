@@ -138,6 +138,7 @@ TEST(WireTest, EveryRopeScalingSurvivesTheWire) {
   EXPECT_EQ(yarn.beta_fast, 5);
   EXPECT_EQ(yarn.beta_slow, 6);
   EXPECT_FALSE(yarn.truncate);
+  EXPECT_TRUE(std::get<RopeYarn>(ThroughTheWire(RopeYarn{.truncate = true})).truncate);
   EXPECT_EQ(yarn.attention_factor, 7);
 
   const auto llama3 = std::get<RopeLlama3>(

@@ -8,8 +8,7 @@ namespace kvant::quantizers {
 namespace {
 
 /// The rule as it is told, block by block and token by token.
-SealCounts Naive(std::uint64_t length, std::uint32_t block_tokens, std::uint32_t recent, std::optional<std::uint64_t> mark) {
-  if (mark && *mark < length) length = *mark;
+SealCounts Naive(std::uint64_t length, std::uint32_t block_tokens, std::uint32_t recent) {
   SealCounts counts;
   while (length >= (counts.due + 1) * block_tokens + recent) ++counts.due;
   while (length >= (counts.switched + 1) * block_tokens + recent + block_tokens / 4) ++counts.switched;
@@ -20,10 +19,8 @@ TEST(SealScheduleTest, AgreesWithTheRuleAtEveryLength) {
   for (const std::uint32_t block_tokens : {16u, 32u, 128u, 1024u}) {
     for (const std::uint32_t recent : {0u, 1u, 17u, 64u, 5000u}) {
       for (std::uint64_t length = 0; length < 4 * block_tokens + recent + 50; ++length) {
-        EXPECT_EQ(ScheduledSeals(length, block_tokens, recent), Naive(length, block_tokens, recent, {}))
+        EXPECT_EQ(ScheduledSeals(length, block_tokens, recent), Naive(length, block_tokens, recent))
             << length << " tokens, blocks of " << block_tokens << ", recent " << recent;
-        const std::uint64_t mark = length / 2 + 7;
-        EXPECT_EQ(ScheduledSeals(length, block_tokens, recent, mark), Naive(length, block_tokens, recent, mark));
       }
     }
   }

@@ -20,6 +20,11 @@ KL divergence count the tokens of each window from --skip on (not given: the las
 Exit codes: 0 done, 1 failed (message on stderr), 2 wrong usage, 3 no daemon at the socket, 4 no such sequence or file,
 5 refused (store full, another identity, no permission), 6 no answer in time, 7 incompatible daemon version.)";
 
+/// CLI11 takes -1 for the largest number of an unsigned option.
+std::string RefuseNegative(const std::string& number) {
+  return number.starts_with('-') ? number + " is negative" : std::string();
+}
+
 void AddModelOptions(CLI::App& app, CommandLine& line) {
   app.add_option("--model", line.model,
                  "Folder of a Llama-architecture checkpoint (config.json, tokenizer.json, model.safetensors)")
@@ -37,7 +42,10 @@ void AddGenerateOptions(CLI::App& app, CommandLine& line) {
       ->type_name("FILE")
       ->group(group)
       ->excludes(prompt);
-  app.add_option("--max-tokens", line.max_tokens, "Tokens to generate at most")->capture_default_str()->group(group);
+  app.add_option("--max-tokens", line.max_tokens, "Tokens to generate at most")
+      ->check(RefuseNegative)
+      ->capture_default_str()
+      ->group(group);
   app.add_option("--temperature", line.sampler.temperature, "0: always the most probable token")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 100.0))
@@ -46,12 +54,17 @@ void AddGenerateOptions(CLI::App& app, CommandLine& line) {
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0))
       ->group(group);
-  app.add_option("--seed", line.sampler.seed, "Of the sampling")->capture_default_str()->group(group);
+  app.add_option("--seed", line.sampler.seed, "Of the sampling")->check(RefuseNegative)->capture_default_str()->group(group);
   auto* from =
       app.add_option("--fork-from", line.fork_from, "Continue a copy of this live sequence of another process with the prompt")
+          ->check(RefuseNegative)
           ->type_name("ID")
           ->group(group);
-  app.add_option("--fork-at", line.fork_at, "Tokens of it to keep (not given: all)")->type_name("N")->needs(from)->group(group);
+  app.add_option("--fork-at", line.fork_at, "Tokens of it to keep (not given: all)")
+      ->check(RefuseNegative)
+      ->type_name("N")
+      ->needs(from)
+      ->group(group);
   app.add_option("--hold", line.hold_seconds, "Keep the sequence open this many seconds afterwards")
       ->check(CLI::NonNegativeNumber)
       ->type_name("SECONDS")
@@ -84,11 +97,18 @@ void AddCacheOptions(CLI::App& app, CommandLine& line) {
       ->capture_default_str()
       ->check(CLI::Range(1, 256))
       ->group(group);
-  app.add_option("--block-tokens", service.block_tokens, "Tokens of a sealed block")->capture_default_str()->group(group);
-  app.add_option("--sinks", service.sink_tokens, "First tokens that stay raw beside their codes")
+  app.add_option("--block-tokens", service.block_tokens, "Tokens of a sealed block")
+      ->check(RefuseNegative)
       ->capture_default_str()
       ->group(group);
-  app.add_option("--recent", service.recent_tokens, "Newest tokens that stay raw")->capture_default_str()->group(group);
+  app.add_option("--sinks", service.sink_tokens, "First tokens that stay raw beside their codes")
+      ->check(RefuseNegative)
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--recent", service.recent_tokens, "Newest tokens that stay raw")
+      ->check(RefuseNegative)
+      ->capture_default_str()
+      ->group(group);
   app.add_option("--max-step", service.max_step_tokens, "Tokens of one forward pass at most")
       ->capture_default_str()
       ->check(CLI::Range(1, 65536))
@@ -108,6 +128,7 @@ void AddCacheOptions(CLI::App& app, CommandLine& line) {
                                                  {"TiB", std::size_t{1} << 40}};
   app.add_option("--embedded-budget", service.embedded_budget_bytes, "Budget of the daemon inside, for example 512MiB")
       ->transform(CLI::AsNumberWithUnit(units, CLI::AsNumberWithUnit::CASE_SENSITIVE))
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 50))
       ->type_name("SIZE")
       ->group(group);
   app.add_option("--seq-label", service.label, "Shown to operators beside the sequence")->type_name("TEXT")->group(group);
@@ -138,13 +159,17 @@ void AddMeasureOptions(CLI::App& app, CommandLine& line) {
                   ->group(group);
   calibrate->needs(out);
   app.add_option("--skip,--score-skip", line.skip, "First tokens of the text (or of each window) that do not count")
+      ->check(RefuseNegative)
       ->type_name("N")
       ->group(group);
   app.add_option("--window", line.window_tokens, "Tokens of a window of --compare-exact and --calibrate")
       ->capture_default_str()
       ->check(CLI::Range(2, 1 << 24))
       ->group(group);
-  app.add_option("--windows", line.windows, "Windows to run at most (0: all)")->capture_default_str()->group(group);
+  app.add_option("--windows", line.windows, "Windows to run at most (0: all)")
+      ->check(RefuseNegative)
+      ->capture_default_str()
+      ->group(group);
 }
 
 }  // namespace

@@ -262,7 +262,9 @@ Result<void> RunCompare(const CommandLine& line, const Model& model) {
 Result<void> RunCalibrate(const CommandLine& line, const Model& model) {
   auto tokens = ReadTokens(line, model, 1);
   if (!tokens) return tokens.error();
-  if (line.windows != 0) tokens->resize(std::min(tokens->size(), line.windows * line.window_tokens));
+  if (line.windows != 0 && line.windows < tokens->size() / line.window_tokens) {
+    tokens->resize(line.windows * line.window_tokens);
+  }
   const auto image = Calibrate(model, *tokens, line.window_tokens);
   if (!image) return image.error();
   if (const auto written = WriteFile(line.artifact_out, *image); !written) return written.error();

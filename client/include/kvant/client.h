@@ -16,10 +16,15 @@
 // clients in several threads are fine. Accessors and destructors may run in any thread: what is destroyed elsewhere is given
 // back when the connecting thread next calls the library, or at once if that thread has ended. The library runs a kj event loop
 // in the connecting thread while a call waits (a host with a kj loop of its own connects from another thread), keeps one
-// background thread per client, and ignores SIGPIPE for the process. Do not fork() a process that is connected. Lifetimes:
+// background thread per client, and ignores SIGPIPE for the process. After fork() the child's
+// copies are inert: calls answer kDisconnected, destructors do nothing, and nothing reaches the parent's connection; the child
+// connects anew from a new thread. (Tensor memory stays shared with the parent: a child must not write there.) Lifetimes:
 // Store, Sequence, Tensor keep the connection alive; destroying a Sequence gives its blocks back to the store, where they stay
 // for others until evicted. Errors: every call that can fail returns Result; every call that waits has a deadline
 // (ClientOptions::deadline).
+// Debugging: KVANT_POISON_ROWS=1 in the environment marks rows as unwritten when they are reserved; Attend and Advance then
+// name the layer, KV head and position of a row that the engine forgot to write, which otherwise holds what the ring held
+// before.
 #pragma once
 
 #include <chrono>
@@ -182,10 +187,12 @@ class KVANT_API Sequence {
   /// and strides. One copy (counted). kNotFinite if a number is NaN, infinite or overflows the tail's type.
   Result<void> Append(std::size_t layer, const ConstTensorView& keys, const ConstTensorView& values);
 
-  /// Attention of the reserved tokens' queries over everything before them and the reserved rows of this layer, which must be
-  /// written by now. The queries stand at positions length() .. length() + q.tokens; q.tokens <= reserved tokens.
+  /// Attention of the reserved tokens' queries over everything before them and the first q.tokens reserved rows of this layer,
+  /// which must be written by now. The queries stand at positions length() .. length() + q.tokens; q.tokens <= reserved tokens.
   /// With no rows reserved (a reader, or a probe): q stands at length() and sees length() tokens, itself not among them.
-  /// kNotFinite if a new row holds NaN or infinity.
+  /// kNotFinite if a query or a new row holds NaN or infinity, or if the result does (numbers whose products or sums go beyond
+  /// f32, values beyond out's type); out is then meaningless. kDisconnected, local placement: the daemon has given up on this
+  /// client (it was stopped for longer than the lease), out is then meaningless.
   Result<void> Attend(std::size_t layer, const AttendArgs& args);
 
   /// Append and Attend in one call.
@@ -193,7 +200,9 @@ class KVANT_API Sequence {
 
   /// Makes `tokens.size()` reserved tokens part of the sequence (every layer's rows must be written) and seals blocks that
   /// have left the recent window. kStoreFull: the tokens are part of the sequence and attention over them works, but a block
-  /// could not be sealed; free memory or stop before the tail is full.
+  /// could not be sealed; free memory or stop before the tail is full. kNotFinite: a row that neither Append nor Attend has
+  /// seen holds NaN or infinity. After that and any other error length() is as before; kDeadlineExceeded leaves open whether
+  /// the advance takes effect, and the next call tells.
   Result<void> Advance(std::span<const TokenId> tokens);
 
   /// Drops tokens from the end; new length `length`. Inside a sealed block the rows that stay are decoded back into the tail.
