@@ -133,7 +133,16 @@ TEST_F(LongAttentionTest, RefusesNewRowsThatAreNotFinite) {
   const auto outcome = OutcomeOf(engine.client.Wait(engine.Attend(0)));
   ASSERT_FALSE(outcome);
   EXPECT_EQ(outcome.error().code, ErrorCode::kNotFinite);
-  EXPECT_THAT(outcome.error().message, HasSubstr("the key row of position 5"));
+  EXPECT_THAT(outcome.error().message, HasSubstr("the key row of layer 0, KV head 0, position 5"));
+}
+
+TEST_F(LongAttentionTest, RefusesAResultThatIsNotFinite) {
+  Engine engine(*io_, *daemon_, kLong);
+  engine.client.floats(engine.q)[(7 * kQHeads + 1) * kDim] = std::nanf("");
+  const auto outcome = OutcomeOf(engine.client.Wait(engine.Attend(0)));
+  ASSERT_FALSE(outcome);
+  EXPECT_EQ(outcome.error().code, ErrorCode::kNotFinite);
+  EXPECT_THAT(outcome.error().message, HasSubstr("the query of token 7, head 1"));
 }
 
 TEST_F(LongAttentionTest, OthersAreServedMeanwhile) {
