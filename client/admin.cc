@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "client/connection.h"
 #include "client/guard.h"
@@ -18,13 +19,49 @@ using client::MovedFrom;
 
 std::string Str(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
 
-ByteFigures ReadFigures(wire::ByteFigures::Reader from) {
-  return {.logical_f16_bytes = from.getLogicalF16Bytes(),
-          .compressed_bytes = from.getCompressedBytes(),
-          .resident_bytes = from.getResidentBytes()};
+FigureUnit ReadUnit(wire::FigureUnit from) {
+  switch (from) {
+    case wire::FigureUnit::COUNT: return FigureUnit::kCount;
+    case wire::FigureUnit::TOKENS: return FigureUnit::kTokens;
+    case wire::FigureUnit::BYTES: return FigureUnit::kBytes;
+    case wire::FigureUnit::SECONDS: return FigureUnit::kSeconds;
+    case wire::FigureUnit::PARTS_PER_MILLION: return FigureUnit::kPartsPerMillion;
+  }
+  return FigureUnit::kCount;  // a newer daemon's: the number is right, if without its unit
 }
 
-StoreRow ReadStoreRow(wire::StoreRow::Reader from) {
+using Infos = std::shared_ptr<const std::vector<FigureInfo>>;
+
+Infos ReadInfos(capnp::List<wire::FigureInfo>::Reader from) {
+  std::vector<FigureInfo> infos;
+  for (const auto info : from) {
+    infos.push_back({.name = Str(info.getName()),
+                     .kind = info.getKind() == wire::FigureKind::COUNTER ? FigureKind::kCounter : FigureKind::kGauge,
+                     .unit = ReadUnit(info.getUnit()),
+                     .help = Str(info.getHelp())});
+  }
+  return std::make_shared<const std::vector<FigureInfo>>(std::move(infos));
+}
+
+Figures ReadFigures(Infos infos, capnp::List<std::uint64_t>::Reader from) {
+  std::vector<std::uint64_t> values(infos->size());
+  for (unsigned i = 0; i < values.size() && i < from.size(); ++i) values[i] = from[i];
+  return {std::move(infos), std::move(values)};
+}
+
+std::vector<KeyHead> ReadKeyHeads(capnp::List<wire::KeyHead>::Reader from) {
+  std::vector<KeyHead> heads;
+  for (const auto head : from) {
+    heads.push_back({.layer = head.getLayer(),
+                     .kv_head = head.getKvHead(),
+                     .mean_share = head.getMeanShare(),
+                     .effective_error = head.getEffectiveError(),
+                     .unfit = head.getUnfit()});
+  }
+  return heads;
+}
+
+StoreRow ReadStoreRow(wire::StoreRow::Reader from, const Infos& infos) {
   return {.name = Str(from.getName()),
           .identity = Str(from.getIdentity()),
           .model = Str(from.getModel()),
@@ -35,14 +72,9 @@ StoreRow ReadStoreRow(wire::StoreRow::Reader from) {
           .kv_heads = from.getKvHeads(),
           .head_dim = from.getHeadDim(),
           .block_tokens = from.getBlockTokens(),
-          .blocks = from.getBlocks(),
-          .leased_blocks = from.getLeasedBlocks(),
-          .sequences = from.getSequences(),
-          .bytes = ReadFigures(from.getBytes()),
-          .prefix_lookup_tokens = from.getPrefixLookupTokens(),
-          .prefix_hit_tokens = from.getPrefixHitTokens(),
-          .evicted_blocks = from.getEvictedBlocks(),
-          .deduplicated_blocks = from.getDeduplicatedBlocks()};
+          .figures = ReadFigures(infos, from.getFigures()),
+          .key_heads = ReadKeyHeads(from.getKeyHeads()),
+          .warning = Str(from.getWarning())};
 }
 
 SequenceRow ReadSequenceRow(wire::SequenceRow::Reader from) {
@@ -67,29 +99,17 @@ BlockRow ReadBlockRow(wire::BlockRow::Reader from) {
           .checksum_ok = from.getChecksumOk()};
 }
 
-StatsReport ReadStats(wire::StatsReport::Reader from) {
-  return {.daemon = client::ReadDaemonInfo(from.getDaemon()),
-          .uptime = std::chrono::seconds(from.getUptimeSeconds()),
-          .bytes = ReadFigures(from.getBytes()),
-          .metadata_bytes = from.getMetadataBytes(),
-          .stores = from.getStores(),
-          .sequences = from.getSequences(),
-          .sessions = from.getSessions(),
-          .leases = from.getLeases(),
-          .arenas = from.getArenas(),
-          .arena_bytes = from.getArenaBytes(),
-          .prefix_lookup_tokens = from.getPrefixLookupTokens(),
-          .prefix_hit_tokens = from.getPrefixHitTokens(),
-          .sealed_blocks = from.getSealedBlocks(),
-          .deduplicated_blocks = from.getDeduplicatedBlocks(),
-          .evicted_blocks = from.getEvictedBlocks(),
-          .attend_calls = from.getAttendCalls(),
-          .bytes_copied = from.getBytesCopied(),
-          .store_full_errors = from.getStoreFullErrors(),
-          .dropped_clients = from.getDroppedClients()};
-}
-
 }  // namespace
+
+Figures::Figures(std::shared_ptr<const std::vector<FigureInfo>> infos, std::vector<std::uint64_t> values)
+    : infos_(std::move(infos)), values_(std::move(values)) {}
+
+std::optional<std::uint64_t> Figures::Find(std::string_view name) const noexcept {
+  for (std::size_t i = 0; i < values_.size(); ++i) {
+    if ((*infos_)[i].name == name) return values_[i];
+  }
+  return std::nullopt;
+}
 
 struct Admin::Impl {
   std::unique_ptr<Connection> connection;
@@ -150,7 +170,9 @@ Result<StatsReport> Admin::Stats() {
     auto request = impl_->admin.statsRequest();
     auto answer = impl_->connection->Call(request, "stats");
     if (!answer) return answer.error();
-    return ReadStats(answer->getStats());
+    const auto stats = answer->getStats();
+    return StatsReport{.daemon = client::ReadDaemonInfo(stats.getDaemon()),
+                       .figures = ReadFigures(ReadInfos(stats.getFigures()), stats.getValues())};
   });
 }
 
@@ -158,11 +180,18 @@ Result<std::vector<StoreRow>> Admin::Stores() {
   return Guard("stores", [&]() -> Result<std::vector<StoreRow>> {
     if (!impl_) return MovedFrom("stores");
     if (auto entered = impl_->connection->Enter("stores"); !entered) return entered.error();
-    auto request = impl_->admin.storesRequest();
-    auto answer = impl_->connection->Call(request, "stores");
-    if (!answer) return answer.error();
     std::vector<StoreRow> rows;
-    for (const auto row : answer->getStores()) rows.push_back(ReadStoreRow(row));
+    std::vector<kj::byte> cursor;
+    do {
+      auto request = impl_->admin.storesRequest();
+      request.setCursor({cursor.data(), cursor.size()});
+      auto answer = impl_->connection->Call(request, "stores");
+      if (!answer) return answer.error();
+      const auto page = answer->getPage();
+      const Infos infos = ReadInfos(page.getFigures());
+      for (const auto row : page.getRows()) rows.push_back(ReadStoreRow(row, infos));
+      cursor.assign(page.getNext().begin(), page.getNext().end());
+    } while (!cursor.empty());
     return rows;
   });
 }
@@ -171,11 +200,17 @@ Result<std::vector<SequenceRow>> Admin::Sequences() {
   return Guard("sequences", [&]() -> Result<std::vector<SequenceRow>> {
     if (!impl_) return MovedFrom("sequences");
     if (auto entered = impl_->connection->Enter("sequences"); !entered) return entered.error();
-    auto request = impl_->admin.sequencesRequest();
-    auto answer = impl_->connection->Call(request, "sequences");
-    if (!answer) return answer.error();
     std::vector<SequenceRow> rows;
-    for (const auto row : answer->getSequences()) rows.push_back(ReadSequenceRow(row));
+    std::uint64_t from = 0;
+    do {
+      auto request = impl_->admin.sequencesRequest();
+      request.setFrom(from);
+      auto answer = impl_->connection->Call(request, "sequences");
+      if (!answer) return answer.error();
+      const auto page = answer->getPage();
+      for (const auto row : page.getRows()) rows.push_back(ReadSequenceRow(row));
+      from = page.getNext();
+    } while (from != 0);
     return rows;
   });
 }
@@ -184,18 +219,22 @@ Result<SequenceDetail> Admin::Inspect(SequenceId id) {
   return Guard("inspect", [&]() -> Result<SequenceDetail> {
     if (!impl_) return MovedFrom("inspect");
     if (auto entered = impl_->connection->Enter("inspect"); !entered) return entered.error();
-    auto request = impl_->admin.inspectRequest();
-    request.setSequence(id);
-    auto answer = impl_->connection->Call(request, "inspect");
-    if (!answer) return answer.error();
-    if (answer->isError()) return wire::ReadError(answer->getError());
-    const auto from = answer->getOk();
     SequenceDetail detail;
-    detail.row = ReadSequenceRow(from.getRow());
-    for (const auto block : from.getBlocks()) detail.blocks.push_back(ReadBlockRow(block));
-    detail.tail_first_position = from.getTailFirstPosition();
-    detail.tail_capacity_tokens = from.getTailCapacityTokens();
-    return detail;
+    for (std::uint64_t blocks = 0;;) {
+      auto request = impl_->admin.inspectRequest();
+      request.setSequence(id);
+      request.setFirstBlock(blocks);
+      auto answer = impl_->connection->Call(request, "inspect");
+      if (!answer) return answer.error();
+      if (answer->isError()) return wire::ReadError(answer->getError());
+      const auto from = answer->getOk();
+      detail.row = ReadSequenceRow(from.getRow());
+      for (const auto block : from.getBlocks()) detail.blocks.push_back(ReadBlockRow(block));
+      detail.tail_first_position = from.getTailFirstPosition();
+      detail.tail_capacity_tokens = from.getTailCapacityTokens();
+      blocks = detail.blocks.size();
+      if (from.getBlocks().size() == 0 || blocks >= from.getSealedBlocks()) return detail;
+    }
   });
 }
 

@@ -15,7 +15,7 @@ Error InvalidArgument(std::string message) { return {ErrorCode::kInvalidArgument
 
 }  // namespace
 
-Sequence::Sequence(std::shared_ptr<StoreState> store) : store_(std::move(store)), progress_(store_->spec().block_tokens, 0) {}
+Sequence::Sequence(std::shared_ptr<Store> store) : store_(std::move(store)), progress_(store_->spec().block_tokens, 0) {}
 
 Result<void> CheckTokens(std::span<const TokenId> tokens, std::string_view operation) {
   for (std::size_t i = 0; i < tokens.size(); ++i) {
@@ -27,7 +27,7 @@ Result<void> CheckTokens(std::span<const TokenId> tokens, std::string_view opera
   return {};
 }
 
-Result<std::shared_ptr<Sequence>> Sequence::Open(std::shared_ptr<StoreState> store, std::span<const TokenId> tokens,
+Result<std::shared_ptr<Sequence>> Sequence::Open(std::shared_ptr<Store> store, std::span<const TokenId> tokens,
                                                  const SequenceOptions& options) {
   if (auto good = CheckTokens(tokens, "open sequence"); !good) return good.error();
   std::shared_ptr<Sequence> sequence(new Sequence(std::move(store)));
@@ -41,7 +41,7 @@ Result<std::shared_ptr<Sequence>> Sequence::Open(std::shared_ptr<StoreState> sto
   return sequence;
 }
 
-Result<std::shared_ptr<Sequence>> Sequence::ForkOf(std::shared_ptr<StoreState> store, SequenceId source,
+Result<std::shared_ptr<Sequence>> Sequence::ForkOf(std::shared_ptr<Store> store, SequenceId source,
                                                    std::optional<std::uint64_t> length, const SequenceOptions& options) {
   std::shared_ptr<Sequence> sequence(new Sequence(std::move(store)));
   if (auto prepared = sequence->PrepareTail(options); !prepared) return prepared.error();
@@ -58,7 +58,7 @@ Result<std::shared_ptr<Sequence>> Sequence::ForkOf(std::shared_ptr<StoreState> s
   return sequence;
 }
 
-Result<std::shared_ptr<Sequence>> Sequence::Read(std::shared_ptr<StoreState> store, SequenceId source) {
+Result<std::shared_ptr<Sequence>> Sequence::Read(std::shared_ptr<Store> store, SequenceId source) {
   std::shared_ptr<Sequence> sequence(new Sequence(std::move(store)));
   sequence->read_only_ = true;
   auto request = sequence->session().remote().readRequest();

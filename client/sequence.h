@@ -12,7 +12,7 @@
 
 #include <kvant/client.h>
 
-#include "client/store_state.h"
+#include "client/store.h"
 #include "quantizers/sequence/progress.h"
 #include "quantizers/sequence/view.h"
 
@@ -30,20 +30,20 @@ namespace kvant::client {
 /// next call waits for (Ready).
 class Sequence {
  public:
-  static Result<std::shared_ptr<Sequence>> Open(std::shared_ptr<StoreState> store, std::span<const TokenId> tokens,
+  static Result<std::shared_ptr<Sequence>> Open(std::shared_ptr<Store> store, std::span<const TokenId> tokens,
                                                 const SequenceOptions& options);
   /// `length` empty: all tokens.
-  static Result<std::shared_ptr<Sequence>> ForkOf(std::shared_ptr<StoreState> store, SequenceId source,
+  static Result<std::shared_ptr<Sequence>> ForkOf(std::shared_ptr<Store> store, SequenceId source,
                                                   std::optional<std::uint64_t> length, const SequenceOptions& options);
-  static Result<std::shared_ptr<Sequence>> Read(std::shared_ptr<StoreState> store, SequenceId source);
+  static Result<std::shared_ptr<Sequence>> Read(std::shared_ptr<Store> store, SequenceId source);
 
   /// Gives the sequence back to the daemon without waiting.
   ~Sequence();
   Sequence(const Sequence&) = delete;
   Sequence& operator=(const Sequence&) = delete;
 
-  [[nodiscard]] StoreState& store() const noexcept { return *store_; }
-  [[nodiscard]] const std::shared_ptr<StoreState>& shared_store() const noexcept { return store_; }
+  [[nodiscard]] Store& store() const noexcept { return *store_; }
+  [[nodiscard]] const std::shared_ptr<Store>& shared_store() const noexcept { return store_; }
   [[nodiscard]] Session& session() const noexcept { return store_->session(); }
   [[nodiscard]] const SequenceOptions& options() const noexcept { return options_; }
   [[nodiscard]] bool local() const noexcept { return options_.placement == Placement::kLocal && !read_only_; }
@@ -81,7 +81,7 @@ class Sequence {
   Result<void> Release(const Mark& mark);
 
  private:
-  explicit Sequence(std::shared_ptr<StoreState> store);
+  explicit Sequence(std::shared_ptr<Store> store);
 
   Result<void> PrepareTail(const SequenceOptions& options);
   void WriteOptions(wire::SequenceOptions::Builder to) const;
@@ -108,7 +108,7 @@ class Sequence {
   Result<void> Settle(std::string_view operation);
   Result<void> AdoptAdvanced(wire::Advanced::Reader outcome, std::string_view operation);
 
-  const std::shared_ptr<StoreState> store_;  // shared by the store's sequences
+  const std::shared_ptr<Store> store_;  // shared by the store's sequences
   SequenceOptions options_;
   bool read_only_ = false;
   SequenceId id_ = 0;

@@ -103,6 +103,7 @@ Result<void> Sequence::AdoptAdvanced(wire::Advanced::Reader outcome, std::string
   auto status = wire::ReadStatus(outcome.getStatus());
   seal_error_.reset();
   if (!status) seal_error_ = status.error();
+  if (outcome.hasWarning()) store_->set_warning({outcome.getWarning().begin(), outcome.getWarning().size()});
   if (outcome.getLength() != told_length_) {
     if (!status && outcome.getLength() == length()) {  // refused: nothing changed
       told_length_ = length();

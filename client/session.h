@@ -99,6 +99,13 @@ class Session {
   std::unique_ptr<LocalAttention> local_;
 };
 
+/// What a Tensor is.
+struct ArenaTensor {
+  std::shared_ptr<Session> session;  // outlives memory
+  ArenaMemory memory;
+  TensorView view;
+};
+
 /// Ends what a handle owned: here in the session's own thread, elsewhere when that thread next calls the library. If that
 /// thread is gone the connection is cut, so that the daemon frees its side, and the rest is leaked; in a forked child it is
 /// just leaked. `object` keeps `connection`.

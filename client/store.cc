@@ -1,63 +1,134 @@
-#include <kvant/client.h>
+#include "client/store.h"
 
-#include <memory>
+#include <algorithm>
+#include <cstring>
+#include <string>
 #include <utility>
 
-#include "client/guard.h"
-#include "client/handles.h"
+#include "protocol/digest.h"
+#include "protocol/memfd.h"
+#include "protocol/wire.h"
+#include "quantizers/registry.h"
 
-namespace kvant {
+namespace kvant::client {
+namespace {
 
-using client::Guard;
-using client::MovedFrom;
+std::string Str(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
 
-Store::Store(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Store::Store(Store&&) noexcept = default;
+}  // namespace
 
-Store& Store::operator=(Store&& other) noexcept {
-  std::swap(impl_, other.impl_);
-  return *this;
+Result<std::shared_ptr<Store>> Store::Open(std::shared_ptr<Session> session, const StoreSpec& spec) {
+  const std::string operation = "open store \"" + spec.name + "\"";
+  std::shared_ptr<Store> store(new Store(std::move(session), spec));
+  Session& link = *store->session_;
+  auto request = link.remote().openStoreRequest();
+  wire::WriteStoreSpec(spec, request.initSpec());
+  ArenaMemory artifact;
+  if (!spec.plan.artifact.empty()) {
+    auto memory = link.Allocate(spec.plan.artifact.size(), "the plan's artifact");
+    if (!memory) return Error{memory.error().code, operation + ": " + memory.error().message};
+    artifact = std::move(*memory);
+    std::memcpy(artifact.data(), spec.plan.artifact.data(), spec.plan.artifact.size());
+    auto range = request.getSpec().initArtifact();
+    range.setArena(link.arena_id());
+    range.setOffset(*link.ArenaOffset(artifact.data(), spec.plan.artifact.size()));
+    range.setBytes(spec.plan.artifact.size());
+  }
+  auto answer = link.connection().Call(request, operation);
+  if (!answer) return answer.error();
+  if (answer->isError()) return wire::ReadError(answer->getError());
+  const auto opened = answer->getOk();
+  store->id_ = opened.getStore();
+  store->daemon_plan_ = Str(opened.getPlan());
+  store->info_ = {.name = spec.name,
+                  .identity = Str(opened.getIdentity()),
+                  .created = opened.getCreated(),
+                  .block_bytes = opened.getSlotBytes(),
+                  .logical_block_bytes = opened.getLogicalBlockBytes(),
+                  .key_bits_per_element = opened.getKeyBitsPerElement(),
+                  .value_bits_per_element = opened.getValueBitsPerElement(),
+                  .warning = Str(opened.getWarning())};
+  const auto identity = protocol::ParseDigest(store->info_.identity);
+  if (!identity)
+    return Error{ErrorCode::kInternal, operation + ": the daemon's identity is no digest: " + store->info_.identity};
+  store->identity_ = *identity;
+  return store;
 }
 
-Store::~Store() {
-  if (!impl_) return;
-  client::Connection& connection = impl_->state->session().connection();
-  client::Dispose(connection, std::shared_ptr<void>(std::move(impl_)));
+Result<const quantizers::Plan*> Store::plan() {
+  if (plan_) return plan_.get();
+  auto plan = quantizers::Plan::Make(quantizers::Registry::Builtin(), spec_);
+  if (!plan) return plan.error();
+  if ((*plan)->canonical() != daemon_plan_) {
+    return Error{ErrorCode::kVersionMismatch, "local placement in store \"" + spec_.name + "\": this library makes the plan\n" +
+                                                  (*plan)->canonical() + "\nand the daemon\n" + daemon_plan_ +
+                                                  "\nuse Placement::kService or upgrade one side"};
+  }
+  plan_ = std::move(*plan);
+  return plan_.get();
 }
 
-const StoreInfo& Store::info() const noexcept {
-  static const StoreInfo kNone;
-  return impl_ ? impl_->state->info() : kNone;
+Result<std::shared_ptr<const Slab>> Store::FindSlab(std::uint32_t index) {
+  if (const auto known = slabs_.find(index); known != slabs_.end()) return known->second;
+  // Mappings that no sequence looks into any more would keep memory alive that the daemon has given back.
+  std::erase_if(slabs_, [](const auto& entry) { return entry.second.use_count() == 1; });
+  const std::string operation = "map slab " + std::to_string(index) + " of store \"" + spec_.name + "\"";
+  auto request = session_->remote().slabsRequest();
+  request.setStore(id_);
+  request.setFrom(index);
+  auto answer = session_->connection().Call(request, operation);
+  if (!answer) return answer.error();
+  if (answer->isError()) return wire::ReadError(answer->getError());
+  for (const auto info : answer->getOk()) {
+    if (slabs_.contains(info.getIndex())) continue;
+    auto fd = session_->connection().TakeFd(info.getSegment(), operation);
+    if (!fd) return fd.error();
+    const protocol::UniqueFd owned(*fd);
+    auto segment = protocol::MapSegment(owned.get(), {.kind = protocol::SegmentKind::kSlab,
+                                                      .access = protocol::Access::kReadOnly,
+                                                      .bytes = info.getBytes(),
+                                                      .boot_token = session_->daemon().boot_token,
+                                                      .identity = identity_});
+    if (!segment) return Error{segment.error().code, operation + ": " + segment.error().message};
+    auto header = protocol::ReadSlabHeader(segment->data(), segment->size());
+    if (!header) return Error{header.error().code, operation + ": " + header.error().message};
+    if (header->slab_index != info.getIndex() || header->block_tokens != spec_.block_tokens) {
+      return Error{ErrorCode::kCorrupt, operation + ": the header speaks of slab " + std::to_string(header->slab_index) +
+                                            " with slots of " + std::to_string(header->slot_bytes) + " bytes"};
+    }
+    slabs_.emplace(info.getIndex(), std::make_shared<const Slab>(Slab{std::move(*segment), *header}));
+  }
+  const auto found = slabs_.find(index);
+  if (found == slabs_.end()) return Error{ErrorCode::kInternal, operation + ": the daemon does not list it"};
+  return found->second;
 }
 
-Result<Sequence> Store::Open(std::span<const TokenId> tokens, const SequenceOptions& options) {
-  return Guard("open sequence", [&]() -> Result<Sequence> {
-    if (!impl_) return MovedFrom("open sequence");
-    if (auto entered = impl_->state->session().connection().Enter("open sequence"); !entered) return entered.error();
-    auto state = client::Sequence::Open(impl_->state, tokens, options);
-    if (!state) return state.error();
-    return Sequence(std::make_unique<Sequence::Impl>(Sequence::Impl{std::move(*state)}));
-  });
+Result<SlotView> Store::Slot(wire::BlockRef::Reader ref, protocol::BlockKind kind) {
+  auto slab = FindSlab(ref.getSlab());
+  if (!slab) return slab.error();
+  const auto bad = [&](const std::string& what) {
+    return Error{ErrorCode::kCorrupt, "slot " + std::to_string(ref.getSlot()) + " of slab " + std::to_string(ref.getSlab()) +
+                                          " of store \"" + spec_.name + "\": " + what};
+  };
+  const protocol::SlabHeader& shape = (*slab)->header;
+  if (ref.getSlot() >= shape.slot_count) return bad("the slab has " + std::to_string(shape.slot_count) + " slots");
+  const std::byte* const slot = (*slab)->segment.data() + protocol::SlotOffset(shape, ref.getSlot());
+  protocol::BlockHeader header;
+  std::memcpy(&header, slot, sizeof(header));
+  if (header.magic != protocol::kBlockMagic || header.kind != kind || header.generation != ref.getGeneration() ||
+      header.identity != identity_ || header.element_type > static_cast<std::uint32_t>(ElementType::kBF16) ||
+      header.payload_bytes > shape.slot_bytes - protocol::PayloadOffset(spec_.block_tokens)) {
+    return bad("its header is not that of generation " + std::to_string(ref.getGeneration()));
+  }
+  return SlotView{.payload = slot + protocol::PayloadOffset(spec_.block_tokens),
+                  .element_type = static_cast<ElementType>(header.element_type),
+                  .slab = *slab};
 }
 
-Result<Sequence> Store::Fork(SequenceId source, std::optional<std::uint64_t> length, const SequenceOptions& options) {
-  return Guard("fork", [&]() -> Result<Sequence> {
-    if (!impl_) return MovedFrom("fork");
-    if (auto entered = impl_->state->session().connection().Enter("fork"); !entered) return entered.error();
-    auto state = client::Sequence::ForkOf(impl_->state, source, length, options);
-    if (!state) return state.error();
-    return Sequence(std::make_unique<Sequence::Impl>(Sequence::Impl{std::move(*state)}));
-  });
+void Store::MapPages(const SlotView& slot) {
+  // This slot and no more: what lies around it may be holes, and looking into a hole would make the system fill it.
+  session_->housekeeper().MapPages(slot.slab, slot.payload - protocol::PayloadOffset(spec_.block_tokens),
+                                   slot.slab->header.slot_bytes);
 }
 
-Result<Sequence> Store::Read(SequenceId source) {
-  return Guard("read sequence", [&]() -> Result<Sequence> {
-    if (!impl_) return MovedFrom("read sequence");
-    if (auto entered = impl_->state->session().connection().Enter("read sequence"); !entered) return entered.error();
-    auto state = client::Sequence::Read(impl_->state, source);
-    if (!state) return state.error();
-    return Sequence(std::make_unique<Sequence::Impl>(Sequence::Impl{std::move(*state)}));
-  });
-}
-
-}  // namespace kvant
+}  // namespace kvant::client

@@ -132,6 +132,7 @@ int main(int argc, char** argv) {
   app.add_option("--socket", options.socket, "Where to listen: PATH or unix:PATH")->capture_default_str();
   app.add_option("--budget", budget, "Memory of all stores together, metadata included; KiB, MiB, GiB")->capture_default_str();
   app.add_option("--workers", options.workers, "Threads that seal blocks and help attend; 0: as many as cores")
+      ->check(CLI::Range(std::size_t{0}, std::size_t{1024}))  // CLI11 takes -1 for the largest number of an unsigned option
       ->capture_default_str();
   app.add_option("--lease", lease_ms, "Milliseconds after which a client that hangs is dropped")
       ->check(CLI::Range(std::int64_t{10}, std::int64_t{86'400'000}))
@@ -154,7 +155,10 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+    if (app.exit(error) != 0) return kExitUsage;
+    if (std::cout.flush().good()) return kExitOk;  // help and version
+    std::cerr << "kvantd: cannot write to standard output\n";
+    return kExitFault;
   }
   auto budget_bytes = kvant::daemon::ParseByteSize(budget);
   if (!budget_bytes) {

@@ -42,4 +42,16 @@ std::string DigestHex(const Digest& digest) {
   return text;
 }
 
+std::optional<Digest> ParseDigest(std::string_view hex) noexcept {
+  Digest digest{};
+  if (hex.size() != 2 * digest.size()) return std::nullopt;
+  for (std::size_t i = 0; i < hex.size(); ++i) {
+    const char c = hex[i];
+    const int nibble = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    if (nibble < 0) return std::nullopt;
+    digest[i / 2] = static_cast<std::uint8_t>(digest[i / 2] * 16 + nibble);
+  }
+  return digest;
+}
+
 }  // namespace kvant::protocol

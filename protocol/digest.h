@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,5 +20,7 @@ Digest ChainDigest(const Digest& parent, std::span<const std::uint32_t> tokens);
 
 /// 32 lower-case hexadecimal digits.
 std::string DigestHex(const Digest& digest);
+/// What DigestHex printed; nothing for any other text.
+std::optional<Digest> ParseDigest(std::string_view hex) noexcept;
 
 }  // namespace kvant::protocol

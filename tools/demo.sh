@@ -85,7 +85,7 @@ a_id=$(json "$work/a.json" sequence_id)
 echo "A read $(json "$work/a.json" prompt_tokens) tokens; its first token came after $(json "$work/a.json" ttft_ms) ms, then $(json "$work/a.json" tokens_per_second) tokens/s. It writes:"
 show_text "$work/a.json"
 echo "$(json "$work/a.json" bytes_zero_copy) tensor bytes were written in place in shared memory, $(json "$work/a.json" bytes_copied) were copied."
-echo "Its keys and values now lie in $(stat_now sealed_blocks) compressed blocks: $(stat_now bytes compressed_bytes) bytes; as f16 they would take $(stat_now bytes logical_f16_bytes)."
+echo "Its keys and values now lie in $(stat_now figures sealed_blocks) compressed blocks: $(stat_now figures compressed_bytes) bytes; as f16 they would take $(stat_now figures logical_f16_bytes)."
 
 kvant_say "3. Engine B, another process, has the same prompt with another ending"
 need "${engine[@]}" --prompt-file "$work/b.txt" --seq-label B >"$work/b.json"
@@ -102,14 +102,14 @@ echo "A, undisturbed, is still there:"
 show ctl sequences
 
 kvant_say "5. A is killed with -9"
-before=$(stat_now leases)
+before=$(stat_now figures leases)
 kill -9 "$a"
 wait "$a" 2>/dev/null
 exec 9>&-
 # The daemon sees the closed connection; nobody has to tell it.
-gone() { [ "$(stat_now sequences)" = 0 ] && [ "$(stat_now leases)" = 0 ]; }
-wait_until 5 gone || kvant_fail "A's leases are still held: $(stat_now leases)"
-echo "Block leases before: $before, now: $(stat_now leases); arenas: $(stat_now arenas). The blocks stay for whoever comes next:"
+gone() { [ "$(stat_now figures sequences)" = 0 ] && [ "$(stat_now figures leases)" = 0 ]; }
+wait_until 5 gone || kvant_fail "A's leases are still held: $(stat_now figures leases)"
+echo "Block leases before: $before, now: $(stat_now figures leases); arenas: $(stat_now figures arenas). The blocks stay for whoever comes next:"
 need "${engine[@]}" --prompt-file "$work/a.txt" --seq-label D >"$work/d.json"
 echo "engine D finds $(json "$work/d.json" prefix_hit_tokens) of $(json "$work/d.json" prompt_tokens) tokens of the dead A and answers after $(json "$work/d.json" ttft_ms) ms."
 

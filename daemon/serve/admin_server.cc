@@ -1,23 +1,80 @@
 #include "daemon/serve/admin_server.h"
 
+#include <array>
 #include <chrono>
 #include <cstddef>
+#include <string_view>
 #include <vector>
 
 #include <unistd.h>
 
 #include "daemon/serve/rpc_handler.h"
+#include "protocol/digest.h"
 #include "protocol/segment_layout.h"
 #include "protocol/wire.h"
 
 namespace kvant::daemon {
 namespace {
 
-void WriteBytes(const ByteFigures& from, wire::ByteFigures::Builder to) {
-  to.setLogicalF16Bytes(from.logical_f16_bytes);
-  to.setCompressedBytes(from.compressed_bytes);
-  to.setResidentBytes(from.resident_bytes);
+/// A page ends with the row that reaches this. A single row is bounded by what its client could send to open it.
+constexpr std::size_t kPageBytes = std::size_t{256} << 10;
+/// What inspect reads of sealed blocks in one call, a few milliseconds' worth.
+constexpr std::uint64_t kInspectBytes = std::uint64_t{32} << 20;
+/// KV heads that a store's row lists.
+constexpr std::size_t kMostKeyHeads = 8;
+/// Numbers and pointers of a row, without its texts.
+constexpr std::size_t kRowBytes = 160;
+constexpr std::size_t kStoreRowBytes = 1024;
+
+wire::FigureUnit UnitOf(FigureUnit unit) {
+  switch (unit) {
+    case FigureUnit::kCount: return wire::FigureUnit::COUNT;
+    case FigureUnit::kTokens: return wire::FigureUnit::TOKENS;
+    case FigureUnit::kBytes: return wire::FigureUnit::BYTES;
+    case FigureUnit::kSeconds: return wire::FigureUnit::SECONDS;
+    case FigureUnit::kPartsPerMillion: return wire::FigureUnit::PARTS_PER_MILLION;
+  }
+  return wire::FigureUnit::COUNT;
 }
+
+/// Figures of several groups in a row, as a message wants them.
+class FigureRow {
+ public:
+  template <typename Group, std::size_t n>
+  void Add(const Group& group, const std::array<Figure<Group>, n>& figures) {
+    for (const Figure<Group>& figure : figures) {
+      infos_.push_back(&figure.info);
+      values_.push_back(group.*figure.value);
+    }
+  }
+  void Add(const StoreFigures& store) {
+    Add<StoreGauges>(store, kStoreGauges);
+    Add(store.counters, kCounters);
+  }
+
+  void WriteInfos(capnp::List<wire::FigureInfo>::Builder to) const {
+    for (unsigned i = 0; i < to.size(); ++i) {
+      to[i].setName({infos_[i]->name.data(), infos_[i]->name.size()});  // literals: they end with a 0
+      to[i].setKind(infos_[i]->kind == FigureKind::kCounter ? wire::FigureKind::COUNTER : wire::FigureKind::GAUGE);
+      to[i].setUnit(UnitOf(infos_[i]->unit));
+      to[i].setHelp({infos_[i]->help.data(), infos_[i]->help.size()});
+    }
+  }
+  void WriteValues(capnp::List<std::uint64_t>::Builder to) const {
+    for (unsigned i = 0; i < to.size(); ++i) to.set(i, values_[i]);
+  }
+  [[nodiscard]] unsigned size() const { return static_cast<unsigned>(values_.size()); }
+
+ private:
+  std::vector<const FigureInfo*> infos_;
+  std::vector<std::uint64_t> values_;
+};
+
+std::size_t RowBytes(const StoreSpec& spec) {
+  return kStoreRowBytes + spec.name.size() + spec.model.size() + spec.plan.keys.size() + spec.plan.values.size();
+}
+
+std::size_t RowBytes(const SequenceFigures& row) { return kRowBytes + row.store.size() + row.client.size() + row.label.size(); }
 
 void WriteSequence(const SequenceFigures& from, wire::SequenceRow::Builder to) {
   to.setSequence(from.id);
@@ -32,10 +89,9 @@ void WriteSequence(const SequenceFigures& from, wire::SequenceRow::Builder to) {
 }
 
 void WriteStore(const Store& store, wire::StoreRow::Builder to) {
-  const StoreFigures figures = store.Figures();
   const StoreSpec& spec = store.spec();
-  to.setName(TextOf(figures.name));
-  to.setIdentity(TextOf(figures.identity));
+  to.setName(TextOf(spec.name));
+  to.setIdentity(TextOf(protocol::DigestHex(store.identity())));
   to.setModel(TextOf(spec.model));
   to.setKeys(TextOf(spec.plan.keys));
   to.setValues(TextOf(spec.plan.values));
@@ -43,14 +99,19 @@ void WriteStore(const Store& store, wire::StoreRow::Builder to) {
   to.setKvHeads(spec.kv_heads);
   to.setHeadDim(spec.head_dim);
   to.setBlockTokens(spec.block_tokens);
-  to.setBlocks(figures.blocks);
-  to.setLeasedBlocks(figures.leased_blocks);
-  to.setSequences(figures.sequences);
-  WriteBytes(figures.bytes, to.initBytes());
-  to.setPrefixLookupTokens(figures.counters.prefix_lookup_tokens);
-  to.setPrefixHitTokens(figures.counters.prefix_hit_tokens);
-  to.setEvictedBlocks(figures.counters.evicted_blocks);
-  to.setDeduplicatedBlocks(figures.counters.deduplicated_blocks);
+  FigureRow figures;
+  figures.Add(store.Figures());
+  figures.WriteValues(to.initFigures(figures.size()));
+  const std::vector<KeyHead> heads = store.key_means().Worst(kMostKeyHeads);
+  auto list = to.initKeyHeads(static_cast<unsigned>(heads.size()));
+  for (unsigned i = 0; i < list.size(); ++i) {
+    list[i].setLayer(heads[i].layer);
+    list[i].setKvHead(heads[i].kv_head);
+    list[i].setMeanShare(static_cast<float>(heads[i].mean_share));
+    list[i].setEffectiveError(static_cast<float>(heads[i].effective_error));
+    list[i].setUnfit(heads[i].unfit);
+  }
+  to.setWarning(TextOf(store.key_means().Warning()));
   to.setKeyStage(wire::WriteKeyStage(spec.key_stage));
 }
 
@@ -67,6 +128,7 @@ void WriteDetail(const SequenceDetail& from, wire::SequenceDetail::Builder to) {
     blocks[i].setLeases(block.leases);
     blocks[i].setChecksumOk(block.checksum_ok);
   }
+  to.setSealedBlocks(from.sealed_blocks);
   to.setTailFirstPosition(from.tail_first_position);
   to.setTailCapacityTokens(from.tail_capacity_tokens);
 }
@@ -88,42 +150,56 @@ kj::Promise<void> AdminServer::ping(PingContext) { return kj::READY_NOW; }
 kj::Promise<void> AdminServer::stats(StatsContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     auto to = context.getResults().initStats();
-    const StoreFigures totals = services_.stores.Totals();
-    const auto uptime = std::chrono::steady_clock::now() - services_.started;
     WriteDaemonInfo(facts_, to.initDaemon());
-    to.setUptimeSeconds(static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(uptime).count()));
-    WriteBytes(totals.bytes, to.initBytes());
-    to.setMetadataBytes(services_.core.budget.metadata_bytes());
-    to.setStores(services_.stores.stores().size());
-    to.setSequences(services_.core.sequences.size());
-    to.setSessions(services_.sessions.size());
-    to.setLeases(totals.leases);
-    std::uint64_t arenas = 0;
-    std::uint64_t arena_bytes = 0;
+    const auto uptime = std::chrono::steady_clock::now() - services_.started;
+    ServiceGauges gauges{
+        .uptime_seconds = static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(uptime).count()),
+        .budget_bytes = facts_.budget_bytes,
+        .metadata_bytes = services_.core.budget.metadata_bytes(),
+        .stores = services_.stores.stores().size(),
+        .sessions = services_.sessions.size(),
+        .arenas = 0,
+        .arena_bytes = 0};
     for (const Session* session : services_.sessions) {
-      arenas += session->arenas();
-      arena_bytes += session->arena_bytes();
+      gauges.arenas += session->arenas();
+      gauges.arena_bytes += session->arena_bytes();
     }
-    to.setArenas(arenas);
-    to.setArenaBytes(arena_bytes);
-    to.setPrefixLookupTokens(totals.counters.prefix_lookup_tokens);
-    to.setPrefixHitTokens(totals.counters.prefix_hit_tokens);
-    to.setSealedBlocks(totals.counters.sealed_blocks);
-    to.setDeduplicatedBlocks(totals.counters.deduplicated_blocks);
-    to.setEvictedBlocks(totals.counters.evicted_blocks);
-    to.setAttendCalls(services_.counters.attend_calls);
-    to.setBytesCopied(totals.counters.bytes_copied);
-    to.setStoreFullErrors(totals.counters.store_full_errors);
-    to.setDroppedClients(services_.counters.dropped_clients);
+    FigureRow figures;
+    figures.Add(gauges, kServiceGauges);
+    figures.Add(services_.stores.Totals());
+    figures.Add(services_.counters, kServiceCounters);
+    figures.WriteInfos(to.initFigures(figures.size()));
+    figures.WriteValues(to.initValues(figures.size()));
     return kj::READY_NOW;
   });
 }
 
 kj::Promise<void> AdminServer::stores(StoresContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    const std::vector<Store*> stores = services_.stores.stores();
-    auto list = context.getResults().initStores(static_cast<unsigned>(stores.size()));
-    for (unsigned i = 0; i < list.size(); ++i) WriteStore(*stores[i], list[i]);
+    const auto cursor = context.getParams().getCursor();
+    const std::string_view after(reinterpret_cast<const char*>(cursor.begin()), cursor.size());
+    std::vector<const Store*> rows;
+    std::size_t bytes = 0;
+    bool more = false;
+    for (const Store* store : services_.stores.stores()) {  // by name
+      if (!after.empty() && store->name() <= after) continue;
+      if (bytes >= kPageBytes) {
+        more = true;
+        break;
+      }
+      rows.push_back(store);
+      bytes += RowBytes(store->spec());
+    }
+    auto page = context.getResults().initPage();
+    FigureRow figures;
+    figures.Add(StoreFigures{});
+    figures.WriteInfos(page.initFigures(figures.size()));
+    auto list = page.initRows(static_cast<unsigned>(rows.size()));
+    for (unsigned i = 0; i < list.size(); ++i) WriteStore(*rows[i], list[i]);
+    if (more) {
+      const std::string& last = rows.back()->name();
+      page.setNext({reinterpret_cast<const kj::byte*>(last.data()), last.size()});
+    }
     return kj::READY_NOW;
   });
 }
@@ -131,22 +207,34 @@ kj::Promise<void> AdminServer::stores(StoresContext context) {
 kj::Promise<void> AdminServer::sequences(SequencesContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     std::vector<SequenceFigures> rows;
-    services_.core.sequences.ForEach([&rows](std::uint64_t, const Sequence* sequence, const Reader* reader) {
-      rows.push_back(sequence != nullptr ? sequence->Figures() : reader->Figures());
-    });
-    auto list = context.getResults().initSequences(static_cast<unsigned>(rows.size()));
+    std::size_t bytes = 0;
+    std::uint64_t next = 0;
+    services_.core.sequences.ForEach(context.getParams().getFrom(),
+                                     [&](std::uint64_t id, const Sequence* sequence, const Reader* reader) {
+                                       if (bytes >= kPageBytes) {
+                                         next = id;
+                                         return false;
+                                       }
+                                       rows.push_back(sequence != nullptr ? sequence->Figures() : reader->Figures());
+                                       bytes += RowBytes(rows.back());
+                                       return true;
+                                     });
+    auto page = context.getResults().initPage();
+    auto list = page.initRows(static_cast<unsigned>(rows.size()));
     for (unsigned i = 0; i < list.size(); ++i) WriteSequence(rows[i], list[i]);
+    page.setNext(next);
     return kj::READY_NOW;
   });
 }
 
 kj::Promise<void> AdminServer::inspect(InspectContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    auto sequence = services_.core.sequences.Find(context.getParams().getSequence());
+    const auto params = context.getParams();
+    auto sequence = services_.core.sequences.Find(params.getSequence());
     if (!sequence) {
       wire::WriteError(sequence.error(), context.getResults().initError());
     } else {
-      WriteDetail((*sequence)->Inspect(), context.getResults().initOk());
+      WriteDetail((*sequence)->Inspect(params.getFirstBlock(), kInspectBytes), context.getResults().initOk());
     }
     return kj::READY_NOW;
   });

@@ -20,6 +20,7 @@
 
 #include "daemon/memory/arena.h"
 #include "daemon/serve/attend_service.h"
+#include "daemon/serve/service_figures.h"
 #include "daemon/serve/waiting_calls.h"
 #include "daemon/store/core.h"
 #include "daemon/store/sequence.h"
@@ -30,13 +31,6 @@ namespace kvant::daemon {
 class AttendJob;
 class LongAttention;
 class Session;
-
-/// Counted over all sessions since the daemon began.
-struct ServiceCounters {
-  std::uint64_t attend_calls = 0;
-  std::uint64_t dropped_clients = 0;      ///< whose heartbeat stood still for the lease
-  std::uint64_t refused_connections = 0;  ///< beyond the limit, or for lack of descriptors or memory
-};
 
 /// Why a daemon that drains refuses what would take long.
 [[nodiscard]] Error EndingError(std::string_view operation);
@@ -152,6 +146,9 @@ class Session {
   BlockRange TellAllBlocks(std::uint64_t id);
   BlockRange TellNewBlocks(std::uint64_t id);
 
+  /// Whether the client has to be told of a store's warning; from then on it counts as told.
+  bool TellWarning(const Store& store) { return warned_stores_.insert(&store).second; }
+
   [[nodiscard]] Services& services() const noexcept { return services_; }
 
  private:
@@ -172,6 +169,7 @@ class Session {
   std::uint32_t next_number_ = 1;  // of arenas and stores; never reused
   std::map<std::uint32_t, std::shared_ptr<const Arena>> arenas_;
   std::map<std::uint32_t, std::shared_ptr<Store>> stores_;
+  std::set<const Store*> warned_stores_;
   std::unordered_map<std::uint64_t, OwnSequence> sequences_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
   std::vector<std::weak_ptr<AttendJob>> attend_jobs_;

@@ -153,6 +153,7 @@ void WriteStore(const Session::NumberedStore& opened, wire::StoreOpened::Builder
   to.setLogicalBlockBytes(plan.logical_bytes());
   to.setKeyBitsPerElement(plan.bits_per_element(quantizers::Side::kKeys));
   to.setValueBitsPerElement(plan.bits_per_element(quantizers::Side::kValues));
+  to.setWarning(TextOf(store.key_means().Warning()));
 }
 
 }  // namespace kvant::daemon

@@ -134,6 +134,8 @@ void AnswerAdvance(Session& session, std::uint64_t id, const Result<Advanced>& r
     WriteAdvanced(nullptr, result ? Result<Advanced>(own.error()) : result, {}, to);
   } else {
     WriteAdvanced(own->sequence, result, result ? session.TellNewBlocks(id) : BlockRange{}, to);
+    const Store& store = own->sequence->store();
+    if (store.key_means().unfit_heads() > 0 && session.TellWarning(store)) to.setWarning(TextOf(store.key_means().Warning()));
   }
 }
 

@@ -46,6 +46,7 @@ Result<void> SealJob::EncodeCodes(std::byte* payload) {
   // A thread keeps its scratch from block to block: fresh memory would cost a page fault for every 4 KiB of it, each time.
   thread_local quantizers::AlignedBuffer scratch;
   scratch.Reserve(plan->encode_scratch());
+  key_means.assign(std::size_t{spec.layers} * spec.kv_heads, {});
   for (std::size_t layer = 0; layer < spec.layers; ++layer) {
     for (std::size_t head = 0; head < spec.kv_heads; ++head) {
       if (cancelled.load(std::memory_order_relaxed)) return {};
@@ -62,6 +63,7 @@ Result<void> SealJob::EncodeCodes(std::byte* payload) {
                                             .block = block,
                                             .scratch = scratch.data()});
         if (!encoded) return Error{encoded.error().code, Where(*this, layer, side_index, head) + encoded.error().message};
+        if (side == quantizers::Side::kKeys) key_means[layer * spec.kv_heads + head].Sample(rows);
         // Zero what lies between blocks: a slot's bytes must not depend on what was in it before.
         for (std::size_t p = 0; p < block.parts; ++p) std::memset(block.part[p] + at.bytes[p], 0, at.room[p] - at.bytes[p]);
       }

@@ -11,6 +11,7 @@
 
 #include "daemon/memory/slab.h"
 #include "daemon/memory/tail.h"
+#include "daemon/store/key_mean.h"
 #include "daemon/store/store.h"
 #include "protocol/block_format.h"
 #include "quantizers/plan.h"
@@ -34,6 +35,8 @@ struct SealJob {
   Target codes;
   std::optional<Target> sinks;
   std::optional<PendingBlock> place;  ///< not touched by Run
+
+  std::vector<KeyMean> key_means;  ///< by Run: of each layer and KV head, [layer][kv_head]
 
   std::atomic<bool> cancelled{false};  ///< Run ends soon after; the outcome is then meaningless
 

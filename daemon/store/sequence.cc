@@ -268,10 +268,15 @@ SequenceFigures Sequence::Figures() const {
           .read_only = false};
 }
 
-SequenceDetail Sequence::Inspect() const {
+SequenceDetail Sequence::Inspect(std::uint64_t first_block, std::uint64_t most_bytes) const {
   SequenceDetail detail;
   detail.figures = Figures();
-  for (const Block* block : blocks_) detail.blocks.push_back(store_->Inspect(*block));
+  detail.sealed_blocks = blocks_.size();
+  std::uint64_t bytes = 0;
+  for (std::uint64_t i = first_block; i < blocks_.size() && (bytes == 0 || bytes < most_bytes); ++i) {
+    detail.blocks.push_back(store_->Inspect(*blocks_[i]));
+    bytes += store_->slot_bytes();
+  }
   detail.tail_first_position = tail_first_position();
   detail.tail_capacity_tokens = tail_.layout.capacity;
   return detail;

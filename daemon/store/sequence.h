@@ -120,8 +120,9 @@ class Sequence {
   [[nodiscard]] std::span<const std::uint64_t> marks() const noexcept { return progress_.marks(); }
 
   [[nodiscard]] SequenceFigures Figures() const;
-  /// Verifies the checksums of all its blocks: reads all of them.
-  [[nodiscard]] SequenceDetail Inspect() const;
+  /// Lists sealed blocks from number `first_block` on and verifies their checksums, which reads them: about `most_bytes` of
+  /// them, at least one.
+  [[nodiscard]] SequenceDetail Inspect(std::uint64_t first_block, std::uint64_t most_bytes) const;
 
  private:
   struct Seal;  // one block on its way: being encoded, encoded, or failed

@@ -152,6 +152,7 @@ void Sequence::LinkFinished() {
     if (block != nullptr) {
       ++store_->counters().deduplicated_blocks;  // another sequence was faster; our slots go back with the job
     } else {
+      store_->NoteKeys(seal.job->key_means);
       const std::uint64_t first_position = seal.job->info.first_position;
       block = std::move(*seal.job->place).Link(seal.chain, parent, first_position, std::move(seal.job->tokens));
       seal.job->place.reset();

@@ -39,8 +39,10 @@ Result<Sequence*> SequenceTable::Find(std::uint64_t id) const {
   return entry->second.sequence;
 }
 
-void SequenceTable::ForEach(const std::function<void(std::uint64_t, Sequence*, Reader*)>& visit) const {
-  for (const auto& [id, entry] : entries_) visit(id, entry.sequence, entry.reader);
+void SequenceTable::ForEach(std::uint64_t from, const std::function<bool(std::uint64_t, Sequence*, Reader*)>& visit) const {
+  for (auto at = entries_.lower_bound(from); at != entries_.end(); ++at) {
+    if (!visit(at->first, at->second.sequence, at->second.reader)) return;
+  }
 }
 
 }  // namespace kvant::daemon

@@ -28,8 +28,9 @@ class SequenceTable {
   /// source.
   [[nodiscard]] Result<Sequence*> Find(std::uint64_t id) const;
 
-  /// Every entry in order of id; exactly one of the two pointers is set.
-  void ForEach(const std::function<void(std::uint64_t id, Sequence* sequence, Reader* reader)>& visit) const;
+  /// Entries with an id >= `from`, in order of id, until `visit` answers false; exactly one of the two pointers is set.
+  void ForEach(std::uint64_t from,
+               const std::function<bool(std::uint64_t id, Sequence* sequence, Reader* reader)>& visit) const;
   [[nodiscard]] std::size_t size() const noexcept { return entries_.size(); }
 
  private:

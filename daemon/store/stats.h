@@ -5,37 +5,76 @@
 #include <string>
 #include <vector>
 
+#include "daemon/store/figure.h"
+
 namespace kvant::daemon {
 
-/// Three figures that are never mixed.
-struct ByteFigures {
-  std::uint64_t logical_f16_bytes = 0;  ///< what the sealed tokens take as f16
-  std::uint64_t compressed_bytes = 0;   ///< what their codes and side data take
-  std::uint64_t resident_bytes = 0;     ///< pages of slabs that are populated
+/// Of one store, or summed over all of them. The three figures in bytes are never mixed.
+struct StoreGauges {
+  std::uint64_t blocks = 0;
+  std::uint64_t leased_blocks = 0;
+  std::uint64_t leases = 0;
+  std::uint64_t sequences = 0;
+  std::uint64_t slabs = 0;
+  std::uint64_t slab_bytes = 0;
+  std::uint64_t logical_f16_bytes = 0;
+  std::uint64_t compressed_bytes = 0;
+  std::uint64_t resident_bytes = 0;
+  std::uint64_t unfit_key_heads = 0;
 };
+
+inline constexpr auto kStoreGauges = DescribeFigures<StoreGauges>({
+    {&StoreGauges::logical_f16_bytes,
+     {"logical_f16_bytes", FigureKind::kGauge, FigureUnit::kBytes, "what the sealed tokens would take as f16"}},
+    {&StoreGauges::compressed_bytes,
+     {"compressed_bytes", FigureKind::kGauge, FigureUnit::kBytes, "what their codes and side data take"}},
+    {&StoreGauges::resident_bytes,
+     {"resident_bytes", FigureKind::kGauge, FigureUnit::kBytes, "memory that is really occupied by blocks"}},
+    {&StoreGauges::blocks, {"blocks", FigureKind::kGauge, FigureUnit::kCount, "sealed blocks"}},
+    {&StoreGauges::leased_blocks,
+     {"leased_blocks", FigureKind::kGauge, FigureUnit::kCount, "sealed blocks that at least one sequence holds"}},
+    {&StoreGauges::leases,
+     {"leases", FigureKind::kGauge, FigureUnit::kCount, "block leases; a block that two sequences hold counts twice"}},
+    {&StoreGauges::sequences,
+     {"sequences", FigureKind::kGauge, FigureUnit::kCount, "live sequences, readers of others included"}},
+    {&StoreGauges::slabs, {"slabs", FigureKind::kGauge, FigureUnit::kCount, "memory segments that hold blocks"}},
+    {&StoreGauges::slab_bytes, {"slab_bytes", FigureKind::kGauge, FigureUnit::kBytes, "size of these segments"}},
+    {&StoreGauges::unfit_key_heads,
+     {"unfit_key_heads", FigureKind::kGauge, FigureUnit::kCount,
+      "KV heads whose keys share a mean that their codec cannot serve"}},
+});
 
 /// Counted since the daemon (or the store) began.
 struct Counters {
   std::uint64_t prefix_lookup_tokens = 0;
   std::uint64_t prefix_hit_tokens = 0;
-  std::uint64_t sealed_blocks = 0;        ///< encoded and kept
-  std::uint64_t deduplicated_blocks = 0;  ///< seals that found the block already there
+  std::uint64_t sealed_blocks = 0;
+  std::uint64_t deduplicated_blocks = 0;
   std::uint64_t evicted_blocks = 0;
-  std::uint64_t bytes_copied = 0;       ///< tensor bytes of forks and trims
-  std::uint64_t store_full_errors = 0;  ///< seals that found no room
-  std::uint64_t not_finite_errors = 0;  ///< seals refused for NaN, infinity or a norm out of range
+  std::uint64_t bytes_copied = 0;
+  std::uint64_t store_full_errors = 0;
+  std::uint64_t not_finite_errors = 0;
 };
 
-struct StoreFigures {
-  std::string name;
-  std::string identity;
-  std::uint64_t blocks = 0;         ///< sealed
-  std::uint64_t leased_blocks = 0;  ///< of those, held by at least one sequence
-  std::uint64_t leases = 0;         ///< held by sequences; a block held by two counts twice
-  std::uint64_t sequences = 0;      ///< readers included
-  std::uint64_t slabs = 0;
-  std::uint64_t slab_bytes = 0;
-  ByteFigures bytes;
+inline constexpr auto kCounters = DescribeFigures<Counters>({
+    {&Counters::prefix_lookup_tokens,
+     {"prefix_lookup_tokens", FigureKind::kCounter, FigureUnit::kTokens, "tokens that sequences were opened with"}},
+    {&Counters::prefix_hit_tokens,
+     {"prefix_hit_tokens", FigureKind::kCounter, FigureUnit::kTokens, "of those, tokens that were found sealed"}},
+    {&Counters::sealed_blocks, {"sealed_blocks", FigureKind::kCounter, FigureUnit::kCount, "blocks encoded and kept"}},
+    {&Counters::deduplicated_blocks,
+     {"deduplicated_blocks", FigureKind::kCounter, FigureUnit::kCount, "blocks that another sequence had sealed already"}},
+    {&Counters::evicted_blocks, {"evicted_blocks", FigureKind::kCounter, FigureUnit::kCount, "blocks dropped to make room"}},
+    {&Counters::bytes_copied,
+     {"bytes_copied", FigureKind::kCounter, FigureUnit::kBytes, "tensor bytes that the daemon copied, for forks and trims"}},
+    {&Counters::store_full_errors,
+     {"store_full_errors", FigureKind::kCounter, FigureUnit::kCount, "blocks that could not be sealed for lack of room"}},
+    {&Counters::not_finite_errors,
+     {"not_finite_errors", FigureKind::kCounter, FigureUnit::kCount,
+      "blocks that could not be sealed because a row held NaN, infinity or a number too large"}},
+});
+
+struct StoreFigures : StoreGauges {
   Counters counters;
 };
 
@@ -62,9 +101,11 @@ struct BlockFigures {
   bool checksum_ok = false;
 };
 
+/// A sequence with a piece of its block table.
 struct SequenceDetail {
   SequenceFigures figures;
-  std::vector<BlockFigures> blocks;
+  std::vector<BlockFigures> blocks;  ///< from the block that was asked for
+  std::uint64_t sealed_blocks = 0;   ///< of the whole sequence
   std::uint64_t tail_first_position = 0;
   std::uint64_t tail_capacity_tokens = 0;
 };

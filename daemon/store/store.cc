@@ -52,7 +52,8 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
       charge_(std::move(charge)),
       pool_({.block_tokens = plan_->spec().block_tokens, .identity = identity_, .boot_token = core.boot_token}, core.budget,
             core.populate),
-      index_(core.eviction) {}
+      index_(core.eviction),
+      key_means_(plan_) {}
 
 Store::~Store() = default;
 
@@ -132,19 +133,25 @@ EvictFigures Store::Evict(std::uint64_t max_blocks, bool dry_run) {
   return figures;
 }
 
+void Store::NoteKeys(std::span<const KeyMean> block) {
+  key_means_.Add(block);
+  if (warned_ || key_means_.unfit_heads() == 0) return;
+  warned_ = true;
+  if (core_.notify) core_.notify("store " + name() + ": " + key_means_.Warning());
+}
+
 StoreFigures Store::Figures() const {
   StoreFigures figures;
-  figures.name = name();
-  figures.identity = protocol::DigestHex(identity_);
   figures.blocks = index_.size();
   figures.leased_blocks = index_.leased_blocks();
   figures.leases = index_.leases();
   figures.sequences = sequences_;
   figures.slabs = pool_.slab_count();
   figures.slab_bytes = pool_.held_bytes();
-  figures.bytes.logical_f16_bytes = index_.size() * plan_->logical_bytes();
-  figures.bytes.compressed_bytes = index_.size() * plan_->payload_bytes();
-  figures.bytes.resident_bytes = pool_.resident_bytes();
+  figures.logical_f16_bytes = index_.size() * plan_->logical_bytes();
+  figures.compressed_bytes = index_.size() * plan_->payload_bytes();
+  figures.resident_bytes = pool_.resident_bytes();
+  figures.unfit_key_heads = key_means_.unfit_heads();
   figures.counters = counters_;
   return figures;
 }

@@ -16,6 +16,7 @@
 #include "daemon/memory/block_pool.h"
 #include "daemon/store/core.h"
 #include "daemon/store/identity.h"
+#include "daemon/store/key_mean.h"
 #include "daemon/store/prefix_index.h"
 #include "daemon/store/stats.h"
 #include "quantizers/plan.h"
@@ -79,6 +80,11 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Frees the block's slots. Requires: one of this store's, without leases and children.
   void Evict(Block& block);
 
+  /// Takes note of the keys of a block that was sealed now; warns (Core::notify) once when their codec turns out unfit for
+  /// them.
+  void NoteKeys(std::span<const KeyMean> block);
+  [[nodiscard]] const KeyMeans& key_means() const noexcept { return key_means_; }
+
   void SequenceOpened() noexcept { ++sequences_; }
   void SequenceClosed() noexcept { --sequences_; }
 
@@ -95,6 +101,8 @@ class Store : public std::enable_shared_from_this<Store> {
   BlockPool pool_;
   PrefixIndex index_;
   Counters counters_;
+  KeyMeans key_means_;
+  bool warned_ = false;
   std::uint64_t sequences_ = 0;
 };
 

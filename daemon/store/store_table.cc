@@ -5,17 +5,6 @@
 namespace kvant::daemon {
 namespace {
 
-void Add(Counters& sum, const Counters& part) {
-  sum.prefix_lookup_tokens += part.prefix_lookup_tokens;
-  sum.prefix_hit_tokens += part.prefix_hit_tokens;
-  sum.sealed_blocks += part.sealed_blocks;
-  sum.deduplicated_blocks += part.deduplicated_blocks;
-  sum.evicted_blocks += part.evicted_blocks;
-  sum.bytes_copied += part.bytes_copied;
-  sum.store_full_errors += part.store_full_errors;
-  sum.not_finite_errors += part.not_finite_errors;
-}
-
 /// An artifact is held as its image and, parsed, as f32: up to twice the image again where it holds f16.
 std::size_t RecordBytes(const StoreSpec& spec) { return kStoreRecordBytes + 3 * spec.plan.artifact.size(); }
 
@@ -100,19 +89,11 @@ Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max
 
 StoreFigures StoreTable::Totals() const {
   StoreFigures sum;
-  Add(sum.counters, dropped_);
+  AddFigures(sum.counters, dropped_, kCounters);
   for (const auto& [name, store] : stores_) {
     const StoreFigures part = store->Figures();
-    sum.blocks += part.blocks;
-    sum.leased_blocks += part.leased_blocks;
-    sum.leases += part.leases;
-    sum.sequences += part.sequences;
-    sum.slabs += part.slabs;
-    sum.slab_bytes += part.slab_bytes;
-    sum.bytes.logical_f16_bytes += part.bytes.logical_f16_bytes;
-    sum.bytes.compressed_bytes += part.bytes.compressed_bytes;
-    sum.bytes.resident_bytes += part.bytes.resident_bytes;
-    Add(sum.counters, part.counters);
+    AddFigures<StoreGauges>(sum, part, kStoreGauges);
+    AddFigures(sum.counters, part.counters, kCounters);
   }
   return sum;
 }
@@ -130,7 +111,7 @@ bool StoreTable::MakeRoom(std::size_t bytes) {
   // Stores nobody has open and that hold nothing: their records.
   for (auto it = stores_.begin(); it != stores_.end(); ++it) {
     if (it->second.use_count() != 1 || it->second->index().size() != 0) continue;
-    Add(dropped_, it->second->counters());
+    AddFigures(dropped_, it->second->counters(), kCounters);
     stores_.erase(it);
     return true;
   }

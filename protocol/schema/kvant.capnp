@@ -12,7 +12,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("kvant::wire");
 
-const protocolVersion :UInt32 = 3;
+const protocolVersion :UInt32 = 5;
 # Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
 
 const maxFdsPerMessage :UInt32 = 8;
@@ -208,6 +208,7 @@ struct StoreOpened {
   logicalBlockBytes @6 :UInt64;   # the same tokens as f16
   keyBitsPerElement @7 :Float64;  # side information included, mean over layers
   valueBitsPerElement @8 :Float64;
+  warning @9 :Text;               # as StoreRow.warning
 }
 
 # ------------------------------------------------------------------------------------------------------------ sequences
@@ -289,6 +290,7 @@ struct Advanced {
   table @2 :BlockTable;       # with local placement: blocks that this session was not told of yet
   status @3 :Status;          # storeFull, notFinite: the tokens are part of the sequence and attention over them works, but a
                               # block could not be sealed; it is tried again with the next advance. Other errors: nothing changed
+  warning @4 :Text;           # as StoreRow.warning, once per session and store
 }
 
 struct Mark {
@@ -375,11 +377,34 @@ interface Daemon {
 
 # --------------------------------------------------------------------------------------------------------------- admin
 
-struct ByteFigures {
-  # Three figures that are never mixed.
-  logicalF16Bytes @0 :UInt64;  # what the same tokens take as f16
-  compressedBytes @1 :UInt64;  # what their codes and side data take
-  residentBytes @2 :UInt64;    # what memory is occupied
+enum FigureKind {
+  gauge @0;     # as it is now
+  counter @1;   # since the daemon began; only grows
+}
+
+enum FigureUnit {
+  count @0;
+  tokens @1;
+  bytes @2;
+  seconds @3;
+  partsPerMillion @4;
+}
+
+struct FigureInfo {
+  # Describes one number. A reader shows numbers it has never heard of: a new one changes nothing in this file.
+  name @0 :Text;              # snake_case, as scripts and metrics call it
+  kind @1 :FigureKind;
+  unit @2 :FigureUnit;
+  help @3 :Text;              # one line for operators
+}
+
+struct KeyHead {
+  # The keys of one KV head. Their common mean is invisible to softmax, but a codec that does not subtract it loses precision.
+  layer @0 :UInt32;
+  kvHead @1 :UInt32;
+  meanShare @2 :Float32;      # |mean key|^2 over mean |key|^2
+  effectiveError @3 :Float32; # the codec's squared error relative to what tokens' keys differ by
+  unfit @4 :Bool;             # the codec cannot serve these keys
 }
 
 struct StoreRow {
@@ -392,15 +417,16 @@ struct StoreRow {
   kvHeads @6 :UInt32;
   headDim @7 :UInt32;
   blockTokens @8 :UInt32;
-  blocks @9 :UInt64;
-  leasedBlocks @10 :UInt64;
-  sequences @11 :UInt64;
-  bytes @12 :ByteFigures;
-  prefixLookupTokens @13 :UInt64;
-  prefixHitTokens @14 :UInt64;
-  evictedBlocks @15 :UInt64;
-  deduplicatedBlocks @16 :UInt64;
-  keyStage @17 :KeyStage;
+  figures @9 :List(UInt64);   # one per StorePage.figures, in their order
+  keyHeads @10 :List(KeyHead);  # those whose common mean holds half of their keys' energy or more: the worst few
+  warning @11 :Text;          # what is wrong with the store, in a sentence; empty if nothing is known to be
+  keyStage @12 :KeyStage;
+}
+
+struct StorePage {
+  figures @0 :List(FigureInfo);
+  rows @1 :List(StoreRow);
+  next @2 :Data;              # cursor of the next page; empty after the last
 }
 
 struct SequenceRow {
@@ -415,6 +441,11 @@ struct SequenceRow {
   readOnly @8 :Bool;
 }
 
+struct SequencePage {
+  rows @0 :List(SequenceRow);
+  next @1 :UInt64;            # ask from this number for the next page; 0 after the last
+}
+
 struct BlockRow {
   firstPosition @0 :UInt64;
   chain @1 :Text;
@@ -427,31 +458,16 @@ struct BlockRow {
 
 struct SequenceDetail {
   row @0 :SequenceRow;
-  blocks @1 :List(BlockRow);
-  tailFirstPosition @2 :UInt64;
-  tailCapacityTokens @3 :UInt64;
+  blocks @1 :List(BlockRow);  # from the block that was asked for
+  sealedBlocks @2 :UInt64;    # of the whole sequence
+  tailFirstPosition @3 :UInt64;
+  tailCapacityTokens @4 :UInt64;
 }
 
 struct StatsReport {
   daemon @0 :DaemonInfo;
-  uptimeSeconds @1 :UInt64;
-  bytes @2 :ByteFigures;
-  metadataBytes @3 :UInt64;
-  stores @4 :UInt64;
-  sequences @5 :UInt64;
-  sessions @6 :UInt64;
-  leases @7 :UInt64;
-  arenas @8 :UInt64;
-  arenaBytes @9 :UInt64;
-  prefixLookupTokens @10 :UInt64;
-  prefixHitTokens @11 :UInt64;
-  sealedBlocks @12 :UInt64;
-  deduplicatedBlocks @13 :UInt64;
-  evictedBlocks @14 :UInt64;
-  attendCalls @15 :UInt64;
-  bytesCopied @16 :UInt64;
-  storeFullErrors @17 :UInt64;
-  droppedClients @18 :UInt64;
+  figures @1 :List(FigureInfo);
+  values @2 :List(UInt64);    # one per figure, in their order
 }
 
 struct EvictReport {
@@ -460,12 +476,19 @@ struct EvictReport {
 }
 
 interface Admin {
+  # Lists come in pages of about 256 KiB, however many rows there are and however long their texts: no answer outgrows what a
+  # client reads, and the daemon serves others between two pages. What is opened or closed meanwhile may be missed; what lives
+  # all the while is listed once.
+
   ping @0 () -> ();
   stats @1 () -> (stats :StatsReport);
-  stores @2 () -> (stores :List(StoreRow));
-  sequences @3 () -> (sequences :List(SequenceRow));
-  inspect @4 (sequence :UInt64) -> Outcome(SequenceDetail);
-  # Reads and verifies every block of the sequence.
+  stores @2 (cursor :Data) -> (page :StorePage);
+  # From the beginning with an empty cursor, else behind the page that answered it.
+  sequences @3 (from :UInt64) -> (page :SequencePage);
+  # Those with numbers >= from, ascending.
+  inspect @4 (sequence :UInt64, firstBlock :UInt64) -> Outcome(SequenceDetail);
+  # Reads and verifies the blocks that it lists: as many as take a few milliseconds, at least one. Ask again with a larger
+  # firstBlock until all sealedBlocks are seen.
   evict @5 (store :Text, maxBlocks :UInt64, dryRun :Bool) -> Outcome(EvictReport);
   # Unleased blocks, least recently used first; store empty: of every store; maxBlocks 0: no limit.
 }

@@ -3,7 +3,9 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -37,8 +39,10 @@ class ConnectionEndTest : public ::testing::Test {
   Figures Stats() {
     auto response = watcher_->Wait(admin_->statsRequest().send());
     const auto stats = response.getStats();
-    return {stats.getSessions(), stats.getSequences(),  stats.getLeases(),
-            stats.getArenas(),   stats.getArenaBytes(), stats.getDroppedClients()};
+    std::map<std::string, std::uint64_t> of;
+    for (unsigned i = 0; i < stats.getFigures().size(); ++i) of[stats.getFigures()[i].getName()] = stats.getValues()[i];
+    return {of.at("sessions"), of.at("sequences"),   of.at("leases"),
+            of.at("arenas"),   of.at("arena_bytes"), of.at("dropped_clients")};
   }
   /// Polls until the session is gone; how long that took.
   milliseconds UntilGone(std::chrono::seconds patience) {

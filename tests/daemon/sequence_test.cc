@@ -380,7 +380,7 @@ TEST_F(SequenceTest, AnAnswerMayCloseTheSequence) {
 TEST_F(SequenceTest, InspectFindsADamagedBlock) {
   TestSequence sequence = Open();
   Grow(sequence, Tokens(80));
-  SequenceDetail detail = sequence.sequence->Inspect();
+  SequenceDetail detail = sequence.sequence->Inspect(0, ~std::uint64_t{0});
   ASSERT_EQ(detail.blocks.size(), 3u);
   for (const BlockFigures& block : detail.blocks) EXPECT_TRUE(block.checksum_ok);
   EXPECT_EQ(detail.blocks[2].first_position, 32u);
@@ -388,7 +388,7 @@ TEST_F(SequenceTest, InspectFindsADamagedBlock) {
   EXPECT_EQ(detail.tail_first_position, 48u);
   const_cast<std::byte*>(sequence.sequence->blocks()[1]->codes().payload)[77] ^= std::byte{4};
   const_cast<std::byte*>(sequence.sequence->blocks()[0]->sinks()->payload)[3] ^= std::byte{1};
-  detail = sequence.sequence->Inspect();
+  detail = sequence.sequence->Inspect(0, ~std::uint64_t{0});
   EXPECT_FALSE(detail.blocks[0].checksum_ok);
   EXPECT_FALSE(detail.blocks[1].checksum_ok);
   EXPECT_TRUE(detail.blocks[2].checksum_ok);

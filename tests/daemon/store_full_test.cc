@@ -224,7 +224,7 @@ TEST_F(StoreFullTest, EvictGivesMemoryBack) {
   EXPECT_EQ(core.stores.Evict("", 0, false).value().blocks, blocks - 2);
   core.populate.RunAll();
   EXPECT_EQ(core.budget.slab_bytes(), 0u);
-  EXPECT_EQ(store->Figures().bytes.resident_bytes, 0u);
+  EXPECT_EQ(store->Figures().resident_bytes, 0u);
   EXPECT_EQ(core.stores.Evict("nobody", 0, false).error().code, ErrorCode::kNotFound);
 }
 

@@ -217,6 +217,22 @@ TEST_F(KvantGenerateTest, FailuresHaveDocumentedExitCodesAndNameTheirObject) {
   EXPECT_EQ(Run({"--fork-from", "12345", "--prompt", "x"}).status, 4);
 }
 
+TEST_F(KvantGenerateTest, NumbersThatAreNoneAreRefused) {
+  for (const char* option : {"--temperature", "--top-p", "--hold"}) {
+    EXPECT_EQ(Run({option, "nan", "--exact", "--prompt", "x"}).status, 2) << option;
+  }
+}
+
+TEST_F(KvantGenerateTest, OutputThatDoesNotArriveIsAFailure) {
+  const std::string program = Program("kvant-generate");
+  const std::string generate = program + " --model " + ModelFolder() + " --exact --prompt x --max-tokens 2";
+  for (const std::string& command : {program + " --help", generate, generate + " -o json"}) {
+    const Finished finished = RunProgram({"/bin/sh", "-c", command + " >/dev/full"});
+    EXPECT_EQ(finished.status, 1) << command;
+    EXPECT_THAT(finished.errors, HasSubstr("cannot write to standard output")) << command;
+  }
+}
+
 TEST_F(KvantGenerateTest, BytesThatAreNotUtf8DoNotBreakTheJson) {
   StartDaemon();
   const Json json = RunJson({"--max-tokens", "30", "--temperature", "50", "--seed", "3"}, "\xff\xfe bytes \xc3");

@@ -4,6 +4,7 @@
 //     open SEED N            open a sequence on N random tokens   -> ok ID LENGTH
 //     feed SEED N CHUNK      feed N random tokens                 -> ok LENGTH DIGEST-OF-OUTPUTS
 //     fork ID SEED LENGTH    fork a live sequence of any process  -> ok ID LENGTH
+//     look                   attend to one row more             -> ok looked
 //     spin N                 attend N times to the last row, then answer
 //     ping
 #include <cstdint>
@@ -93,6 +94,13 @@ int Run(const std::string& socket, Placement placement) {
       stream.erase(stream.begin(), stream.begin() + static_cast<std::ptrdiff_t>(talk->sequence().length()));
       const std::vector<float> outputs = talk->Feed(stream, chunk);
       std::cout << "ok " << talk->sequence().length() << " " << DigestOf(outputs) << std::endl;
+    } else if (command == "look") {
+      const TokenId token = 1;
+      if (auto attended = talk->AttendOnly({&token, 1}, WriteMode::kInPlace, {}); !attended) {
+        Answer(attended.error());
+      } else {
+        std::cout << "ok looked" << std::endl;
+      }
     } else if (command == "spin") {
       std::size_t n = 0;
       words >> n;

@@ -131,6 +131,11 @@ TEST(SegmentLayoutTest, ChainDigestDependsOnParentAndEveryToken) {
   EXPECT_NE(chain, ChainDigest(CountingDigest(), std::vector<std::uint32_t>{1, 2, 4}));
   EXPECT_NE(chain, ChainDigest(CountingDigest(), std::vector<std::uint32_t>{1, 2}));
   EXPECT_EQ(DigestHex(CountingDigest()), "000102030405060708090a0b0c0d0e0f");
+  EXPECT_EQ(ParseDigest("000102030405060708090a0b0c0d0e0f"), CountingDigest());
+  for (const char* const text : {"", "000102030405060708090a0b0c0d0e0", "000102030405060708090a0b0c0d0e0f0",
+                                 "000102030405060708090A0b0c0d0e0f", "000102030405060708090a0b0c0d0e0g"}) {
+    EXPECT_EQ(ParseDigest(text), std::nullopt) << text;
+  }
 }
 
 }  // namespace

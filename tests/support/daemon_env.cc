@@ -32,12 +32,12 @@ Client DaemonEnv::Connect(ClientOptions options) const {
   return std::move(*client);
 }
 
-StatsReport DaemonEnv::Stats() const {
+Figures DaemonEnv::Stats() const {
   auto admin = Admin::Connect(socket_);
   if (!admin) throw std::runtime_error(admin.error().message);
   auto stats = admin->Stats();
   if (!stats) throw std::runtime_error(stats.error().message);
-  return *stats;
+  return stats->figures;
 }
 
 void DaemonEnv::Stop() { daemon_.reset(); }

@@ -27,7 +27,7 @@ class DaemonEnv {
 
   [[nodiscard]] const std::string& socket() const noexcept { return socket_; }
   [[nodiscard]] Client Connect(ClientOptions options = {}) const;
-  [[nodiscard]] StatsReport Stats() const;
+  [[nodiscard]] Figures Stats() const;
   void Stop();
 
  private:

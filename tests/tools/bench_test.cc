@@ -1,5 +1,5 @@
-// kvantctl bench in its short form: every sub-command runs, finds its own results right, and says what it promises. Figures are
-// checked for being possible; a machine's speed is no test's business.
+// kvant_bench and `kvantctl bench` in their short forms: every part runs, finds its own results right, and says what it
+// promises. Figures are checked for being possible; a machine's speed is no test's business.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -18,15 +18,17 @@ using Json = nlohmann::json;
 const std::string kModel = std::string(KVANT_SOURCE_DIR) + "/tests/models/byte6m";
 const std::string kText = std::string(KVANT_SOURCE_DIR) + "/README.md";
 
-Finished Bench(const std::string& part, std::vector<std::string> more) {
-  std::vector<std::string> arguments = {"bench", part, "--short"};
+Finished Bench(const std::string& part, const std::vector<std::string>& more) {
+  const bool operators = part == "memory" || part == "neighbour";
+  std::vector<std::string> arguments = {part, "--short"};
+  if (operators) arguments.insert(arguments.begin(), "bench");
   arguments.insert(arguments.end(), more.begin(), more.end());
-  return RunProgram(std::string(KVANT_PROGRAM_DIR) + "/kvantctl", arguments);
+  return RunProgram(std::string(KVANT_PROGRAM_DIR) + (operators ? "/kvantctl" : "/kvant_bench"), arguments);
 }
 
 Json BenchJson(const std::string& part, std::vector<std::string> more = {}) {
   more.insert(more.end(), {"-o", "json"});
-  const Finished finished = Bench(part, std::move(more));
+  const Finished finished = Bench(part, more);
   EXPECT_EQ(finished.exit_code, 0) << finished.err;
   Json json = Json::parse(finished.out, nullptr, false);
   EXPECT_TRUE(json.is_object()) << finished.out;
@@ -201,8 +203,41 @@ TEST(BenchTest, WhatCannotBeMeasuredIsAnErrorWithoutFigures) {
   expect_failure(Bench("memory", {"--socket", "/nowhere/kvantd.sock"}), 3, "/nowhere/kvantd.sock");
   expect_failure(Bench("attend", {"--rows", kModel}), 2, "a model's rows need --text");
   expect_failure(Bench("attend", {"--rows", "/nowhere", "--text", kText}), 2, "neither random nor a folder");
+  expect_failure(Bench("attend", {"--rows", kModel, "--text", "/dev/zero"}), 2, "no regular file");
   EXPECT_EQ(Bench("attend", {"--tokens", "1000"}).exit_code, 2);
+  EXPECT_EQ(Bench("attend", {"--tokens", "-128"}).exit_code, 2);
+  EXPECT_EQ(Bench("attend", {"--rounds", "-1"}).exit_code, 2);
   EXPECT_EQ(Bench("nothing", {}).exit_code, 2);
+}
+
+TEST(BenchTest, NeighbourTimesEveryCallAloneAndBesideAPrefill) {
+  const Json json = BenchJson("neighbour");
+  ExpectHead(json, "neighbour");
+  std::vector<std::string> calls;
+  for (const Json& figure : json["figures"]) {
+    calls.push_back(figure["call"].get<std::string>() + " beside " + figure["beside"].get<std::string>());
+    EXPECT_GT(figure["calls"], 0);
+    EXPECT_GT(figure["median_ns"], 0.0);
+    EXPECT_GE(figure["p99_ns"], figure["median_ns"]);
+    EXPECT_GE(figure["worst_ns"], figure["p99_ns"]);
+  }
+  EXPECT_THAT(calls, testing::ElementsAre("ping beside nothing", "ping beside a prefill", "open beside nothing",
+                                          "open beside a prefill", "step beside nothing", "step beside a prefill",
+                                          "prefill beside the neighbour"));
+}
+
+TEST(BenchTest, HelpOfAPartListsItsOptions) {
+  for (const std::string part : {"attend", "memory", "neighbour"}) {
+    const Finished help = Bench(part, {"--help"});
+    EXPECT_EQ(help.exit_code, 0);
+    EXPECT_THAT(help.out, testing::AllOf(testing::HasSubstr("--short"), testing::HasSubstr("--keys")));
+  }
+}
+
+TEST(BenchTest, OutputThatDoesNotArriveIsAFailure) {
+  const Finished finished = RunProgram(std::string(KVANT_PROGRAM_DIR) + "/kvant_bench", {"--help"}, "/dev/full");
+  EXPECT_EQ(finished.exit_code, 1);
+  EXPECT_THAT(finished.err, testing::HasSubstr("cannot write to standard output"));
 }
 
 }  // namespace

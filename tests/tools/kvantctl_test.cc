@@ -5,6 +5,7 @@
 #include <kvant/client.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -25,6 +26,11 @@ constexpr std::uint32_t kKvHeads = 2;
 
 Finished Kvantctl(const std::vector<std::string>& arguments) {
   return RunProgram(std::string(KVANT_PROGRAM_DIR) + "/kvantctl", arguments);
+}
+
+std::vector<std::string> Concat(std::vector<std::string> words, const std::vector<std::string>& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
 }
 
 StoreSpec Spec(const std::string& name) {
@@ -84,13 +90,11 @@ class KvantctlTest : public testing::Test {
   }
 
   Finished Ctl(std::vector<std::string> arguments) {
-    arguments.insert(arguments.end(), {"--socket", "unix:" + daemon_->socket()});
-    return Kvantctl(arguments);
+    return Kvantctl(Concat(std::move(arguments), {"--socket", "unix:" + daemon_->socket()}));
   }
 
   Json CtlJson(std::vector<std::string> arguments) {
-    arguments.insert(arguments.end(), {"-o", "json"});
-    const Finished finished = Ctl(arguments);
+    const Finished finished = Ctl(Concat(std::move(arguments), {"-o", "json"}));
     EXPECT_EQ(finished.exit_code, 0) << finished.err;
     return Json::parse(finished.out, nullptr, false);
   }
@@ -123,19 +127,22 @@ TEST_F(KvantctlTest, StatsAndStoresAgreeOnTheFigures) {
   ASSERT_EQ(stores.size(), 1U);
   EXPECT_EQ(stores[0]["name"], "test/store");
   EXPECT_EQ(stores[0]["keys"], "f16");
-  const std::uint64_t blocks = stores[0]["blocks"];
+  const Json& figures = stores[0]["figures"];
+  const std::uint64_t blocks = figures["blocks"];
   EXPECT_GE(blocks, 4U);  // (100 - 16 recent) / 16, less the slack
-  EXPECT_EQ(stores[0]["leased_blocks"], blocks);
+  EXPECT_EQ(figures["leased_blocks"], blocks);
   // As f16: blocks x tokens x layers x heads x 2 sides x head size x 2 bytes.
-  EXPECT_EQ(stores[0]["bytes"]["logical_f16_bytes"], blocks * kBlockTokens * kLayers * kKvHeads * 2 * kHeadDim * 2);
-  EXPECT_EQ(stats["bytes"]["logical_f16_bytes"], stores[0]["bytes"]["logical_f16_bytes"]);
-  EXPECT_EQ(stats["stores"], 1);
-  EXPECT_EQ(stats["sequences"], 1);
-  EXPECT_EQ(stats["sealed_blocks"], blocks);
-  EXPECT_GE(stats["leases"], blocks);
-  EXPECT_THAT(Ctl({"stats"}).out,
-              testing::AllOf(testing::HasSubstr("block leases"), testing::HasSubstr("tensor bytes copied")));
+  EXPECT_EQ(figures["logical_f16_bytes"], blocks * kBlockTokens * kLayers * kKvHeads * 2 * kHeadDim * 2);
+  EXPECT_EQ(stats["figures"]["stores"], 1);
+  EXPECT_EQ(stats["figures"]["sequences"], 1);
+  EXPECT_EQ(stats["figures"]["sealed_blocks"], blocks);
+  EXPECT_GE(stats["figures"]["leases"], blocks);
+  // One store is all there is, and each of its figures is the daemon's.
+  for (const auto& [name, value] : figures.items()) EXPECT_EQ(stats["figures"][name], value) << name;
+  EXPECT_THAT(Ctl({"stats"}).out, testing::AllOf(testing::HasSubstr("prefix hit tokens"),
+                                                 testing::ContainsRegex("sealed_blocks +[0-9]+ +blocks enc")));
   EXPECT_THAT(Ctl({"stores"}).out, testing::HasSubstr("test/store"));
+  EXPECT_THAT(Ctl({"inspect", "test/store"}).out, testing::ContainsRegex("deduplicated_blocks +0 +blocks that"));
 }
 
 TEST_F(KvantctlTest, SequencesAreListedAndInspected) {
@@ -163,17 +170,18 @@ TEST_F(KvantctlTest, SequencesAreListedAndInspected) {
 TEST_F(KvantctlTest, EvictTakesOnlyWhatNobodyHoldsAndOnlyWhenAsked) {
   EXPECT_EQ(Ctl({"evict"}).exit_code, 2);
   EXPECT_EQ(Ctl({"evict", "--store", ""}).exit_code, 2);
+  EXPECT_EQ(Ctl({"evict", "--all", "--max-blocks", "-1"}).exit_code, 2);
   EXPECT_EQ(CtlJson({"evict", "--all"})["blocks"], 0);  // everything is leased
-  const std::uint64_t blocks = CtlJson({"stores"})["stores"][0]["blocks"];
+  const std::uint64_t blocks = CtlJson({"stores"})["stores"][0]["figures"]["blocks"];
   sequence_.reset();
   EXPECT_EQ(CtlJson({"evict", "--store", "test/store", "--dry-run"})["blocks"], blocks);
-  EXPECT_EQ(CtlJson({"stores"})["stores"][0]["blocks"], blocks);
+  EXPECT_EQ(CtlJson({"stores"})["stores"][0]["figures"]["blocks"], blocks);
   const Json one = CtlJson({"evict", "--store", "test/store", "--max-blocks", "1"});
   EXPECT_EQ(one["blocks"], 1);
   EXPECT_GT(one["bytes"], 0);
-  EXPECT_EQ(CtlJson({"stores"})["stores"][0]["blocks"], blocks - 1);
+  EXPECT_EQ(CtlJson({"stores"})["stores"][0]["figures"]["blocks"], blocks - 1);
   EXPECT_EQ(CtlJson({"evict", "--all"})["blocks"], blocks - 1);
-  EXPECT_EQ(CtlJson({"stats"})["evicted_blocks"], blocks);
+  EXPECT_EQ(CtlJson({"stats"})["figures"]["evicted_blocks"], blocks);
 }
 
 TEST_F(KvantctlTest, WhatIsNotThereHasItsOwnExitCode) {
@@ -181,6 +189,39 @@ TEST_F(KvantctlTest, WhatIsNotThereHasItsOwnExitCode) {
   EXPECT_EQ(Ctl({"inspect", std::to_string(sequence_->id() + 1000)}).exit_code, 4);  // this daemon's, but never given
   EXPECT_EQ(Ctl({"inspect", "no-such-store"}).exit_code, 4);
   EXPECT_EQ(Ctl({"evict", "--store", "no-such-store"}).exit_code, 4);
+}
+
+TEST_F(KvantctlTest, NamesThatClientsChooseCannotForgeALineOrDriveTheTerminal) {
+  const std::string evil = "a\nb\x1b[2J\u009b31m\u202edcba\u2066";
+  SequenceOptions options;
+  options.recent_tokens = 16;
+  options.label = evil;
+  const auto sequence = store_->Open({}, options);
+  ASSERT_TRUE(sequence) << sequence.error().message;
+  const auto ascii = [](const std::string& text) {
+    return std::all_of(text.begin(), text.end(), [](char c) { return c == '\n' || (c >= 0x20 && c < 0x7F); });
+  };
+  for (const Finished& finished : {Ctl({"sequences"}), Ctl({"inspect", std::to_string(sequence->id())})}) {
+    EXPECT_EQ(finished.exit_code, 0);
+    EXPECT_THAT(finished.out, testing::HasSubstr(R"(a\nb\x1b[2J\u009b31m\u202edcba\u2066)"));
+    EXPECT_TRUE(ascii(finished.out)) << finished.out;
+  }
+  const Finished json = Ctl({"sequences", "-o", "json"});
+  EXPECT_TRUE(ascii(json.out)) << json.out;
+  EXPECT_EQ(Json::parse(json.out)["sequences"][1]["label"], evil);
+  const Finished absent = Ctl({"evict", "--store", "\x1b[2J"});  // the daemon's error has the name in it
+  EXPECT_EQ(absent.exit_code, 4);
+  EXPECT_TRUE(ascii(absent.err)) << absent.err;
+}
+
+TEST_F(KvantctlTest, OutputThatDoesNotArriveIsAFailure) {
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"stats"}, {"codecs"}, {"stores", "-o", "json"}, {"--help"}, {"--version"}}) {
+    const Finished finished = RunProgram(std::string(KVANT_PROGRAM_DIR) + "/kvantctl",
+                                         Concat(arguments, {"--socket", daemon_->socket()}), "/dev/full");
+    EXPECT_EQ(finished.exit_code, 1) << arguments[0];
+    EXPECT_THAT(finished.err, testing::HasSubstr("cannot write to standard output")) << arguments[0];
+  }
 }
 
 TEST_F(KvantctlTest, AStoppedDaemonTimesOut) {
@@ -204,7 +245,10 @@ TEST(KvantctlCommandLineTest, WrongUsageIsTwoAndHelpIsZero) {
   EXPECT_EQ(Kvantctl({}).exit_code, 2);
   EXPECT_EQ(Kvantctl({"no-such-command"}).exit_code, 2);
   EXPECT_EQ(Kvantctl({"stats", "-o", "xml"}).exit_code, 2);
-  EXPECT_EQ(Kvantctl({"ping", "--timeout", "-1"}).exit_code, 2);
+  for (const char* timeout : {"-1", "nan", "-nan", "inf", "1e400", "1s"}) {
+    EXPECT_EQ(Kvantctl({"ping", "--timeout", timeout}).exit_code, 2) << timeout;
+  }
+  EXPECT_EQ(Kvantctl({"ping", "--count", "-1"}).exit_code, 2);
   EXPECT_EQ(Kvantctl({"codecs", "--head-dim", "100"}).exit_code, 2);
   const Finished help = Kvantctl({"--help"});
   EXPECT_EQ(help.exit_code, 0);

@@ -60,13 +60,13 @@ bool Accepts(const std::string& path) {
 
 }  // namespace
 
-Finished RunProgram(const std::string& program, const std::vector<std::string>& arguments) {
+Finished RunProgram(const std::string& program, const std::vector<std::string>& arguments, const std::string& out_path) {
   Finished finished;
   const std::string directory = MakeDirectory();
-  const pid_t pid = Spawn(program, arguments, directory + "/out", directory + "/err");
+  const pid_t pid = Spawn(program, arguments, out_path.empty() ? directory + "/out" : out_path, directory + "/err");
   int status = 0;
   if (pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status)) finished.exit_code = WEXITSTATUS(status);
-  finished.out = ReadAll(directory + "/out");
+  if (out_path.empty()) finished.out = ReadAll(directory + "/out");
   finished.err = ReadAll(directory + "/err");
   std::filesystem::remove_all(directory);
   return finished;

@@ -14,8 +14,9 @@ struct Finished {
   std::string err;
 };
 
-/// Runs `program` (a path) to its end with standard input closed.
-Finished RunProgram(const std::string& program, const std::vector<std::string>& arguments);
+/// Runs `program` (a path) to its end with standard input closed. `out_path` takes its standard output, which is not read back
+/// then; empty: a file of the test's own.
+Finished RunProgram(const std::string& program, const std::vector<std::string>& arguments, const std::string& out_path = {});
 
 /// A kvantd with a socket in a directory of its own. Killed and cleaned up on destruction.
 class RunningDaemon {

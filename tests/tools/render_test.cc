@@ -4,9 +4,21 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "tools/kvantctl/printable.h"
 
 namespace kvant::tools {
 namespace {
+
+Figures Bytes(std::uint64_t logical, std::uint64_t compressed) {
+  return {std::make_shared<const std::vector<FigureInfo>>(
+              std::vector<FigureInfo>{{"logical_f16_bytes", FigureKind::kGauge, FigureUnit::kBytes, "as f16"},
+                                      {"compressed_bytes", FigureKind::kCounter, FigureUnit::kBytes, "as codes"}}),
+          {logical, compressed}};
+}
 
 TEST(RenderTest, BytesHaveBinaryUnitsAndStayShort) {
   EXPECT_EQ(HumanBytes(0), "0 B");
@@ -38,9 +50,9 @@ TEST(RenderTest, SharesAndRatiosOfNothingAreADash) {
   EXPECT_EQ(HumanShare(0, 0), "-");
   EXPECT_EQ(HumanRatio(66, 16), "4.12x");
   EXPECT_EQ(HumanRatio(1, 0), "-");
-  EXPECT_EQ(HumanCompressed({.logical_f16_bytes = 4096, .compressed_bytes = 1056, .resident_bytes = 0}),
-            "1.0 KiB  (f16 is 3.88x)");
+  EXPECT_EQ(HumanCompressed(Bytes(4096, 1056)), "1.0 KiB  (f16 is 3.88x)");
   EXPECT_EQ(HumanCompressed({}), "0 B");
+  EXPECT_EQ(HumanPrefixHits({}), "0 of 0  (-)");
 }
 
 TEST(RenderTest, TableColumnsAlignAndLinesHaveNoTrailingBlanks) {
@@ -65,17 +77,58 @@ TEST(RenderTest, ListingAlignsValues) {
 
 TEST(RenderTest, JsonKeepsIntegersExact) {
   StatsReport stats;
-  stats.bytes.logical_f16_bytes = 9007199254740993;  // not a double
+  stats.figures = Bytes(9007199254740993, 0);  // not a double
   stats.daemon.boot_token = UINT64_MAX;
   const std::string text = ToJson(stats).dump();
   EXPECT_THAT(text, testing::HasSubstr("\"logical_f16_bytes\":9007199254740993"));
   EXPECT_THAT(text, testing::HasSubstr("\"boot_token\":18446744073709551615"));
 }
 
-TEST(RenderTest, ControlCharactersOfAClientsNameDoNotReachTheTerminal) {
+TEST(RenderTest, FiguresAreShownByTheirKindAndUnitWithTheirHelp) {
+  Listing listing;
+  listing.Add(Bytes(2048, 1536), FigureKind::kGauge);
+  listing.Add(Bytes(2048, 1536), FigureKind::kCounter);
+  EXPECT_EQ(listing.ToString(), "  logical_f16_bytes  2.0 KiB  as f16\n  compressed_bytes   1.5 KiB  as codes\n");
+  EXPECT_EQ(HumanFigure(3661, FigureUnit::kSeconds), "01:01:01");
+  EXPECT_EQ(HumanFigure(1234, FigureUnit::kTokens), "1,234");
+  EXPECT_EQ(HumanFigure(2500, FigureUnit::kPartsPerMillion), "0.25 %");
+}
+
+TEST(PrintableTest, EscapesWhatCannotBeSeenAndNothingElse) {
+  EXPECT_EQ(Printable("plain text, ümlaut, 漢字, 🙂"), "plain text, ümlaut, 漢字, 🙂");
+  EXPECT_EQ(Printable("a\nb\tc\rd\x1b[2J\x7f"), R"(a\nb\tc\x0dd\x1b[2J\x7f)");
+  EXPECT_EQ(Printable(std::string_view("\0", 1)), R"(\x00)");
+  EXPECT_EQ(Printable("back\\slash"), R"(back\\slash)");
+  EXPECT_EQ(Printable("\u0085\u009b"), R"(\u0085\u009b)");                          // C1: NEL, CSI
+  EXPECT_EQ(Printable("\u202e\u2066\u200f\u061c"), R"(\u202e\u2066\u200f\u061c)");  // bidirectional
+  EXPECT_EQ(Printable("\u2028\u200b\ufeff"), R"(\u2028\u200b\ufeff)");              // line separator, no width
+  EXPECT_EQ(Printable("\U000e0041"), R"(\U000e0041)");                              // tag characters
+}
+
+TEST(PrintableTest, BytesThatAreNoUtf8AreShownAsBytes) {
+  EXPECT_EQ(Printable("\x9b\xff"), R"(\x9b\xff)");
+  EXPECT_EQ(Printable("\xc0\xaf"), R"(\xc0\xaf)");          // an overlong slash
+  EXPECT_EQ(Printable("\xed\xa0\x80"), R"(\xed\xa0\x80)");  // a surrogate
+  EXPECT_EQ(Printable("\xf4\x90\x80\x80"), R"(\xf4\x90\x80\x80)");
+  EXPECT_EQ(Printable("\xe6\xbc"), R"(\xe6\xbc)");  // cut off
+}
+
+TEST(PrintableTest, ColumnsCountCharacters) { EXPECT_EQ(Columns("üx漢"), 3U); }
+
+TEST(RenderTest, CellsCannotBreakATable) {
+  Table table({{"NAME"}, {"SIZE", Align::kRight}});
+  table.Add({"a\n", "1"});
+  table.Add({"ü", "22"});
+  EXPECT_EQ(table.ToString(),
+            "NAME  SIZE\n"
+            "a\\n      1\n"
+            "ü       22\n");
+}
+
+TEST(RenderTest, JsonIsAscii) {
   testing::internal::CaptureStdout();
-  Print(std::string("evil\x1b[2Jname\n"));
-  EXPECT_EQ(testing::internal::GetCapturedStdout(), "evil?[2Jname\n");
+  Print(Json{{"label", "\xff\u009b\x7f\u202e"}});
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "{\n  \"label\": \"\\ufffd\\u009b\\u007f\\u202e\"\n}\n");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What compare.sh and table.sh make of `kvantctl bench -o json`: medians over process starts.
+"""What compare.sh and table.sh make of what `kvant_bench -o json` and `kvantctl bench -o json` print: medians over process starts.
 
   figures.py compare FOLDER PAIRS     a.N.json and b.N.json, N < PAIRS: ratios of B's times to A's
   figures.py table FOLDER STARTS      NAME.N.json: the performance table as Markdown

@@ -1,105 +1,89 @@
-// kvant_bench: times codecs and attention, after checking that what is timed is right. README.md beside this file has the
-// method.
-//   kvant_bench                  everything (several minutes)
-//   kvant_bench --short          small sizes, moments: that the benchmarks run and their results are right
-//   kvant_bench --benchmark_...  Google Benchmark's own options, for example --benchmark_filter=attend/turboquant_mse
-#include <benchmark/benchmark.h>
-
+// kvant_bench: what is inside, measured: attention on codes, encoding, prompts, and the share of a step that is not attention.
+// For people who change kvant; README.md beside this file has the method. `kvantctl bench` is the operator's.
+#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include <exception>
+#include <filesystem>
+#include <map>
+#include <memory>
 #include <string>
-#include <vector>
 
-#include "tools/bench/bandwidth.h"
-#include "tools/bench/bench.h"
-#include "tools/bench/shared_memory.h"
-#include "tools/codec_specs.h"
-
-namespace {
-
-struct Sizes {
-  std::size_t memory_bytes;
-  std::vector<std::size_t> tokens;
-  std::size_t bandwidth_rounds;
-};
-
-// A cache of 64k tokens at f32 in two layers takes 1 GiB; a smaller codec's rotation over 64k tokens still covers >= 512 MiB.
-const Sizes kFull = {std::size_t{1} << 30, {1024, 4096, 16384, 65536}, 5};
-const Sizes kShort = {std::size_t{64} << 20, {1024}, 1};
-
-bool TakeShortFlag(int& argc, char** argv) {
-  bool found = false;
-  int kept = 1;
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--short") == 0) {
-      found = true;
-    } else {
-      argv[kept++] = argv[i];
-    }
-  }
-  argc = kept;
-  return found;
-}
-
-}  // namespace
+#include "tools/bench/parts.h"
 
 namespace kvant::tools {
 
-const Workload& Workloads::Get(const std::string& spec, std::size_t tokens) {
-  if (current_ == nullptr || current_->form().keys != spec || current_->form().tokens != tokens) {
-    current_.reset();
-    auto made = Workload::Make(registry_, {.keys = spec, .values = spec, .tokens = tokens}, rows_, memory_);
-    if (!made) Abort(spec + ": " + made.error().message);
-    current_ = std::move(*made);
-  }
-  return *current_;
+Result<SampleRows> RowsOf(const BenchOptions& options, std::size_t query_tokens) {
+  const bool full = options.length == BenchOptions::Length::kFull;
+  if (options.rows == "random") return NormalSample((full ? 8 : 4) * kBlockTokens, query_tokens);
+  return ModelSample(options.rows, options.text, (full ? 32 : 4) * kBlockTokens, query_tokens);
 }
 
-double Workloads::ExpectedErrorOf(const std::string& spec, quantizers::Side side) const {
-  const auto error = ExpectedError(registry_, spec, side, kHeadDim);
-  if (!error) Abort(error.error().message);
-  return *error;
+Effort EffortOf(const BenchOptions& options) {
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  if (options.length == BenchOptions::Length::kShort) return {2, 1 * kMiB, 24 * kMiB};
+  // A little over 512 MiB, so that slots with their padding still cover them.
+  return {options.rounds, 48 * kMiB, 544 * kMiB};
 }
 
-void Abort(const std::string& message) {
-  std::fprintf(stderr, "kvant_bench: %s\n", message.c_str());
-  std::exit(1);
+std::size_t CallsPerRound(const Effort& effort, std::size_t bytes) {
+  return std::clamp<std::size_t>(effort.round_bytes / std::max<std::size_t>(bytes, 1), 1, 64);
 }
 
+namespace {
+
+/// Options of the parts that choose their rows and take turns with the machine's limits.
+void AddRowOptions(CLI::App& part, const std::shared_ptr<BenchOptions>& options) {
+  CLI::Option* text =
+      part.add_option("--text", options->text, "File that the model of --rows reads")->check([](const std::string& path) {
+        return std::filesystem::is_regular_file(path) ? "" : path + " is no regular file";
+      });
+  part.add_option("--rows", options->rows, "random, or the folder of a model whose rows are used (needs --text)")
+      ->check([](const std::string& rows) {
+        return rows == "random" || std::filesystem::is_directory(rows) ? "" : "neither random nor a folder";
+      })
+      ->capture_default_str();
+  part.add_option("--threads", options->threads, "Threads of attention")
+      ->delimiter(',')
+      ->check(CLI::Range(1U, 64U))
+      ->capture_default_str();
+  part.add_option("--rounds", options->rounds, "Rounds in which the contenders take turns")
+      ->check(CLI::Range(1U, 1000U))
+      ->capture_default_str();
+  part.parse_complete_callback([options, text] {
+    if (options->rows != "random" && text->count() == 0) throw CLI::ValidationError("--rows", "a model's rows need --text");
+  });
+}
+
+int Run(int argc, char** argv) {
+  Invocation invocation;
+  invocation.globals.program = "kvant_bench";
+  CLI::App app{"Measures this build on this machine, after checking that its results are right.", "kvant_bench"};
+  app.footer(kExitCodes);
+  app.add_option("-s,--socket", invocation.globals.socket, "rpc, local: a running daemon's socket; default: one is started");
+  AddOutputOption(app, invocation.globals);
+  app.fallthrough();  // global options may stand behind the sub-command
+  app.require_subcommand(1);
+  const auto options = std::make_shared<BenchOptions>();
+  const auto add = [&](const char* name, const char* what, int (*body)(const Globals&, const BenchOptions&)) {
+    return AddBenchPart(app, app, invocation, name, what, options, body);
+  };
+  AddRowOptions(*add("attend", "One token's attention over cached tokens; peers, batches, scaling", BenchAttend), options);
+  AddRowOptions(*add("append", "Encoding rows into blocks", BenchAppend), options);
+  AddRowOptions(*add("prefill", "Attention of many new tokens at once over cached ones", BenchPrefill), options);
+  add("rpc", "Steps whose attention runs in a daemon, less the attention itself; sealing", BenchRpc);
+  add("local", "The same with attention in this process", BenchLocal);
+  return ParseAndRun(app, argc, argv, invocation);
+}
+
+}  // namespace
 }  // namespace kvant::tools
 
 int main(int argc, char** argv) {
-  using namespace kvant;         // NOLINT(google-build-using-namespace)
-  using namespace kvant::tools;  // NOLINT(google-build-using-namespace)
-  const bool quick = TakeShortFlag(argc, argv);
-  const Sizes& sizes = quick ? kShort : kFull;
-  std::vector<char*> arguments(argv, argv + argc);
-  std::string moments = "--benchmark_min_time=0.001";
-  if (quick) arguments.push_back(moments.data());
-  int count = static_cast<int>(arguments.size());
-  benchmark::Initialize(&count, arguments.data());
-  if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 2;
-
-  SharedMemory memory(sizes.memory_bytes);
-  Limits limits{};
-  for (std::size_t threads = 1; threads < limits.size(); ++threads) {
-    limits[threads] = ReadBandwidth(memory.bytes(), threads, sizes.bandwidth_rounds);
-    char text[32];
-    std::snprintf(text, sizeof(text), "%.1f GB/s", limits[threads] * 1e-9);
-    benchmark::AddCustomContext("read_only_bandwidth_" + std::to_string(threads) + "_threads", text);
+  try {
+    return kvant::tools::Run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "kvant_bench: %s\n", error.what());
+    return kvant::tools::kFailure;
   }
-
-  const quantizers::Registry registry = quantizers::Registry::Builtin();
-  const SampleRows rows = NormalSample(8 * kBlockTokens, 1);
-  Workloads workloads(registry, rows, memory.bytes());
-  for (const quantizers::Codec* codec : registry.codecs()) {
-    for (const std::string& spec : CodecSpecs(*codec)) {
-      RegisterCodecBenchmarks(workloads, spec);
-      for (const std::size_t tokens : sizes.tokens) RegisterAttendBenchmarks(workloads, spec, tokens, limits);
-    }
-  }
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
 }

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <numeric>
 #include <sstream>
@@ -170,25 +169,6 @@ Spread SpreadOf(std::vector<double>& nanoseconds) {
   std::ranges::sort(nanoseconds);
   const std::size_t n = nanoseconds.size();
   return {nanoseconds[n / 2] * 1e-3, nanoseconds[n * 99 / 100] * 1e-3};
-}
-
-Result<std::unique_ptr<InProcessDaemon>> InProcessDaemon::Start(DaemonOptions options) {
-  std::unique_ptr<InProcessDaemon> made(new InProcessDaemon());
-  std::string pattern = (std::filesystem::temp_directory_path() / "kvant-bench-XXXXXX").string();
-  if (::mkdtemp(pattern.data()) == nullptr) return Error{ErrorCode::kSystem, "make a directory like " + pattern};
-  made->directory_ = pattern;
-  made->socket_ = pattern + "/kvantd.sock";
-  options.socket = made->socket_;
-  auto daemon = Daemon::Start(std::move(options));
-  if (!daemon) return daemon.error();
-  made->daemon_ = *std::move(daemon);
-  return made;
-}
-
-InProcessDaemon::~InProcessDaemon() {
-  daemon_.reset();
-  std::error_code ignored;
-  std::filesystem::remove_all(directory_, ignored);
 }
 
 Result<StepLatency> MeasureSteps(const StepOptions& options) {

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include <kvant/client.h>
-#include <kvant/daemon.h>
 
 namespace kvant::tools {
 
@@ -32,22 +31,6 @@ struct StepShape {
   std::uint32_t block_tokens = 128;
   std::string keys = "turboquant_mse:bits=4";
   std::string values = "turboquant_mse:bits=4";
-};
-
-/// A daemon on a thread of this process, at a socket in a directory of its own.
-class InProcessDaemon {
- public:
-  static Result<std::unique_ptr<InProcessDaemon>> Start(DaemonOptions options);
-  ~InProcessDaemon();
-  InProcessDaemon(const InProcessDaemon&) = delete;
-  InProcessDaemon& operator=(const InProcessDaemon&) = delete;
-  [[nodiscard]] const std::string& socket() const noexcept { return socket_; }
-
- private:
-  InProcessDaemon() = default;
-  std::string directory_;
-  std::string socket_;
-  std::unique_ptr<Daemon> daemon_;
 };
 
 struct StepOptions {

@@ -10,8 +10,8 @@ kvant_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd) || exit 1
 build="$kvant_root/build/neon"
 root="$build/root"
 folders=("${@:-kernels}")
-packages=(capnproto libboost1.74-dev libcapnp-dev libcli11-dev libeigen3-dev libfmt-dev libgmock-dev libgtest-dev libbenchmark-dev
-  libbenchmark1debian libcapnp-0.9.2 libfmt9 libhwy-dev libhwy1 libspdlog-dev libspdlog1.10 libssl-dev libssl3 libxxhash-dev libxxhash0
+packages=(capnproto libboost1.74-dev libcapnp-dev libcli11-dev libeigen3-dev libfmt-dev libgmock-dev libgtest-dev
+  libcapnp-0.9.2 libfmt9 libhwy-dev libhwy1 libspdlog-dev libspdlog1.10 libssl-dev libssl3 libxxhash-dev libxxhash0
   nlohmann-json3-dev)
 
 skip() {

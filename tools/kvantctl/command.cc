@@ -1,10 +1,38 @@
 #include "tools/kvantctl/command.h"
 
+#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
+#include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 
+#include "tools/kvantctl/printable.h"
+
 namespace kvant::tools {
+
+const char* const kExitCodes =
+    "Exit codes: 0 ok, 1 failure, 2 wrong command line, 3 no daemon at the socket, 4 not found, 5 refused,\n"
+    "            6 no answer within --timeout, 7 incompatible daemon version. Errors go to standard error.";
+
+void AddOutputOption(CLI::App& app, Globals& globals) {
+  const std::map<std::string, Format> formats = {{"table", Format::kTable}, {"json", Format::kJson}};
+  app.add_option("-o,--output", globals.format, "Output: table or json (exact integers)")
+      ->transform(CLI::CheckedTransformer(formats).description("{table,json}"));
+}
+
+int ParseAndRun(CLI::App& app, int argc, char** argv, const Invocation& invocation) {
+  int exit_code = kOk;
+  try {
+    app.parse(argc, argv);
+    exit_code = invocation.exit_code;
+  } catch (const CLI::ParseError& error) {
+    exit_code = app.exit(error) == 0 ? kOk : kUsage;  // help and version are no errors
+  }
+  if (std::cout.flush().good() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
+  std::fprintf(stderr, "%s: cannot write to standard output\n", invocation.globals.program);
+  return exit_code == kOk ? kFailure : exit_code;
+}
 
 ExitCode ExitCodeOf(ErrorCode code) noexcept {
   switch (code) {
@@ -23,9 +51,9 @@ int Report(const Globals& globals, const Error& error) {
   const int exit_code = ExitCodeOf(error.code);
   if (globals.format == Format::kJson) {
     const nlohmann::ordered_json object = {{"error", {{"code", name}, {"message", error.message}, {"exit_code", exit_code}}}};
-    std::fprintf(stderr, "%s\n", object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+    std::fprintf(stderr, "%s\n", object.dump(2, ' ', true, nlohmann::ordered_json::error_handler_t::replace).c_str());
   } else {
-    std::fprintf(stderr, "kvantctl: %s: %s\n", name.c_str(), error.message.c_str());
+    std::fprintf(stderr, "%s: %s: %s\n", globals.program, name.c_str(), Printable(error.message).c_str());
   }
   return exit_code;
 }

@@ -27,8 +27,12 @@ enum ExitCode : int {
 
 enum class Format { kTable, kJson };
 
+/// What --help says at its end.
+extern const char* const kExitCodes;
+
 struct Globals {
-  std::string socket;  ///< PATH or unix:PATH
+  const char* program = "kvantctl";  ///< begins messages
+  std::string socket;                ///< PATH or unix:PATH
   double timeout_s = 5.0;
   Format format = Format::kTable;
 };
@@ -38,6 +42,13 @@ struct Invocation {
   Globals globals;
   int exit_code = kOk;
 };
+
+/// Adds -o, --output.
+void AddOutputOption(CLI::App& app, Globals& globals);
+
+/// Parses the command line, which runs the chosen sub-command, and returns the program's exit code. What was printed and did
+/// not arrive (a full disk, a closed pipe) turns success into a failure, with a message.
+int ParseAndRun(CLI::App& app, int argc, char** argv, const Invocation& invocation);
 
 ExitCode ExitCodeOf(ErrorCode code) noexcept;
 

@@ -36,7 +36,11 @@ void AddEvict(CLI::App& app, Invocation& invocation) {
       ->check([](const std::string& name) { return name.empty() ? "the name is empty" : ""; });
   scope->add_flag("--all")->description("Every store");
   scope->require_option(1);
-  command->add_option("--max-blocks", request->max_blocks, "Most blocks to evict; 0: no limit")->capture_default_str();
+  command
+      ->add_option("--max-blocks", request->max_blocks, "Most blocks to evict; 0: no limit")
+      // CLI11 takes -1 for the largest number of an unsigned option.
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 40))
+      ->capture_default_str();
   command->add_flag("--dry-run", request->dry_run, "Only say what would be evicted");
   command->callback([&invocation, request] { invocation.exit_code = Evict(invocation.globals, *request); });
 }

@@ -1,11 +1,14 @@
 // kvantctl inspect: one sequence with its blocks (checksums verified by the daemon), or one store.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <cstdio>
 #include <memory>
 #include <optional>
 
 #include "tools/kvantctl/command.h"
+#include "tools/kvantctl/printable.h"
 #include "tools/kvantctl/render.h"
 
 namespace kvant::tools {
@@ -56,16 +59,28 @@ std::string Text(const StoreRow& row) {
                            std::to_string(row.head_dim) + ", " + std::to_string(row.block_tokens) + " tokens per block");
   listing.Add("keys", row.keys + (row.key_stage == KeyStage::kBeforeRope ? "  (handed over before RoPE)" : ""));
   listing.Add("values", row.values);
-  listing.Add("blocks", HumanCount(row.blocks) + "  (" + HumanCount(row.leased_blocks) + " leased)");
-  listing.Add("sequences", HumanCount(row.sequences));
-  listing.Add("logical (as f16)", HumanBytes(row.bytes.logical_f16_bytes));
-  listing.Add("compressed", HumanCompressed(row.bytes));
-  listing.Add("resident", HumanBytes(row.bytes.resident_bytes));
-  listing.Add("prefix hit tokens", HumanCount(row.prefix_hit_tokens) + " of " + HumanCount(row.prefix_lookup_tokens) + "  (" +
-                                       HumanShare(row.prefix_hit_tokens, row.prefix_lookup_tokens) + ")");
-  listing.Add("blocks deduplicated", HumanCount(row.deduplicated_blocks));
-  listing.Add("blocks evicted", HumanCount(row.evicted_blocks));
-  return listing.ToString();
+  listing.Add("compressed", HumanCompressed(row.figures));
+  listing.Add("prefix hit tokens", HumanPrefixHits(row.figures));
+  listing.Heading("now");
+  listing.Add(row.figures, FigureKind::kGauge);
+  listing.Heading("since the store was made");
+  listing.Add(row.figures, FigureKind::kCounter);
+  std::string text = listing.ToString();
+  if (!row.warning.empty()) text += "\nWARNING: " + Printable(row.warning) + "\n";
+  if (row.key_heads.empty()) return text;
+  Table table({{"LAYER", Align::kRight},
+               {"KV HEAD", Align::kRight},
+               {"MEAN'S SHARE OF KEYS", Align::kRight},
+               {"EFFECTIVE ERROR^2", Align::kRight},
+               {"CODEC"}});
+  for (const KeyHead& head : row.key_heads) {
+    std::array<char, 32> error{};
+    std::snprintf(error.data(), error.size(), "%.3g", static_cast<double>(head.effective_error));
+    table.Add({std::to_string(head.layer), std::to_string(head.kv_head),
+               HumanPartsPerMillion(static_cast<std::uint64_t>(head.mean_share * 1e6f)), error.data(),
+               head.unfit ? "UNFIT" : "ok"});
+  }
+  return text + "\n" + table.ToString();
 }
 
 int InspectSequence(const Globals& globals, Admin& admin, SequenceId id) {

@@ -1,19 +1,14 @@
 // kvantctl: looks after a running kvantd. Parses the command line; each sub-command has its own file.
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <map>
 #include <string>
 
 #include "tools/kvantctl/command.h"
 
 namespace {
-
-constexpr const char* kFooter =
-    "Exit codes: 0 ok, 1 failure, 2 wrong command line, 3 no daemon at the socket, 4 not found, 5 refused,\n"
-    "            6 no answer within --timeout, 7 incompatible daemon version.\n"
-    "JSON output has exact integers; field names are those of kvant/admin.h. Errors go to standard error.";
 
 // As kvantd chooses it: environment is read here and nowhere deeper.
 std::string DefaultSocket() {
@@ -29,17 +24,18 @@ int Run(int argc, char** argv) {
   invocation.globals.socket = DefaultSocket();
 
   CLI::App app{"Looks after a running kvantd.", "kvantctl"};
-  app.footer(kFooter);
+  app.footer(std::string(kExitCodes) +
+             "\nField names of JSON are those of kvant/admin.h and of the figures that `stats` describes.");
   app.set_version_flag("--version", std::string("kvantctl ") + KVANT_VERSION);
   app.add_option("-s,--socket", invocation.globals.socket,
                  "The daemon's socket: PATH or unix:PATH (or environment KVANT_SOCKET)")
       ->capture_default_str();
   app.add_option("--timeout", invocation.globals.timeout_s, "Seconds to wait for an answer")
       ->check(CLI::Range(0.001, 86400.0))
+      // CLI::Range lets NaN pass.
+      ->check(CLI::Validator([](const std::string& text) { return std::isnan(std::stod(text)) ? "not a number" : ""; }, ""))
       ->capture_default_str();
-  const std::map<std::string, Format> formats = {{"table", Format::kTable}, {"json", Format::kJson}};
-  app.add_option("-o,--output", invocation.globals.format, "Output: table or json")
-      ->transform(CLI::CheckedTransformer(formats).description("{table,json}"));
+  AddOutputOption(app, invocation.globals);
   app.fallthrough();  // global options may stand behind the sub-command
   app.require_subcommand(1);
   AddPing(app, invocation);
@@ -52,12 +48,7 @@ int Run(int argc, char** argv) {
   AddEvict(app, invocation);
   AddBench(app, invocation);
 
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kOk : kUsage;
-  }
-  return std::fflush(stdout) == 0 ? invocation.exit_code : kFailure;
+  return ParseAndRun(app, argc, argv, invocation);
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <array>
 #include <cstdio>
 
+#include "tools/kvantctl/printable.h"
+
 namespace kvant::tools {
 
 std::string HumanBytes(std::uint64_t bytes) {
@@ -58,24 +60,55 @@ std::string HumanRatio(std::uint64_t larger, std::uint64_t smaller) {
   return text.data();
 }
 
-std::string HumanCompressed(const ByteFigures& bytes) {
-  std::string text = HumanBytes(bytes.compressed_bytes);
-  if (bytes.compressed_bytes != 0) text += "  (f16 is " + HumanRatio(bytes.logical_f16_bytes, bytes.compressed_bytes) + ")";
+std::string HumanPartsPerMillion(std::uint64_t parts) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.2f %%", static_cast<double>(parts) / 10'000.0);
+  return text.data();
+}
+
+std::string HumanFigure(std::uint64_t value, FigureUnit unit) {
+  switch (unit) {
+    case FigureUnit::kBytes: return HumanBytes(value);
+    case FigureUnit::kSeconds: return HumanDuration(std::chrono::seconds(value));
+    case FigureUnit::kPartsPerMillion: return HumanPartsPerMillion(value);
+    case FigureUnit::kCount:
+    case FigureUnit::kTokens: break;
+  }
+  return HumanCount(value);
+}
+
+std::string HumanCompressed(const Figures& figures) {
+  const std::uint64_t compressed = figures.Find("compressed_bytes").value_or(0);
+  std::string text = HumanBytes(compressed);
+  if (compressed != 0) {
+    text += "  (f16 is " + HumanRatio(figures.Find("logical_f16_bytes").value_or(0), compressed) + ")";
+  }
   return text;
+}
+
+std::string HumanPrefixHits(const Figures& figures) {
+  const std::uint64_t hits = figures.Find("prefix_hit_tokens").value_or(0);
+  const std::uint64_t lookups = figures.Find("prefix_lookup_tokens").value_or(0);
+  return HumanCount(hits) + " of " + HumanCount(lookups) + "  (" + HumanShare(hits, lookups) + ")";
+}
+
+void Table::Add(const std::vector<std::string>& cells) {
+  std::vector<std::string>& row = rows_.emplace_back();
+  for (const std::string& cell : cells) row.push_back(Printable(cell));
 }
 
 std::string Table::ToString() const {
   std::vector<std::size_t> widths;
   for (const Column& column : columns_) widths.push_back(column.title.size());
   for (const auto& row : rows_) {
-    for (std::size_t i = 0; i < widths.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    for (std::size_t i = 0; i < widths.size(); ++i) widths[i] = std::max(widths[i], Columns(row[i]));
   }
   std::string text;
   const auto append_line = [&](const auto& cell_at) {
     std::string line;
     for (std::size_t i = 0; i < columns_.size(); ++i) {
       const std::string& cell = cell_at(i);
-      const std::string padding(widths[i] - cell.size(), ' ');
+      const std::string padding(widths[i] - Columns(cell), ' ');
       if (i > 0) line += "  ";
       line += columns_[i].align == Align::kRight ? padding + cell : cell + padding;
     }
@@ -87,24 +120,43 @@ std::string Table::ToString() const {
   return text;
 }
 
+void Listing::Heading(std::string_view title) { lines_.push_back({{}, Printable(title), {}}); }
+
+void Listing::Add(std::string_view name, std::string_view value, std::string_view note) {
+  lines_.push_back({Printable(name), Printable(value), Printable(note)});
+}
+
+void Listing::Add(const Figures& figures, FigureKind kind) {
+  for (std::size_t i = 0; i < figures.size(); ++i) {
+    const FigureInfo& info = figures.info(i);
+    if (info.kind == kind) Add(info.name, HumanFigure(figures.value(i), info.unit), info.help);
+  }
+}
+
 std::string Listing::ToString() const {
-  std::size_t width = 0;
-  for (const Line& line : lines_) width = std::max(width, line.name.size());
+  std::size_t name_width = 0;
+  std::size_t value_width = 0;  // of lines with a note
+  for (const Line& line : lines_) {
+    name_width = std::max(name_width, Columns(line.name));
+    if (!line.note.empty()) value_width = std::max(value_width, Columns(line.value));
+  }
   std::string text;
   for (const Line& line : lines_) {
     if (line.name.empty()) {
       text += (text.empty() ? "" : "\n") + line.value + "\n";
-    } else {
-      text += "  " + line.name + std::string(width - line.name.size() + 2, ' ') + line.value + "\n";
+      continue;
     }
+    text += "  " + line.name + std::string(name_width - Columns(line.name) + 2, ' ') + line.value;
+    if (!line.note.empty()) text += std::string(value_width - Columns(line.value) + 2, ' ') + line.note;
+    text += "\n";
   }
   return text;
 }
 
-Json ToJson(const ByteFigures& bytes) {
-  return {{"logical_f16_bytes", bytes.logical_f16_bytes},
-          {"compressed_bytes", bytes.compressed_bytes},
-          {"resident_bytes", bytes.resident_bytes}};
+Json ToJson(const Figures& figures) {
+  Json object = Json::object();
+  for (std::size_t i = 0; i < figures.size(); ++i) object[figures.info(i).name] = figures.value(i);
+  return object;
 }
 
 Json ToJson(const DaemonInfo& info) {
@@ -116,26 +168,18 @@ Json ToJson(const DaemonInfo& info) {
           {"segment_layout_version", info.segment_layout_version}};
 }
 
-Json ToJson(const StatsReport& stats) {
-  return {{"daemon", ToJson(stats.daemon)},
-          {"uptime_seconds", stats.uptime.count()},
-          {"bytes", ToJson(stats.bytes)},
-          {"metadata_bytes", stats.metadata_bytes},
-          {"stores", stats.stores},
-          {"sequences", stats.sequences},
-          {"sessions", stats.sessions},
-          {"leases", stats.leases},
-          {"arenas", stats.arenas},
-          {"arena_bytes", stats.arena_bytes},
-          {"prefix_lookup_tokens", stats.prefix_lookup_tokens},
-          {"prefix_hit_tokens", stats.prefix_hit_tokens},
-          {"sealed_blocks", stats.sealed_blocks},
-          {"deduplicated_blocks", stats.deduplicated_blocks},
-          {"evicted_blocks", stats.evicted_blocks},
-          {"attend_calls", stats.attend_calls},
-          {"bytes_copied", stats.bytes_copied},
-          {"store_full_errors", stats.store_full_errors},
-          {"dropped_clients", stats.dropped_clients}};
+Json ToJson(const StatsReport& stats) { return {{"daemon", ToJson(stats.daemon)}, {"figures", ToJson(stats.figures)}}; }
+
+Json ToJson(const std::vector<KeyHead>& heads) {
+  Json list = Json::array();
+  for (const KeyHead& head : heads) {
+    list.push_back({{"layer", head.layer},
+                    {"kv_head", head.kv_head},
+                    {"mean_share", head.mean_share},
+                    {"effective_error", head.effective_error},
+                    {"unfit", head.unfit}});
+  }
+  return list;
 }
 
 Json ToJson(const StoreRow& row) {
@@ -149,14 +193,9 @@ Json ToJson(const StoreRow& row) {
           {"kv_heads", row.kv_heads},
           {"head_dim", row.head_dim},
           {"block_tokens", row.block_tokens},
-          {"blocks", row.blocks},
-          {"leased_blocks", row.leased_blocks},
-          {"sequences", row.sequences},
-          {"bytes", ToJson(row.bytes)},
-          {"prefix_lookup_tokens", row.prefix_lookup_tokens},
-          {"prefix_hit_tokens", row.prefix_hit_tokens},
-          {"evicted_blocks", row.evicted_blocks},
-          {"deduplicated_blocks", row.deduplicated_blocks}};
+          {"figures", ToJson(row.figures)},
+          {"key_heads", ToJson(row.key_heads)},
+          {"warning", row.warning}};
 }
 
 Json ToJson(const SequenceRow& row) {
@@ -190,15 +229,8 @@ Json ToJson(const SequenceDetail& detail) {
 
 Json ToJson(const EvictReport& report) { return {{"blocks", report.blocks}, {"bytes", report.bytes}}; }
 
-void Print(const Json& json) { std::printf("%s\n", json.dump(2, ' ', false, Json::error_handler_t::replace).c_str()); }
+void Print(const Json& json) { Print(json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n"); }
 
-void Print(const std::string& text) {
-  std::string shown = text;
-  for (char& c : shown) {
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\n') || byte == 0x7F) c = '?';
-  }
-  std::fputs(shown.c_str(), stdout);
-}
+void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }  // main asks stdout for errors
 
 }  // namespace kvant::tools

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <kvant/admin.h>
@@ -23,12 +24,18 @@ std::string HumanDuration(std::chrono::seconds duration);
 std::string HumanShare(std::uint64_t part, std::uint64_t whole);
 /// How often `smaller` fits into `larger` as "3.8x"; "-" when smaller is 0.
 std::string HumanRatio(std::uint64_t larger, std::uint64_t smaller);
+/// "0.25 %" of parts per million.
+std::string HumanPartsPerMillion(std::uint64_t parts);
+/// In the form that its unit asks for.
+std::string HumanFigure(std::uint64_t value, FigureUnit unit);
 /// "12.4 MiB  (f16 is 3.88x)": the compressed bytes and how many times as much f16 would take.
-std::string HumanCompressed(const ByteFigures& bytes);
+std::string HumanCompressed(const Figures& figures);
+/// "7,936 of 24,131  (32.9 %)": tokens that sequences found sealed at open.
+std::string HumanPrefixHits(const Figures& figures);
 
 enum class Align { kLeft, kRight };
 
-/// Rows of text cells, columns as wide as their widest cell.
+/// Rows of text cells, columns as wide as their widest cell. Cells are shown as Printable (printable.h).
 class Table {
  public:
   struct Column {
@@ -38,7 +45,7 @@ class Table {
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
 
   /// Requires: as many cells as columns.
-  void Add(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  void Add(const std::vector<std::string>& cells);
   [[nodiscard]] std::string ToString() const;
 
  private:
@@ -46,33 +53,38 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
-/// "name   value" lines, values aligned. An empty name prints a heading.
+/// "name   value   note" lines under headings, values and notes aligned. Texts are shown as Printable (printable.h).
 class Listing {
  public:
-  void Heading(std::string title) { lines_.push_back({{}, std::move(title)}); }
-  void Add(std::string name, std::string value) { lines_.push_back({std::move(name), std::move(value)}); }
+  void Heading(std::string_view title);
+  void Add(std::string_view name, std::string_view value, std::string_view note = {});
+  /// The figures of one kind, each with its help.
+  void Add(const Figures& figures, FigureKind kind);
   [[nodiscard]] std::string ToString() const;
 
  private:
   struct Line {
-    std::string name;
+    std::string name;  // empty: a heading
     std::string value;
+    std::string note;
   };
   std::vector<Line> lines_;
 };
 
 // JSON of what the admin interface reports; field names are those of kvant/admin.h.
-Json ToJson(const ByteFigures& bytes);
+/// An object: name to number.
+Json ToJson(const Figures& figures);
 Json ToJson(const DaemonInfo& info);
 Json ToJson(const StatsReport& stats);
+Json ToJson(const std::vector<KeyHead>& heads);
 Json ToJson(const StoreRow& row);
 Json ToJson(const SequenceRow& row);
 Json ToJson(const SequenceDetail& detail);
 Json ToJson(const EvictReport& report);
 
-/// Writes to standard output. Names that clients chose may hold any bytes: JSON replaces invalid UTF-8, tables show control
-/// characters as '?', so that nobody's label can drive an operator's terminal.
+/// Writes to standard output, ASCII only: JSON with \u escapes (bytes that are no UTF-8 become U+FFFD).
 void Print(const Json& json);
+/// Writes text made by Table and Listing, or of the program's own words, to standard output.
 void Print(const std::string& text);
 
 }  // namespace kvant::tools

@@ -1,5 +1,6 @@
 // kvantctl stats: what the daemon holds and what it has done.
 #include <CLI/CLI.hpp>
+#include <string_view>
 
 #include "tools/kvantctl/command.h"
 #include "tools/kvantctl/render.h"
@@ -8,32 +9,17 @@ namespace kvant::tools {
 namespace {
 
 std::string Text(const StatsReport& stats) {
+  const Figures& figures = stats.figures;
+  const auto of = [&figures](std::string_view name) { return figures.Find(name).value_or(0); };
   Listing listing;
-  listing.Heading("memory");
-  listing.Add("logical (as f16)", HumanBytes(stats.bytes.logical_f16_bytes));
-  listing.Add("compressed", HumanCompressed(stats.bytes));
-  listing.Add("resident", HumanBytes(stats.bytes.resident_bytes));
-  listing.Add("metadata", HumanBytes(stats.metadata_bytes));
-  listing.Add("budget", HumanBytes(stats.daemon.budget_bytes) + "  (" +
-                            HumanShare(stats.bytes.resident_bytes + stats.metadata_bytes, stats.daemon.budget_bytes) +
-                            " used)");
-  listing.Add("arenas", HumanCount(stats.arenas) + "  (" + HumanBytes(stats.arena_bytes) + " of address space)");
-  listing.Heading("in use");
-  listing.Add("sessions", HumanCount(stats.sessions));
-  listing.Add("stores", HumanCount(stats.stores));
-  listing.Add("sequences", HumanCount(stats.sequences));
-  listing.Add("block leases", HumanCount(stats.leases));
+  listing.Heading("summary");
+  listing.Add("compressed", HumanCompressed(figures));
+  listing.Add("budget used", HumanShare(of("resident_bytes") + of("metadata_bytes"), of("budget_bytes")));
+  listing.Add("prefix hit tokens", HumanPrefixHits(figures));
+  listing.Heading("now");
+  listing.Add(figures, FigureKind::kGauge);
   listing.Heading("since start");
-  listing.Add("uptime", HumanDuration(stats.uptime));
-  listing.Add("prefix hit tokens", HumanCount(stats.prefix_hit_tokens) + " of " + HumanCount(stats.prefix_lookup_tokens) +
-                                       "  (" + HumanShare(stats.prefix_hit_tokens, stats.prefix_lookup_tokens) + ")");
-  listing.Add("blocks sealed", HumanCount(stats.sealed_blocks));
-  listing.Add("blocks deduplicated", HumanCount(stats.deduplicated_blocks));
-  listing.Add("blocks evicted", HumanCount(stats.evicted_blocks));
-  listing.Add("attend calls", HumanCount(stats.attend_calls));
-  listing.Add("tensor bytes copied", HumanBytes(stats.bytes_copied));
-  listing.Add("store full errors", HumanCount(stats.store_full_errors));
-  listing.Add("dropped clients", HumanCount(stats.dropped_clients));
+  listing.Add(figures, FigureKind::kCounter);
   return listing.ToString();
 }
 

@@ -1,5 +1,6 @@
 // kvantctl stores: one line per store.
 #include <CLI/CLI.hpp>
+#include <string_view>
 
 #include "tools/kvantctl/command.h"
 #include "tools/kvantctl/render.h"
@@ -20,11 +21,12 @@ std::string Text(const std::vector<StoreRow>& rows) {
                {"PREFIX HITS", Align::kRight},
                {"EVICTED", Align::kRight}});
   for (const StoreRow& row : rows) {
+    const auto of = [&row](std::string_view name) { return row.figures.Find(name).value_or(0); };
     const std::string keys = row.keys + (row.key_stage == KeyStage::kBeforeRope ? " (before RoPE)" : "");
-    table.Add({row.name, keys, row.values, HumanCount(row.blocks), HumanCount(row.leased_blocks), HumanCount(row.sequences),
-               HumanBytes(row.bytes.logical_f16_bytes), HumanBytes(row.bytes.compressed_bytes),
-               HumanBytes(row.bytes.resident_bytes), HumanShare(row.prefix_hit_tokens, row.prefix_lookup_tokens),
-               HumanCount(row.evicted_blocks)});
+    table.Add({row.name, keys, row.values, HumanCount(of("blocks")), HumanCount(of("leased_blocks")),
+               HumanCount(of("sequences")), HumanBytes(of("logical_f16_bytes")), HumanBytes(of("compressed_bytes")),
+               HumanBytes(of("resident_bytes")), HumanShare(of("prefix_hit_tokens"), of("prefix_lookup_tokens")),
+               HumanCount(of("evicted_blocks"))});
   }
   return table.ToString();
 }

@@ -1,5 +1,7 @@
 #include "client/examples/llama/command_line.h"
 
+#include <cmath>
+#include <cstdlib>
 #include <map>
 
 #include <CLI/CLI.hpp>
@@ -23,6 +25,11 @@ Exit codes: 0 done, 1 failed (message on stderr), 2 wrong usage, 3 no daemon at 
 /// CLI11 takes -1 for the largest number of an unsigned option.
 std::string RefuseNegative(const std::string& number) {
   return number.starts_with('-') ? number + " is negative" : std::string();
+}
+
+/// CLI11's ranges let NaN pass.
+std::string RefuseNan(const std::string& number) {
+  return std::isnan(std::strtod(number.c_str(), nullptr)) ? number + " is no number" : std::string();
 }
 
 void AddModelOptions(CLI::App& app, CommandLine& line) {
@@ -49,10 +56,12 @@ void AddGenerateOptions(CLI::App& app, CommandLine& line) {
   app.add_option("--temperature", line.sampler.temperature, "0: always the most probable token")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 100.0))
+      ->check(RefuseNan)
       ->group(group);
   app.add_option("--top-p", line.sampler.top_p, "Sample among the most probable tokens that together reach this")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0))
+      ->check(RefuseNan)
       ->group(group);
   app.add_option("--seed", line.sampler.seed, "Of the sampling")->check(RefuseNegative)->capture_default_str()->group(group);
   auto* from =
@@ -67,6 +76,7 @@ void AddGenerateOptions(CLI::App& app, CommandLine& line) {
       ->group(group);
   app.add_option("--hold", line.hold_seconds, "Keep the sequence open this many seconds afterwards")
       ->check(CLI::NonNegativeNumber)
+      ->check(RefuseNan)
       ->type_name("SECONDS")
       ->group(group);
   app.add_flag("--hold-on-stdin", line.hold_on_stdin, "Keep the sequence open afterwards until stdin ends")->group(group);

@@ -299,9 +299,14 @@ int main(int argc, char** argv) {
   using kvant::examples::CommandLine;
   std::signal(SIGPIPE, SIG_IGN);  // a reader of our text that goes away must not leave the daemon guessing
   const auto parsed = kvant::examples::ParseCommandLine(argc, argv);
-  if (const int* code = std::get_if<int>(&parsed)) return *code;
+  const auto written = [](int code) {
+    if (std::cout.flush().good() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+    std::cerr << "kvant-generate: cannot write to standard output\n";
+    return code == 0 ? 1 : code;
+  };
+  if (const int* code = std::get_if<int>(&parsed)) return written(*code);
   const kvant::Result<void> done = kvant::examples::Run(std::get<CommandLine>(parsed));
-  if (done) return 0;
+  if (done) return written(0);
   std::cout << std::flush;
   std::cerr << "kvant-generate: " << kvant::ErrorCodeName(done.error().code) << ": " << done.error().message << "\n";
   return kvant::examples::ExitCode(done.error().code);

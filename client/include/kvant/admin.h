@@ -15,12 +15,48 @@
 
 namespace kvant {
 
-/// Three figures that are never mixed: what the same tokens take as f16, what their codes and side data take, and what memory
-/// is really occupied.
-struct ByteFigures {
-  std::uint64_t logical_f16_bytes = 0;
-  std::uint64_t compressed_bytes = 0;
-  std::uint64_t resident_bytes = 0;
+enum class FigureKind : std::uint8_t {
+  kGauge,    ///< as it is now; may fall
+  kCounter,  ///< since the daemon (or the store) began; only grows
+};
+
+enum class FigureUnit : std::uint8_t { kCount, kTokens, kBytes, kSeconds, kPartsPerMillion };
+
+struct FigureInfo {
+  std::string name;  ///< snake_case, as scripts and metrics call it
+  FigureKind kind = FigureKind::kGauge;
+  FigureUnit unit = FigureUnit::kCount;
+  std::string help;  ///< one line for operators
+};
+
+/// Numbers that describe themselves: the daemon sends them with their names, units and meaning, so that a client shows figures
+/// that it was not built with. Three figures in bytes are never mixed: logical_f16_bytes is what the sealed tokens would take
+/// as f16, compressed_bytes what their codes and side data take, resident_bytes what memory is really occupied.
+class KVANT_API Figures {
+ public:
+  Figures() = default;
+  /// Requires: one value per info.
+  Figures(std::shared_ptr<const std::vector<FigureInfo>> infos, std::vector<std::uint64_t> values);
+
+  /// The number of that name; empty if this daemon has none.
+  [[nodiscard]] std::optional<std::uint64_t> Find(std::string_view name) const noexcept;
+  [[nodiscard]] std::size_t size() const noexcept { return values_.size(); }
+  [[nodiscard]] const FigureInfo& info(std::size_t i) const { return (*infos_)[i]; }
+  [[nodiscard]] std::uint64_t value(std::size_t i) const { return values_[i]; }
+
+ private:
+  std::shared_ptr<const std::vector<FigureInfo>> infos_;  // shared by all rows of an answer
+  std::vector<std::uint64_t> values_;
+};
+
+/// The keys of one KV head of a store. Their common mean is invisible to softmax, but a codec that does not subtract it loses
+/// precision to it.
+struct KeyHead {
+  std::uint32_t layer = 0;
+  std::uint32_t kv_head = 0;
+  float mean_share = 0.0f;       ///< |mean key|^2 over mean |key|^2
+  float effective_error = 0.0f;  ///< the codec's squared error relative to what tokens' keys differ by
+  bool unfit = false;            ///< the codec cannot serve these keys
 };
 
 struct StoreRow {
@@ -34,14 +70,9 @@ struct StoreRow {
   std::uint32_t kv_heads = 0;
   std::uint32_t head_dim = 0;
   std::uint32_t block_tokens = 0;
-  std::uint64_t blocks = 0;         ///< sealed
-  std::uint64_t leased_blocks = 0;  ///< of those, held by at least one sequence
-  std::uint64_t sequences = 0;
-  ByteFigures bytes;
-  std::uint64_t prefix_lookup_tokens = 0;
-  std::uint64_t prefix_hit_tokens = 0;
-  std::uint64_t evicted_blocks = 0;
-  std::uint64_t deduplicated_blocks = 0;
+  Figures figures;
+  std::vector<KeyHead> key_heads;  ///< whose mean holds half of their keys' energy or more: the worst few
+  std::string warning;             ///< what is wrong with the store, in a sentence; empty if nothing is known to be
 };
 
 struct SequenceRow {
@@ -58,24 +89,7 @@ struct SequenceRow {
 
 struct StatsReport {
   DaemonInfo daemon;
-  std::chrono::seconds uptime{0};
-  ByteFigures bytes;
-  std::uint64_t metadata_bytes = 0;  ///< counted against the budget
-  std::uint64_t stores = 0;
-  std::uint64_t sequences = 0;
-  std::uint64_t sessions = 0;
-  std::uint64_t leases = 0;  ///< block leases held by sequences
-  std::uint64_t arenas = 0;
-  std::uint64_t arena_bytes = 0;
-  std::uint64_t prefix_lookup_tokens = 0;
-  std::uint64_t prefix_hit_tokens = 0;
-  std::uint64_t sealed_blocks = 0;  ///< encoded since start
-  std::uint64_t deduplicated_blocks = 0;
-  std::uint64_t evicted_blocks = 0;
-  std::uint64_t attend_calls = 0;
-  std::uint64_t bytes_copied = 0;  ///< tensor bytes the daemon copied (append from elsewhere, forks)
-  std::uint64_t store_full_errors = 0;
-  std::uint64_t dropped_clients = 0;  ///< hung clients whose lease ran out
+  Figures figures;
 };
 
 /// One sealed block of a sequence.
@@ -108,7 +122,7 @@ struct EvictReport {
   std::uint64_t bytes = 0;
 };
 
-/// A connection for administration. Thread rules as Client.
+/// A connection for administration. Thread rules as Client. Lists come in pages, each with the deadline of a call.
 class KVANT_API Admin {
  public:
   /// kPermissionDenied if this peer may not administer the daemon.

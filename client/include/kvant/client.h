@@ -43,6 +43,13 @@
 #include <kvant/store_spec.h>
 #include <kvant/tensor.h>
 
+namespace kvant::client {
+class Sequence;
+class Session;
+class Store;
+struct ArenaTensor;
+}  // namespace kvant::client
+
 namespace kvant {
 
 /// Token ids as engines hold them. Ids outside 0..2^32-1 are refused with kInvalidArgument.
@@ -113,6 +120,9 @@ struct StoreInfo {
   std::uint64_t logical_block_bytes = 0;  ///< the same tokens as f16
   double key_bits_per_element = 0;        ///< side information included, mean over layers
   double value_bits_per_element = 0;
+  /// What the daemon has found wrong with the store so far, in a sentence; empty for nothing. It may come with any Advance: the
+  /// keys of some models share a mean that codecs without centring cannot serve.
+  std::string warning;
 };
 
 /// A tensor in the arena: memory that the daemon sees too. Freed on destruction. Movable.
@@ -128,9 +138,8 @@ class KVANT_API Tensor {
 
  private:
   friend class Client;
-  struct Impl;
-  explicit Tensor(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit Tensor(std::shared_ptr<client::ArenaTensor> state);
+  std::shared_ptr<client::ArenaTensor> state_;
 };
 
 /// One call of attention for one layer. Tensors may lie anywhere; those in the arena are used in place, others are copied
@@ -219,9 +228,8 @@ class KVANT_API Sequence {
  private:
   friend class Client;
   friend class Store;
-  struct Impl;
-  explicit Sequence(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit Sequence(std::shared_ptr<client::Sequence> state);
+  std::shared_ptr<client::Sequence> state_;
 };
 
 /// An open store.
@@ -245,9 +253,8 @@ class KVANT_API Store {
 
  private:
   friend class Client;
-  struct Impl;
-  explicit Store(std::shared_ptr<Impl> impl);
-  std::shared_ptr<Impl> impl_;
+  explicit Store(std::shared_ptr<client::Store> state);
+  std::shared_ptr<client::Store> state_;
 };
 
 /// Attention of one layer for several sequences of one client in one call.
@@ -279,9 +286,8 @@ class KVANT_API Client {
   [[nodiscard]] ClientCounters counters() const noexcept;
 
  private:
-  struct Impl;
-  explicit Client(std::shared_ptr<Impl> impl);
-  std::shared_ptr<Impl> impl_;
+  explicit Client(std::shared_ptr<client::Session> session);
+  std::shared_ptr<client::Session> session_;
 };
 
 }  // namespace kvant

@@ -1,12 +1,14 @@
-// The parts of `kvantctl bench`. Each verifies its results against the reference before it prints a figure; a wrong result is
-// an error, and no figure is printed.
+// Benchmarks of an operator: what a daemon does on this machine, seen through the client library. (kvant_bench, in tools/bench,
+// measures what is inside: codecs, kernels, the share of a step that is not attention.) Each part checks its results before it
+// prints a figure; a wrong result is an error, and no figure is printed.
 #pragma once
 
 #include <cstddef>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "tools/bench/rows.h"
 #include "tools/kvantctl/bench/report.h"
 
 namespace kvant::tools {
@@ -33,25 +35,13 @@ struct PlanSpecs {
 /// What the options ask for, or else `table`.
 std::vector<PlanSpecs> PlansOf(const BenchOptions& options, std::vector<PlanSpecs> table);
 
-/// The rows that the options ask for. Random ones repeat after 1024 tokens, a model's after 4096 (short form: 512).
-Result<SampleRows> RowsOf(const BenchOptions& options, std::size_t query_tokens);
+/// Adds a part to `bench` with the options that every part has: --short, --keys, --values and --tokens; `app` has the global
+/// options. Returns its sub-command, for more.
+CLI::App* AddBenchPart(CLI::App& app, CLI::App& bench, Invocation& invocation, const std::string& name, const std::string& what,
+                       const std::shared_ptr<BenchOptions>& options,
+                       const std::function<int(const Globals&, const BenchOptions&)>& body);
 
-/// Rounds, and bytes that every contender reads per round.
-struct Effort {
-  std::size_t rounds;
-  std::size_t round_bytes;
-  std::size_t memory_bytes;  ///< calls come back to the same bytes after so many others
-};
-Effort EffortOf(const BenchOptions& options);
-/// Calls of `bytes` each that make a round.
-std::size_t CallsPerRound(const Effort& effort, std::size_t bytes);
-
-// One per sub-command and file.
-int BenchAttend(const Globals& globals, const BenchOptions& options);
-int BenchAppend(const Globals& globals, const BenchOptions& options);
-int BenchPrefill(const Globals& globals, const BenchOptions& options);
-int BenchRpc(const Globals& globals, const BenchOptions& options);
-int BenchLocal(const Globals& globals, const BenchOptions& options);
+/// The parts of `kvantctl bench`, one per file.
 int BenchNeighbour(const Globals& globals, const BenchOptions& options);
 int BenchMemory(const Globals& globals, const BenchOptions& options);
 

@@ -12,6 +12,7 @@
 
 #include <kvant/client.h>
 
+#include "tools/bench/series.h"
 #include "tools/kvantctl/bench/bench.h"
 #include "tools/kvantctl/bench/daemon_process.h"
 
@@ -31,7 +32,8 @@ const std::vector<FigureColumn> kColumns = {{"CALL", "call"},
                                             {"MEDIAN ms", "median_ns", "%.3f", 1e6},
                                             {"P99 ms", "p99_ns", "%.3f", 1e6},
                                             {"WORST ms", "worst_ns", "%.3f", 1e6},
-                                            {"TARGET", "target"}};
+                                            {"TARGET", "target"},
+                                            {"MET", "target_met"}};
 
 /// One layer, rows of one kind that never change: what is measured is who waits for whom.
 class Prompt {
@@ -121,41 +123,36 @@ class Prompt {
   std::optional<Tensor> out_;
 };
 
-/// Times of one kind of call.
-struct Latencies {
-  std::vector<double> ns;
-
-  template <typename Call>
-  Result<void> Take(Call call) {
-    const auto begin = Clock::now();
-    if (Result<void> done = call(); !done) return done;
-    ns.push_back(std::chrono::duration<double, std::nano>(Clock::now() - begin).count());
-    return {};
-  }
-  [[nodiscard]] double Quantile(double share) {
-    std::sort(ns.begin(), ns.end());
-    return ns[std::min(ns.size() - 1, static_cast<std::size_t>(share * static_cast<double>(ns.size())))];
-  }
-};
+/// Adds the time of one call.
+template <typename Call>
+Result<void> Take(Series& series, Call call) {
+  const auto begin = Clock::now();
+  if (Result<void> done = call(); !done) return done;
+  series.calls_ns.push_back(std::chrono::duration<double, std::nano>(Clock::now() - begin).count());
+  return {};
+}
 
 struct Neighbour {
-  Latencies pings;
-  Latencies opens;
-  Latencies steps;
+  Series pings;
+  Series opens;
+  Series steps;
   std::vector<float> outputs;
 
   /// A round of calls every two milliseconds, until `enough(rounds)`.
   template <typename Enough>
   Result<void> Run(Prompt& prompt, Enough enough) {
     for (std::size_t round = 0; !enough(round); ++round) {
-      if (auto done = pings.Take([&] { return Result<void>(prompt.client().Ping() ? Result<void>() : Error{}); }); !done)
-        return done;
-      auto done = opens.Take([&]() -> Result<void> {
+      auto done = Take(pings, [&]() -> Result<void> {
+        auto answered = prompt.client().Ping();
+        return answered ? Result<void>() : answered.error();
+      });
+      if (!done) return done;
+      done = Take(opens, [&]() -> Result<void> {
         auto sequence = prompt.store().Open({}, {.max_step_tokens = 16});
         return sequence ? Result<void>() : sequence.error();
       });
       if (!done) return done;
-      if (done = steps.Take([&] { return prompt.Attend(); }); !done) return done;
+      if (done = Take(steps, [&] { return prompt.Attend(); }); !done) return done;
       const auto now = prompt.Outputs();
       if (outputs.empty()) outputs = now;
       if (std::memcmp(outputs.data(), now.data(), now.size() * sizeof(float)) != 0) {
@@ -167,17 +164,15 @@ struct Neighbour {
   }
 };
 
-void Put(FigureReport& report, const char* call, const char* beside, Latencies& latencies, std::optional<double> alone_p99) {
+void Put(FigureReport& report, const char* call, const char* beside, const Series& series, std::optional<double> alone_p99) {
   Json& figure = report.Begin();
   figure["call"] = call;
   figure["beside"] = beside;
-  figure["calls"] = latencies.ns.size();
-  figure["median_ns"] = latencies.Quantile(0.5);
-  figure["p99_ns"] = latencies.Quantile(0.99);
-  figure["worst_ns"] = latencies.Quantile(1.0);
+  PutTimes(figure, series);
+  figure["worst_ns"] = Quantile(series.calls_ns, 1.0);
   if (alone_p99) {
     figure["target"] = "p99 <= alone + 20 ms";
-    figure["target_met"] = latencies.Quantile(0.99) <= *alone_p99 + 20e6;
+    figure["target_met"] = Quantile(series.calls_ns, 0.99) <= *alone_p99 + 20e6;
   }
   report.End();
 }
@@ -195,7 +190,7 @@ Result<void> Measure(const std::string& socket, const BenchOptions& options, Fig
   if (auto done = alone.Run(*neighbour, [&](std::size_t round) { return round >= (full ? 500u : 5u); }); !done) return done;
 
   std::atomic<bool> begun{false}, ended{false};
-  Latencies prefill;
+  Series prefill;
   std::thread thread([&] {
     heavy = [&]() -> Result<void> {
       auto prompt = Prompt::Make(socket, options, "bench-prefill", tokens, new_tokens);
@@ -203,7 +198,7 @@ Result<void> Measure(const std::string& socket, const BenchOptions& options, Fig
       if (auto reserved = prompt->Reserve(new_tokens); !reserved) return reserved;
       begun = true;
       for (std::size_t i = 0; i < prefills; ++i) {
-        if (auto done = prefill.Take([&] { return prompt->Attend(); }); !done) return done;
+        if (auto done = Take(prefill, [&] { return prompt->Attend(); }); !done) return done;
       }
       return {};
     }();
@@ -222,11 +217,11 @@ Result<void> Measure(const std::string& socket, const BenchOptions& options, Fig
   const char* const kPrefill = "a prefill";
   const char* const kNothing = "nothing";
   Put(report, "ping", kNothing, alone.pings, {});
-  Put(report, "ping", kPrefill, beside.pings, alone.pings.Quantile(0.99));
+  Put(report, "ping", kPrefill, beside.pings, Quantile(alone.pings.calls_ns, 0.99));
   Put(report, "open", kNothing, alone.opens, {});
-  Put(report, "open", kPrefill, beside.opens, alone.opens.Quantile(0.99));
+  Put(report, "open", kPrefill, beside.opens, Quantile(alone.opens.calls_ns, 0.99));
   Put(report, "step", kNothing, alone.steps, {});
-  Put(report, "step", kPrefill, beside.steps, alone.steps.Quantile(0.99));
+  Put(report, "step", kPrefill, beside.steps, Quantile(alone.steps.calls_ns, 0.99));
   Put(report, "prefill", "the neighbour", prefill, {});
   return {};
 }

@@ -7,7 +7,6 @@
 #include <thread>
 #include <utility>
 
-#include "kernels/machine/instructions.h"
 #include "tools/bench/clock.h"
 
 namespace kvant::tools {
@@ -37,10 +36,15 @@ std::string Cell(const Json& figure, const FigureColumn& column) {
 
 }  // namespace
 
+void PutTimes(Json& figure, const Series& series) {
+  figure["calls"] = series.calls_ns.size();
+  figure["median_ns"] = Median(series.calls_ns);
+  figure["p99_ns"] = Quantile(series.calls_ns, 0.99);
+}
+
 FigureReport::FigureReport(std::string name) {
   head_["bench"] = std::move(name);
   head_["cpu"] = CpuModel();
-  head_["kernels"] = kernels::Instructions();
   head_["cores"] = std::thread::hardware_concurrency();
   NoteClock(ClockGhz());
 }
@@ -95,13 +99,13 @@ void FigureReport::Print(const Globals& globals, const std::vector<FigureColumn>
     cells.push_back(Cell(figure, {"", "clock_ghz", "%.2f"}));
     cells.emplace_back(figure["clock_low"].get<bool>() ? "low clock" : "");
     low += figure["clock_low"].get<bool>() ? 1 : 0;
-    table.Add(std::move(cells));
+    table.Add(cells);
   }
   text += "\n" + table.ToString();
   tools::Print(text);
   if (low > 0) {
-    std::fprintf(stderr, "kvantctl: %zu of %zu figures were taken at less than %.0f %% of the best clock seen: repeat them\n",
-                 low, figures_.size(), 100 * kLowClock);
+    std::fprintf(stderr, "%s: %zu of %zu figures were taken at less than %.0f %% of the best clock seen: repeat them\n",
+                 globals.program, low, figures_.size(), 100 * kLowClock);
   }
 }
 

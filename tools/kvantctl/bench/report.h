@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "tools/bench/series.h"
 #include "tools/kvantctl/command.h"
 #include "tools/kvantctl/render.h"
 
@@ -17,6 +18,9 @@ struct FigureColumn {
   const char* format = nullptr;  ///< printf format of a number; null: as it stands
   double unit = 1.0;             ///< numbers are divided by this
 };
+
+/// Writes median and 99th percentile of the calls.
+void PutTimes(Json& figure, const Series& series);
 
 /// Collects the figures of one sub-command.
 class FigureReport {
