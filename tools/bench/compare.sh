@@ -24,7 +24,8 @@ fi
 program_of() {
   local folder
   for folder in "$1/bin" "$1"; do
-    if "$folder/kvantctl" bench "$2" --help >/dev/null 2>&1; then
+    # Its help lists the parts; asking for the help of a part it lacks would succeed.
+    if "$folder/kvantctl" bench --help 2>/dev/null | grep -qE "^ +$2( |\$)"; then
       echo "$folder/kvantctl bench"
       return
     elif "$folder/kvant_bench" "$2" --help >/dev/null 2>&1; then
