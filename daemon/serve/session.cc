@@ -4,6 +4,9 @@
 #include <cstring>
 #include <utility>
 
+#include "daemon/serve/attend_job.h"
+#include "quantizers/plan.h"
+
 namespace kvant::daemon {
 namespace {
 
@@ -17,6 +20,10 @@ std::string Shown(std::string text) {
 
 }  // namespace
 
+Error EndingError(std::string_view operation) {
+  return {ErrorCode::kUnavailable, std::string(operation) + ": the daemon is ending"};
+}
+
 Session::Session(Services& services, std::string client) : services_(services), client_(Shown(std::move(client))) {
   services_.sessions.insert(this);
 }
@@ -26,6 +33,7 @@ Session::~Session() { Close(); }
 void Session::Close() {
   if (std::exchange(closed_, true)) return;
   services_.sessions.erase(this);
+  CancelAttendJobs();
   // Said before the leases go: a client that was taken for dead and runs on must not trust blocks that may be rewritten.
   for (const auto& [number, arena] : arenas_) arena->Revoke();
   readers_.clear();
@@ -64,30 +72,77 @@ Result<std::shared_ptr<const Arena>> Session::FindArena(std::uint32_t number) co
   return found->second;
 }
 
+std::shared_ptr<AttendJob> Session::NewAttendJob() {
+  std::erase_if(attend_jobs_, [](const auto& job) { return job.expired(); });
+  std::vector<std::shared_ptr<const Arena>> arenas;
+  for (const auto& [number, arena] : arenas_) arenas.push_back(arena);
+  auto job = std::make_shared<AttendJob>(std::move(arenas));
+  attend_jobs_.push_back(job);
+  return job;
+}
+
+void Session::CancelAttendJobs() noexcept {
+  for (const auto& weak : attend_jobs_) {
+    if (const auto job = weak.lock()) job->Cancel();
+  }
+}
+
 std::vector<std::uint64_t> Session::Heartbeats() const {
   std::vector<std::uint64_t> beats;
   for (const auto& [number, arena] : arenas_) beats.push_back(arena->heartbeat());
   return beats;
 }
 
-Result<Session::NumberedStore> Session::OpenStore(StoreSpec spec, const RangePlace& artifact) {
-  if (closed_) return Error{ErrorCode::kDisconnected, "open store: the session is closed"};
-  if (artifact.bytes > 0) {
-    auto arena = FindArena(artifact.arena);
-    if (!arena) return Error{arena.error().code, "open store \"" + spec.name + "\": artifact: " + arena.error().message};
-    auto place = (*arena)->CheckRange("open store \"" + spec.name + "\": artifact", artifact.offset, artifact.bytes, 1);
-    if (!place) return place.error();
-    spec.plan.artifact.resize(artifact.bytes);
-    std::memcpy(spec.plan.artifact.data(), *place, artifact.bytes);
-  }
-  auto opened = services_.stores.Open(spec);
-  if (!opened) return opened.error();
+Result<void> Session::CopyArtifact(const RangePlace& from, StoreSpec& spec) const {
+  if (from.bytes == 0) return {};
+  const std::string what = "open store \"" + spec.name + "\": artifact";
+  auto arena = FindArena(from.arena);
+  if (!arena) return Error{arena.error().code, what + ": " + arena.error().message};
+  auto place = (*arena)->CheckRange(what, from.offset, from.bytes, 1);
+  if (!place) return place.error();
+  spec.plan.artifact.resize(from.bytes);
+  std::memcpy(spec.plan.artifact.data(), *place, from.bytes);
+  return {};
+}
+
+Session::NumberedStore Session::Number(const OpenedStore& opened) {
   for (const auto& [number, store] : stores_) {
-    if (store == opened->store) return NumberedStore{number, store, opened->created};
+    if (store == opened.store) return {number, store, opened.created};
   }
   const std::uint32_t number = next_number_++;
-  stores_.emplace(number, opened->store);
-  return NumberedStore{number, opened->store, opened->created};
+  stores_.emplace(number, opened.store);
+  return {number, opened.store, opened.created};
+}
+
+void Session::OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec, const RangePlace& artifact, Opened done) {
+  const std::string what = "open store \"" + spec.name + "\"";
+  const Error closed{ErrorCode::kDisconnected, what + ": the session is closed"};
+  if (session->closed_) return done(closed);
+  if (auto copied = session->CopyArtifact(artifact, spec); !copied) return done(copied.error());
+  Services& services = session->services_;
+  if (services.draining) return done(EndingError(what));
+  if (session->plans_in_work_ >= kMaxPlansInWork) {
+    return done(Error{ErrorCode::kUnavailable, what + ": " + std::to_string(kMaxPlansInWork) +
+                                                   " other stores are being opened by this session; wait for one of them"});
+  }
+  auto charge = services.stores.ChargeRecord(spec);
+  if (!charge) return done(charge.error());
+  // What the job and its end share.
+  struct Work {
+    StoreSpec spec;
+    Charge charge;
+    Result<std::unique_ptr<const quantizers::Plan>> plan = Error{ErrorCode::kSystem, "the plan could not be made"};
+  };
+  auto work = std::make_shared<Work>(Work{std::move(spec), std::move(*charge)});
+  ++session->plans_in_work_;
+  services.plans.Submit([work, &codecs = services.core.codecs] { work->plan = quantizers::Plan::Make(codecs, work->spec); },
+                        [work, session, closed, done = std::move(done)] {
+                          --session->plans_in_work_;
+                          if (session->closed_) return done(closed);
+                          if (!work->plan) return done(work->plan.error());
+                          auto opened = session->services_.stores.Adopt(std::move(*work->plan), std::move(work->charge));
+                          done(opened ? Result<NumberedStore>(session->Number(*opened)) : opened.error());
+                        });
 }
 
 Result<std::shared_ptr<Store>> Session::FindStore(std::uint32_t number) const {

@@ -16,17 +16,25 @@ StoreTable::StoreTable(Core& core) : core_(core) {
 
 StoreTable::~StoreTable() { core_.make_room = nullptr; }
 
-Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
+Result<Charge> StoreTable::ChargeRecord(const StoreSpec& spec) {
   const std::string what = "the record of store " + spec.name;
   Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, RecordBytes(spec), what);
   while (!charge && MakeRoom(RecordBytes(spec))) charge = core_.budget.Take(ChargeKind::kMetadata, RecordBytes(spec), what);
-  if (!charge) return charge.error();
-  // Made for an attach too: it checks the spec and puts the codecs into the canonical form that is compared.
-  Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core_.codecs, spec);
-  if (!plan) return plan.error();
+  return charge;
+}
 
+Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
+  Result<Charge> charge = ChargeRecord(spec);
+  if (!charge) return charge.error();
+  auto plan = quantizers::Plan::Make(core_.codecs, spec);
+  if (!plan) return plan.error();
+  return Adopt(std::move(*plan), std::move(*charge));
+}
+
+Result<OpenedStore> StoreTable::Adopt(std::unique_ptr<const quantizers::Plan> plan, Charge charge) {
+  const StoreSpec& spec = plan->spec();
   if (const auto existing = stores_.find(spec.name); existing != stores_.end()) {
-    const std::string difference = IdentityDifference(existing->second->identity_fields(), IdentityFields(**plan));
+    const std::string difference = IdentityDifference(existing->second->identity_fields(), IdentityFields(*plan));
     if (!difference.empty()) {
       if (core_.notify) core_.notify("open store " + spec.name + " refused: another identity: " + difference);
       return Error{ErrorCode::kIdentityMismatch, "open store " + spec.name +
@@ -35,9 +43,9 @@ Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
     }
     return OpenedStore{existing->second, false};
   }
-  Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(*plan), std::move(*charge));
+  Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(plan), std::move(charge));
   if (!store) return store.error();
-  stores_.emplace(spec.name, *store);
+  stores_.emplace((*store)->name(), *store);
   return OpenedStore{*store, true};
 }
 

@@ -34,6 +34,12 @@ class StoreTable {
   /// only says that it differs, Core::notify says where. Checks the whole spec first; errors name the field.
   Result<OpenedStore> Open(const StoreSpec& spec);
 
+  /// Open in steps, for a daemon that makes plans on another thread: ChargeRecord, Plan::Make, Adopt.
+  /// Room for the store's record and plan, made if need be. kStoreFull if there is none.
+  Result<Charge> ChargeRecord(const StoreSpec& spec);
+  /// What Open does once the plan is made. Another session may have created the store meanwhile.
+  Result<OpenedStore> Adopt(std::unique_ptr<const quantizers::Plan> plan, Charge charge);
+
   /// kNotFound if no store has that name.
   [[nodiscard]] Result<Store*> Find(std::string_view name) const;
   [[nodiscard]] std::vector<Store*> stores() const;  ///< by name
