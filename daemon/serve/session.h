@@ -117,9 +117,9 @@ class Session {
     std::shared_ptr<Store> store;
     bool created = false;
   };
-  /// Opens a store; `done` is called from inside the call, or later from the loop: its plan is made
-  /// on another thread. `artifact` is copied into the spec; 0 bytes for none. A session may have kMaxPlansInWork made at a
-  /// time.
+  /// Opens a store. Its plan is made on another thread, so `done` is called later, from the loop; only a refusal comes from
+  /// inside the call. `artifact` is copied into the spec; 0 bytes for none. A session may have kMaxPlansInWork plans made at
+  /// a time; more are refused (kUnavailable), as is everything while the daemon drains.
   using Opened = std::function<void(Result<NumberedStore>)>;
   static constexpr std::size_t kMaxPlansInWork = 4;
   static void OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec, const RangePlace& artifact, Opened done);
