@@ -23,6 +23,8 @@ using Clock = std::chrono::steady_clock;
 /// Encoding has until its block switches (SealSlack tokens); a step has no time at all. Where they want the same core, the step
 /// gets nine tenths of it.
 constexpr int kNicer = 10;
+/// Long attention against steps of others: a quarter of the core, while both want it.
+constexpr int kLongNicer = 5;
 constexpr kj::Duration kAcceptPause = 100 * kj::MILLISECONDS;  // when descriptors have run out
 /// Answers that a drained daemon has written leave when the loop next has nothing to do.
 constexpr kj::Duration kFlushTime = 10 * kj::MILLISECONDS;
@@ -64,6 +66,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
       arena_budget_(ArenaTotal(options)),
       encode_(MakeWorkers(Workers(options))),
       populate_(MakeWorkers(1)),
+      plans_(MakeWorkers(1)),
       team_(Workers(options) - 1),
       core_{.budget = budget_,
             .encode = *encode_,
@@ -76,14 +79,19 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
                 }},
       stores_(std::make_unique<StoreTable>(core_)),
       attend_(team_),
+      long_attention_(std::make_unique<LongAttention>(Workers(options), kLongNicer,
+                                                      [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
       services_{.core = core_,
                 .stores = *stores_,
+                .plans = *plans_,
                 .attend = attend_,
+                .long_attention = *long_attention_,
                 .arena_budget = arena_budget_,
                 .arena_limit_bytes = options.arena_limit_bytes,
                 .counters = {},
                 .sessions = {},
-                .waiting_calls = {}},
+                .waiting_calls = {},
+                .draining = false},
       facts_{.boot_token = core_.boot_token,
              .budget_bytes = options.budget_bytes,
              .lease_ms = static_cast<std::uint32_t>(options.lease.count())},
@@ -101,9 +109,13 @@ Server::~Server() noexcept(false) {
   accepting_ = kj::READY_NOW;
   watching_ = kj::READY_NOW;
   tasks_ = nullptr;
-  connections_.clear();  // sessions, sequences, leases; encodings in flight are abandoned
-  encode_.reset();       // joins
+  connections_.clear();     // sessions, sequences, leases; encodings in flight are abandoned
+  long_attention_.reset();  // joins, as do the next
+  // Calls that were cancelled end here: what they hold belongs to members that die before the loop does.
+  loop_.wait_scope().poll();
+  encode_.reset();
   populate_.reset();
+  plans_.reset();
   queue_.Discard();  // ends of encodings hold slots and charges of members that die before the queue
 }
 
@@ -133,7 +145,7 @@ void Server::Drain() {
 }
 
 void Server::BeginDrain() {
-  if (std::exchange(draining_, true)) return;
+  if (std::exchange(services_.draining, true)) return;
   if (options_.log) {
     options_.log->info("draining waiting_calls={} timeout_ms={}", services_.waiting_calls.count(),
                        options_.drain_timeout.count());
@@ -143,6 +155,7 @@ void Server::BeginDrain() {
   listener_.reset();
   auto late = loop_.timer().afterDelay(options_.drain_timeout.count() * kj::MILLISECONDS).then([this] {
     if (options_.log) options_.log->warn("drain timed out waiting_calls={}", services_.waiting_calls.count());
+    for (Session* session : services_.sessions) session->CancelAttendJobs();
     return loop_.timer().afterDelay(kRefusalTime);
   });
   tasks_->add(services_.waiting_calls.WhenNone()

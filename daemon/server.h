@@ -20,6 +20,7 @@
 #include "daemon/serve/admin_server.h"
 #include "daemon/serve/attend_service.h"
 #include "daemon/serve/connection.h"
+#include "daemon/serve/long_attention.h"
 #include "daemon/serve/session.h"
 #include "daemon/store/core.h"
 #include "daemon/store/store_table.h"
@@ -77,17 +78,18 @@ class Server final : private kj::TaskSet::ErrorHandler {
   Budget arena_budget_;
   std::unique_ptr<WorkerThreads> encode_;
   std::unique_ptr<WorkerThreads> populate_;
+  std::unique_ptr<WorkerThreads> plans_;
   quantizers::WorkerTeam team_;
   Core core_;
   std::unique_ptr<StoreTable> stores_;
   AttendService attend_;
+  std::unique_ptr<LongAttention> long_attention_;
   Services services_;
   const DaemonFacts facts_;
 
   std::optional<Listener> listener_;
   std::optional<kj::UnixEventPort::FdObserver> newcomers_;  // of the listener's socket
   std::uint64_t refused_in_a_row_ = 0;                      // connections, since the last that was accepted
-  bool draining_ = false;
   std::uint64_t next_connection_ = 1;
   std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
   // Last: these run over the others.

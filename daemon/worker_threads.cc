@@ -1,30 +1,15 @@
 #include "daemon/worker_threads.h"
 
-#include <algorithm>
 #include <exception>
 #include <utility>
 
 #include <pthread.h>
-#include <sys/resource.h>
-#include <unistd.h>
+
+#include "daemon/thread_nice.h"
 
 namespace kvant::daemon {
-namespace {
-
-constexpr int kNicest = 19;
-
-/// Of the calling thread, which is what Linux understands by a process here.
-void SetNice(int nice) {
-  // Fails only where policy forbids even to be nicer; then the threads compete as equals.
-  static_cast<void>(::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), nice));
-}
-
-}  // namespace
-
 WorkerThreads::WorkerThreads(std::size_t threads, int nicer, PostToLoop post, Report job_failed)
-    : nice_(std::min(kNicest, ::getpriority(PRIO_PROCESS, static_cast<id_t>(::gettid())) + nicer)),
-      post_(std::move(post)),
-      job_failed_(std::move(job_failed)) {
+    : nicer_(nicer), post_(std::move(post)), job_failed_(std::move(job_failed)) {
   threads_.reserve(threads);
   for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
 }
@@ -50,7 +35,7 @@ void WorkerThreads::Submit(std::function<void()> job, std::function<void()> done
 
 void WorkerThreads::Work() {
   ::pthread_setname_np(::pthread_self(), "kvant-worker");
-  SetNice(nice_);
+  BeNicer(nicer_);
   for (;;) {
     Job job;
     {

@@ -38,7 +38,7 @@ class WorkerThreads final : public JobRunner {
   };
   void Work();
 
-  const int nice_;
+  const int nicer_;
   const PostToLoop post_;
   const Report job_failed_;
   std::mutex mutex_;

@@ -1,14 +1,19 @@
 #include "daemon/serve/attend_service.h"
 
+#include <algorithm>
 #include <string>
 
 namespace kvant::daemon {
 namespace {
 
+/// Multiplications of q.k in a short call: one token of 32 heads of 128 over 64 k tokens takes so many, and some milliseconds.
+constexpr double kShortMultiplications = 1u << 28;
+
 Error Invalid(const std::string& what) { return {ErrorCode::kInvalidArgument, "attend: " + what}; }
 
-/// The room that a message gives for lse and sink logits.
-Result<void> CheckRoom(const AttendCall& call) {
+}  // namespace
+
+Result<quantizers::AttendRequest> RequestOf(const AttendCall& call) {
   const std::uint64_t rows = std::uint64_t{call.q.tokens} * call.q.heads;
   if (call.lse != nullptr && call.lse_floats != rows) {
     return Invalid("lse has room for " + std::to_string(call.lse_floats) + " numbers, [tokens, q_heads] are " +
@@ -18,10 +23,16 @@ Result<void> CheckRoom(const AttendCall& call) {
     return Invalid("sink logits: " + std::to_string(call.sink_floats) + " numbers for " + std::to_string(call.q.heads) +
                    " query heads");
   }
-  return {};
+  return quantizers::AttendRequest{.layer = call.layer,
+                                   .new_rows = call.new_tokens,
+                                   .q = call.q,
+                                   .out = call.out,
+                                   .lse = call.lse,
+                                   .sink_logits = call.sink_logits,
+                                   .scale = call.scale,
+                                   .softcap = call.softcap,
+                                   .window = call.window};
 }
-
-}  // namespace
 
 AttendBatch& AttendService::Begin(std::size_t items) {
   batch_.calls.clear();
@@ -29,28 +40,32 @@ AttendBatch& AttendService::Begin(std::size_t items) {
   return batch_;
 }
 
+bool AttendService::Long(std::span<const AttendCall> calls) noexcept {
+  double multiplications = 0;  // shapes come from a message: integers might overflow
+  for (const AttendCall& call : calls) {
+    const auto queries = static_cast<double>(call.q.tokens);
+    double tokens = static_cast<double>(call.sequence->length()) + call.new_tokens;
+    if (call.window != 0) tokens = std::min(tokens, call.window + queries);
+    multiplications += tokens * queries * static_cast<double>(call.q.heads) * static_cast<double>(call.q.dim);
+  }
+  return multiplications > kShortMultiplications;
+}
+
 void AttendService::Run(std::span<const AttendCall> calls) {
   views_.resize(calls.size());
   items_.clear();
   for (std::size_t i = 0; i < calls.size(); ++i) {
     const AttendCall& call = calls[i];
-    Result<void>& outcome = *call.outcome;
-    outcome = CheckRoom(call);
-    if (!outcome) continue;
-    const quantizers::AttendRequest request{.layer = call.layer,
-                                            .new_rows = call.new_tokens,
-                                            .q = call.q,
-                                            .out = call.out,
-                                            .lse = call.lse,
-                                            .sink_logits = call.sink_logits,
-                                            .scale = call.scale,
-                                            .softcap = call.softcap,
-                                            .window = call.window};
-    auto item = quantizers::MakeItem(*call.sequence->store().plan(), call.sequence->Cache(), request, views_[i]);
+    const auto request = RequestOf(call);
+    if (!request) {
+      *call.outcome = request.error();
+      continue;
+    }
+    const auto item = quantizers::MakeItem(*call.sequence->store().plan(), call.sequence->Cache(), *request, views_[i]);
     if (item) {
       items_.push_back(*item);
     } else {
-      outcome = item.error();
+      *call.outcome = item.error();
     }
   }
   if (items_.empty()) return;

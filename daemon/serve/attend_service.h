@@ -32,14 +32,18 @@ struct AttendCall {
   Result<void>* outcome = nullptr;  ///< set by AttendService::Run
 };
 
+/// What the call asks of its layer, for quantizers::MakeItem, which makes the other checks. kInvalidArgument if the room for
+/// lse or sink logits has another size than the queries need.
+[[nodiscard]] Result<quantizers::AttendRequest> RequestOf(const AttendCall& call);
+
 /// One request's attention. `outcomes` has one per item of the request, `calls` those that are to run.
 struct AttendBatch {
   std::vector<AttendCall> calls;
   std::vector<Result<void>> outcomes;
 };
 
-/// Runs on the loop thread, where the request was read: a hand-off would cost two wake-ups, more than a short call takes.
-/// The executor's threads join in. Owned by the daemon.
+/// Short calls, and these alone. They run on the loop thread, where the request was read: a hand-off would cost two wake-ups,
+/// more than a short call takes. The executor's threads join in. Long ones go to LongAttention. Owned by the daemon.
 class AttendService {
  public:
   explicit AttendService(quantizers::Executor& executor) : attention_(executor) {}
@@ -47,6 +51,9 @@ class AttendService {
   /// An empty batch for a request of `items` items, all of them successes so far. There is one, so that a steady state
   /// allocates nothing: whoever begins a batch is done with it before the loop turns.
   AttendBatch& Begin(std::size_t items);
+
+  /// True if the calls together would keep the loop for more than some milliseconds.
+  [[nodiscard]] static bool Long(std::span<const AttendCall> calls) noexcept;
 
   /// Sets the outcome of each call; those that fail their checks do not touch the others. Requires: every sequence settled.
   void Run(std::span<const AttendCall> calls);

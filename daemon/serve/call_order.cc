@@ -6,11 +6,7 @@
 namespace kvant::daemon {
 
 kj::Promise<void> CallOrder::Run(std::vector<std::uint64_t> ids, CallNeeds needs, Body body) {
-  // A reader and its source are one sequence here.
-  for (std::uint64_t& id : ids) {
-    if (const Sequence* sequence = find_(id)) id = sequence->id();
-  }
-  Waiting call{std::move(ids), needs, kj::mv(body), {}};
+  Waiting call{SourcesOf(ids), needs, kj::mv(body), {}};
   if (!BehindAnother(call.ids, waiting_.end())) {
     Sequence* busy = FirstBusy(call.ids, call.needs);
     if (busy == nullptr) return call.body();
@@ -24,7 +20,34 @@ kj::Promise<void> CallOrder::Run(std::vector<std::uint64_t> ids, CallNeeds needs
 }
 
 bool CallOrder::Free(std::span<const std::uint64_t> ids, CallNeeds needs) const {
-  return waiting_.empty() && FirstBusy(ids, needs) == nullptr;
+  return waiting_.empty() && (held_back_.empty() || !HeldBack(SourcesOf(ids))) && FirstBusy(ids, needs) == nullptr;
+}
+
+/// A reader and its source are one sequence here.
+std::vector<std::uint64_t> CallOrder::SourcesOf(std::span<const std::uint64_t> ids) const {
+  std::vector<std::uint64_t> sources(ids.begin(), ids.end());
+  for (std::uint64_t& id : sources) {
+    if (const Sequence* sequence = find_(id)) id = sequence->id();
+  }
+  return sources;
+}
+
+kj::Own<CallOrder::GoesOn> CallOrder::HoldBack(std::span<const std::uint64_t> ids) {
+  return kj::heap<GoesOn>(shared_from_this(), SourcesOf(ids));
+}
+
+CallOrder::GoesOn::GoesOn(std::shared_ptr<CallOrder> order, std::vector<std::uint64_t> sources)
+    : order_(std::move(order)), place_(order_->held_back_.insert(order_->held_back_.end(), std::move(sources))) {}
+
+CallOrder::GoesOn::~GoesOn() {
+  order_->held_back_.erase(place_);
+  order_->Wake();
+}
+
+bool CallOrder::HeldBack(std::span<const std::uint64_t> sources) const {
+  return std::ranges::any_of(held_back_, [sources](const std::vector<std::uint64_t>& held) {
+    return std::ranges::find_first_of(sources, held) != sources.end();
+  });
 }
 
 Sequence* CallOrder::FirstBusy(std::span<const std::uint64_t> ids, CallNeeds needs) const {
@@ -37,10 +60,9 @@ Sequence* CallOrder::FirstBusy(std::span<const std::uint64_t> ids, CallNeeds nee
 }
 
 bool CallOrder::BehindAnother(const std::vector<std::uint64_t>& ids, std::list<Waiting>::const_iterator end) const {
-  return std::any_of(waiting_.begin(), end, [&ids](const Waiting& earlier) {
-    return std::ranges::any_of(
-        ids, [&earlier](std::uint64_t id) { return std::ranges::find(earlier.ids, id) != earlier.ids.end(); });
-  });
+  return HeldBack(ids) || std::any_of(waiting_.begin(), end, [&ids](const Waiting& earlier) {
+           return std::ranges::find_first_of(ids, earlier.ids) != ids.end();
+         });
 }
 
 void CallOrder::WakeWhenSettled(Sequence& sequence) {

@@ -1,4 +1,5 @@
-// Calls of one session on one sequence take effect in the order in which they came, though some have to wait for encodings.
+// Calls of one session on one sequence take effect in the order in which they came, though some have to wait for encodings and
+// some go on after the turn that began them.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +40,10 @@ class CallOrder : public std::enable_shared_from_this<CallOrder> {
   /// Begins `body` when the call on sequences `ids` may begin; the promise is the body's.
   kj::Promise<void> Run(std::vector<std::uint64_t> ids, CallNeeds needs, Body body);
 
+  /// For a call that has begun and goes on: later calls on `ids` wait until what this returns is destroyed.
+  class GoesOn;
+  [[nodiscard]] kj::Own<GoesOn> HoldBack(std::span<const std::uint64_t> ids);
+
  private:
   struct Waiting {
     std::vector<std::uint64_t> ids;
@@ -47,6 +52,8 @@ class CallOrder : public std::enable_shared_from_this<CallOrder> {
     kj::Own<kj::PromiseFulfiller<kj::Promise<void>>> promise;
     bool woken = true;  // false while a sequence is going to wake it
   };
+  [[nodiscard]] std::vector<std::uint64_t> SourcesOf(std::span<const std::uint64_t> ids) const;
+  [[nodiscard]] bool HeldBack(std::span<const std::uint64_t> sources) const;
   [[nodiscard]] Sequence* FirstBusy(std::span<const std::uint64_t> ids, CallNeeds needs) const;
   [[nodiscard]] bool BehindAnother(const std::vector<std::uint64_t>& ids, std::list<Waiting>::const_iterator end) const;
   void WakeWhenSettled(Sequence& sequence);
@@ -54,11 +61,25 @@ class CallOrder : public std::enable_shared_from_this<CallOrder> {
   void BeginThoseThatMay();
 
   const Find find_;
-  std::list<Waiting> waiting_;  // in order of arrival
+  std::list<std::vector<std::uint64_t>> held_back_;  // sequences of calls that go on
+  std::list<Waiting> waiting_;                       // in order of arrival
   bool scheduled_ = false;
   bool beginning_ = false;  // a body runs, and may settle or close sequences
   bool again_ = false;
   kj::Promise<void> turn_ = kj::READY_NOW;  // last: runs over the others
+};
+
+/// Loop thread.
+class CallOrder::GoesOn {
+ public:
+  GoesOn(std::shared_ptr<CallOrder> order, std::vector<std::uint64_t> sources);
+  ~GoesOn();
+  GoesOn(const GoesOn&) = delete;
+  GoesOn& operator=(const GoesOn&) = delete;
+
+ private:
+  const std::shared_ptr<CallOrder> order_;
+  const std::list<std::vector<std::uint64_t>>::iterator place_;
 };
 
 }  // namespace kvant::daemon

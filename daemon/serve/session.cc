@@ -4,6 +4,9 @@
 #include <cstring>
 #include <utility>
 
+#include "daemon/serve/attend_job.h"
+#include "quantizers/plan.h"
+
 namespace kvant::daemon {
 namespace {
 
@@ -18,6 +21,10 @@ std::string Shown(std::string text) {
 
 }  // namespace
 
+Error EndingError(std::string_view operation) {
+  return {ErrorCode::kUnavailable, std::string(operation) + ": the daemon is ending"};
+}
+
 Session::Session(Services& services, std::string client, std::shared_ptr<Budget> arenas)
     : services_(services), arena_budget_(std::move(arenas)), client_(Shown(std::move(client))) {
   services_.sessions.insert(this);
@@ -28,6 +35,7 @@ Session::~Session() { Close(); }
 void Session::Close() {
   if (std::exchange(closed_, true)) return;
   services_.sessions.erase(this);
+  CancelAttendJobs();
   // Said before the leases go: a client that was taken for dead and runs on must not trust blocks that may be rewritten.
   for (const auto& [number, arena] : arenas_) arena->Revoke();
   readers_.clear();
@@ -57,40 +65,87 @@ Result<std::shared_ptr<const Arena>> Session::FindArena(std::uint32_t number) co
   return found->second;
 }
 
+std::shared_ptr<AttendJob> Session::NewAttendJob() {
+  std::erase_if(attend_jobs_, [](const auto& job) { return job.expired(); });
+  std::vector<std::shared_ptr<const Arena>> arenas;
+  for (const auto& [number, arena] : arenas_) arenas.push_back(arena);
+  auto job = std::make_shared<AttendJob>(std::move(arenas));
+  attend_jobs_.push_back(job);
+  return job;
+}
+
+void Session::CancelAttendJobs() noexcept {
+  for (const auto& weak : attend_jobs_) {
+    if (const auto job = weak.lock()) job->Cancel();
+  }
+}
+
 std::vector<std::uint64_t> Session::Heartbeats() const {
   std::vector<std::uint64_t> beats;
   for (const auto& [number, arena] : arenas_) beats.push_back(arena->heartbeat());
   return beats;
 }
 
-Result<Session::NumberedStore> Session::OpenStore(StoreSpec spec, const RangePlace& artifact) {
-  if (closed_) return Error{ErrorCode::kDisconnected, "open store: the session is closed"};
-  if (stores_.size() >= kMaxStores) {
-    return Error{ErrorCode::kInvalidArgument,
-                 "open store \"" + spec.name + "\": this session has " + std::to_string(kMaxStores) + " stores open already"};
-  }
-  Charge copy_charge;  // of the artifact's copy until the store has its own
-  if (artifact.bytes > 0) {
-    auto arena = FindArena(artifact.arena);
-    if (!arena) return Error{arena.error().code, "open store \"" + spec.name + "\": artifact: " + arena.error().message};
-    auto place = (*arena)->CheckRange("open store \"" + spec.name + "\": artifact", artifact.offset, artifact.bytes, 1);
-    if (!place) return place.error();
-    auto taken = services_.stores.TakeMetadata(artifact.bytes, "the artifact of store " + spec.name);
-    if (!taken) return taken.error();
-    copy_charge = *std::move(taken);
-    spec.plan.artifact.resize(artifact.bytes);
-    std::memcpy(spec.plan.artifact.data(), *place, artifact.bytes);
-  }
-  auto opened = services_.stores.Open(spec);
-  if (!opened) return opened.error();
+Result<Charge> Session::CopyArtifact(const RangePlace& from, StoreSpec& spec) const {
+  if (from.bytes == 0) return Charge{};
+  const std::string what = "open store \"" + spec.name + "\": artifact";
+  auto arena = FindArena(from.arena);
+  if (!arena) return Error{arena.error().code, what + ": " + arena.error().message};
+  auto place = (*arena)->CheckRange(what, from.offset, from.bytes, 1);
+  if (!place) return place.error();
+  Result<Charge> charge = services_.stores.TakeMetadata(from.bytes, "the artifact of store " + spec.name);
+  if (!charge) return charge;
+  spec.plan.artifact.resize(from.bytes);
+  std::memcpy(spec.plan.artifact.data(), *place, from.bytes);
+  return charge;
+}
+
+Session::NumberedStore Session::Number(OpenedStore opened) {
   for (const auto& [number, store] : stores_) {
-    if (store != opened->store) continue;
-    services_.stores.Close(std::move(opened->store));  // open here already
-    return NumberedStore{number, store, opened->created, opened->relabelled};
+    if (store != opened.store) continue;
+    services_.stores.Close(std::move(opened.store));  // open here already
+    return {number, store, opened.created, opened.relabelled};
   }
   const std::uint32_t number = next_number_++;
-  stores_.emplace(number, opened->store);
-  return NumberedStore{number, opened->store, opened->created, opened->relabelled};
+  stores_.emplace(number, opened.store);
+  return {number, opened.store, opened.created, opened.relabelled};
+}
+
+void Session::OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec, const RangePlace& artifact, Opened done) {
+  const std::string what = "open store \"" + spec.name + "\"";
+  const Error closed{ErrorCode::kDisconnected, what + ": the session is closed"};
+  if (session->closed_) return done(closed);
+  if (session->stores_.size() + session->plans_in_work_ >= kMaxStores) {
+    return done(
+        Error{ErrorCode::kInvalidArgument, what + ": this session has " + std::to_string(kMaxStores) + " stores open already"});
+  }
+  Services& services = session->services_;
+  if (services.draining) return done(EndingError(what));
+  if (session->plans_in_work_ >= kMaxPlansInWork) {
+    return done(Error{ErrorCode::kUnavailable, what + ": " + std::to_string(kMaxPlansInWork) +
+                                                   " other stores are being opened by this session; wait for one of them"});
+  }
+  Result<Charge> copied = session->CopyArtifact(artifact, spec);
+  if (!copied) return done(copied.error());
+  auto charge = services.stores.ChargeRecord(spec);
+  if (!charge) return done(charge.error());
+  // What the job and its end share.
+  struct Work {
+    StoreSpec spec;
+    Charge artifact;  // of the copy in `spec`
+    Charge record;
+    Result<std::unique_ptr<const quantizers::Plan>> plan = Error{ErrorCode::kSystem, "the plan could not be made"};
+  };
+  auto work = std::make_shared<Work>(Work{std::move(spec), *std::move(copied), std::move(*charge)});
+  ++session->plans_in_work_;
+  services.plans.Submit([work, &codecs = services.core.codecs] { work->plan = quantizers::Plan::Make(codecs, work->spec); },
+                        [work, session, closed, done = std::move(done)] {
+                          --session->plans_in_work_;
+                          if (session->closed_) return done(closed);
+                          if (!work->plan) return done(work->plan.error());
+                          auto opened = session->services_.stores.Adopt(std::move(*work->plan), std::move(work->record));
+                          done(opened ? Result<NumberedStore>(session->Number(*std::move(opened))) : opened.error());
+                        });
 }
 
 Result<std::shared_ptr<Store>> Session::FindStore(std::uint32_t number) const {

@@ -11,6 +11,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -27,19 +28,27 @@
 
 namespace kvant::daemon {
 
+class AttendJob;
+class LongAttention;
 class Session;
+
+/// Why a daemon that drains refuses what would take long.
+[[nodiscard]] Error EndingError(std::string_view operation);
 
 /// What the sessions of a daemon share. Owned by the daemon, outlives them; loop thread.
 struct Services {
   Core& core;
   StoreTable& stores;
+  JobRunner& plans;  ///< makes stores' plans
   AttendService& attend;
+  LongAttention& long_attention;
   Budget& arena_budget;                   ///< of all connections
   const std::uint64_t arena_limit_bytes;  ///< of one connection
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   ServiceCounters counters;
-  std::set<const Session*> sessions;  ///< sessions enter and leave by themselves
-  WaitingCalls waiting_calls;         ///< of all sessions
+  std::set<Session*> sessions;  ///< sessions enter and leave by themselves
+  WaitingCalls waiting_calls;   ///< of all sessions
+  bool draining = false;        ///< calls that would have to wait are refused
 };
 
 enum class Placement : std::uint8_t { kService, kLocal };
@@ -97,6 +106,11 @@ class Session {
   [[nodiscard]] Result<std::shared_ptr<const Arena>> FindArena(std::uint32_t number) const;
   [[nodiscard]] std::uint64_t arena_bytes() const noexcept { return arena_budget_->arena_bytes(); }
   [[nodiscard]] std::size_t arenas() const noexcept { return arenas_.size(); }
+  /// A job for LongAttention, empty; ends soon once the session is closed. It keeps this session's arenas mapped.
+  [[nodiscard]] std::shared_ptr<AttendJob> NewAttendJob();
+  /// Ends those that run: their calls are refused.
+  void CancelAttendJobs() noexcept;
+
   /// Changes while the client is alive; empty without arenas.
   [[nodiscard]] std::vector<std::uint64_t> Heartbeats() const;
 
@@ -106,8 +120,12 @@ class Session {
     bool created = false;
     bool relabelled = false;
   };
-  /// `artifact` is copied into the spec; 0 bytes for none.
-  Result<NumberedStore> OpenStore(StoreSpec spec, const RangePlace& artifact);
+  /// Opens a store. Its plan is made on another thread, so `done` is called later, from the loop; only a refusal comes from
+  /// inside the call. `artifact` is copied into the spec; 0 bytes for none. A session may have kMaxPlansInWork plans made at
+  /// a time; more are refused (kUnavailable), as is everything while the daemon drains.
+  using Opened = std::function<void(Result<NumberedStore>)>;
+  static constexpr std::size_t kMaxPlansInWork = 4;
+  static void OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec, const RangePlace& artifact, Opened done);
   [[nodiscard]] Result<std::shared_ptr<Store>> FindStore(std::uint32_t number) const;
 
   Result<Sequence*> Open(std::uint32_t store, std::span<const std::uint32_t> tokens, const NewSequence& options);
@@ -145,6 +163,9 @@ class Session {
   Result<TailView> FindTail(const NewSequence& options, const StoreSpec& spec) const;
   [[nodiscard]] SequenceConfig ConfigOf(const NewSequence& options) const;
   Sequence* Keep(std::unique_ptr<Sequence> sequence, Placement placement);
+  /// The charge pays for the copy.
+  Result<Charge> CopyArtifact(const RangePlace& from, StoreSpec& spec) const;
+  NumberedStore Number(OpenedStore opened);
   [[nodiscard]] Error NotOurs(std::uint64_t id) const;
 
   Services& services_;
@@ -156,6 +177,8 @@ class Session {
   std::set<const Store*> warned_stores_;
   std::unordered_map<std::uint64_t, OwnSequence> sequences_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
+  std::vector<std::weak_ptr<AttendJob>> attend_jobs_;
+  std::size_t plans_in_work_ = 0;
   bool closed_ = false;
 };
 

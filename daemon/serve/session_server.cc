@@ -1,6 +1,8 @@
 #include "daemon/serve/session_server.h"
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "daemon/serve/session_messages.h"
@@ -79,14 +81,27 @@ kj::Promise<void> SessionServer::openStore(OpenStoreContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto from = context.getParams().getSpec();
     auto spec = wire::ReadStoreSpec(from);
-    auto opened = spec ? session_->OpenStore(*std::move(spec), ReadRange(from.getArtifact()))
-                       : Result<Session::NumberedStore>(spec.error());
-    if (!opened) {
-      wire::WriteError(opened.error(), context.getResults().initError());
-    } else {
-      WriteStore(*opened, context.getResults().initOk());
+    if (!spec) {
+      wire::WriteError(spec.error(), context.getResults().initError());
+      return kj::READY_NOW;
     }
-    return kj::READY_NOW;
+    auto pair = kj::newPromiseAndFulfiller<void>();
+    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
+    auto result = std::make_shared<std::optional<Result<Session::NumberedStore>>>();
+    Session::OpenStore(session_, *std::move(spec), ReadRange(from.getArtifact()),
+                       [fulfiller, result](Result<Session::NumberedStore> opened) {
+                         *result = std::move(opened);
+                         (*fulfiller)->fulfill();
+                       });
+    return Waits(pair.promise.then([result, context]() mutable {
+      RunHandler([&] {
+        if (const auto& opened = **result; !opened) {
+          wire::WriteError(opened.error(), context.getResults().initError());
+        } else {
+          WriteStore(*opened, context.getResults().initOk());
+        }
+      });
+    }));
   });
 }
 

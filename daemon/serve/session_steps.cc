@@ -1,11 +1,15 @@
 // The calls of wire::Session that a decoding step is made of: attend, advance; and release, which advances without tokens.
 #include "daemon/serve/session_steps.h"
 
+#include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "daemon/serve/attend_job.h"
 #include "daemon/serve/attend_service.h"
+#include "daemon/serve/long_attention.h"
 #include "daemon/serve/session_messages.h"
 #include "daemon/serve/session_server.h"
 #include "protocol/wire.h"
@@ -13,22 +17,31 @@
 namespace kvant::daemon {
 namespace {
 
+/// What an item asks for, its places checked.
+Result<AttendCall> CallOf(const Session& session, wire::AttendItem::Reader item) {
+  auto usable = session.OwnOrRead(item.getSequence());
+  if (!usable) return usable.error();
+  auto call = ReadAttend(session, item);
+  if (call) call->sequence = usable->sequence;
+  return call;
+}
+
 /// Adds an item to those that run, unless its outcome is clear already.
 void AddAttend(Session& session, wire::AttendItem::Reader item, Result<void>& outcome, AttendBatch& batch) {
-  auto usable = session.OwnOrRead(item.getSequence());
-  if (!usable) {
-    outcome = usable.error();
-    return;
-  }
-  auto call = ReadAttend(session, item);
+  auto call = CallOf(session, item);
   if (!call) {
     outcome = call.error();
     return;
   }
-  call->sequence = usable->sequence;
   call->outcome = &outcome;
   batch.calls.push_back(*call);
   ++session.services().counters.attend_calls;
+}
+
+AttendBatch& ReadBatch(Session& session, capnp::List<wire::AttendItem>::Reader items) {
+  AttendBatch& batch = session.services().attend.Begin(items.size());
+  for (unsigned i = 0; i < items.size(); ++i) AddAttend(session, items[i], batch.outcomes[i], batch);
+  return batch;
 }
 
 template <typename Context>
@@ -38,6 +51,80 @@ void WriteOutcomes(std::span<const Result<void>> outcomes, Context context) {
   const capnp::MessageSize hint{4 + kWordsOfSuccess * outcomes.size(), 0};
   auto list = context.getResults(hint).initOutcomes(static_cast<unsigned>(outcomes.size()));
   for (unsigned i = 0; i < list.size(); ++i) wire::WriteStatus(outcomes[i], list[i]);
+}
+
+using AttendContext = capnp::CallContext<wire::Session::AttendParams, wire::Session::AttendResults>;
+
+/// A long call on its way.
+struct LongAttend {
+  std::shared_ptr<Session> session;
+  AttendContext context;
+  std::vector<Result<void>> outcomes;
+  /// How often a reader's item is computed again because the sequence moved on below it.
+  int repetitions_left = 5;
+};
+
+kj::Promise<void> Compute(LongAttend call, std::shared_ptr<AttendJob> job);
+
+/// Takes the job's outcomes and answers, or computes again what read rows that may have been written meanwhile.
+kj::Promise<void> FinishLong(LongAttend call, const AttendJob& job) {
+  Session& session = *call.session;
+  std::shared_ptr<AttendJob> again;
+  for (const AttendJob::Item& item : job.items()) {
+    Result<void>& outcome = call.outcomes[item.index];
+    outcome = item.outcome;
+    if (job.cancelled() || item.pinned.Unchanged(session.services().core.sequences)) continue;
+    if (call.repetitions_left == 0) {
+      outcome = Error{ErrorCode::kUnavailable,
+                      "attend: sequence " + std::to_string(item.sequence) + " changed each time while it was read; ask again"};
+      continue;
+    }
+    if (again == nullptr) again = session.NewAttendJob();
+    auto next = CallOf(session, call.context.getParams().getItems()[static_cast<unsigned>(item.index)]);
+    outcome = next ? again->Add(item.index, item.sequence, *next) : Result<void>(next.error());
+  }
+  if (again == nullptr) {
+    WriteOutcomes(call.outcomes, call.context);
+    return kj::READY_NOW;
+  }
+  --call.repetitions_left;
+  return Compute(kj::mv(call), kj::mv(again));
+}
+
+kj::Promise<void> Compute(LongAttend call, std::shared_ptr<AttendJob> job) {
+  auto pair = kj::newPromiseAndFulfiller<void>();
+  auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
+  call.session->services().long_attention.Submit(call.session.get(), job, [fulfiller] { (*fulfiller)->fulfill(); });
+  return pair.promise.then([call = kj::mv(call), job = kj::mv(job)]() mutable {
+    return RunHandler([&] { return FinishLong(kj::mv(call), *job); });
+  });
+}
+
+/// Answers in this turn if that takes some milliseconds at most; else the call goes on beside the loop, and `order` holds back
+/// what comes behind it.
+kj::Promise<void> RunAttend(const std::shared_ptr<Session>& session, CallOrder& order, AttendContext context) {
+  Services& services = session->services();
+  const auto items = context.getParams().getItems();
+  AttendBatch& batch = ReadBatch(*session, items);
+  if (!AttendService::Long(batch.calls)) {
+    services.attend.Run(batch.calls);
+    WriteOutcomes(batch.outcomes, context);
+    return kj::READY_NOW;
+  }
+  if (services.draining) {
+    for (const AttendCall& each : batch.calls) *each.outcome = EndingError("attend");
+    WriteOutcomes(batch.outcomes, context);
+    return kj::READY_NOW;
+  }
+  LongAttend call{session, context, batch.outcomes};
+  auto job = session->NewAttendJob();
+  std::vector<std::uint64_t> ids;
+  for (const AttendCall& each : batch.calls) {
+    const auto index = static_cast<std::size_t>(each.outcome - batch.outcomes.data());
+    ids.push_back(items[static_cast<unsigned>(index)].getSequence());
+    call.outcomes[index] = job->Add(index, ids.back(), each);
+  }
+  return services.waiting_calls.Count(Compute(kj::mv(call), kj::mv(job)).attach(order.HoldBack(ids)));
 }
 
 /// What an advance or a release came to. The sequence may have been closed while it waited.
@@ -122,10 +209,8 @@ kj::Promise<void> RunRelease(const std::shared_ptr<Session>& session, ReleaseCon
 }  // namespace
 
 std::span<const Result<void>> AttendItems(Session& session, capnp::List<wire::AttendItem>::Reader items) {
-  AttendService& service = session.services().attend;
-  AttendBatch& batch = service.Begin(items.size());
-  for (unsigned i = 0; i < items.size(); ++i) AddAttend(session, items[i], batch.outcomes[i], batch);
-  service.Run(batch.calls);
+  AttendBatch& batch = ReadBatch(session, items);
+  session.services().attend.Run(batch.calls);
   return batch.outcomes;
 }
 
@@ -139,9 +224,12 @@ std::span<const std::uint64_t> SessionServer::IdsOf(Items items) {
 
 kj::Promise<void> SessionServer::attend(AttendContext context) {
   return RunHandler([&] {
-    return InOrder(IdsOf(context.getParams().getItems()), CallNeeds::kSettled, [session = session_, context]() mutable {
-      WriteOutcomes(AttendItems(*session, context.getParams().getItems()), context);
-    });
+    const auto ids = IdsOf(context.getParams().getItems());
+    if (order_->Free(ids, CallNeeds::kSettled)) return RunAttend(session_, *order_, context);
+    return Waits(
+        order_->Run({ids.begin(), ids.end()}, CallNeeds::kSettled, [session = session_, order = order_, context]() mutable {
+          return RunHandler([&] { return RunAttend(session, *order, context); });
+        }));
   });
 }
 

@@ -221,6 +221,7 @@ Result<void> Sequence::Trim(std::uint64_t length) {
     tail_tokens_.resize(length - tail_first_position());
   }
   if (Result<void> trimmed = progress_.Trim(length); !trimmed) return trimmed;
+  ++rewrites_;
   prefix_hit_tokens_ = std::min(prefix_hit_tokens_, whole_blocks * block_tokens);
   DropSeals(whole_blocks);
   DropBlocks(whole_blocks);

@@ -86,6 +86,8 @@ class Sequence {
   [[nodiscard]] std::uint64_t tail_first_position() const noexcept { return progress_.tail_first_position(); }
   /// Rows that may still be written behind length().
   [[nodiscard]] std::uint64_t free_rows() const noexcept { return tail_.layout.capacity - progress_.raw_tokens(); }
+  /// Counts what allows raw rows to be written again: switches and trims.
+  [[nodiscard]] std::uint64_t rewrites() const noexcept { return rewrites_; }
   /// Sealed blocks in order; the first switched_blocks() of them are read as codes.
   [[nodiscard]] std::span<Block* const> blocks() const noexcept { return blocks_; }
 
@@ -169,6 +171,7 @@ class Sequence {
   std::vector<const std::byte*> payloads_;  // of blocks_
   quantizers::Progress progress_;
   std::uint64_t prefix_hit_tokens_ = 0;
+  std::uint64_t rewrites_ = 0;
   std::vector<std::uint32_t> tail_tokens_;   // of positions [tail_first_position, length)
   std::deque<std::unique_ptr<Seal>> seals_;  // of blocks blocks_.size(), +1, ...
   std::deque<Waiter> waiters_;

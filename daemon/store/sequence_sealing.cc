@@ -183,7 +183,10 @@ void Sequence::DropSeals(std::uint64_t from_block) {
 void Sequence::SwitchUpTo(std::uint64_t blocks) {
   const std::uint64_t before = tail_first_position();
   progress_.SwitchTo(blocks);
-  tail_tokens_.erase(tail_tokens_.begin(), tail_tokens_.begin() + static_cast<std::ptrdiff_t>(tail_first_position() - before));
+  const std::uint64_t freed = tail_first_position() - before;
+  if (freed == 0) return;
+  ++rewrites_;
+  tail_tokens_.erase(tail_tokens_.begin(), tail_tokens_.begin() + static_cast<std::ptrdiff_t>(freed));
 }
 
 void Sequence::AnswerWaiters() {

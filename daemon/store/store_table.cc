@@ -12,26 +12,33 @@ StoreTable::StoreTable(Core& core) : core_(core) {
 
 StoreTable::~StoreTable() { core_.make_room = nullptr; }
 
+Result<Charge> StoreTable::ChargeRecord(const StoreSpec& spec) {
+  return TakeMetadata(Store::RecordBytes(spec), "the record of store " + spec.name);
+}
+
 Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
-  Result<Charge> charge = TakeMetadata(Store::RecordBytes(spec), "the record of store " + spec.name);
+  Result<Charge> charge = ChargeRecord(spec);
   if (!charge) return charge.error();
-  // Made for an attach too: it checks the spec and puts the codecs into the canonical form that is compared.
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core_.codecs, spec);
   if (!plan) return plan.error();
+  return Adopt(std::move(*plan), std::move(*charge));
+}
 
-  const auto existing = stores_.find(IdentityDigest(IdentityFields(**plan)));
+Result<OpenedStore> StoreTable::Adopt(std::unique_ptr<const quantizers::Plan> plan, Charge charge) {
+  const std::string name = plan->spec().name;
+  const auto existing = stores_.find(IdentityDigest(IdentityFields(*plan)));
   OpenedStore opened;
   if (existing != stores_.end()) {
     opened.store = existing->second;
   } else {
-    Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(*plan), std::move(*charge));
+    Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(plan), std::move(charge));
     if (!store) return store.error();
     opened.store = std::move(*store);
     opened.created = true;
     stores_.emplace(opened.store->identity(), opened.store);
   }
   opened.store->Opened();
-  opened.relabelled = Label(spec.name, *opened.store);
+  opened.relabelled = Label(name, *opened.store);
   return opened;
 }
 

@@ -45,6 +45,12 @@ class StoreTable {
   /// Takes `bytes` of metadata for a caller that has no store yet, making room if need be. kStoreFull if there is none.
   Result<Charge> TakeMetadata(std::size_t bytes, std::string_view what);
 
+  /// Open in steps, for a daemon that makes plans on another thread: ChargeRecord, Plan::Make, Adopt.
+  /// Room for the store's record and plan, made if need be. kStoreFull if there is none.
+  Result<Charge> ChargeRecord(const StoreSpec& spec);
+  /// What Open does once the plan is made. Another session may have created the store meanwhile.
+  Result<OpenedStore> Adopt(std::unique_ptr<const quantizers::Plan> plan, Charge charge);
+
   /// By name, or by identity in hexadecimal. kNotFound if no store has it.
   [[nodiscard]] Result<Store*> Find(std::string_view name) const;
   [[nodiscard]] std::vector<Store*> stores() const;  ///< by name

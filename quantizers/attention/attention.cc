@@ -15,40 +15,73 @@ constexpr std::size_t kInlineWork = 1u << 14;
 
 }  // namespace
 
+/// The buffers, and where a call stands: what its tasks share.
 class AttentionScratch {
  public:
   Units units;
   TurnedKeys keys;
   std::vector<ThreadBuffers> threads;
   AlignedBuffer partials;
+
+  std::span<const AttendItem> items;
+  /// Units of each kind that threads have taken. They take one after another, and finish what they have taken.
+  std::atomic<std::size_t> turns_taken{0};
+  std::atomic<std::size_t> raw_taken{0};
+  std::atomic<std::size_t> taken{0};
+  std::atomic<std::size_t> merges_taken{0};
 };
 
 namespace {
 
-/// What the tasks of one call share.
+/// The tasks of one call, as far as `pause` lets them come.
 struct Call {
-  std::span<const AttendItem> items;
   AttentionScratch* scratch = nullptr;
-  std::atomic<std::size_t> claimed{0};
+  const std::function<bool()>* pause = nullptr;  // null: never
+  std::span<const AttendItem> items = scratch->items;
 
-  /// Works until no unit is left. A unit is claimed one ahead, so that its first keys can be fetched meanwhile.
-  void Drain(std::size_t thread) {
+  [[nodiscard]] bool Pause() const { return pause != nullptr && (*pause)(); }
+
+  void AttendRaws(std::size_t thread) {
+    while (!Pause()) {
+      const std::size_t i = scratch->raw_taken.fetch_add(1, std::memory_order_relaxed);
+      if (i >= scratch->units.raw_units.size()) return;
+      AttendRaw(i, thread);
+    }
+  }
+
+  /// A unit is taken one ahead, so that its first keys can be fetched meanwhile.
+  void AttendUnits(std::size_t thread) {
     const Units& units = scratch->units;
-    const auto claim = [&]() -> const TileRun* {
-      const std::size_t i = claimed.fetch_add(1, std::memory_order_relaxed);
+    const auto take = [&]() -> const TileRun* {
+      if (Pause()) return nullptr;
+      const std::size_t i = scratch->taken.fetch_add(1, std::memory_order_relaxed);
       return i < units.units.size() ? &units.units[i] : nullptr;
     };
     const kernels::TileScope tiles;
     bool warm = false;
-    for (const TileRun* unit = claim(); unit != nullptr;) {
-      const TileRun* next = claim();
+    for (const TileRun* unit = take(); unit != nullptr;) {
+      const TileRun* next = take();
       AttendUnit(*unit, thread, warm, next);
       warm = unit->block_begin < unit->block_end;
       unit = next;
     }
   }
 
-  void TurnKeys(std::size_t index) { scratch->keys.Turn(index); }
+  void MergeTiles(std::size_t thread) {
+    while (!Pause()) {
+      const std::size_t i = scratch->merges_taken.fetch_add(1, std::memory_order_relaxed);
+      if (i >= scratch->units.split.size()) return;
+      MergeTile(i, thread);
+    }
+  }
+
+  void TurnKeys() {
+    while (!Pause()) {
+      const std::size_t i = scratch->turns_taken.fetch_add(1, std::memory_order_relaxed);
+      if (i >= scratch->keys.jobs()) return;
+      scratch->keys.Turn(i);
+    }
+  }
 
   void AttendRaw(std::size_t index, std::size_t thread) {
     const TileRun& unit = scratch->units.raw_units[index];
@@ -94,6 +127,11 @@ Attention::Attention(Executor& executor) : executor_(executor), scratch_(std::ma
 Attention::~Attention() = default;
 
 void Attention::Run(std::span<const AttendItem> items) {
+  Begin(items);
+  Work(nullptr);
+}
+
+void Attention::Begin(std::span<const AttendItem> items) {
   Units& units = scratch_->units;
   units.Cut(items);
   scratch_->keys.Lay(items);
@@ -102,25 +140,35 @@ void Attention::Run(std::span<const AttendItem> items) {
   scratch_->threads.resize(executor_.threads());
   for (ThreadBuffers& buffers : scratch_->threads) buffers.Reserve(sizes);
   scratch_->partials.Reserve(units.partial_floats * sizeof(float));
+  scratch_->items = items;
+  for (auto* taken : {&scratch_->turns_taken, &scratch_->raw_taken, &scratch_->taken, &scratch_->merges_taken}) *taken = 0;
+}
 
-  Call call{items, scratch_.get()};
-  if (units.work < kInlineWork || executor_.threads() == 1) {
-    for (std::size_t i = 0; i < scratch_->keys.jobs(); ++i) call.TurnKeys(i);
-    for (std::size_t i = 0; i < units.raw_units.size(); ++i) call.AttendRaw(i, 0);
-    call.Drain(0);
-    for (std::size_t i = 0; i < units.split.size(); ++i) call.MergeTile(i, 0);
-    return;
-  }
-  const auto raw = [](void* context, std::size_t i, std::size_t thread) { static_cast<Call*>(context)->AttendRaw(i, thread); };
-  const auto drain = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->Drain(thread); };
-  const auto merge = [](void* context, std::size_t i, std::size_t thread) {
-    static_cast<Call*>(context)->MergeTile(i, thread);
+bool Attention::Continue(const std::function<bool()>& pause) { return Work(&pause); }
+
+/// Keys before RoPE are turned first. Then raw rows: the other units learn from them what is negligible. Merges last.
+bool Attention::Work(const std::function<bool()>* pause) {
+  const Units& units = scratch_->units;
+  Call call{scratch_.get(), pause};
+  const bool alone = units.work < kInlineWork || executor_.threads() == 1;
+  // True once all `count` units of a kind are done.
+  const auto all = [&](std::size_t count, const std::atomic<std::size_t>& taken, auto task) {
+    const std::size_t before = taken.load(std::memory_order_relaxed);
+    if (before >= count) return true;
+    if (alone || count - before == 1) {
+      task(&call, 0, 0);
+    } else {
+      executor_.ForEach(executor_.threads(), task, &call);
+    }
+    return taken.load(std::memory_order_relaxed) >= count;
   };
-  const auto turn = [](void* context, std::size_t i, std::size_t) { static_cast<Call*>(context)->TurnKeys(i); };
-  if (scratch_->keys.jobs() > 0) executor_.ForEach(scratch_->keys.jobs(), turn, &call);
-  executor_.ForEach(units.raw_units.size(), raw, &call);
-  executor_.ForEach(executor_.threads(), drain, &call);
-  executor_.ForEach(units.split.size(), merge, &call);
+  using Task = void (*)(void*, std::size_t, std::size_t);
+  const Task turns = [](void* context, std::size_t, std::size_t) { static_cast<Call*>(context)->TurnKeys(); };
+  const Task raws = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->AttendRaws(thread); };
+  const Task blocks = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->AttendUnits(thread); };
+  const Task merges = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->MergeTiles(thread); };
+  return all(scratch_->keys.jobs(), scratch_->turns_taken, turns) && all(units.raw_units.size(), scratch_->raw_taken, raws) &&
+         all(units.units.size(), scratch_->taken, blocks) && all(units.split.size(), scratch_->merges_taken, merges);
 }
 
 }  // namespace kvant::quantizers

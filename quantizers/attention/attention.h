@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -86,7 +87,15 @@ class Attention {
   /// way that depends on the shapes alone, so the result does not depend on the number of threads.
   void Run(std::span<const AttendItem> items);
 
+  /// The same in pieces: Begin, then Continue until it says that all is computed. `items` stay where they are until then.
+  void Begin(std::span<const AttendItem> items);
+  /// Computes until all is done (true) or `pause` says true (false), which every thread asks between two units of work. A unit
+  /// takes some milliseconds at most; where the work is cut does not change the result.
+  [[nodiscard]] bool Continue(const std::function<bool()>& pause);
+
  private:
+  bool Work(const std::function<bool()>* pause);
+
   Executor& executor_;
   std::unique_ptr<AttentionScratch> scratch_;
 };

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "daemon/serve/call_order.h"
+#include "daemon/serve/long_attention.h"
 #include "daemon/serve/session_steps.h"
 #include "quantizers/attention/worker_team.h"
 #include "tests/daemon/core_support.h"
@@ -27,7 +28,10 @@ class StepAllocationTest : public ::testing::Test {
  protected:
   StepAllocationTest() {
     arena_ = session_.CreateArena(512 * 1024).value();
-    const auto store = session_.OpenStore(SmallSpec(), {}).value();
+    Session::NumberedStore store;
+    Session::OpenStore(shared_session_, SmallSpec(), {},
+                       [&](Result<Session::NumberedStore> opened) { store = opened.value(); });
+    core_.encode.RunAll();
     sequence_ = session_
                     .Open(store.number, {},
                           {.arena = arena_.number,
@@ -68,15 +72,21 @@ class StepAllocationTest : public ::testing::Test {
   quantizers::WorkerTeam team_{0};
   AttendService attend_{team_};
   Budget arena_budget_{std::size_t{1} << 30};
+  LongAttention long_attention_{1, 0, [](const std::function<void()>&) {}};
   Services services_{.core = core_.core,
                      .stores = core_.stores,
+                     .plans = core_.encode,
                      .attend = attend_,
+                     .long_attention = long_attention_,
                      .arena_budget = arena_budget_,
                      .arena_limit_bytes = 1 << 30,
                      .counters = {},
                      .sessions = {},
-                     .waiting_calls = {}};
-  Session session_{services_, "test", std::make_shared<Budget>(std::size_t{1} << 30)};
+                     .waiting_calls = {},
+                     .draining = false};
+  std::shared_ptr<Session> shared_session_ =
+      std::make_shared<Session>(services_, "test", std::make_shared<Budget>(std::size_t{1} << 30));
+  Session& session_ = *shared_session_;
   Session::MadeArena arena_;
   Sequence* sequence_ = nullptr;
 };

@@ -19,7 +19,7 @@ const std::string kModel = std::string(KVANT_SOURCE_DIR) + "/tests/models/byte6m
 const std::string kText = std::string(KVANT_SOURCE_DIR) + "/README.md";
 
 Finished Bench(const std::string& part, const std::vector<std::string>& more) {
-  const bool operators = part == "memory";
+  const bool operators = part == "memory" || part == "neighbour";
   std::vector<std::string> arguments = {part, "--short"};
   if (operators) arguments.insert(arguments.begin(), "bench");
   arguments.insert(arguments.end(), more.begin(), more.end());
@@ -210,8 +210,24 @@ TEST(BenchTest, WhatCannotBeMeasuredIsAnErrorWithoutFigures) {
   EXPECT_EQ(Bench("nothing", {}).exit_code, 2);
 }
 
+TEST(BenchTest, NeighbourTimesEveryCallAloneAndBesideAPrefill) {
+  const Json json = BenchJson("neighbour");
+  ExpectHead(json, "neighbour");
+  std::vector<std::string> calls;
+  for (const Json& figure : json["figures"]) {
+    calls.push_back(figure["call"].get<std::string>() + " beside " + figure["beside"].get<std::string>());
+    EXPECT_GT(figure["calls"], 0);
+    EXPECT_GT(figure["median_ns"], 0.0);
+    EXPECT_GE(figure["p99_ns"], figure["median_ns"]);
+    EXPECT_GE(figure["worst_ns"], figure["p99_ns"]);
+  }
+  EXPECT_THAT(calls, testing::ElementsAre("ping beside nothing", "ping beside a prefill", "open beside nothing",
+                                          "open beside a prefill", "step beside nothing", "step beside a prefill",
+                                          "prefill beside the neighbour"));
+}
+
 TEST(BenchTest, HelpOfAPartListsItsOptions) {
-  for (const std::string part : {"attend", "memory"}) {
+  for (const std::string part : {"attend", "memory", "neighbour"}) {
     const Finished help = Bench(part, {"--help"});
     EXPECT_EQ(help.exit_code, 0);
     EXPECT_THAT(help.out, testing::AllOf(testing::HasSubstr("--short"), testing::HasSubstr("--keys")));

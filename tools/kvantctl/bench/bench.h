@@ -42,6 +42,7 @@ CLI::App* AddBenchPart(CLI::App& app, CLI::App& bench, Invocation& invocation, c
                        const std::function<int(const Globals&, const BenchOptions&)>& body);
 
 /// The parts of `kvantctl bench`, one per file.
+int BenchNeighbour(const Globals& globals, const BenchOptions& options);
 int BenchMemory(const Globals& globals, const BenchOptions& options);
 
 }  // namespace kvant::tools

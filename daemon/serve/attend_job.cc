@@ -1,0 +1,91 @@
+#include "daemon/serve/attend_job.h"
+
+#include <exception>
+#include <string>
+#include <utility>
+
+namespace kvant::daemon {
+
+PinnedSequence::PinnedSequence(const Sequence& sequence)
+    : store_(sequence.store().shared_from_this()),
+      id_(sequence.id()),
+      rewrites_(sequence.rewrites()),
+      mapping_(sequence.tail().mapping),
+      cache_(sequence.Cache()) {
+  blocks_.assign(cache_.blocks.begin(), cache_.blocks.end());
+  cache_.blocks = blocks_;
+  if (blocks_.empty()) return;
+  leased_ = sequence.blocks()[blocks_.size() - 1];  // and so all before it, and the sinks beside the first
+  store_->index().AddLease(*leased_);
+}
+
+PinnedSequence::PinnedSequence(PinnedSequence&& other) noexcept
+    : store_(other.store_),
+      id_(other.id_),
+      rewrites_(other.rewrites_),
+      mapping_(other.mapping_),
+      blocks_(std::move(other.blocks_)),
+      cache_(other.cache_),
+      leased_(std::exchange(other.leased_, nullptr)) {}
+
+PinnedSequence::~PinnedSequence() {
+  if (leased_ != nullptr) store_->index().DropLease(*leased_);
+}
+
+bool PinnedSequence::Unchanged(const SequenceTable& sequences) const {
+  const auto sequence = sequences.Find(id_);
+  return sequence && (*sequence)->rewrites() == rewrites_;
+}
+
+Result<void> AttendJob::Add(std::size_t index, std::uint64_t id, const AttendCall& call) {
+  auto request = RequestOf(call);
+  if (!request) return request.error();
+  items_.push_back({.index = index, .sequence = id, .pinned = PinnedSequence(*call.sequence), .request = *request});
+  return {};
+}
+
+bool AttendJob::Continue(quantizers::Executor& executor, const std::function<bool()>& pause) {
+  try {
+    for (; checked_ < items_.size(); ++checked_) {
+      if (EndIfCancelled()) return true;
+      if (pause()) return false;
+      Item& item = items_[checked_];
+      auto made = quantizers::MakeItem(item.pinned.plan(), item.pinned.cache(), item.request, item.view);
+      if (made) {
+        attend_items_.push_back(*made);
+      } else {
+        item.outcome = made.error();
+      }
+    }
+    if (attend_items_.empty()) return true;
+    if (!attention_) {
+      attention_.emplace(executor);
+      attention_->Begin(attend_items_);
+    }
+    if (!attention_->Continue([&] { return cancelled() || pause(); })) return EndIfCancelled();
+    TakeResults();
+    return true;
+  } catch (const std::exception& failure) {
+    RefuseAll({ErrorCode::kSystem, std::string("attend: ") + failure.what()});
+    return true;
+  }
+}
+
+bool AttendJob::EndIfCancelled() {
+  if (!cancelled()) return false;
+  RefuseAll({ErrorCode::kUnavailable, "attend: the daemon is ending"});
+  return true;
+}
+
+void AttendJob::RefuseAll(const Error& error) {
+  for (Item& item : items_) item.outcome = error;
+}
+
+void AttendJob::TakeResults() {
+  auto computed = attend_items_.begin();
+  for (Item& item : items_) {
+    if (item.outcome) item.outcome = quantizers::CheckResult(*computed++);
+  }
+}
+
+}  // namespace kvant::daemon

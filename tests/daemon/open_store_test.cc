@@ -1,0 +1,113 @@
+// Opening stores whose plans take long to make: nobody else waits.
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "protocol/wire.h"
+#include "quantizers/registry.h"
+#include "tests/daemon/rpc_client.h"
+
+namespace kvant::daemon {
+namespace {
+
+std::atomic<bool> gate_open{true};
+std::atomic<int> plans_begun{0};
+
+/// f32, made as slowly as the test likes.
+Result<std::unique_ptr<quantizers::KeyCodec>> MakeSlowKeys(const quantizers::CodecConfig& config) {
+  ++plans_begun;
+  while (!gate_open) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return quantizers::Registry::Builtin().Parse("f32")->codec->make_keys(config);
+}
+
+class OpenStoreTest : public ::testing::Test {
+ protected:
+  OpenStoreTest() {
+    gate_open = true;
+    plans_begun = 0;
+    EXPECT_TRUE(registry_.Add(slow_));
+    auto options = RpcOptions();
+    options.codecs = &registry_;
+    daemon_ = Daemon::Start(options).value();
+    client_ = std::make_unique<RpcClient>(*io_, daemon_->Connect().value());
+    client_->Hello();
+  }
+  ~OpenStoreTest() override { gate_open = true; }
+
+  static StoreSpec SlowSpec(const std::string& name = "slow") {
+    StoreSpec spec = RpcSpec(name);
+    spec.layers = 1;
+    spec.plan.keys = "slow";
+    return spec;
+  }
+  auto Open(const StoreSpec& spec) {
+    auto request = client_->session().openStoreRequest();
+    wire::WriteStoreSpec(spec, request.initSpec());
+    return request.send();
+  }
+
+  const quantizers::Codec slow_{.name = "slow", .summary = "waits", .params = {}, .make_keys = MakeSlowKeys};
+  quantizers::Registry registry_ = quantizers::Registry::Builtin();
+  std::unique_ptr<kj::AsyncIoContext> io_ = MakeLoop();
+  std::unique_ptr<Daemon> daemon_;
+  std::unique_ptr<RpcClient> client_;
+};
+
+TEST_F(OpenStoreTest, NobodyWaitsForAPlanInWork) {
+  gate_open = false;
+  auto slow = Open(SlowSpec());
+  client_->Wait(client_->session().pingRequest().send());
+  RpcClient other(*io_, daemon_->Connect().value());
+  other.Hello();
+  other.Wait(other.session().pingRequest().send());
+  EXPECT_FALSE(slow.poll(io_->waitScope));
+  gate_open = true;
+  EXPECT_TRUE(client_->Wait(kj::mv(slow)).isOk());
+  EXPECT_EQ(plans_begun, 1);
+}
+
+TEST_F(OpenStoreTest, TwoThatCreateTheSameStoreShareIt) {
+  gate_open = false;
+  auto first = Open(SlowSpec());
+  auto second = Open(SlowSpec());
+  gate_open = true;
+  const auto one = client_->Wait(kj::mv(first));
+  const auto two = client_->Wait(kj::mv(second));
+  ASSERT_TRUE(one.isOk() && two.isOk());
+  EXPECT_EQ(one.getOk().getStore(), two.getOk().getStore());
+  EXPECT_NE(one.getOk().getCreated(), two.getOk().getCreated());
+}
+
+TEST_F(OpenStoreTest, OneSessionHasAFewPlansInWorkAtATime) {
+  gate_open = false;
+  std::vector<capnp::RemotePromise<wire::Outcome<wire::StoreOpened>>> opens;
+  for (int i = 0; i < 4; ++i) opens.push_back(Open(SlowSpec("slow" + std::to_string(i))));
+  const auto refused = client_->Wait(Open(SlowSpec("one-more")));
+  ASSERT_TRUE(refused.isError());
+  EXPECT_EQ(wire::ReadError(refused.getError()).code, ErrorCode::kUnavailable);
+  gate_open = true;
+  for (auto& open : opens) EXPECT_TRUE(client_->Wait(kj::mv(open)).isOk());
+}
+
+TEST_F(OpenStoreTest, ASessionThatEndsMeanwhileLeavesNothingBehind) {
+  gate_open = false;
+  auto slow = std::make_unique<decltype(Open(SlowSpec()))>(Open(SlowSpec()));
+  client_->Wait(client_->session().pingRequest().send());
+  slow.reset();
+  client_.reset();
+  gate_open = true;
+  client_ = std::make_unique<RpcClient>(*io_, daemon_->Connect().value());
+  client_->Hello();
+  client_->OpenStore(SlowSpec());
+  daemon_->Stop();
+  EXPECT_TRUE(daemon_->Wait());
+}
+
+}  // namespace
+}  // namespace kvant::daemon
