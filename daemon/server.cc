@@ -64,9 +64,9 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
       builtin_codecs_(quantizers::Registry::Builtin()),
       budget_(std::move(budget)),
       arena_budget_(ArenaTotal(options)),
-      encode_(MakeWorkers(Workers(options))),
-      populate_(MakeWorkers(1)),
-      plans_(MakeWorkers(1)),
+      encode_(MakeWorkers("kvant-encode", Workers(options))),
+      populate_(MakeWorkers("kvant-populate", 1)),
+      plans_(MakeWorkers("kvant-plan", 1)),
       team_(Workers(options) - 1),
       core_{.budget = budget_,
             .encode = *encode_,
@@ -120,9 +120,9 @@ Server::~Server() noexcept(false) {
 }
 
 /// Threads for jobs of little hurry.
-std::unique_ptr<WorkerThreads> Server::MakeWorkers(std::size_t threads) {
+std::unique_ptr<WorkerThreads> Server::MakeWorkers(const char* name, std::size_t threads) {
   return std::make_unique<WorkerThreads>(
-      threads, kNicer, [this](std::function<void()> work) { queue_.Post(std::move(work)); },
+      name, threads, kNicer, [this](std::function<void()> work) { queue_.Post(std::move(work)); },
       [this](const std::string& what) { Report("a job", KJ_EXCEPTION(FAILED, what.c_str())); });
 }
 

@@ -54,7 +54,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void Serve(protocol::UniqueFd socket);
 
  private:
-  std::unique_ptr<WorkerThreads> MakeWorkers(std::size_t threads);
+  std::unique_ptr<WorkerThreads> MakeWorkers(const char* name, std::size_t threads);
   void Adopt(kj::AutoCloseFd socket);
   void Drop(std::uint64_t connection);
   kj::Promise<void> Accept();

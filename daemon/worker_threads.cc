@@ -8,8 +8,9 @@
 #include "daemon/thread_nice.h"
 
 namespace kvant::daemon {
-WorkerThreads::WorkerThreads(std::size_t threads, int nicer, PostToLoop post, Report job_failed)
-    : nicer_(nicer), post_(std::move(post)), job_failed_(std::move(job_failed)) {
+
+WorkerThreads::WorkerThreads(const char* name, std::size_t threads, int nicer, PostToLoop post, Report job_failed)
+    : name_(name), nicer_(nicer), post_(std::move(post)), job_failed_(std::move(job_failed)) {
   threads_.reserve(threads);
   for (std::size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
 }
@@ -34,7 +35,7 @@ void WorkerThreads::Submit(std::function<void()> job, std::function<void()> done
 }
 
 void WorkerThreads::Work() {
-  ::pthread_setname_np(::pthread_self(), "kvant-worker");
+  ::pthread_setname_np(::pthread_self(), name_);
   BeNicer(nicer_);
   for (;;) {
     Job job;

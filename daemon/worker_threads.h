@@ -22,8 +22,9 @@ class WorkerThreads final : public JobRunner {
   /// Hears of jobs that threw; called on the loop thread.
   using Report = std::function<void(const std::string& what)>;
 
-  /// The threads run at a nice value that is greater by `nicer` than the caller's.
-  WorkerThreads(std::size_t threads, int nicer, PostToLoop post, Report job_failed);
+  /// `name` is what the system calls the threads (15 characters at most). They run at a nice value that is greater by `nicer`
+  /// than the caller's.
+  WorkerThreads(const char* name, std::size_t threads, int nicer, PostToLoop post, Report job_failed);
   /// Drops jobs that have not begun, waits for those that have. The loop must still accept posts, though it need not run them.
   ~WorkerThreads() override;
   WorkerThreads(const WorkerThreads&) = delete;
@@ -38,6 +39,7 @@ class WorkerThreads final : public JobRunner {
   };
   void Work();
 
+  const char* const name_;
   const int nicer_;
   const PostToLoop post_;
   const Report job_failed_;

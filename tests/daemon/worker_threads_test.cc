@@ -57,7 +57,7 @@ TEST(WorkerThreadsTest, EveryJobRunsOnceAndEndsOnTheLoop) {
   int ends = 0;
   const std::thread::id here = std::this_thread::get_id();
   WorkerThreads workers(
-      3, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
+      "test", 3, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
   for (int i = 0; i < 200; ++i) {
     workers.Submit(
         [&] {
@@ -80,7 +80,7 @@ TEST(WorkerThreadsTest, WorkersAreNicerThanTheLoop) {
   bool ended = false;
   int of_worker = own;
   WorkerThreads workers(
-      1, 5, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
+      "test", 1, 5, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
   workers.Submit([&] { of_worker = nice(); }, [&] { ended = true; });
   loop.RunUntil([&] { return ended; });
   EXPECT_EQ(of_worker, std::min(19, own + 5));
@@ -92,7 +92,7 @@ TEST(WorkerThreadsTest, DestructionDropsWhatHasNotBegun) {
   std::atomic<bool> begun = false;
   std::atomic<bool> open = false;
   std::optional<WorkerThreads> workers(
-      std::in_place, 1u, 0, [](const std::function<void()>&) {}, NoFailure);
+      std::in_place, "test", 1u, 0, [](const std::function<void()>&) {}, NoFailure);
   for (int i = 0; i < 10; ++i) {
     workers->Submit(
         [&] {
@@ -117,7 +117,7 @@ TEST(WorkerThreadsTest, AJobThatThrowsIsReportedAndEndsLikeAnyOther) {
   Loop loop;
   std::vector<std::string> failures;
   WorkerThreads workers(
-      1, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); },
+      "test", 1, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); },
       [&](const std::string& what) { failures.push_back(what); });
   int ended = 0;
   workers.Submit([] { throw std::bad_alloc(); }, [&] { ++ended; });
@@ -131,9 +131,9 @@ TEST(WorkerThreadsTest, SequencesSealOnRealThreads) {
   Loop loop;
   Budget budget = Budget::Make(std::size_t{64} << 20).value();
   WorkerThreads encode(
-      2, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
+      "test", 2, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
   WorkerThreads populate(
-      1, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
+      "test", 1, 0, [&](std::function<void()> f) { loop.Post(std::move(f)); }, NoFailure);
   const quantizers::Registry codecs = quantizers::Registry::Builtin();
   Core core{budget, encode, populate, codecs, 1};
   StoreTable stores(core);
