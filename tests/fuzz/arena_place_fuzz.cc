@@ -2,8 +2,10 @@
 // inside is accepted. The reference walks the corners in 128 bits.
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 
 #include "daemon/memory/arena.h"
+#include "daemon/memory/budget.h"
 #include "tests/fuzz/fuzz_input.h"
 
 namespace {
@@ -18,7 +20,8 @@ bool Inside(Wide first, Wide end) { return first >= kHeaderPage && end <= kArena
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const auto arena = daemon::Arena::Create(kArenaBytes, 1).value();
+  static daemon::Budget all(kArenaBytes);
+  static const auto arena = daemon::Arena::Create(kArenaBytes, 1, std::make_shared<daemon::Budget>(kArenaBytes), all).value();
   static const std::byte* const begin = *arena->CheckRange("begin", kHeaderPage, 1, 1) - kHeaderPage;
   fuzz::Input input(data, size);
 

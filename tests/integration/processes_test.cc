@@ -272,15 +272,17 @@ TEST_P(ProcessesTest, DaemonMeetsNoPageFaultPerStep) {
     ASSERT_TRUE(talk.sequence().Advance({&token, 1}));
   };
   step(1);
-  // 200 steps seal three blocks. Their slots were populated ahead by a thread that does nothing else and may fault; all other
-  // threads must not.
+  // 200 steps seal three blocks. Their slots were populated ahead by a thread that does nothing else and may fault. The loop's
+  // thread keeps a record of each sealed block, which takes less than a page: at most one fresh page of its heap per block, and
+  // none per step. All other threads must not fault.
+  constexpr long kSealedBlocks = 3;
   const std::map<int, ThreadFaults> before = PageFaults(daemon.child().pid());
   for (TokenId token = 0; token < 200; ++token) step(token);
   for (const auto& [id, after] : PageFaults(daemon.child().pid())) {
     const auto known = before.find(id);
     ASSERT_NE(known, before.end()) << "thread " << after.thread << " was started";
     if (after.thread == "kvant-populate") continue;
-    EXPECT_EQ(after.faults, known->second.faults) << "thread " << after.thread;
+    EXPECT_LE(after.faults - known->second.faults, after.thread == "kvantd" ? kSealedBlocks : 0) << "thread " << after.thread;
   }
 }
 
