@@ -21,6 +21,7 @@ class Model {
   explicit Model(std::uint32_t seed) : random_(seed) {
     for (const char* name : {"a", "b"}) {
       StoreSpec spec = SmallSpec(name);
+      spec.salt = name;
       spec.layers = 4;
       spec.head_dim = 64;  // slots of 65 KiB: fifteen fill the budget
       stores_.push_back(core_.stores.Open(spec).value().store);

@@ -11,9 +11,10 @@ using testing::HasSubstr;
 
 constexpr SequenceConfig kConfig{.recent_tokens = 20, .max_step_tokens = 24, .client = "test", .label = ""};
 
-/// Slots of about 98 KiB: ten fill the least budget a daemon may have.
+/// Slots of about 98 KiB: ten fill the least budget a daemon may have. Each name has a store of its own.
 StoreSpec BigSlots(std::string name) {
   StoreSpec spec = SmallSpec(std::move(name));
+  spec.salt = spec.name;
   spec.layers = 6;
   spec.head_dim = 64;
   return spec;

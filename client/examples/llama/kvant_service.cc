@@ -14,7 +14,7 @@ ElementType TailType(const ServiceOptions& options) {
   return f32 ? ElementType::kF32 : ElementType::kF16;
 }
 
-constexpr std::size_t kMaxArtifactBytes = std::size_t{1} << 30;
+constexpr std::size_t kMaxArtifactBytes = std::size_t{1} << 28;  // as the daemon takes
 
 /// Address space for the tail of one sequence, a fork of it, queries, outputs and the artifact.
 std::size_t ArenaBytes(const Config& config, const ServiceOptions& options, const StoreSpec& spec) {
