@@ -99,6 +99,11 @@ BlockRow ReadBlockRow(wire::BlockRow::Reader from) {
           .checksum_ok = from.getChecksumOk()};
 }
 
+Result<EvictReport> ReadEvicted(wire::Outcome<wire::EvictReport>::Reader from) {
+  if (from.isError()) return wire::ReadError(from.getError());
+  return EvictReport{.blocks = from.getOk().getBlocks(), .bytes = from.getOk().getBytes()};
+}
+
 }  // namespace
 
 Figures::Figures(std::shared_ptr<const std::vector<FigureInfo>> infos, std::vector<std::uint64_t> values)
@@ -248,8 +253,19 @@ Result<EvictReport> Admin::Evict(const EvictRequest& what) {
     request.setDryRun(what.dry_run);
     auto answer = impl_->connection->Call(request, "evict");
     if (!answer) return answer.error();
-    if (answer->isError()) return wire::ReadError(answer->getError());
-    return EvictReport{.blocks = answer->getOk().getBlocks(), .bytes = answer->getOk().getBytes()};
+    return ReadEvicted(*answer);
+  });
+}
+
+Result<EvictReport> Admin::Drop(const std::string& store) {
+  return Guard("drop", [&]() -> Result<EvictReport> {
+    if (!impl_) return MovedFrom("drop");
+    if (auto entered = impl_->connection->Enter("drop"); !entered) return entered.error();
+    auto request = impl_->admin.dropRequest();
+    request.setStore(capnp::Text::Reader(store.c_str(), store.size()));
+    auto answer = impl_->connection->Call(request, "drop");
+    if (!answer) return answer.error();
+    return ReadEvicted(*answer);
   });
 }
 

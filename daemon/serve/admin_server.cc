@@ -133,6 +133,13 @@ void WriteDetail(const SequenceDetail& from, wire::SequenceDetail::Builder to) {
   to.setTailCapacityTokens(from.tail_capacity_tokens);
 }
 
+void AnswerEvicted(const Result<EvictFigures>& evicted, wire::Outcome<wire::EvictReport>::Builder to) {
+  if (!evicted) return wire::WriteError(evicted.error(), to.initError());
+  auto ok = to.initOk();
+  ok.setBlocks(evicted->blocks);
+  ok.setBytes(evicted->bytes);
+}
+
 }  // namespace
 
 void WriteDaemonInfo(const DaemonFacts& facts, wire::DaemonInfo::Builder to) {
@@ -243,14 +250,15 @@ kj::Promise<void> AdminServer::inspect(InspectContext context) {
 kj::Promise<void> AdminServer::evict(EvictContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
-    auto evicted = services_.stores.Evict(StringOf(params.getStore()), params.getMaxBlocks(), params.getDryRun());
-    if (!evicted) {
-      wire::WriteError(evicted.error(), context.getResults().initError());
-      return kj::READY_NOW;
-    }
-    auto ok = context.getResults().initOk();
-    ok.setBlocks(evicted->blocks);
-    ok.setBytes(evicted->bytes);
+    AnswerEvicted(services_.stores.Evict(StringOf(params.getStore()), params.getMaxBlocks(), params.getDryRun()),
+                  context.getResults());
+    return kj::READY_NOW;
+  });
+}
+
+kj::Promise<void> AdminServer::drop(DropContext context) {
+  return RunHandler([&]() -> kj::Promise<void> {
+    AnswerEvicted(services_.stores.Drop(StringOf(context.getParams().getStore())), context.getResults());
     return kj::READY_NOW;
   });
 }

@@ -1,4 +1,4 @@
-// wire::Admin: figures for operators, eviction.
+// wire::Admin: figures for operators, eviction, dropping stores.
 #pragma once
 
 #include <kvant/kvant.capnp.h>
@@ -27,6 +27,7 @@ class AdminServer final : public wire::Admin::Server {
   kj::Promise<void> sequences(SequencesContext context) override;
   kj::Promise<void> inspect(InspectContext context) override;
   kj::Promise<void> evict(EvictContext context) override;
+  kj::Promise<void> drop(DropContext context) override;
 
  private:
   Services& services_;

@@ -12,7 +12,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("kvant::wire");
 
-const protocolVersion :UInt32 = 6;
+const protocolVersion :UInt32 = 7;
 # Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
 
 const maxFdsPerMessage :UInt32 = 8;
@@ -495,4 +495,7 @@ interface Admin {
   # firstBlock until all sealedBlocks are seen.
   evict @5 (store :Text, maxBlocks :UInt64, dryRun :Bool) -> Outcome(EvictReport);
   # Unleased blocks, least recently used first; store empty: of every store; maxBlocks 0: no limit.
+  drop @6 (store :Text) -> Outcome(EvictReport);
+  # The store of that name, or of that identity in hexadecimal, with all its blocks: what went. notFound where there is none,
+  # unavailable while sequences of it are open. Sessions that have it open must open it again.
 }

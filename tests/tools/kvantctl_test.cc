@@ -184,6 +184,36 @@ TEST_F(KvantctlTest, EvictTakesOnlyWhatNobodyHoldsAndOnlyWhenAsked) {
   EXPECT_EQ(CtlJson({"stats"})["figures"]["evicted_blocks"], blocks);
 }
 
+TEST_F(KvantctlTest, DropEndsAStoreUnlessSequencesOfItAreOpen) {
+  EXPECT_EQ(Ctl({"drop"}).exit_code, 2);
+  EXPECT_EQ(Ctl({"drop", "no-such-store"}).exit_code, 4);
+  const Finished refused = Ctl({"drop", "test/store"});
+  EXPECT_EQ(refused.exit_code, 8);
+  EXPECT_THAT(refused.err, testing::HasSubstr("test/store: 1 sequences of it are open"));
+  const Json figures = CtlJson({"stores"})["stores"][0]["figures"];
+  ASSERT_GE(figures["blocks"], 4U);
+  sequence_.reset();
+
+  const Json dropped = CtlJson({"drop", "test/store"});
+  EXPECT_EQ(dropped["store"], "test/store");
+  EXPECT_EQ(dropped["blocks"], figures["blocks"]);
+  EXPECT_GE(dropped["bytes"], figures["compressed_bytes"]);
+  EXPECT_TRUE(CtlJson({"stores"})["stores"].empty());
+  const Json now = CtlJson({"stats"})["figures"];
+  EXPECT_EQ(now["resident_bytes"], 0);
+  EXPECT_EQ(now["sealed_blocks"], figures["blocks"]);  // counters outlive what they counted
+  EXPECT_EQ(Ctl({"drop", "test/store"}).exit_code, 4);
+
+  const auto stale = store_->Open({}, {});
+  ASSERT_FALSE(stale);
+  EXPECT_EQ(stale.error().code, ErrorCode::kNotFound);
+  EXPECT_THAT(stale.error().message, testing::HasSubstr("was dropped"));
+  const auto again = client_->OpenStore(Spec("test/store"));
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_TRUE(again->info().created);
+  EXPECT_EQ(Ctl({"drop", CtlJson({"stores"})["stores"][0]["identity"].get<std::string>()}).exit_code, 0);
+}
+
 TEST_F(KvantctlTest, WhatIsNotThereHasItsOwnExitCode) {
   EXPECT_EQ(Ctl({"inspect", "999999999"}).exit_code, 4);                             // another daemon's
   EXPECT_EQ(Ctl({"inspect", std::to_string(sequence_->id() + 1000)}).exit_code, 4);  // this daemon's, but never given

@@ -13,7 +13,8 @@ namespace kvant::tools {
 
 const char* const kExitCodes =
     "Exit codes: 0 ok, 1 failure, 2 wrong command line, 3 no daemon at the socket, 4 not found, 5 refused,\n"
-    "            6 no answer within --timeout, 7 incompatible daemon version. Errors go to standard error.";
+    "            6 no answer within --timeout, 7 incompatible daemon version, 8 not now: in use, or the daemon is ending.\n"
+    "Errors go to standard error.";
 
 void AddOutputOption(CLI::App& app, Globals& globals) {
   const std::map<std::string, Format> formats = {{"table", Format::kTable}, {"json", Format::kJson}};
@@ -42,6 +43,7 @@ ExitCode ExitCodeOf(ErrorCode code) noexcept {
     case ErrorCode::kPermissionDenied: return kRefused;
     case ErrorCode::kDeadlineExceeded: return kTimeout;
     case ErrorCode::kVersionMismatch: return kIncompatible;
+    case ErrorCode::kUnavailable: return kNotNow;
     default: return kFailure;
   }
 }

@@ -23,6 +23,7 @@ enum ExitCode : int {
   kRefused = 5,       ///< this user may not administer the daemon
   kTimeout = 6,       ///< no answer within --timeout
   kIncompatible = 7,  ///< the daemon speaks another protocol version
+  kNotNow = 8,        ///< what is to be dropped is in use, or the daemon is ending
 };
 
 enum class Format { kTable, kJson };
@@ -75,6 +76,7 @@ void AddSequences(CLI::App& app, Invocation& invocation);
 void AddInspect(CLI::App& app, Invocation& invocation);
 void AddCodecs(CLI::App& app, Invocation& invocation);
 void AddEvict(CLI::App& app, Invocation& invocation);
+void AddDrop(CLI::App& app, Invocation& invocation);
 void AddBench(CLI::App& app, Invocation& invocation);
 
 }  // namespace kvant::tools

@@ -98,8 +98,9 @@ int InspectSequence(const Globals& globals, Admin& admin, SequenceId id) {
 int InspectStore(const Globals& globals, Admin& admin, const std::string& name) {
   const auto rows = admin.Stores();
   if (!rows) return Report(globals, rows.error());
-  const auto row = std::find_if(rows->begin(), rows->end(), [&](const StoreRow& r) { return r.name == name; });
-  if (row == rows->end()) return Report(globals, {ErrorCode::kNotFound, "inspect: no store is named " + name});
+  const auto row =
+      std::find_if(rows->begin(), rows->end(), [&](const StoreRow& r) { return r.name == name || r.identity == name; });
+  if (row == rows->end()) return Report(globals, {ErrorCode::kNotFound, "inspect: no store has the name or identity " + name});
   if (globals.format == Format::kJson) {
     Print(Json{{"store", ToJson(*row)}});
   } else {
@@ -121,7 +122,8 @@ void AddInspect(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand(
       "inspect", "Show one sequence with its blocks, or one store; exit code 1 if a block's checksum is wrong");
   auto what = std::make_shared<std::string>();
-  command->add_option("target", *what, "A sequence's number (see sequences) or a store's name (see stores)")->required();
+  command->add_option("target", *what, "A sequence's number (see sequences), or a store's name (see stores) or identity")
+      ->required();
   command->callback([&invocation, what] { invocation.exit_code = Inspect(invocation.globals, *what); });
 }
 

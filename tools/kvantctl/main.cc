@@ -46,6 +46,7 @@ int Run(int argc, char** argv) {
   AddInspect(app, invocation);
   AddCodecs(app, invocation);
   AddEvict(app, invocation);
+  AddDrop(app, invocation);
   AddBench(app, invocation);
 
   return ParseAndRun(app, argc, argv, invocation);

@@ -138,6 +138,9 @@ class KVANT_API Admin {
   Result<std::vector<SequenceRow>> Sequences();
   Result<SequenceDetail> Inspect(SequenceId id);
   Result<EvictReport> Evict(const EvictRequest& request);
+  /// Drops the store of that name, or of that identity in hexadecimal, with all its blocks; answers what went. kNotFound where
+  /// there is none, kUnavailable while sequences of it are open. Clients that have it open must open it again.
+  Result<EvictReport> Drop(const std::string& store);
 
  private:
   struct Impl;

@@ -28,7 +28,7 @@ enum class ErrorCode : std::uint16_t {
   kWrongThread = 15,       ///< A client and all it opened belong to the thread that connected.
   kSystem = 16,            ///< The operating system refused; the message carries the call and errno.
   kInternal = 17,          ///< A broken invariant of ours; please report it.
-  kUnavailable = 18,       ///< The daemon is ending and takes nothing new on; connect again when it is back.
+  kUnavailable = 18,       ///< Not now, and nothing was changed: the daemon is ending, or what is to be dropped is in use.
 };
 
 /// A failed outcome. The message names the operation, the object and the value.
