@@ -86,6 +86,7 @@ Result<void> Sequence::PrepareTail(const SequenceOptions& options) {
   }
   // With local placement the daemon hears of tokens a block at a time, so its steps are longer by up to a block. The tail is as
   // large with service placement: where the ring wraps decides the order of additions, and both placements give the same bits.
+  // The spare rows behind the ring are for one step.
   const std::uint64_t daemon_step = std::uint64_t{options.max_step_tokens} + spec.block_tokens;
   const std::uint64_t rows = daemon_step > UINT32_MAX ? UINT64_MAX
                                                       : quantizers::TailCapacity(spec.block_tokens, options.recent_tokens,
@@ -99,6 +100,7 @@ Result<void> Sequence::PrepareTail(const SequenceOptions& options) {
                   .kv_heads = spec.kv_heads,
                   .head_dim = spec.head_dim,
                   .capacity = static_cast<std::uint32_t>(rows),
+                  .spare = options.max_step_tokens,
                   .type = options.tail_type};
   auto memory = session().Allocate(tail_.layout.total_bytes(), "a tail of " + std::to_string(rows) + " tokens");
   if (!memory) return Error{memory.error().code, "open sequence: " + memory.error().message};
@@ -108,7 +110,7 @@ Result<void> Sequence::PrepareTail(const SequenceOptions& options) {
   layer_copied_.assign(spec.layers, false);
   finite_rows_.assign(spec.layers, 0);
   const char* const poison = std::getenv("KVANT_POISON_ROWS");
-  if (poison != nullptr && std::string_view(poison) == "1") poisoned_ = 0;
+  if (poison != nullptr && std::string_view(poison) == "1") poisoned_rows_ = 0;
   untold_.reserve(2 * std::size_t{spec.block_tokens} + options.max_step_tokens);
   return {};
 }
@@ -122,6 +124,7 @@ void Sequence::WriteOptions(wire::SequenceOptions::Builder to) const {
   tail.setArena(session().arena_id());
   tail.setElementType(wire::WriteElementType(options_.tail_type));
   tail.setCapacityTokens(tail_.layout.capacity);
+  tail.setSpareTokens(tail_.layout.spare);
   tail.setOffset(session().ArenaOffset(tail_memory_.data(), tail_memory_.bytes()).value_or(0));
 }
 
@@ -148,7 +151,7 @@ Result<void> Sequence::Adopt(wire::SequenceState::Reader state) {
                                            std::to_string(length) + " tokens and " + std::to_string(switched) + " blocks"});
   }
   progress_.Start(length, switched);
-  if (poisoned_) poisoned_ = length;  // rows behind it may be those of tokens that were dropped
+  if (poisoned_rows_) poisoned_rows_ = 0;
   if (!local()) return {};
   blocks_.resize(std::min<std::size_t>(blocks_.size(), state.getTable().getFirst()));
   payloads_.resize(blocks_.size());

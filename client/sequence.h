@@ -59,8 +59,10 @@ class Sequence {
     TensorView values;  ///< of layer 0
     std::size_t layer_stride_bytes = 0;
     std::size_t tokens = 0;
+    std::size_t layers = 0;
   };
   Result<Rows> Reserve(std::size_t tokens);
+  [[nodiscard]] std::size_t reservable() const noexcept;
   Result<void> Append(std::size_t layer, const ConstTensorView& keys, const ConstTensorView& values);
   /// Attention has found the first `rows` reserved rows of a layer finite.
   void RowsAreFinite(std::size_t layer, std::uint64_t rows) noexcept;
@@ -120,9 +122,9 @@ class Sequence {
   std::size_t reserved_layers_copied_ = 0;  ///< of the reserved rows, layers that Append filled
   std::vector<bool> layer_copied_;
   std::vector<std::uint64_t> finite_rows_;  ///< of each layer: so many reserved rows are known to be finite
-  std::optional<std::uint64_t>
-      poisoned_;               ///< KVANT_POISON_ROWS: rows below this position were poisoned when they were reserved
-  std::optional<Error> lost_;  ///< set when a call that changes the sequence had no answer
+  /// KVANT_POISON_ROWS: so many new rows behind the present length were poisoned when they were reserved.
+  std::optional<std::uint64_t> poisoned_rows_;
+  std::optional<Error> lost_;                                   ///< set when a call that changes the sequence had no answer
   kj::Own<Inflight<wire::Session::AdvanceResults>> advancing_;  ///< null if none is under way
   std::uint64_t told_length_ = 0;                               ///< tokens the daemon will have then
   std::optional<Error> seal_error_;                             ///< why a block could not be sealed, from the last answer

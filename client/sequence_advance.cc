@@ -6,6 +6,7 @@
 
 #include "client/sequence.h"
 #include "protocol/wire.h"
+#include "quantizers/sequence/rows.h"
 
 namespace kvant::client {
 
@@ -18,6 +19,7 @@ Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
   }
   if (auto good = CheckTokens(tokens, "advance"); !good) return good;
   if (auto finite = CheckUnseenRows(tokens.size()); !finite) return finite;
+  quantizers::FoldNewRows(tail_, length(), tokens.size());
   return local() ? AdvanceLocal(tokens) : AdvanceInService(tokens);
 }
 
@@ -27,6 +29,7 @@ void Sequence::Grow(std::uint64_t tokens) noexcept {
   counters.bytes_zero_copy +=
       2 * tail_.layout.kv_heads * tokens * tail_.layout.row_bytes() * (tail_.layout.layers - reserved_layers_copied_);
   progress_.Grow(tokens);
+  if (poisoned_rows_) poisoned_rows_ = 0;
   ForgetReserved();
 }
 

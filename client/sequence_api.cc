@@ -50,6 +50,8 @@ std::uint64_t Sequence::length() const noexcept { return state_ ? state_->length
 std::uint64_t Sequence::prefix_hit_tokens() const noexcept { return state_ ? state_->prefix_hit_tokens() : 0; }
 bool Sequence::read_only() const noexcept { return state_ && state_->read_only(); }
 
+std::size_t Sequence::reservable() const noexcept { return state_ ? state_->reservable() : 0; }
+
 Result<NewRows> Sequence::Reserve(std::size_t tokens) {
   return Guard("reserve", [&]() -> Result<NewRows> {
     auto entered = Enter(state_, "reserve");
@@ -61,6 +63,7 @@ Result<NewRows> Sequence::Reserve(std::size_t tokens) {
     result.first_values_ = rows->values;
     result.layer_stride_bytes_ = rows->layer_stride_bytes;
     result.tokens_ = rows->tokens;
+    result.layers_ = rows->layers;
     return result;
   });
 }

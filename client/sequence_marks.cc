@@ -42,7 +42,7 @@ Result<void> Sequence::Rewind(const Mark& mark) {
   if (local() && told_length_ == mark.length && progress_.FindMark(mark.length)) {
     untold_.clear();
     ForgetReserved();
-    if (poisoned_) poisoned_ = mark.length;
+    if (poisoned_rows_) poisoned_rows_ = 0;
     return progress_.Trim(mark.length);
   }
   if (auto settled = Settle("rewind"); !settled) return settled;

@@ -14,41 +14,48 @@ Error InvalidArgument(std::string message) { return {ErrorCode::kInvalidArgument
 
 }  // namespace
 
+std::size_t Sequence::reservable() const noexcept {
+  if (read_only_) return 0;
+  return std::min<std::size_t>(options_.max_step_tokens, tail_.layout.capacity - progress_.raw_tokens());
+}
+
 Result<Sequence::Rows> Sequence::Reserve(std::size_t tokens) {
   if (auto writable = Writable("reserve"); !writable) return writable.error();
   if (auto ready = Ready("reserve"); !ready) return ready.error();
   if (tokens == 0) return InvalidArgument("reserve: 0 tokens");
   const quantizers::TailLayout& layout = tail_.layout;
-  const std::uint64_t to_wrap = layout.capacity - length() % layout.capacity;
-  const std::uint64_t room = std::min(layout.capacity - progress_.raw_tokens(), to_wrap);
-  const std::uint64_t rows = std::min<std::uint64_t>({tokens, options_.max_step_tokens, room});
-  if (rows == 0) {
+  if (tokens > options_.max_step_tokens) {
+    return Error{ErrorCode::kOutOfRange, "reserve: " + std::to_string(tokens) +
+                                             " tokens, the sequence was opened for steps of at most " +
+                                             std::to_string(options_.max_step_tokens) + " (max_step_tokens)"};
+  }
+  if (tokens > reservable()) {
     return Error{ErrorCode::kTailFull,
-                 "reserve: all " + std::to_string(layout.capacity) + " rows of the tail hold tokens that are not sealed (" +
+                 "reserve: " + std::to_string(tokens) + " tokens, the tail has room for " + std::to_string(reservable()) +
+                     ": " + std::to_string(progress_.raw_tokens()) + " of its " + std::to_string(layout.capacity) +
+                     " rows hold tokens that are not sealed (" +
                      (seal_error_ ? seal_error_->message : std::string("a mark is held, or the store is full")) + ")"};
   }
-  if (rows != reserved_) {
+  if (tokens != reserved_) {
     ForgetReserved();
-    reserved_ = rows;
+    reserved_ = tokens;
   }
-  if (poisoned_) {
-    const std::uint64_t first = std::max(*poisoned_, length());
-    if (const std::uint64_t end = length() + rows; end > first) {
-      quantizers::PoisonRows(tail_, first, end - first);
-      poisoned_ = end;
-    }
+  if (poisoned_rows_ && *poisoned_rows_ < tokens) {
+    quantizers::PoisonNewRows(tail_, {.length = length(), .first = *poisoned_rows_, .count = tokens - *poisoned_rows_});
+    poisoned_rows_ = tokens;
   }
   Rows result;
-  result.tokens = rows;
+  result.tokens = tokens;
+  result.layers = layout.layers;
   result.layer_stride_bytes = layout.layer_bytes();
   const auto view = [&](std::uint64_t side) {
     return TensorView{tail_.Row(0, side, 0, length()),
                       layout.type,
-                      rows,
+                      tokens,
                       layout.kv_heads,
                       layout.head_dim,
                       layout.head_dim,
-                      std::size_t{layout.capacity} * layout.head_dim};
+                      static_cast<std::size_t>(layout.head_rows()) * layout.head_dim};
   };
   result.keys = view(0);
   result.values = view(1);
@@ -74,7 +81,7 @@ Result<void> Sequence::Append(std::size_t layer, const ConstTensorView& keys, co
     }
   }
   for (std::size_t side = 0; side < 2; ++side) {
-    auto written = quantizers::WriteRows(tail_, layer, side, length(), *sides[side]);
+    auto written = quantizers::WriteNewRows(tail_, layer, side, length(), *sides[side]);
     if (!written) return Error{written.error().code, "append: " + written.error().message};
   }
   session().counters().bytes_copied += 2 * layout.kv_heads * reserved_ * layout.row_bytes();
@@ -101,7 +108,8 @@ Result<void> Sequence::CheckUnseenRows(std::size_t tokens) const {
   for (std::size_t layer = 0; layer < finite_rows_.size(); ++layer) {
     const std::uint64_t seen = finite_rows_[layer];
     if (seen >= tokens) continue;
-    if (auto finite = quantizers::CheckRows(tail_, layer, length() + seen, tokens - seen); !finite) {
+    if (auto finite = quantizers::CheckNewRows(tail_, layer, {.length = length(), .first = seen, .count = tokens - seen});
+        !finite) {
       return Error{finite.error().code, "advance: " + finite.error().message};
     }
   }

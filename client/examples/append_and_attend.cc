@@ -2,6 +2,7 @@
 // work.
 //
 //   append_and_attend [unix:PATH]        (without an argument the daemon runs inside this process)
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -58,7 +59,8 @@ kvant::Result<void> Tour(const char* uri) {
 
     while (sequence->length() < kTokens) {
       const std::size_t length = sequence->length();
-      auto rows = sequence->Reserve(kTokens - length);  // rows in shared memory: written in place, never copied
+      const std::size_t step = std::min<std::size_t>(kTokens - length, options.max_step_tokens);
+      auto rows = sequence->Reserve(step);  // rows in shared memory: written in place, never copied
       if (!rows) return rows.error();
       FillRows(rows->Keys(0), length);
       FillRows(rows->Values(0), length);

@@ -109,11 +109,12 @@ Result<TailView> CheckTail(const std::shared_ptr<const Arena>& arena, const Tail
                  .kv_heads = store.kv_heads,
                  .head_dim = store.head_dim,
                  .capacity = place.capacity_tokens,
+                 .spare = place.spare_tokens,
                  .type = place.type};
-  // 2^10 layers, 2 sides, 2^10 heads, 2^32 rows of 2^12 bytes: one bit more than 64.
-  const Wide bytes = Wide{store.layers} * 2 * store.kv_heads * place.capacity_tokens * tail.layout.row_bytes();
+  // 2^10 layers, 2 sides, 2^10 heads, 2^33 rows of 2^12 bytes: two bits more than 64.
+  const Wide bytes = Wide{store.layers} * 2 * store.kv_heads * tail.layout.head_rows() * tail.layout.row_bytes();
   if (bytes == 0 || bytes > arena->bytes()) {
-    return Error{ErrorCode::kOutOfRange, "tail: " + std::to_string(place.capacity_tokens) + " tokens of " + Decimal(bytes) +
+    return Error{ErrorCode::kOutOfRange, "tail: " + std::to_string(tail.layout.head_rows()) + " tokens of " + Decimal(bytes) +
                                              " bytes do not fit the arena's " + std::to_string(arena->bytes())};
   }
   auto base = arena->CheckRange("tail", place.offset, static_cast<std::uint64_t>(bytes), kTailAlignment);

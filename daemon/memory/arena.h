@@ -34,6 +34,7 @@ struct TailPlace {
   std::uint64_t offset = 0;
   ElementType type = ElementType::kF32;
   std::uint32_t capacity_tokens = 0;
+  std::uint32_t spare_tokens = 0;
 };
 
 /// Shared: the session owns it, and encode jobs and tails on workers keep the mapping while they read from it.

@@ -73,7 +73,10 @@ Result<NewSequence> ReadOptions(wire::SequenceOptions::Reader from) {
   auto type = wire::ReadElementType(tail.getElementType());
   if (!type) return Error{type.error().code, "tail: " + type.error().message};
   options.arena = tail.getArena();
-  options.tail = {.offset = tail.getOffset(), .type = *type, .capacity_tokens = tail.getCapacityTokens()};
+  options.tail = {.offset = tail.getOffset(),
+                  .type = *type,
+                  .capacity_tokens = tail.getCapacityTokens(),
+                  .spare_tokens = tail.getSpareTokens()};
   options.recent_tokens = from.getRecentTokens();
   options.max_step_tokens = from.getMaxStepTokens();
   options.label = StringOf(from.getLabel());

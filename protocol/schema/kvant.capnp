@@ -12,7 +12,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("kvant::wire");
 
-const protocolVersion :UInt32 = 7;
+const protocolVersion :UInt32 = 8;
 # Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
 
 const maxFdsPerMessage :UInt32 = 8;
@@ -223,14 +223,17 @@ enum Placement {
 }
 
 struct Tail {
-  # Where the newest rows lie: a ring [layer][K, V][kv_head][capacityTokens][head_dim] of elementType in an arena, 64-byte
-  # aligned. The row of position p is p % capacityTokens. The client writes rows there, then makes
-  # them visible with `advance`; rows at positions >= the sequence's length are the client's to write, those below are not.
+  # Where the newest rows lie: [layer][K, V][kv_head][capacityTokens + spareTokens][head_dim] of elementType in an arena,
+  # 64-byte aligned; the first capacityTokens rows of a head are a ring, in which the row of position p is p % capacityTokens.
+  # The client writes rows there, then makes them visible with `advance`; rows at positions >= the sequence's length are the
+  # client's to write, those below are not. For `attend` the new rows are adjacent: they begin at row length % capacityTokens
+  # and go on into the spare rows where the ring ends. For `advance` they lie in the ring.
   # capacityTokens: a multiple of blockTokens, at least recentTokens + blockTokens/4 + blockTokens + maxStepTokens.
   arena @0 :UInt32;
   elementType @1 :ElementType;
   capacityTokens @2 :UInt32;
   offset @3 :UInt64;
+  spareTokens @4 :UInt32;
 }
 
 struct SequenceOptions {

@@ -1,5 +1,9 @@
-// Where the raw rows of a sequence's tail lie in the client's arena: a ring of rows per layer, side and KV head,
-// [layer][keys, values][kv_head][capacity][head_dim]. The row of position p is p % capacity.
+// Where the raw rows of a sequence's tail lie in the client's arena: a ring of rows per layer, side and KV head, and behind it
+// spare rows, [layer][keys, values][kv_head][capacity + spare][head_dim]. The row of position p is p % capacity.
+//
+// The rows of a step that are not part of the sequence yet are adjacent, because an engine writes them as one tensor: they
+// begin where the sequence's length falls in the ring and run on into the spare rows where the ring ends. Before they become
+// part of the sequence, those in spare rows move to where the ring begins (FoldNewRows).
 #pragma once
 
 #include <array>
@@ -27,11 +31,13 @@ struct TailLayout {
   std::uint32_t kv_heads = 0;
   std::uint32_t head_dim = 0;
   std::uint32_t capacity = 0;  ///< rows; a multiple of the store's block_tokens
+  std::uint32_t spare = 0;     ///< rows behind the ring
   ElementType type = ElementType::kF16;
 
   [[nodiscard]] constexpr std::uint64_t row_bytes() const noexcept { return head_dim * std::uint64_t{ElementBytes(type)}; }
-  /// Between the first rows of adjacent heads.
-  [[nodiscard]] constexpr std::uint64_t head_bytes() const noexcept { return capacity * row_bytes(); }
+  /// Between the first rows of adjacent heads: in rows, and in bytes.
+  [[nodiscard]] constexpr std::uint64_t head_rows() const noexcept { return std::uint64_t{capacity} + spare; }
+  [[nodiscard]] constexpr std::uint64_t head_bytes() const noexcept { return head_rows() * row_bytes(); }
   /// Between the keys and the values of a layer.
   [[nodiscard]] constexpr std::uint64_t side_bytes() const noexcept { return kv_heads * head_bytes(); }
   [[nodiscard]] constexpr std::uint64_t layer_bytes() const noexcept { return 2 * side_bytes(); }
@@ -42,7 +48,12 @@ struct TailLayout {
     return layer * layer_bytes() + side * side_bytes() + head * head_bytes();
   }
 
-  /// Requires: count <= capacity.
+  /// Most new rows behind `length` tokens that are adjacent, whether or not other rows lie there.
+  [[nodiscard]] constexpr std::uint64_t AdjacentRows(std::uint64_t length) const noexcept {
+    return head_rows() - length % capacity;
+  }
+
+  /// Rows of tokens that are part of the sequence. Requires: count <= capacity.
   [[nodiscard]] constexpr RowRuns Runs(std::uint64_t first_position, std::uint64_t count) const noexcept {
     const std::uint64_t row = first_position % capacity;
     const std::uint64_t before_wrap = count < capacity - row ? count : capacity - row;
@@ -62,6 +73,11 @@ struct Tail {
   }
   [[nodiscard]] std::byte* Row(std::size_t layer, std::size_t side, std::size_t head, std::uint64_t position) const noexcept {
     return Ring(layer, side, head) + position % layout.capacity * layout.row_bytes();
+  }
+  /// Row `index` of the new ones behind `length` tokens. Requires: index < layout.AdjacentRows(length).
+  [[nodiscard]] std::byte* NewRow(std::size_t layer, std::size_t side, std::size_t head, std::uint64_t length,
+                                  std::uint64_t index) const noexcept {
+    return Ring(layer, side, head) + (length % layout.capacity + index) * layout.row_bytes();
   }
 };
 

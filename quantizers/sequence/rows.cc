@@ -51,34 +51,64 @@ Error Refused(std::size_t layer, std::size_t side, std::size_t head, std::uint64
 
 }  // namespace
 
-Result<void> CheckRows(const Tail& tail, std::size_t layer, std::uint64_t first, std::uint64_t count) {
+Result<void> CheckNewRows(const Tail& tail, std::size_t layer, const NewRowRange& range) {
   const TailLayout& layout = tail.layout;
   std::array<float, kMaxHeadDim> widened;
   for (std::size_t side = 0; side < 2; ++side) {
     for (std::size_t head = 0; head < layout.kv_heads; ++head) {
-      for (const RowRun& run : layout.Runs(first, count)) {
-        const std::byte* row = tail.Ring(layer, side, head) + run.first_row * layout.row_bytes();
-        for (std::uint64_t i = 0; i < run.count; ++i, row += layout.row_bytes()) {
-          const float magnitude = kernels::LoadRow(row, layout.type, layout.head_dim, widened.data());
-          if (magnitude <= FLT_MAX) continue;
-          Error error = Refused(layer, side, head, run.first_position + i, magnitude, layout.type);
-          if (HoldsPoison(row, layout.type, layout.head_dim)) error.message += ": it was reserved but not (wholly) written";
-          return error;
-        }
+      const std::byte* row = tail.NewRow(layer, side, head, range.length, range.first);
+      for (std::uint64_t i = 0; i < range.count; ++i, row += layout.row_bytes()) {
+        const float magnitude = kernels::LoadRow(row, layout.type, layout.head_dim, widened.data());
+        if (magnitude <= FLT_MAX) continue;
+        Error error = Refused(layer, side, head, range.length + range.first + i, magnitude, layout.type);
+        if (HoldsPoison(row, layout.type, layout.head_dim)) error.message += ": it was reserved but not (wholly) written";
+        return error;
       }
     }
   }
   return {};
 }
 
-void PoisonRows(const Tail& tail, std::uint64_t first, std::uint64_t count) noexcept {
+void PoisonNewRows(const Tail& tail, const NewRowRange& range) noexcept {
   const TailLayout& layout = tail.layout;
   for (std::size_t layer = 0; layer < layout.layers; ++layer) {
     for (std::size_t side = 0; side < 2; ++side) {
       for (std::size_t head = 0; head < layout.kv_heads; ++head) {
-        for (std::uint64_t position = first; position < first + count; ++position) {
-          Poison(tail.Row(layer, side, head, position), layout.type, layout.head_dim);
+        for (std::uint64_t i = range.first; i < range.first + range.count; ++i) {
+          Poison(tail.NewRow(layer, side, head, range.length, i), layout.type, layout.head_dim);
         }
+      }
+    }
+  }
+}
+
+Result<void> WriteNewRows(const Tail& to, std::size_t layer, std::size_t side, std::uint64_t length,
+                          const ConstTensorView& rows) {
+  const TailLayout& layout = to.layout;
+  const float largest = kernels::LargestStorable(layout.type);
+  for (std::size_t head = 0; head < layout.kv_heads; ++head) {
+    const RowsView of_head = rows.Head(head);
+    const auto* from = static_cast<const std::byte*>(of_head.data);
+    std::byte* row = to.NewRow(layer, side, head, length, 0);
+    for (std::size_t i = 0; i < of_head.count; ++i) {
+      const float magnitude = kernels::CopyRow(from, of_head.type, of_head.dim, layout.type, row);
+      if (!(magnitude <= largest)) return Refused(layer, side, head, length + i, magnitude, layout.type);
+      from += of_head.stride * ElementBytes(of_head.type);
+      row += layout.row_bytes();
+    }
+  }
+  return {};
+}
+
+void FoldNewRows(const Tail& tail, std::uint64_t length, std::uint64_t count) noexcept {
+  const TailLayout& layout = tail.layout;
+  const std::uint64_t in_ring = layout.capacity - length % layout.capacity;
+  if (count <= in_ring) return;
+  for (std::size_t layer = 0; layer < layout.layers; ++layer) {
+    for (std::size_t side = 0; side < 2; ++side) {
+      for (std::size_t head = 0; head < layout.kv_heads; ++head) {
+        std::memcpy(tail.Ring(layer, side, head), tail.NewRow(layer, side, head, length, in_ring),
+                    (count - in_ring) * layout.row_bytes());
       }
     }
   }
@@ -92,13 +122,6 @@ Result<void> WriteRows(const Tail& to, std::size_t layer, std::size_t side, std:
   for (std::size_t i = 0; i < rows.count; ++i, from += rows.stride * ElementBytes(rows.type)) {
     const float magnitude = kernels::CopyRow(from, rows.type, rows.dim, layout.type, to.Row(layer, side, head, first + i));
     if (!(magnitude <= largest)) return Refused(layer, side, head, first + i, magnitude, layout.type);
-  }
-  return {};
-}
-
-Result<void> WriteRows(const Tail& to, std::size_t layer, std::size_t side, std::uint64_t first, const ConstTensorView& rows) {
-  for (std::size_t head = 0; head < to.layout.kv_heads; ++head) {
-    if (auto written = WriteRows(to, layer, side, head, first, rows.Head(head)); !written) return written;
   }
   return {};
 }

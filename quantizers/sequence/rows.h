@@ -14,23 +14,34 @@
 
 namespace kvant::quantizers {
 
-/// Refuses NaN and infinity in the keys and values of positions [first, first + count) of one layer. Requires: count <=
-/// capacity.
-[[nodiscard]] Result<void> CheckRows(const Tail& tail, std::size_t layer, std::uint64_t first, std::uint64_t count);
+/// New rows behind a sequence's length (ring.h): those at positions [length + first, length + first + count).
+struct NewRowRange {
+  std::uint64_t length = 0;
+  std::uint64_t first = 0;
+  std::uint64_t count = 0;
+};
 
-/// Fills positions [first, first + count) of all layers with a NaN of its own kind, by which CheckRows tells a row that was not
-/// written since. Requires: count <= capacity.
-void PoisonRows(const Tail& tail, std::uint64_t first, std::uint64_t count) noexcept;
+// For the next four, Requires: first + count <= layout.AdjacentRows(length).
+
+/// Refuses NaN and infinity in the keys and values of new rows of one layer.
+[[nodiscard]] Result<void> CheckNewRows(const Tail& tail, std::size_t layer, const NewRowRange& range);
+
+/// Fills new rows of all layers with a NaN of its own kind, by which CheckNewRows tells a row that was not written since.
+void PoisonNewRows(const Tail& tail, const NewRowRange& range) noexcept;
+
+/// Copies `rows`, [tokens, kv_heads, head_dim], to the first new rows of one layer and side, converting the element type. After
+/// an error those rows are garbage.
+[[nodiscard]] Result<void> WriteNewRows(const Tail& to, std::size_t layer, std::size_t side, std::uint64_t length,
+                                        const ConstTensorView& rows);
+
+/// Moves those of the first `count` new rows that lie behind the ring to its beginning. Requires: no row that counts is there.
+void FoldNewRows(const Tail& tail, std::uint64_t length, std::uint64_t count) noexcept;
 
 /// Copies one head's rows to positions [first, first + rows.count), converting the element type. After an error the target's
 /// rows are garbage: call this for rows beyond the sequence's length only. Requires: rows.dim == head_dim, rows.count <=
 /// capacity.
 [[nodiscard]] Result<void> WriteRows(const Tail& to, std::size_t layer, std::size_t side, std::size_t head, std::uint64_t first,
                                      const RowsView& rows);
-
-/// The same for all heads: `rows` is [tokens, kv_heads, head_dim].
-[[nodiscard]] Result<void> WriteRows(const Tail& to, std::size_t layer, std::size_t side, std::uint64_t first,
-                                     const ConstTensorView& rows);
 
 /// Copies positions [first, first + count) of all layers and heads from one tail into another; returns the bytes written.
 /// Requires: same shape, count <= both capacities.

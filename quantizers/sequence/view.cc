@@ -28,8 +28,9 @@ Result<void> CheckQueries(const CachedSequence& sequence, const AttendRequest& r
 }
 
 /// Names the operation.
-Result<void> CheckNewRows(const CachedSequence& sequence, const AttendRequest& request) {
-  auto finite = CheckRows(sequence.tail, request.layer, sequence.length, request.new_rows);
+Result<void> CheckFinite(const CachedSequence& sequence, const AttendRequest& request) {
+  auto finite = quantizers::CheckNewRows(sequence.tail, request.layer,
+                                         {.length = sequence.length, .first = 0, .count = request.new_rows});
   if (!finite) return Error{finite.error().code, "attend: " + finite.error().message};
   return {};
 }
@@ -52,16 +53,27 @@ LayerView ViewLayer(const CachedSequence& sequence, std::uint32_t block_tokens, 
   }
   const TailLayout& layout = sequence.tail.layout;
   const std::uint64_t first = sequence.blocks.size() * std::uint64_t{block_tokens};
-  for (const RowRun& run : layout.Runs(first, sequence.length - first + new_rows)) {
-    if (run.count == 0) continue;
+  const auto add = [&](const RowRun& run) {
     const std::uint64_t offset = run.first_row * layout.row_bytes();
     view.raw[view.raw_count++] = {.keys = sequence.tail.Ring(layer, 0, 0) + offset,
                                   .values = sequence.tail.Ring(layer, 1, 0) + offset,
                                   .type = layout.type,
-                                  .head_stride = std::size_t{layout.capacity} * layout.head_dim,
+                                  .head_stride = static_cast<std::size_t>(layout.head_rows()) * layout.head_dim,
                                   .row_stride = layout.head_dim,
                                   .first_position = run.first_position,
                                   .count = static_cast<std::size_t>(run.count)};
+  };
+  const RowRuns runs = layout.Runs(first, sequence.length - first);
+  // The new rows follow the last row, unless that one is the ring's last: then they begin where the ring does.
+  RowRun last = runs[1].count > 0 ? runs[1] : runs[0];
+  const std::uint64_t new_row = sequence.length % layout.capacity;
+  if (runs[1].count > 0) add(runs[0]);
+  if (last.count > 0 && new_row != 0) {
+    last.count += new_rows;
+    add(last);
+  } else {
+    if (last.count > 0) add(last);
+    if (new_rows > 0) add({.first_position = sequence.length, .first_row = new_row, .count = new_rows});
   }
   return view;
 }
@@ -79,6 +91,11 @@ Result<AttendItem> MakeItem(const Plan& plan, const CachedSequence& sequence, co
     return Error{ErrorCode::kTailFull, "attend: " + std::to_string(request.new_rows) + " new rows, the tail has room for " +
                                            std::to_string(free_rows)};
   }
+  if (const std::uint64_t adjacent = sequence.tail.layout.AdjacentRows(sequence.length); request.new_rows > adjacent) {
+    return Error{ErrorCode::kOutOfRange, "attend: " + std::to_string(request.new_rows) + " new rows, " +
+                                             std::to_string(adjacent) + " are adjacent in the tail (" +
+                                             std::to_string(sequence.tail.layout.spare) + " spare)"};
+  }
   view = ViewLayer(sequence, spec.block_tokens, request.layer, request.new_rows);
   // A probe stands at the sequence's length but has no row there: it sees what the last token sees, less the oldest of its
   // window.
@@ -95,7 +112,7 @@ Result<AttendItem> MakeItem(const Plan& plan, const CachedSequence& sequence, co
                 .window = request.window == 0 ? 0 : request.window - behind,
                 .not_finite = &view.not_finite}};
   if (auto good = CheckItem(item); !good) return good.error();
-  if (auto finite = CheckNewRows(sequence, request); !finite) return finite.error();
+  if (auto finite = CheckFinite(sequence, request); !finite) return finite.error();
   return item;
 }
 

@@ -59,9 +59,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   spec.head_dim = input.Take<std::uint32_t>() % 1025;
   const daemon::TailPlace tail{.offset = input.Take<std::uint64_t>(),
                                .type = static_cast<ElementType>(input.Take<std::uint8_t>() % 3),
-                               .capacity_tokens = input.Take<std::uint32_t>()};
+                               .capacity_tokens = input.Take<std::uint32_t>(),
+                               .spare_tokens = input.Take<std::uint32_t>()};
   const auto view = daemon::CheckTail(arena, tail, spec);
-  const Wide ring = Wide{spec.layers} * 2 * spec.kv_heads * spec.head_dim * tail.capacity_tokens * ElementBytes(tail.type);
+  const Wide ring = Wide{spec.layers} * 2 * spec.kv_heads * spec.head_dim * (Wide{tail.capacity_tokens} + tail.spare_tokens) *
+                    ElementBytes(tail.type);
   const bool fits = ring != 0 && tail.offset % 64 == 0 && Inside(tail.offset, Wide{tail.offset} + ring);
   fuzz::Expect(view.has_value() == fits, "CheckTail differs from the reference");
   return 0;

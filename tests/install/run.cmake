@@ -1,5 +1,5 @@
 # Installs the build into an empty prefix, moves that elsewhere, and uses it from a project outside the tree: once through
-# find_package, once through pkg-config. Runs as `cmake -D BUILD=... -D SOURCE=... -D WORK=... -D LIBDIR=... -P run.cmake`.
+# find_package, once through pkg-config. Runs as `cmake -D BUILD=... -D SOURCE=... -D EXAMPLES=... -D WORK=... -D LIBDIR=... -D C=... -D CXX=... -P run.cmake`.
 function(must)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
   string(JOIN " " command ${ARGN})
@@ -28,6 +28,13 @@ must(${CXX} -std=c++20 -O1 ${WORK}/consumer/main.cc -o ${WORK}/by_pkg_config ${f
 set(ENV{LD_LIBRARY_PATH} ${WORK}/prefix/${LIBDIR})
 must(${WORK}/by_pkg_config)
 message(STATUS "pkg-config: ${output}")
+must(${C} -std=c11 -Wall -Wextra -Werror -O1 ${EXAMPLES}/append_and_attend.c -o ${WORK}/in_c ${flags} -lm)
+must(${WORK}/in_c)
+message(STATUS "C: ${output}")
+must(nm -D --defined-only ${WORK}/prefix/${LIBDIR}/libkvant_client.so)
+if(NOT output MATCHES " kvant_client_connect@@KVANT_C_1")
+  message(FATAL_ERROR "kvant_client_connect has no version in libkvant_client.so")
+endif()
 set(ENV{LD_LIBRARY_PATH})
 
 foreach(program kvantd kvantctl kvant-generate)

@@ -1,5 +1,6 @@
 #include "tools/bench/step_latency_engine.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -117,7 +118,7 @@ void WriteRows(const NewRows& rows, std::size_t layer, std::uint64_t first_token
 Result<void> Feed(Sequence& sequence, const StepShape& shape, std::span<const TokenId> tokens) {
   while (sequence.length() < tokens.size()) {
     const std::uint64_t length = sequence.length();
-    auto rows = sequence.Reserve(tokens.size() - length);
+    auto rows = sequence.Reserve(std::clamp<std::size_t>(sequence.reservable(), 1, tokens.size() - length));
     if (!rows) return rows.error();
     for (std::size_t layer = 0; layer < shape.layers; ++layer) WriteRows(*rows, layer, length);
     if (auto advanced = sequence.Advance(tokens.subspan(length, rows->tokens())); !advanced) return advanced;
@@ -165,7 +166,8 @@ Result<std::unique_ptr<PreparedAttention>> PreparedAttention::Make(const StoreSp
   const TensorView keys = reserved.Keys(0);
   const TensorView values = reserved.Values(0);
   quantizers::TailLayout layout{.layers = spec.layers, .kv_heads = spec.kv_heads, .head_dim = spec.head_dim};
-  layout.capacity = static_cast<std::uint32_t>(keys.head_stride / spec.head_dim);
+  layout.spare = kMaxStepTokens;
+  layout.capacity = static_cast<std::uint32_t>(keys.head_stride / spec.head_dim) - layout.spare;
   layout.type = keys.type;
   if (switched > 0 && spec.sink_tokens > 0) {
     const std::size_t head = std::size_t{spec.sink_tokens} * spec.head_dim;

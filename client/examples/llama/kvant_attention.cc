@@ -1,5 +1,6 @@
 #include "client/examples/llama/kvant_attention.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace kvant::examples {
@@ -15,7 +16,9 @@ Result<std::unique_ptr<KvantAttention>> KvantAttention::Make(Client& client, Seq
 }
 
 Result<std::size_t> KvantAttention::Begin(std::size_t tokens) {
-  Result<NewRows> rows = sequence_.Reserve(std::min(tokens, queries_.view().tokens));
+  // A full tail shall say why: ask for one row at least.
+  const std::size_t most = std::max<std::size_t>(sequence_.reservable(), 1);
+  Result<NewRows> rows = sequence_.Reserve(std::min({tokens, queries_.view().tokens, most}));
   if (!rows) return rows.error();
   rows_ = *rows;
   return rows_->tokens();

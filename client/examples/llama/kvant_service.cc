@@ -18,7 +18,8 @@ constexpr std::size_t kMaxArtifactBytes = std::size_t{1} << 28;  // as the daemo
 
 /// Address space for the tail of one sequence, a fork of it, queries, outputs and the artifact.
 std::size_t ArenaBytes(const Config& config, const ServiceOptions& options, const StoreSpec& spec) {
-  const std::size_t rows = std::size_t{2} * options.block_tokens + options.recent_tokens + options.max_step_tokens;
+  const std::size_t rows =
+      std::size_t{3} * options.block_tokens + options.recent_tokens + 2 * std::size_t{options.max_step_tokens};
   const std::size_t tail = config.layers * 2 * config.kv_width() * rows * sizeof(float);
   const std::size_t step = 2 * options.max_step_tokens * config.q_width() * sizeof(float);
   const std::size_t needed = 2 * (tail + step) + spec.plan.artifact.size() + (std::size_t{32} << 20);

@@ -105,7 +105,7 @@ struct SequenceOptions {
   Placement placement = Placement::kService;
   /// Newest tokens that stay raw. A block is encoded once all its tokens are older than these.
   std::uint32_t recent_tokens = 64;
-  /// Most tokens one Reserve can give; with recent_tokens and block_tokens it sizes the tail.
+  /// Most tokens of one step (Reserve); with recent_tokens and block_tokens it sizes the tail, which has room for two of them.
   std::uint32_t max_step_tokens = 512;
   ElementType tail_type = ElementType::kF16;  ///< element type of raw rows
   std::string label{};                        ///< shown to operators
@@ -159,6 +159,7 @@ struct AttendArgs {
 class KVANT_API NewRows {
  public:
   [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
+  [[nodiscard]] std::size_t layers() const noexcept { return layers_; }
   /// [tokens, kv_heads, head_dim] of SequenceOptions::tail_type; heads are far apart, tokens adjacent. Keys are written after
   /// RoPE, or before it where StoreSpec::key_stage says so: kvant cannot tell the two apart. Queries always come after RoPE.
   [[nodiscard]] TensorView Keys(std::size_t layer) const noexcept;
@@ -170,6 +171,7 @@ class KVANT_API NewRows {
   TensorView first_values_;
   std::size_t layer_stride_bytes_ = 0;
   std::size_t tokens_ = 0;
+  std::size_t layers_ = 0;
 };
 
 /// A point a sequence can be rewound to exactly. Valid until released, rewound past, or the sequence ends.
@@ -189,9 +191,13 @@ class KVANT_API Sequence {
   [[nodiscard]] std::uint64_t prefix_hit_tokens() const noexcept;  ///< of those, found already sealed at Open
   [[nodiscard]] bool read_only() const noexcept;                   ///< opened with Store::Read
 
-  /// Rows for the next tokens: at least 1 and at most `tokens`, fewer where the tail's ring wraps or max_step_tokens ends.
-  /// Reserving again before Advance gives the same rows. kTailFull if there is no room.
+  /// Rows for exactly the next `tokens` tokens, of every layer. Reserving again before Advance gives the same rows, from the
+  /// first one on. kOutOfRange for more than max_step_tokens; kTailFull where the tail has no room for so many now: its rows
+  /// hold tokens that could not be sealed.
   Result<NewRows> Reserve(std::size_t tokens);
+  /// The most tokens that Reserve gives now: max_step_tokens, unless a held mark or a full store keeps blocks from being
+  /// sealed. Never less than one step of max_step_tokens otherwise.
+  [[nodiscard]] std::size_t reservable() const noexcept;
 
   /// Copies keys and values [tokens, kv_heads, head_dim] of the reserved tokens into their rows, from any memory, element type
   /// and strides. One copy (counted). kNotFinite if a number is NaN, infinite or overflows the tail's type.

@@ -2,6 +2,7 @@
 // copies. The tokens of one long sequence are appended in place, then single steps are watched.
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <chrono>
 #include <cmath>
@@ -62,7 +63,7 @@ class Conversation {
   /// Appends `tokens` without asking anything.
   Result<void> Fill(std::size_t tokens) {
     for (std::size_t done = 0; done < tokens;) {
-      auto rows = sequence_.Reserve(tokens - done);
+      auto rows = sequence_.Reserve(std::clamp<std::size_t>(sequence_.reservable(), 1, tokens - done));
       if (!rows) return rows.error();
       for (std::size_t layer = 0; layer < size_.layers; ++layer) Write(*rows, layer);
       std::vector<TokenId> ids(rows->tokens());
