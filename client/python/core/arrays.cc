@@ -55,7 +55,7 @@ nb::object MakeArray(const TensorView& view, nb::handle owner) {
   const std::size_t shape[3] = {view.tokens, view.heads, view.dim};
   const std::int64_t strides[3] = {static_cast<std::int64_t>(view.token_stride), static_cast<std::int64_t>(view.head_stride),
                                    1};
-  return nb::cast(nb::ndarray<>(view.data, 3, shape, owner, strides, TypeOf(view.type)));
+  return nb::cast(nb::ndarray<nb::array_api>(view.data, 3, shape, owner, strides, TypeOf(view.type)));
 }
 
 std::vector<TokenId> Tokens(nb::handle tokens) {
