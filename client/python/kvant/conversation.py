@@ -1,0 +1,104 @@
+"""One sequence that an engine fills layer by layer: what the adapters of all engines share."""
+
+from kvant._core import InvalidArgumentError, UnsupportedError
+
+
+class Conversation:
+    """A sequence of a store and the forward pass that is in work on it.
+
+    An engine says which tokens its next pass computes (begin), then calls step for each attention layer in order; after the last
+    layer the tokens are part of the sequence. A pass that ends early leaves nothing behind: the next one begins with layer 0.
+    """
+
+    def __init__(self, store, layers, *, block_tokens, tokens=(), placement="local", recent_tokens=64, max_step_tokens=512, tail="f16", label=""):
+        self._store = store
+        self._layers = layers
+        self._options = {"placement": placement, "recent_tokens": recent_tokens, "tail": tail, "label": label}
+        self._block_tokens = block_tokens
+        self._max_step = max_step_tokens
+        self._sequence = store.open(tokens, max_step_tokens=max_step_tokens, **self._options)
+        self._pending = None
+        self._next_layer = 0
+        self.cached_tokens = self._sequence.cached_tokens
+
+    @property
+    def sequence(self):
+        return self._sequence
+
+    @property
+    def length(self):
+        return self._sequence.length
+
+    @property
+    def nbytes(self):
+        """Bytes of this conversation's sealed blocks, shared ones included, and of its newest rows."""
+        info, tail = self._store.info, 4 if self._options["tail"] == "f32" else 2
+        sealed = max(0, self.length - self._options["recent_tokens"]) // self._block_tokens
+        raw = self.length - sealed * self._block_tokens
+        return sealed * info["block_bytes"] + raw * info["logical_block_bytes"] // self._block_tokens * tail // 2
+
+    @property
+    def layers(self):
+        return self._layers
+
+    def begin(self, tokens):
+        """The ids of the tokens that the next forward pass computes."""
+        self._pending = list(tokens)
+
+    def step(self, layer, keys, values, q, out, scale, **style):
+        """Keys and values [tokens, kv_heads, head_dim] of one layer become rows, and q's attention goes to out. `style`: window, softcap,
+        sink_logits as kvant.Sequence.step."""
+        if layer == 0:
+            self._start(keys.shape[0])
+        elif layer != self._next_layer:
+            raise InvalidArgumentError(f"attention: layer {layer} after layer {self._next_layer - 1}; layers come in order")
+        self._next_layer = layer + 1
+        self._sequence.step(layer, keys, values, q, out, scale, **style)
+        if self._next_layer == self._layers:
+            tokens, self._pending, self._next_layer = self._pending, None, 0
+            self._sequence.advance(tokens)
+
+    def _start(self, tokens):
+        if self._pending is None:
+            raise InvalidArgumentError(
+                "attention: the token ids of this forward pass are unknown. kvant shares keys and values by the tokens they come from: "
+                "attach the adapter to the model (it reads the ids) or call begin()"
+            )
+        if len(self._pending) != tokens:
+            raise InvalidArgumentError(f"attention: {tokens} tokens in the pass, {len(self._pending)} ids were given")
+        if tokens > self._max_step:
+            self._grow(tokens)
+        self._sequence.reserve(tokens)
+
+    def _grow(self, tokens):
+        """Moves to a tail for longer steps."""
+        self._max_step = 1 << (tokens - 1).bit_length()
+        old = self._sequence
+        self._sequence = self._store.fork(old.id, max_step_tokens=self._max_step, **self._options)
+        old.close()
+
+    def trim(self, tokens):
+        """Drops `tokens` from the end, or all there are; returns how many."""
+        self._pending, self._next_layer = None, 0
+        dropped = min(tokens, self.length)
+        if dropped:
+            self._sequence.trim(self.length - dropped)
+        return dropped
+
+    def fork(self, length=None):
+        """A copy-on-write copy at `length` tokens (all of them)."""
+        if self._next_layer:
+            raise UnsupportedError("fork: a forward pass is in work")
+        copy = object.__new__(Conversation)
+        copy.__dict__.update(self.__dict__)
+        copy._pending = None
+        copy._sequence = self._sequence.fork(length)
+        return copy
+
+    def rewind(self, mark):
+        """Back to a mark of the sequence's, exactly."""
+        self._pending, self._next_layer = None, 0
+        self._sequence.rewind(mark)
+
+    def close(self):
+        self._sequence.close()
