@@ -14,9 +14,7 @@
 
 #include <hwy/highway.h>
 
-#include "kernels/bytes/attend.h"
-#include "kernels/int8/int16_rows.h"
-#include "kernels/int8/layout.h"
+#include "kernels/int8/int8.h"
 #include "kernels/machine/amx-inl.h"
 #include "kernels/machine/prefetch.h"
 #include "kernels/ufloat16-inl.h"
@@ -27,17 +25,15 @@ HWY_BEFORE_NAMESPACE();
 namespace kvant::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Numbers of a row of integers: dims of a query, tokens of weights.
-inline constexpr std::size_t kMaxPlaneRow = 256;
-
+/// `row`: numbers of a row of integers: dims of a query, tokens of weights.
 HWY_INLINE bool Int8UsesTiles(std::size_t queries, std::size_t row) {
-  return queries >= kLeastTileQueries && row % 64 == 0 && row <= kMaxPlaneRow && UsesTiles();
+  return queries >= kLeastTileQueries && row % 64 == 0 && row <= kMaxTileDim && UsesTiles();
 }
 
 /// Up to 16 rows of `length` integers, their fours in order again.
 struct Planes {
-  alignas(64) std::int8_t high[kTileRows * kMaxPlaneRow];
-  alignas(64) std::int8_t low[kTileRows * kMaxPlaneRow];
+  alignas(64) std::int8_t high[kTileRows * kMaxTileDim];
+  alignas(64) std::int8_t low[kTileRows * kMaxTileDim];
 
   HWY_INLINE void Split(const std::int16_t* HWY_RESTRICT integers, std::size_t rows, std::size_t length) {
     const hn::FixedTag<std::int16_t, 32> d16;
@@ -92,15 +88,22 @@ struct PlaneSums {
   }
 };
 
-/// As ScoreInt8. Requires: Int8UsesTiles(n, dim), whole pairs of tiles of tokens.
-HWY_INLINE void ScoreInt8Tiles(const Int16Row* queries, const std::int16_t* integers, std::size_t n, const std::byte* codes,
-                               const std::uint16_t* scales, std::size_t tokens, std::size_t dim, float* logits,
-                               std::size_t stride, const std::byte* next, std::size_t next_bytes) {
-  const hn::FixedTag<float, 16> df;
-  const Tiles tiles;
+/// Planes and sums, where the caller of a kernel has put its scratch.
+struct PlaneScratch {
   Planes planes;
   PlaneSums sums;
-  Prefetch prefetch(next, next_bytes, tokens / 32);
+};
+
+/// As ScoreInt8. Requires: Int8UsesTiles(queries, dim), whole pairs of tiles of tokens.
+HWY_INLINE void ScoreInt8Tiles(const ByteScoreArgs& args, const Int16Row* queries, const std::int16_t* integers) {
+  const hn::FixedTag<float, 16> df;
+  const std::size_t dim = args.dim, tokens = args.tokens, n = args.queries;
+  const std::byte* codes = args.block;
+  const auto* scales = reinterpret_cast<const std::uint16_t*>(codes + tokens * dim);
+  const Tiles tiles;
+  static_assert(sizeof(PlaneScratch) == Int8TileBytes(kLeastTileQueries));
+  auto& [planes, sums] = *reinterpret_cast<PlaneScratch*>(args.scratch);
+  Prefetch prefetch(args.next, args.next_bytes, tokens / 32);
   for (std::size_t first = 0; first < n; first += kTileRows) {
     const std::size_t rows = std::min(kTileRows, n - first);
     planes.Split(integers + first * dim, rows, dim);
@@ -117,22 +120,21 @@ HWY_INLINE void ScoreInt8Tiles(const Int16Row* queries, const std::int16_t* inte
         for (std::size_t q = 0; q < rows; ++q) {
           const Int16Row& query = queries[first + q];
           const auto logit = hn::Mul(hn::Mul(sums.Row(q, b, query.offset), hn::Set(df, query.step)), scale);
-          hn::StoreU(logit, df, logits + (first + q) * stride + token + 16 * b);
+          hn::StoreU(logit, df, args.logits + (first + q) * args.stride + token + 16 * b);
         }
       }
     }
   }
 }
 
-/// As AccumulateInt8. Requires: Int8UsesTiles(n, tokens), dim a multiple of 32.
-HWY_INLINE void AccumulateInt8Tiles(const Int16Row* weights, const std::int16_t* integers, std::size_t n,
-                                    const std::byte* codes, std::size_t tokens, std::size_t dim, float* acc,
-                                    std::size_t acc_stride, const std::byte* next, std::size_t next_bytes) {
+/// As AccumulateInt8. Requires: Int8UsesTiles(queries, tokens), dim a multiple of 32.
+HWY_INLINE void AccumulateInt8Tiles(const ByteAccumulateArgs& args, const Int16Row* weights, const std::int16_t* integers) {
   const hn::FixedTag<float, 16> df;
+  const std::size_t dim = args.dim, tokens = args.tokens, n = args.queries;
+  const std::byte* codes = args.block;
   const Tiles tiles;
-  Planes planes;
-  PlaneSums sums;
-  Prefetch prefetch(next, next_bytes, dim / 32);
+  auto& [planes, sums] = *reinterpret_cast<PlaneScratch*>(args.scratch);
+  Prefetch prefetch(args.next, args.next_bytes, dim / 32);
   for (std::size_t first = 0; first < n; first += kTileRows) {
     const std::size_t rows = std::min(kTileRows, n - first);
     planes.Split(integers + first * tokens, rows, tokens);
@@ -147,7 +149,7 @@ HWY_INLINE void AccumulateInt8Tiles(const Int16Row* weights, const std::int16_t*
       for (std::size_t q = 0; q < rows; ++q) {
         const Int16Row& row = weights[first + q];
         for (std::size_t b = 0; b < 2; ++b) {
-          float* to = acc + (first + q) * acc_stride + d + 16 * b;
+          float* to = args.acc + (first + q) * args.acc_stride + d + 16 * b;
           hn::StoreU(hn::Add(hn::LoadU(df, to), hn::Mul(sums.Row(q, b, row.offset), hn::Set(df, row.step))), df, to);
         }
       }

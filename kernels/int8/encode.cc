@@ -1,4 +1,4 @@
-#include "kernels/int8/encode.h"
+#include "kernels/int8/int8.h"
 
 #include <cstring>
 
@@ -8,7 +8,6 @@
 #include <hwy/highway.h>
 
 #include "kernels/int8/int8-inl.h"
-#include "kernels/int8/layout.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvant::kernels::HWY_NAMESPACE {

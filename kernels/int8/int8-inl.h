@@ -66,6 +66,14 @@ HWY_INLINE Vec16<D32> BroadcastPair(D32 d, const std::int16_t* two) {
   return hn::BitCast(hn::Repartition<std::int16_t, D32>(), hn::Set(d, pair));
 }
 
+/// Bytes that TableLookupBytes takes to make 0, 2, 1, 3 of every four 16-bit numbers.
+template <class D16>
+HWY_INLINE hn::Vec<D16> OrderOfFours(D16 d16) {
+  const hn::Repartition<std::uint8_t, D16> d8;
+  HWY_ALIGN static constexpr std::uint8_t kOrder[16] = {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15};
+  return hn::BitCast(d16, hn::LoadDup128(d8, kOrder));
+}
+
 }  // namespace kvant::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

@@ -1,4 +1,4 @@
-#include "kernels/int8/score.h"
+#include "kernels/int8/int8.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/int8/score.cc"
@@ -7,7 +7,6 @@
 
 #include "kernels/int8/amx-inl.h"
 #include "kernels/int8/int8-inl.h"
-#include "kernels/int8/layout.h"
 #include "kernels/machine/prefetch.h"
 #include "kernels/ufloat16-inl.h"
 
@@ -67,15 +66,17 @@ HWY_INLINE void ScoreQueries(const Int16Row* queries, const std::int16_t* intege
   for (; t < tokens; t += lanes) ScoreTokens<kQ, 1>(queries, integers, codes, scales, t, dim, logits, stride);
 }
 
-void ScoreTarget(const Int16Row* queries, const std::int16_t* integers, std::size_t n, const std::byte* codes,
-                 const std::uint16_t* scales, std::size_t tokens, std::size_t dim, float* logits, std::size_t stride,
-                 const std::byte* next, std::size_t next_bytes) {
+void ScoreTarget(const ByteScoreArgs& args) {
+  const std::size_t n = args.queries, dim = args.dim, tokens = args.tokens, stride = args.stride;
+  const auto* queries = reinterpret_cast<const Int16Row*>(args.prepared);
+  const auto* integers = reinterpret_cast<const std::int16_t*>(queries + n);
 #if HWY_TARGET == HWY_AVX3_DL
-  if (Int8UsesTiles(n, dim) && tokens % 32 == 0) {
-    return ScoreInt8Tiles(queries, integers, n, codes, scales, tokens, dim, logits, stride, next, next_bytes);
-  }
+  if (Int8UsesTiles(n, dim) && tokens % 32 == 0) return ScoreInt8Tiles(args, queries, integers);
 #endif
-  Prefetch prefetch(next, next_bytes, tokens / (2 * hn::Lanes(hn::CappedTag<std::int32_t, kInt8KeyTile>())));
+  const std::byte* codes = args.block;
+  const auto* scales = reinterpret_cast<const std::uint16_t*>(codes + tokens * dim);  // even: dim is a multiple of 8
+  float* logits = args.logits;
+  Prefetch prefetch(args.next, args.next_bytes, tokens / (2 * hn::Lanes(hn::CappedTag<std::int32_t, kInt8KeyTile>())));
   std::size_t q = 0;
   for (; q + kQueryTile <= n; q += kQueryTile) {
     ScoreQueries<kQueryTile>(queries + q, integers + q * dim, codes, scales, tokens, dim, logits + q * stride, stride,
@@ -93,11 +94,7 @@ namespace kvant::kernels {
 
 HWY_EXPORT(ScoreTarget);
 
-void ScoreInt8(const Int16Row* queries, const std::int16_t* integers, std::size_t n, const std::byte* codes,
-               const std::uint16_t* scales, std::size_t tokens, std::size_t dim, float* logits, std::size_t stride,
-               const std::byte* next, std::size_t next_bytes) noexcept {
-  HWY_DYNAMIC_DISPATCH(ScoreTarget)(queries, integers, n, codes, scales, tokens, dim, logits, stride, next, next_bytes);
-}
+void ScoreInt8(const ByteScoreArgs& args) noexcept { HWY_DYNAMIC_DISPATCH(ScoreTarget)(args); }
 
 }  // namespace kvant::kernels
 #endif
