@@ -29,19 +29,6 @@ Result<void> CheckRange(const char* field, std::uint64_t value, std::uint64_t mi
   return Invalid(text + "in " + std::to_string(min) + ".." + std::to_string(max));
 }
 
-Result<void> CheckName(const std::string& name) {
-  constexpr std::string_view kPunctuation = "._/:=,-";
-  if (name.empty() || name.size() > 128) return Invalid("name has " + std::to_string(name.size()) + " characters, want 1..128");
-  for (const char c : name) {
-    const bool letter = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-    if (!letter && kPunctuation.find(c) == std::string_view::npos) {
-      return Invalid("name holds a character outside [A-Za-z0-9._/:=,-] (code " +
-                     std::to_string(static_cast<unsigned char>(c)) + ")");
-    }
-  }
-  return {};
-}
-
 /// Rotary positions, and that keys before them can exist.
 Result<void> CheckRope(const StoreSpec& spec) {
   if (auto rope = kernels::ComputeRopeFrequencies(spec.rope, spec.head_dim); !rope) return Invalid(rope.error().message);
@@ -55,7 +42,7 @@ Result<void> CheckRope(const StoreSpec& spec) {
 }
 
 Result<void> CheckShape(const StoreSpec& spec) {
-  if (auto ok = CheckName(spec.name); !ok) return ok;
+  if (auto ok = CheckStoreName(spec.name); !ok) return ok;
   if (spec.model.empty()) return Invalid("model is empty; give a digest of the weights");
   if (spec.tokenizer.empty()) return Invalid("tokenizer is empty; give its digest or name");
   if (auto ok = CheckRange("layers", spec.layers, 1, 1024); !ok) return ok;
@@ -215,6 +202,19 @@ float NegligibleWeight(const ValueCodec& codec) {
 }
 
 }  // namespace
+
+Result<void> CheckStoreName(const std::string& name) {
+  constexpr std::string_view kPunctuation = "._/:=,-";
+  if (name.empty() || name.size() > 128) return Invalid("name has " + std::to_string(name.size()) + " characters, want 1..128");
+  for (const char c : name) {
+    const bool letter = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+    if (!letter && kPunctuation.find(c) == std::string_view::npos) {
+      return Invalid("name holds a character outside [A-Za-z0-9._/:=,-] (code " +
+                     std::to_string(static_cast<unsigned char>(c)) + ")");
+    }
+  }
+  return {};
+}
 
 Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const StoreSpec& spec) {
   if (auto ok = CheckShape(spec); !ok) return ok.error();

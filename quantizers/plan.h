@@ -24,6 +24,9 @@ inline constexpr std::size_t kMaxOverrides = 4096;
 inline constexpr std::size_t kMaxOverrideLayers = 16384;
 inline constexpr std::size_t kMaxPlanText = std::size_t{1} << 20;
 
+/// Whether a store may be called so: kInvalidArgument if not.
+[[nodiscard]] Result<void> CheckStoreName(const std::string& name);
+
 /// Where the encoded blocks of one side of one KV head lie: part p begins `offset[p]` bytes from the start of a slot's payload,
 /// a multiple of 64, and takes `room[p]` bytes, of which the codec writes the first `bytes[p]`.
 struct Place {

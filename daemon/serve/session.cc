@@ -1,11 +1,9 @@
 #include "daemon/serve/session.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "daemon/serve/attend_job.h"
-#include "quantizers/plan.h"
 
 namespace kvant::daemon {
 namespace {
@@ -86,18 +84,13 @@ std::vector<std::uint64_t> Session::Heartbeats() const {
   return beats;
 }
 
-Result<Charge> Session::CopyArtifact(const RangePlace& from, StoreSpec& spec) const {
-  if (from.bytes == 0) return Charge{};
-  const std::string what = "open store \"" + spec.name + "\": artifact";
-  auto arena = FindArena(from.arena);
+Result<ArtifactBytes> Session::FindArtifact(const RangePlace& place, const std::string& what) const {
+  if (place.bytes == 0) return ArtifactBytes{};
+  auto arena = FindArena(place.arena);
   if (!arena) return Error{arena.error().code, what + ": " + arena.error().message};
-  auto place = (*arena)->CheckRange(what, from.offset, from.bytes, 1);
-  if (!place) return place.error();
-  Result<Charge> charge = services_.stores.TakeMetadata(from.bytes, "the artifact of store " + spec.name);
-  if (!charge) return charge;
-  spec.plan.artifact.resize(from.bytes);
-  std::memcpy(spec.plan.artifact.data(), *place, from.bytes);
-  return charge;
+  auto begin = (*arena)->CheckRange(what, place.offset, place.bytes, 1);
+  if (!begin) return begin.error();
+  return ArtifactBytes{.bytes = {*begin, place.bytes}, .mapping = *arena};
 }
 
 Session::NumberedStore Session::Number(OpenedStore opened) {
@@ -113,8 +106,7 @@ Session::NumberedStore Session::Number(OpenedStore opened) {
 
 void Session::OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec, const RangePlace& artifact, Opened done) {
   const std::string what = "open store \"" + spec.name + "\"";
-  const Error closed{ErrorCode::kDisconnected, what + ": the session is closed"};
-  if (session->closed_) return done(closed);
+  if (session->closed_) return done(Error{ErrorCode::kDisconnected, what + ": the session is closed"});
   if (session->stores_.size() + session->plans_in_work_ >= kMaxStores) {
     return done(
         Error{ErrorCode::kInvalidArgument, what + ": this session has " + std::to_string(kMaxStores) + " stores open already"});
@@ -125,27 +117,15 @@ void Session::OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec,
     return done(Error{ErrorCode::kUnavailable, what + ": " + std::to_string(kMaxPlansInWork) +
                                                    " other stores are being opened by this session; wait for one of them"});
   }
-  Result<Charge> copied = session->CopyArtifact(artifact, spec);
-  if (!copied) return done(copied.error());
-  auto charge = services.stores.ChargeRecord(spec);
-  if (!charge) return done(charge.error());
-  // What the job and its end share.
-  struct Work {
-    StoreSpec spec;
-    Charge artifact;  // of the copy in `spec`
-    Charge record;
-    Result<std::unique_ptr<const quantizers::Plan>> plan = Error{ErrorCode::kSystem, "the plan could not be made"};
-  };
-  auto work = std::make_shared<Work>(Work{std::move(spec), *std::move(copied), std::move(*charge)});
+  auto bytes = session->FindArtifact(artifact, what + ": artifact");
+  if (!bytes) return done(bytes.error());
   ++session->plans_in_work_;
-  services.plans.Submit([work, &codecs = services.core.codecs] { work->plan = quantizers::Plan::Make(codecs, work->spec); },
-                        [work, session, closed, done = std::move(done)] {
-                          --session->plans_in_work_;
-                          if (session->closed_) return done(closed);
-                          if (!work->plan) return done(work->plan.error());
-                          auto opened = session->services_.stores.Adopt(std::move(*work->plan), std::move(work->record));
-                          done(opened ? Result<NumberedStore>(session->Number(*std::move(opened))) : opened.error());
-                        });
+  services.openings.Open(
+      std::move(spec), *std::move(bytes), [session] { return !session->closed_; },
+      [session, done = std::move(done)](Result<OpenedStore> opened) {
+        --session->plans_in_work_;
+        done(opened ? Result<NumberedStore>(session->Number(*std::move(opened))) : opened.error());
+      });
 }
 
 Result<std::shared_ptr<Store>> Session::FindStore(std::uint32_t number) const {

@@ -21,6 +21,7 @@
 #include "daemon/memory/arena.h"
 #include "daemon/serve/attend_service.h"
 #include "daemon/serve/service_figures.h"
+#include "daemon/serve/store_openings.h"
 #include "daemon/serve/waiting_calls.h"
 #include "daemon/store/core.h"
 #include "daemon/store/sequence.h"
@@ -39,7 +40,7 @@ class Session;
 struct Services {
   Core& core;
   StoreTable& stores;
-  JobRunner& plans;  ///< makes stores' plans
+  StoreOpenings& openings;
   AttendService& attend;
   LongAttention& long_attention;
   Budget& arena_budget;                   ///< of all connections
@@ -120,9 +121,9 @@ class Session {
     bool created = false;
     bool relabelled = false;
   };
-  /// Opens a store. Its plan is made on another thread, so `done` is called later, from the loop; only a refusal comes from
-  /// inside the call. `artifact` is copied into the spec; 0 bytes for none. A session may have kMaxPlansInWork plans made at
-  /// a time; more are refused (kUnavailable), as is everything while the daemon drains.
+  /// Opens a store, see StoreOpenings: `done` is called from the loop, at once or later. `artifact` is copied; 0 bytes for
+  /// none. A session may have kMaxPlansInWork stores that wait for their plans; more are refused (kUnavailable), as is
+  /// everything while the daemon drains.
   using Opened = std::function<void(Result<NumberedStore>)>;
   static constexpr std::size_t kMaxPlansInWork = 4;
   static void OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec, const RangePlace& artifact, Opened done);
@@ -163,8 +164,7 @@ class Session {
   Result<TailView> FindTail(const NewSequence& options, const StoreSpec& spec) const;
   [[nodiscard]] SequenceConfig ConfigOf(const NewSequence& options) const;
   Sequence* Keep(std::unique_ptr<Sequence> sequence, Placement placement);
-  /// The charge pays for the copy.
-  Result<Charge> CopyArtifact(const RangePlace& from, StoreSpec& spec) const;
+  Result<ArtifactBytes> FindArtifact(const RangePlace& place, const std::string& what) const;
   NumberedStore Number(OpenedStore opened);
   [[nodiscard]] Error NotOurs(std::uint64_t id) const;
 

@@ -54,9 +54,9 @@ Result<std::shared_ptr<Store>> Store::Create(Core& core, std::shared_ptr<const q
   return store;
 }
 
-std::size_t Store::RecordBytes(const StoreSpec& spec) noexcept {
+std::size_t Store::RecordBytes(const StoreSpec&, std::size_t artifact_bytes) noexcept {
   // An artifact is held as its image and, parsed, as f32: up to twice the image again where it holds f16.
-  return kStoreRecordBytes + 3 * spec.plan.artifact.size();
+  return kStoreRecordBytes + 3 * artifact_bytes;
 }
 
 Result<void> Store::WriteManifest() {
@@ -193,6 +193,15 @@ std::vector<std::string> Store::AddName(const std::string& name) {
   if (names_.size() <= kMaxNames) return {};
   std::vector<std::string> forgotten = {names_.front()};
   names_.erase(names_.begin());
+  return forgotten;
+}
+
+std::vector<protocol::Digest> Store::AddSpelling(const protocol::Digest& spelling) {
+  std::erase(spellings_, spelling);
+  spellings_.push_back(spelling);
+  if (spellings_.size() <= kMaxSpellings) return {};
+  std::vector<protocol::Digest> forgotten = {spellings_.front()};
+  spellings_.erase(spellings_.begin());
   return forgotten;
 }
 

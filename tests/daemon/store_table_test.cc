@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -134,6 +135,41 @@ TEST(StoreTableTest, KeyStagesAreOtherIdentities) {
 TEST(StoreTableTest, DifferencesForgeNoLogLines) {
   const std::string text = IdentityDifference({{"model", "a\nb\x1b'\\"}}, {{"model", std::string(100, 'x')}});
   EXPECT_EQ(text, "model: the store has 'a\\x0ab\\x1b\\x27\\x5c', asked for '" + std::string(80, 'x') + "...'");
+}
+
+TEST(StoreTableTest, DifferencesOfLongPlansAreAFew) {
+  std::vector<IdentityField> ours, theirs;
+  for (int i = 0; i < 20000; ++i) {
+    ours.push_back({"plan layer " + std::to_string(i), "int8"});
+    theirs.push_back({"plan layer " + std::to_string(i), "f16"});
+  }
+  const std::string text = IdentityDifference(ours, theirs);
+  ASSERT_LT(text.size(), 2000u);
+  EXPECT_THAT(text, HasSubstr("plan layer 15: the store has 'int8', asked for 'f16'; and 19984 more"));
+}
+
+TEST(StoreTableTest, SpellingsTellOverridesApart) {
+  StoreSpec spec = SmallSpec();
+  std::set<protocol::Digest> spellings = {SpellingDigest(spec)};
+  const LayerPlan entries[] = {{0, 1, "f16", "f32"}, {0, 0, "f16", "f32"},       {1, 1, "f16", "f32"},
+                               {0, 1, "f32", "f16"}, {0, 1, "f16", "f32", 0, 0}, {0, 1, "f16", "f32", 1, 1}};
+  for (const LayerPlan& entry : entries) {
+    spec.plan.overrides = {entry};
+    EXPECT_TRUE(spellings.insert(SpellingDigest(spec)).second);
+  }
+  spec.plan.overrides.push_back(entries[0]);
+  EXPECT_TRUE(spellings.insert(SpellingDigest(spec)).second);
+}
+
+TEST(StoreTableTest, SpellingsOfAStoreAreAFew) {
+  TestCore core;
+  const auto store = core.stores.Open(SmallSpec()).value().store;
+  for (std::uint32_t layer = 0; layer < 40; ++layer) {
+    StoreSpec spec = SmallSpec();  // says f32, f32 once more each time
+    spec.plan.overrides.assign(layer, {0, 1, "f32", "f32"});
+    EXPECT_EQ(core.stores.Open(spec).value().store, store);
+  }
+  EXPECT_EQ(store->spellings().size(), Store::kMaxSpellings);
 }
 
 TEST(StoreTableTest, ValuesCannotImitateFields) {
