@@ -1,12 +1,9 @@
 // kvant-generate as users run it: a real kvantd, several processes, options, JSON, exit codes.
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -18,6 +15,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "protocol/socket_address.h"
 #include "tests/engine/byte_model.h"
 #include "tests/engine/process.h"
 
@@ -28,16 +26,6 @@ using ::testing::HasSubstr;
 using Json = nlohmann::json;
 
 std::string Program(const char* name) { return std::string(KVANT_PROGRAM_DIR "/") + name; }
-
-bool Accepts(const std::string& socket_path) {
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, socket_path.c_str(), sizeof(address.sun_path) - 1);
-  const bool accepted = connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  close(fd);
-  return accepted;
-}
 
 /// A kvantd in a folder of its own, and kvant-generate against it.
 class KvantGenerateTest : public ::testing::Test {
@@ -56,7 +44,7 @@ class KvantGenerateTest : public ::testing::Test {
     daemon_ =
         std::make_unique<Process>(std::vector<std::string>{Program("kvantd"), "--socket", Socket(), "--budget", "64MiB"}, "");
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (!Accepts(Socket())) {
+    while (!protocol::ConnectUnixSocket(Socket())) {
       ASSERT_TRUE(daemon_->Running()) << daemon_->Errors();
       ASSERT_LT(std::chrono::steady_clock::now(), end);
       std::this_thread::sleep_for(std::chrono::milliseconds(5));

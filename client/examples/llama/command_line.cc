@@ -6,6 +6,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "protocol/byte_size.h"
+
 namespace kvant::examples {
 namespace {
 
@@ -130,15 +132,14 @@ void AddCacheOptions(CLI::App& app, CommandLine& line) {
       ->transform(CLI::CheckedTransformer(types))
       ->type_name("TYPE")
       ->group(group);
-  // The units that kvantd takes. MB is not among them: it would leave open which of two sizes is meant.
-  const std::map<std::string, std::size_t> units{{"B", 1},
-                                                 {"KiB", std::size_t{1} << 10},
-                                                 {"MiB", std::size_t{1} << 20},
-                                                 {"GiB", std::size_t{1} << 30},
-                                                 {"TiB", std::size_t{1} << 40}};
-  app.add_option("--embedded-budget", service.embedded_budget_bytes, "Budget of the daemon inside, for example 512MiB")
-      ->transform(CLI::AsNumberWithUnit(units, CLI::AsNumberWithUnit::CASE_SENSITIVE))
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 50))
+  app.add_option_function<std::string>(
+         "--embedded-budget",
+         [&service](const std::string& text) {
+           const Result<std::uint64_t> bytes = protocol::ParseByteSize(text);
+           if (!bytes) throw CLI::ValidationError("--embedded-budget", bytes.error().message);
+           service.embedded_budget_bytes = *bytes;
+         },
+         "Budget of the daemon inside; KiB, MiB, GiB (not given: 512MiB)")
       ->type_name("SIZE")
       ->group(group);
   app.add_option("--seq-label", service.label, "Shown to operators beside the sequence")->type_name("TEXT")->group(group);
