@@ -31,8 +31,8 @@ constexpr std::chrono::seconds kLogInterval{60};
 constexpr kj::Duration kAcceptPause = 100 * kj::MILLISECONDS;  // when descriptors have run out
 /// Answers that a drained daemon has written leave when the loop next has nothing to do.
 constexpr kj::Duration kFlushTime = 10 * kj::MILLISECONDS;
-/// What drain_timeout cut short is answered soon after, or not at all.
-constexpr kj::Duration kRefusalTime = 500 * kj::MILLISECONDS;
+/// What drain_timeout cut short is answered soon after, or, on a machine that gives the daemon no time at all, never.
+constexpr kj::Duration kRefusalTime = 5 * kj::SECONDS;
 
 /// Never 0, which at hello means "any daemon".
 std::uint64_t NewBootToken() {
