@@ -10,11 +10,12 @@ import pathlib
 import re
 import sys
 
-# folder: folders whose private headers it may include, their subfolders with them. What is not listed here is not allowed. A folder inside
+# folder: folders (or files) whose private headers it may include, their subfolders with them. What is not listed here is not allowed. A folder inside
 # another has a border of its own; the longest name counts.
 ARROWS = {
     "protocol": {"protocol"},
     "kernels": {"kernels"},
+    "kernels/bytes": {"kernels/bytes", "kernels/machine", "kernels/ufloat16.h", "kernels/ufloat16-inl.h"},
     "kernels/machine": {"kernels/machine"},
     "kernels/raw": {"kernels/raw", "kernels/machine"},
     "kernels/rotation": {"kernels/rotation", "kernels/raw", "kernels/machine"},
@@ -79,7 +80,7 @@ def check_include(path, folder, quoted, angled):
         if path.startswith(EXAMPLES) and not quoted.startswith(EXAMPLES):
             return f'"{quoted}": examples see installed headers only'
         border = border_of(path)
-        if not any(quoted.startswith(name + "/") for name in ARROWS[border]):
+        if not any(quoted == name or quoted.startswith(name + "/") for name in ARROWS[border]):
             return f'"{quoted}": {border} may not include it'
         return None
     if angled.startswith("kvant/"):
