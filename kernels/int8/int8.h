@@ -33,7 +33,7 @@ inline constexpr float kInt16Smallest = 1e-30f;
 /// A row of numbers rounded to 16 bits: x[i] ~ step * integer i. The integers lie elsewhere, in fours ordered 0, 2, 1, 3.
 struct Int16Row {
   float step = 0.0f;
-  std::int32_t offset = 0;  ///< -128 times the integers' sum: what the codes' + 128 adds, taken back
+  std::int32_t total = 0;  ///< of the integers: 128 times it is what the codes' + 128 adds
 };
 
 /// Rounds `n` finite numbers (a multiple of 4) to integers up to kInt16Limit. All zeros give step 0.
@@ -44,24 +44,12 @@ constexpr std::size_t Int8PreparedBytes(std::size_t n, std::size_t dim) noexcept
   return n * (sizeof(Int16Row) + dim * sizeof(std::int16_t));
 }
 
-/// Two planes of up to 16 rows of 256 bytes and four tiles of sums, where tiles are used.
-constexpr std::size_t Int8TileBytes(std::size_t n) noexcept {
-  return n < kLeastTileQueries ? 0 : 2 * 16 * kMaxTileDim + 4 * 1024;
-}
-
-constexpr std::size_t Int8ScoreScratchBytes(std::size_t n) noexcept { return Int8TileBytes(n); }
-
-/// logit = (float(sum over dims of a query's integer * code of the token) * the query's step) * the token's scale. Scratch:
-/// Int8ScoreScratchBytes(queries), 64-byte aligned.
+/// `args.prepared` is what Int8PreparedBytes describes. logit = (float(sum over dims of a query's integer * code of the token)
+/// * the query's step) * the token's scale.
 void ScoreInt8(const ByteScoreArgs& args) noexcept;
 
-/// Scratch of AccumulateInt8: what tiles need, n Int16Rows, the scales as floats, n rows of integers.
-constexpr std::size_t Int8AccumulateScratchBytes(std::size_t n, std::size_t tokens) noexcept {
-  return Int8TileBytes(n) + n * sizeof(Int16Row) + tokens * (sizeof(float) + n * sizeof(std::int16_t));
-}
-
-/// acc += float(sum over tokens of the integer of weight * scale, times the code) * the step of the query's integers. The
-/// tokens of a block share a step.
+/// The tokens of a block share the step of their weights, which are rounded to 16 bits too. `args.scratch`:
+/// ByteAccumulateScratchBytes(queries, tokens).
 void AccumulateInt8(const ByteAccumulateArgs& args) noexcept;
 
 }  // namespace kvant::kernels

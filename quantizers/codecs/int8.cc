@@ -116,7 +116,7 @@ class Int8Keys final : public KeyCodec {
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     return {.encode = kernels::kInt8KeyTile * block_.dim() * sizeof(float),
             .prepared = kernels::Int8PreparedBytes(n, block_.dim()),
-            .scratch = kernels::Int8ScoreScratchBytes(n) + n * block_.tokens() * sizeof(float)};
+            .scratch = kernels::ByteScoreScratchBytes(n, block_.dim()) + n * block_.tokens() * sizeof(float)};
   }
 
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {
@@ -136,7 +136,7 @@ class Int8Keys final : public KeyCodec {
       rows[i] = kernels::RoundToInt16(args.queries + i * args.query_stride, dim, integers + i * dim);
   }
   void Score(const ScoreArgs& args) const override {
-    auto* own = reinterpret_cast<float*>(args.scratch + kernels::Int8ScoreScratchBytes(args.n));
+    auto* own = reinterpret_cast<float*>(args.scratch + kernels::ByteScoreScratchBytes(args.n, block_.dim()));
     kernels::ScoreInt8({.dim = block_.dim(),
                         .tokens = block_.tokens(),
                         .block = args.block.part[0],
@@ -164,7 +164,7 @@ class Int8Values final : public ValueCodec {
 
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     return {.encode = kernels::kInt8ValueTile * block_.dim() * sizeof(float),
-            .scratch = kernels::Int8AccumulateScratchBytes(n, block_.tokens())};
+            .scratch = kernels::ByteAccumulateScratchBytes(n, block_.tokens())};
   }
 
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {

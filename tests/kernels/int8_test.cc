@@ -76,7 +76,7 @@ TEST_P(Int8Test, RoundsRowsTo15Bits) {
       EXPECT_EQ(integers[i], expected[i / 4 * 4 + order[i % 4]]) << i;
       sum += expected[i];
     }
-    EXPECT_EQ(row.offset, -128 * sum);
+    EXPECT_EQ(row.total, sum);
   }
   // Zeros, and numbers so small that their inverse is infinite.
   for (const float tiny : {0.0f, 1e-42f, 1e-38f, 9e-31f}) {
@@ -85,7 +85,7 @@ TEST_P(Int8Test, RoundsRowsTo15Bits) {
     std::vector<std::int16_t> integers(16, 5);
     const Int16Row row = RoundToInt16(x.data(), 16, integers.data());
     EXPECT_EQ(row.step, 0.0f);
-    EXPECT_EQ(row.offset, 0);
+    EXPECT_EQ(row.total, 0);
     EXPECT_EQ(integers, std::vector<std::int16_t>(16, 0));
   }
 }
@@ -120,7 +120,7 @@ TEST_P(Int8Test, ScoresAreTheReferencesBits) {
         GuardedBytes prepared = Prepared(queries, n, dim);
         const std::size_t stride = tokens + 1;
         std::vector<float> logits(n * stride, 3.5f);
-        GuardedBytes scratch(Int8ScoreScratchBytes(n));
+        GuardedBytes scratch(ByteScoreScratchBytes(n, dim));
         ScoreInt8(
             {dim, tokens, block.raw(), prepared.raw(), n, logits.data(), stride, scratch.raw(), block.raw(), tokens * dim});
         ASSERT_TRUE(scratch.Intact());
@@ -153,7 +153,7 @@ TEST_P(Int8Test, SumsAreTheReferencesBits) {
             products[i * tokens + t] = weights[i * stride + t] * Ufloat16ToFloat(scales[t]);
         }
         std::vector<float> acc(n * (dim + 1), 0.25f);
-        GuardedBytes scratch(Int8AccumulateScratchBytes(n, tokens));
+        GuardedBytes scratch(ByteAccumulateScratchBytes(n, tokens));
         AccumulateInt8(
             {dim, tokens, block.raw(), weights.data(), stride, n, acc.data(), dim + 1, scratch.raw(), block.raw(), 5000});
         ASSERT_TRUE(scratch.Intact());
@@ -188,7 +188,7 @@ TEST_P(Int8Test, LargestSumsDoNotOverflow) {
   GuardedBytes values = fill(kTokens, 8, 255);
   const std::vector<float> weights(kTokens, 1.0f);
   std::vector<float> acc(8, 0.0f);
-  GuardedBytes scratch(Int8AccumulateScratchBytes(1, kTokens));
+  GuardedBytes scratch(ByteAccumulateScratchBytes(1, kTokens));
   AccumulateInt8({8, kTokens, values.raw(), weights.data(), kTokens, 1, acc.data(), 8, scratch.raw(), nullptr, 0});
   for (const float x : acc) EXPECT_FLOAT_EQ(x, 127.0f * kTokens);
 }
