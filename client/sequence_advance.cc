@@ -18,6 +18,8 @@ Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
   }
   if (auto good = CheckTokens(tokens, "advance"); !good) return good;
   if (auto finite = CheckUnseenRows(tokens.size()); !finite) return finite;
+  // Rows beyond the tokens are given up, whatever the number of tokens. Growth does that; here nothing grows.
+  if (tokens.empty()) ForgetReserved();
   return local() ? AdvanceLocal(tokens) : AdvanceInService(tokens);
 }
 

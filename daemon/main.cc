@@ -160,6 +160,10 @@ int main(int argc, char** argv) {
     std::cerr << "kvantd: cannot write to standard output\n";
     return kExitFault;
   }
+  if (options.socket.empty()) {  // the daemon itself would serve embedded clients alone
+    std::cerr << "kvantd: --socket: no path is given\n";
+    return kExitUsage;
+  }
   auto budget_bytes = kvant::protocol::ParseByteSize(budget);
   if (!budget_bytes) {
     std::cerr << "kvantd: --budget: " << budget_bytes.error().message << '\n';

@@ -179,6 +179,10 @@ Result<std::vector<std::vector<Choice>>> ChooseAll(const StoreSpec& spec, Specs&
   return layers;
 }
 
+/// What stands before the specs in a line of the plan's text. Specs hold no spaces.
+constexpr std::string_view kKeysWord = " keys ";
+constexpr std::string_view kValuesWord = " values ";
+
 /// The plan's text (Plan::canonical) without the artifact.
 Result<std::string> TextOf(const std::vector<std::vector<Choice>>& layers, const Specs& keys, const Specs& values) {
   std::string text;
@@ -186,7 +190,8 @@ Result<std::string> TextOf(const std::vector<std::vector<Choice>>& layers, const
     for (const Choice& choice : layers[layer]) {
       text += "layer " + std::to_string(layer);
       if (layers[layer].size() > 1) text += " heads " + std::to_string(choice.begin) + ".." + std::to_string(choice.end - 1);
-      text += " keys " + keys.canonical(choice.keys) + " values " + values.canonical(choice.values) + "\n";
+      text += std::string(kKeysWord) + keys.canonical(choice.keys) + std::string(kValuesWord) +
+              values.canonical(choice.values) + "\n";
     }
     if (text.size() > kMaxPlanText) {
       return Invalid("the plan's text has more than " + std::to_string(kMaxPlanText) + " bytes in its first " +
@@ -322,6 +327,30 @@ Place Plan::place(std::size_t layer, std::size_t kv_head, Side side) const {
   Place place = side == Side::kKeys ? heads.first_keys : heads.first_values;
   for (std::size_t p = 0; p < place.parts; ++p) place.offset[p] += (kv_head - heads.begin) * heads.head_stride[p];
   return place;
+}
+
+std::vector<UsedCodec> Plan::used_codecs() const {
+  std::vector<UsedCodec> used;
+  std::map<std::pair<Side, std::string_view>, std::size_t> known;
+  const auto use = [&](Side side, std::string_view spec, const BlockCodec& codec, std::size_t heads) {
+    const auto [at, added] = known.emplace(std::pair(side, spec), used.size());
+    if (added) used.push_back({side, spec, &codec, 0});
+    used[at->second].heads += heads;
+  };
+  // The text has one line for each HeadCodecs, in their order.
+  std::string_view rest = canonical_;
+  if (artifact_) rest.remove_prefix(rest.find('\n') + 1);
+  for (const auto& layer : layers_) {
+    for (const HeadCodecs& heads : layer) {
+      const std::string_view line = rest.substr(0, rest.find('\n'));
+      rest.remove_prefix(line.size() + 1);
+      const std::size_t keys = line.find(kKeysWord) + kKeysWord.size(), values = line.find(kValuesWord, keys);
+      use(Side::kKeys, line.substr(keys, values - keys), *heads.keys, heads.end - heads.begin);
+      use(Side::kValues, line.substr(values + kValuesWord.size()), *heads.values, heads.end - heads.begin);
+    }
+  }
+  std::ranges::stable_sort(used, {}, &UsedCodec::side);
+  return used;
 }
 
 std::size_t Plan::logical_bytes() const noexcept {

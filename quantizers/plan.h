@@ -59,6 +59,14 @@ struct HeadCodecs {
   std::array<std::size_t, kMaxParts> head_stride{};
 };
 
+/// A codec of a plan, once however many heads it serves.
+struct UsedCodec {
+  Side side = Side::kKeys;
+  std::string_view spec;              ///< canonical; of the plan's text
+  const BlockCodec* codec = nullptr;  ///< of the first heads that it serves; blocks of the others have the same form
+  std::size_t heads = 0;              ///< KV heads of all layers
+};
+
 /// Immutable after Make; shared by threads. The daemon and a client with local placement build the same from the same spec.
 class Plan {
  public:
@@ -94,6 +102,8 @@ class Plan {
   /// "artifact DIGEST" if there is one, then "layer 3 keys SPEC values SPEC", or "layer 3 heads 0..1 keys SPEC values SPEC" for
   /// some of the heads.
   [[nodiscard]] const std::string& canonical() const noexcept { return canonical_; }
+  /// Every distinct codec, keys first. As slow as the plan's text is long; the plan must outlive what is returned.
+  [[nodiscard]] std::vector<UsedCodec> used_codecs() const;
   /// True if the keys of this layer are handed over before RoPE.
   [[nodiscard]] bool pre_rope(std::size_t layer) const { return layers_[layer].front().keys->pre_rope(); }
 

@@ -38,7 +38,9 @@ void Session::Close() {
   for (const auto& [number, arena] : arenas_) arena->Revoke();
   readers_.clear();
   sequences_.clear();
-  for (auto& [number, store] : std::exchange(stores_, {})) {
+  for (const auto& [number, opened] : std::exchange(stores_, {})) {
+    std::shared_ptr<Store> store = opened.lock();
+    if (!store) continue;  // dropped meanwhile
     store->pool().DropStrayPages();
     services_.stores.Close(std::move(store));
   }
@@ -94,10 +96,13 @@ Result<ArtifactBytes> Session::FindArtifact(const RangePlace& place, const std::
 }
 
 Session::NumberedStore Session::Number(OpenedStore opened) {
+  const auto gone = [](const auto& entry) { return entry.expired(); };
+  std::erase_if(stores_, [&](const auto& entry) { return gone(entry.second); });
+  std::erase_if(warned_stores_, gone);
   for (const auto& [number, store] : stores_) {
-    if (store != opened.store) continue;
-    services_.stores.Close(std::move(opened.store));  // open here already
-    return {number, store, opened.created, opened.relabelled};
+    if (store.lock() != opened.store) continue;
+    services_.stores.Close(opened.store);  // open here already
+    return {number, std::move(opened.store), opened.created, opened.relabelled};
   }
   const std::uint32_t number = next_number_++;
   stores_.emplace(number, opened.store);
@@ -130,14 +135,13 @@ void Session::OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec,
 
 Result<std::shared_ptr<Store>> Session::FindStore(std::uint32_t number) const {
   const auto found = stores_.find(number);
-  if (found == stores_.end())
-    return Error{ErrorCode::kNotFound, "store " + std::to_string(number) + " is not open in this session"};
-  if (found->second->dropped()) {
-    return Error{ErrorCode::kNotFound, "store " + std::to_string(number) +
-                                           " was dropped, by an operator or because it was empty and room was needed: open it "
-                                           "again"};
-  }
-  return found->second;
+  const std::shared_ptr<Store> store = found == stores_.end() ? nullptr : found->second.lock();
+  if (store && !store->dropped()) return store;
+  const bool was_open = store || (number != 0 && number < next_number_ && !arenas_.contains(number));
+  return Error{ErrorCode::kNotFound, "store " + std::to_string(number) +
+                                         (was_open ? " was dropped, by an operator or because it was empty and room was "
+                                                     "needed: open it again"
+                                                   : " is not open in this session")};
 }
 
 Result<TailView> Session::FindTail(const NewSequence& options, const StoreSpec& spec) const {

@@ -151,7 +151,7 @@ class Session {
   BlockRange TellNewBlocks(std::uint64_t id);
 
   /// Whether the client has to be told of a store's warning; from then on it counts as told.
-  bool TellWarning(const Store& store) { return warned_stores_.insert(&store).second; }
+  bool TellWarning(const Store& store) { return warned_stores_.insert(store.weak_from_this()).second; }
 
   [[nodiscard]] Services& services() const noexcept { return services_; }
 
@@ -173,8 +173,9 @@ class Session {
   const std::string client_;
   std::uint32_t next_number_ = 1;  // of arenas and stores; never reused
   std::map<std::uint32_t, std::shared_ptr<const Arena>> arenas_;
-  std::map<std::uint32_t, std::shared_ptr<Store>> stores_;
-  std::set<const Store*> warned_stores_;
+  // An open store stays as long as the store table keeps it: one that must make room for another really goes.
+  std::map<std::uint32_t, std::weak_ptr<Store>> stores_;
+  std::set<std::weak_ptr<const Store>, std::owner_less<>> warned_stores_;
   std::unordered_map<std::uint64_t, OwnSequence> sequences_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
   std::vector<std::weak_ptr<AttendJob>> attend_jobs_;

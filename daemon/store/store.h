@@ -28,8 +28,9 @@ namespace kvant::daemon {
 /// Movable. Keeps the store alive.
 class PendingBlock;
 
-/// Owned (shared) by the store table, by every session that has it open and by its sequences; the table drops a store that only
-/// it holds and that has no blocks when the budget needs the room. Loop thread only.
+/// Owned (shared) by the store table, by its sequences and by encodings under way; sessions that have it open only refer to it.
+/// The table drops a store that has neither sequences nor blocks when the budget needs the room, and its memory is free then.
+/// Loop thread only.
 class Store : public std::enable_shared_from_this<Store> {
  public:
   /// `charge` pays for the store's record and plan. kStoreFull if the budget can never hold one block of this shape.

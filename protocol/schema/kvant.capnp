@@ -474,6 +474,25 @@ struct StatsReport {
   values @2 :List(UInt64);    # one per figure, in their order
 }
 
+struct StoredCodec {
+  # A codec of a store's plan and what the bytes are that it writes: enough to read a block without it (quantizers/code_form.h
+  # has the words and the formula).
+  side @0 :Text;              # keys or values
+  spec @1 :Text;              # canonical
+  heads @2 :UInt64;           # KV heads that it serves, over all layers
+  family @3 :Text;
+  order @4 :Text;
+  bits @5 :UInt8;             # of one code
+  magnitudes @6 :List(Int16);
+  firstLevel @7 :Int32;
+  levelUnit @8 :Float32;
+  scaleFormat @9 :Text;
+  scaleOffset @10 :UInt64;
+  rotated @11 :Bool;
+  centered @12 :Bool;
+  partBytes @13 :List(UInt64);  # of one head's block
+}
+
 struct EvictReport {
   blocks @0 :UInt64;
   bytes @1 :UInt64;
@@ -498,4 +517,6 @@ interface Admin {
   drop @6 (store :Text) -> Outcome(EvictReport);
   # The store of that name, or of that identity in hexadecimal, with all its blocks: what went. notFound where there is none,
   # unavailable while sequences of it are open. Sessions that have it open must open it again.
+  codecs @7 (store :Text) -> Outcome(List(StoredCodec));
+  # Every distinct codec of a store's plan, keys first. The store by name or identity, as in drop.
 }

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
@@ -196,6 +198,41 @@ TEST_F(OpenStoreTest, OneSessionHasAFewPlansInWorkAtATime) {
   EXPECT_EQ(wire::ReadError(refused.getError()).code, ErrorCode::kUnavailable);
   gate_open = true;
   for (auto& open : opens) EXPECT_TRUE(client_->Wait(kj::mv(open)).isOk());
+}
+
+// One session that opens a store per tenant and never ends: what its stores take comes back when others need the room.
+TEST_F(OpenStoreTest, StoresThatAreOpenButEmptyMakeRoomForOthers) {
+  auto options = RpcOptions();
+  options.budget_bytes = std::uint64_t{4} << 20;
+  const auto daemon = Daemon::Start(options).value();
+  RpcClient client(*io_, daemon->Connect().value());
+  client.Hello();
+  const auto spec = [](int i) {
+    StoreSpec each = RpcSpec("tenant" + std::to_string(i));
+    each.salt = std::to_string(i);
+    return each;
+  };
+  const auto descriptors = [] {
+    const std::filesystem::directory_iterator open("/proc/self/fd");
+    return std::distance(begin(open), end(open));
+  };
+  const auto before = descriptors();
+  constexpr int kStores = 1500;  // each takes more than a page of the budget
+  const std::uint32_t first = client.OpenStore(spec(0));
+  for (int i = 1; i < kStores; ++i) {
+    auto request = client.session().openStoreRequest();
+    wire::WriteStoreSpec(spec(i), request.initSpec());
+    const auto opened = client.Wait(request.send());
+    ASSERT_TRUE(opened.isOk()) << i << ": " << wire::ReadError(opened.getError()).message;
+  }
+  EXPECT_LT(descriptors() - before, 1100) << "dropped stores must not keep their manifests";
+  auto request = client.session().slabsRequest();
+  request.setStore(first);
+  const auto slabs = client.Wait(request.send());
+  ASSERT_TRUE(slabs.isError());
+  EXPECT_EQ(wire::ReadError(slabs.getError()).code, ErrorCode::kNotFound);
+  EXPECT_NE(wire::ReadError(slabs.getError()).message.find("open it again"), std::string::npos);
+  EXPECT_NE(client.OpenStore(spec(0)), first);
 }
 
 TEST_F(OpenStoreTest, ASessionThatEndsMeanwhileLeavesNothingBehind) {

@@ -189,9 +189,11 @@ TEST_F(KvantGenerateTest, FailuresHaveDocumentedExitCodesAndNameTheirObject) {
   }
   for (const char* option : {"--max-tokens", "--seed", "--fork-from", "--block-tokens", "--sinks", "--recent", "--skip",
                              "--window", "--windows", "--max-step", "--threads"}) {
-    const Finished refused = Run({option, "-1", "--prompt", "x"});
-    EXPECT_EQ(refused.status, 2) << option;
-    EXPECT_THAT(refused.errors, HasSubstr(option + 2)) << option;
+    for (const char* number : {"-1", "", "1.5", "99999999999999999999999"}) {
+      const Finished refused = Run({option, number, "--prompt", "x"});
+      EXPECT_EQ(refused.status, 2) << option << " " << number;
+      EXPECT_THAT(refused.errors, HasSubstr(option + 2)) << option << " " << number;
+    }
   }
 
   const Finished absent = RunProgram({Program("kvant-generate"), "--model", "/nonexistent", "--exact", "--prompt", "x"});
@@ -207,7 +209,23 @@ TEST_F(KvantGenerateTest, FailuresHaveDocumentedExitCodesAndNameTheirObject) {
 
 TEST_F(KvantGenerateTest, NumbersThatAreNoneAreRefused) {
   for (const char* option : {"--temperature", "--top-p", "--hold"}) {
-    EXPECT_EQ(Run({option, "nan", "--exact", "--prompt", "x"}).status, 2) << option;
+    for (const char* number : {"nan", "inf", "-1", "", "1e23"}) {
+      EXPECT_EQ(Run({option, number, "--exact", "--prompt", "x"}).status, 2) << option << " " << number;
+    }
+  }
+}
+
+TEST_F(KvantGenerateTest, HelpIsText) {
+  for (const char* program : {"kvant-generate", "kvantd"}) {
+    const Finished help = RunProgram({Program(program), "--help"});
+    EXPECT_EQ(help.status, 0);
+    EXPECT_THAT(help.output, HasSubstr("--socket"));
+    for (const char c : help.output) ASSERT_TRUE(c == '\n' || (c >= ' ' && c <= '~')) << program << ": " << help.output;
+  }
+  const Finished help = RunProgram({Program("kvant-generate"), "--help"});
+  EXPECT_THAT(help.output, HasSubstr("--placement PLACE:{local,service}"));
+  for (const char* option : {"--placement", "--tail-type", "-o"}) {
+    EXPECT_EQ(Run({option, "1", "--exact", "--prompt", "x"}).status, 2) << option << ": values have names";
   }
 }
 
