@@ -24,8 +24,15 @@ inline constexpr std::size_t kMaxOverrides = 4096;
 inline constexpr std::size_t kMaxOverrideLayers = 16384;
 inline constexpr std::size_t kMaxPlanText = std::size_t{1} << 20;
 
-/// Whether a store may be called so: kInvalidArgument if not.
-[[nodiscard]] Result<void> CheckStoreName(const std::string& name);
+/// The cheap part of what Plan::Make checks: names, shape and rotary positions. Errors name the field.
+[[nodiscard]] Result<void> CheckStoreSpec(const StoreSpec& spec);
+
+/// What a spec takes in memory, its artifact not.
+[[nodiscard]] std::size_t SpecBytes(const StoreSpec& spec);
+
+/// The most that a plan of this spec takes in memory, its own copy of the spec included, its artifact not: to be charged before
+/// it is made, when nothing more is known. Requires: CheckStoreSpec.
+[[nodiscard]] std::size_t PlanBytes(const StoreSpec& spec);
 
 /// Where the encoded blocks of one side of one KV head lie: part p begins `offset[p]` bytes from the start of a slot's payload,
 /// a multiple of 64, and takes `room[p]` bytes, of which the codec writes the first `bytes[p]`.
@@ -106,6 +113,9 @@ class Plan {
   [[nodiscard]] std::vector<UsedCodec> used_codecs() const;
   /// True if the keys of this layer are handed over before RoPE.
   [[nodiscard]] bool pre_rope(std::size_t layer) const { return layers_[layer].front().keys->pre_rope(); }
+
+  /// What it takes in memory, about, without its artifact; never more than PlanBytes of its spec.
+  [[nodiscard]] std::size_t memory_bytes() const noexcept;
 
   /// The model's rotary positions, for raw keys of pre-RoPE layers.
   [[nodiscard]] const kernels::Rope& rope() const noexcept { return rope_; }

@@ -272,8 +272,9 @@ kj::Promise<void> AdminServer::inspect(InspectContext context) {
 kj::Promise<void> AdminServer::evict(EvictContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
-    AnswerEvicted(services_.stores.Evict(StringOf(params.getStore()), params.getMaxBlocks(), params.getDryRun()),
-                  context.getResults());
+    AnswerEvicted(
+        services_.stores.Evict(StringOf(params.getStore(), wire::MAX_IDENTITY_TEXT), params.getMaxBlocks(), params.getDryRun()),
+        context.getResults());
     return kj::READY_NOW;
   });
 }
@@ -294,7 +295,8 @@ kj::Promise<void> AdminServer::codecs(CodecsContext context) {
 
 kj::Promise<void> AdminServer::drop(DropContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    AnswerEvicted(services_.stores.Drop(StringOf(context.getParams().getStore())), context.getResults());
+    AnswerEvicted(services_.stores.Drop(StringOf(context.getParams().getStore(), wire::MAX_IDENTITY_TEXT)),
+                  context.getResults());
     return kj::READY_NOW;
   });
 }

@@ -10,12 +10,6 @@ namespace {
 
 constexpr std::size_t kMaxArenas = 64;
 constexpr std::size_t kMaxStores = 65536;
-constexpr std::size_t kMaxTextBytes = 256;  // of names and labels that clients choose and operators see
-
-std::string Shown(std::string text) {
-  if (text.size() > kMaxTextBytes) text.resize(kMaxTextBytes);
-  return text;
-}
 
 }  // namespace
 
@@ -23,8 +17,9 @@ Error EndingError(std::string_view operation) {
   return {ErrorCode::kUnavailable, std::string(operation) + ": the daemon is ending"};
 }
 
-Session::Session(Services& services, std::string client, std::shared_ptr<Budget> arenas)
-    : services_(services), arena_budget_(std::move(arenas)), client_(Shown(std::move(client))) {
+Session::Session(Services& services, std::string client, std::shared_ptr<Budget> arenas,
+                 std::shared_ptr<wire::MessageMemory::Account> messages)
+    : services_(services), arena_budget_(std::move(arenas)), messages_(std::move(messages)), client_(std::move(client)) {
   services_.sessions.insert(this);
 }
 
@@ -154,7 +149,7 @@ SequenceConfig Session::ConfigOf(const NewSequence& options) const {
   return {.recent_tokens = options.recent_tokens,
           .max_step_tokens = options.max_step_tokens,
           .client = client_,
-          .label = Shown(options.label)};
+          .label = options.label};
 }
 
 Sequence* Session::Keep(std::unique_ptr<Sequence> sequence, Placement placement) {

@@ -26,6 +26,7 @@
 #include "daemon/store/core.h"
 #include "daemon/store/sequence.h"
 #include "daemon/store/store_table.h"
+#include "protocol/message_memory.h"
 
 namespace kvant::daemon {
 
@@ -35,6 +36,9 @@ class Session;
 
 /// Why a daemon that drains refuses what would take long.
 [[nodiscard]] Error EndingError(std::string_view operation);
+
+/// Messages of all connections, beyond what each has for itself (MessageMemory). Twice the largest there may be.
+inline constexpr std::size_t kMessageBytes = std::size_t{128} << 20;
 
 /// What the sessions of a daemon share. Owned by the daemon, outlives them; loop thread.
 struct Services {
@@ -49,7 +53,9 @@ struct Services {
   ServiceCounters counters;
   std::set<Session*> sessions;  ///< sessions enter and leave by themselves
   WaitingCalls waiting_calls;   ///< of all sessions
-  bool draining = false;        ///< calls that would have to wait are refused
+  std::shared_ptr<wire::MessageMemory> message_memory =
+      std::make_shared<wire::MessageMemory>(kMessageBytes);  ///< of all connections
+  bool draining = false;                                     ///< calls that would have to wait are refused
 };
 
 enum class Placement : std::uint8_t { kService, kLocal };
@@ -87,7 +93,9 @@ struct BlockRange {
 class Session {
  public:
   /// `arenas`: what this connection's arenas may take, those of earlier sessions that still live included.
-  Session(Services& services, std::string client, std::shared_ptr<Budget> arenas);
+  /// `messages`: of the connection; null: nobody counts.
+  Session(Services& services, std::string client, std::shared_ptr<Budget> arenas,
+          std::shared_ptr<wire::MessageMemory::Account> messages = nullptr);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -153,9 +161,14 @@ class Session {
   /// Whether the client has to be told of a store's warning; from then on it counts as told.
   bool TellWarning(const Store& store) { return warned_stores_.insert(store.weak_from_this()).second; }
 
+  /// A capability that the client is given counts as long as it lives: clients that let go of none would fill the memory.
+  [[nodiscard]] wire::CountedBytes CountCapability() const { return {messages_, kCapabilityBytes}; }
+
   [[nodiscard]] Services& services() const noexcept { return services_; }
 
  private:
+  static constexpr std::size_t kCapabilityBytes = 1024;  // with what Cap'n Proto keeps of it, about
+
   struct OwnSequence {
     std::unique_ptr<Sequence> sequence;
     Placement placement = Placement::kService;
@@ -170,6 +183,7 @@ class Session {
 
   Services& services_;
   const std::shared_ptr<Budget> arena_budget_;
+  const std::shared_ptr<wire::MessageMemory::Account> messages_;
   const std::string client_;
   std::uint32_t next_number_ = 1;  // of arenas and stores; never reused
   std::map<std::uint32_t, std::shared_ptr<const Arena>> arenas_;

@@ -76,7 +76,7 @@ Result<NewSequence> ReadOptions(wire::SequenceOptions::Reader from) {
   options.tail = {.offset = tail.getOffset(), .type = *type, .capacity_tokens = tail.getCapacityTokens()};
   options.recent_tokens = from.getRecentTokens();
   options.max_step_tokens = from.getMaxStepTokens();
-  options.label = StringOf(from.getLabel());
+  options.label = StringOf(from.getLabel(), wire::MAX_LABEL_TEXT);
   return options;
 }
 

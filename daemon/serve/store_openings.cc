@@ -16,8 +16,8 @@ struct StoreOpenings::Opening {
   ArtifactBytes artifact;
   std::function<bool()> wanted;
   std::function<void(Result<OpenedStore>)> done;
-  Charge copy;    // pays for the artifact in `spec`
-  Charge record;  // of the store, and of the spec until then
+  Charge held;    // of the spec and its copy of the artifact
+  Charge record;  // of the store, once its plan is being made
   std::optional<protocol::Digest> spelling;
   Result<std::unique_ptr<const quantizers::Plan>> plan = Error{ErrorCode::kSystem, "open store: the plan could not be made"};
   Stage stage = Stage::kCopy;
@@ -29,21 +29,21 @@ StoreOpenings::StoreOpenings(StoreTable& stores, const quantizers::Registry& cod
 
 void StoreOpenings::Open(StoreSpec spec, ArtifactBytes artifact, std::function<bool()> wanted,
                          std::function<void(Result<OpenedStore>)> done) {
+  if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return done(ok.error());
   std::optional<protocol::Digest> spelling;
   if (artifact.bytes.empty()) {
     spelling = SpellingDigest(spec);
     if (auto known = stores_.OpenKnown(*spelling, spec.name)) return done(*std::move(known));
   }
-  Result<Charge> copy = stores_.TakeMetadata(artifact.bytes.size(), "the artifact of store " + spec.name);
-  if (!copy) return done(copy.error());
-  Result<Charge> record = stores_.ChargeRecord(spec, artifact.bytes.size());
-  if (!record) return done(record.error());
+  Result<Charge> held =
+      stores_.TakeMetadata(quantizers::SpecBytes(spec) + artifact.bytes.size(), "the spec of store " + spec.name);
+  if (!held) return done(held.error());
   line_.push_back(std::make_shared<Opening>(Opening{.spec = std::move(spec),
                                                     .artifact = std::move(artifact),
                                                     .wanted = std::move(wanted),
                                                     .done = std::move(done),
-                                                    .copy = *std::move(copy),
-                                                    .record = *std::move(record),
+                                                    .held = *std::move(held),
+                                                    .record = {},
                                                     .spelling = spelling}));
   GoOn();
 }
@@ -76,14 +76,18 @@ std::optional<Result<OpenedStore>> StoreOpenings::Step(const std::shared_ptr<Ope
         return std::nullopt;
       }
       [[fallthrough]];
-    case Opening::Stage::kLookUp:
+    case Opening::Stage::kLookUp: {
       opening->artifact = {};
       if (!opening->spelling)
         return Error{ErrorCode::kSystem, "open store \"" + opening->spec.name + "\": its artifact could not be copied"};
       if (auto known = stores_.OpenKnown(*opening->spelling, opening->spec.name)) return *std::move(known);
+      Result<Charge> record = stores_.ChargeRecord(opening->spec, opening->spec.plan.artifact.size());
+      if (!record) return record.error();
+      opening->record = *std::move(record);
       opening->stage = Opening::Stage::kAdopt;
       Run(opening, [opening, &codecs = codecs_] { opening->plan = quantizers::Plan::Make(codecs, opening->spec); });
       return std::nullopt;
+    }
     case Opening::Stage::kAdopt: break;
   }
   if (!opening->plan) return opening->plan.error();

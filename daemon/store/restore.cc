@@ -40,6 +40,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
   const StoreSpec& spec = manifest->spec;
   const std::string what = "restore store " + spec.name + ": ";
 
+  if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return Error{ok.error().code, what + ok.error().message};
   Result<Charge> charge =
       core.budget.Take(ChargeKind::kMetadata, Store::RecordBytes(spec, spec.plan.artifact.size()), what + "its record");
   if (!charge) return charge.error();

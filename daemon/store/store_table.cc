@@ -17,6 +17,7 @@ Result<Charge> StoreTable::ChargeRecord(const StoreSpec& spec, std::size_t artif
 }
 
 Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
+  if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return ok.error();
   const protocol::Digest spelling = SpellingDigest(spec);
   if (auto known = OpenKnown(spelling, spec.name)) return *std::move(known);
   Result<Charge> charge = ChargeRecord(spec, spec.plan.artifact.size());
@@ -28,7 +29,7 @@ Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
 
 std::optional<OpenedStore> StoreTable::OpenKnown(const protocol::Digest& spelling, const std::string& name) {
   const auto known = spellings_.find(spelling);
-  if (known == spellings_.end() || !quantizers::CheckStoreName(name)) return std::nullopt;
+  if (known == spellings_.end()) return std::nullopt;
   return Attach(known->second->shared_from_this(), name);
 }
 

@@ -46,9 +46,9 @@ class StoreTable {
   /// Takes `bytes` of metadata for a caller that has no store yet, making room if need be. kStoreFull if there is none.
   Result<Charge> TakeMetadata(std::size_t bytes, std::string_view what);
 
-  /// Open in steps, for a daemon that makes plans on another thread: OpenKnown, or else ChargeRecord, Plan::Make, Adopt.
-  /// Attaches to the store that was opened by this spelling (SpellingDigest) before; needs no plan. Nothing if there is none,
-  /// or if `name` cannot be a name.
+  /// Open in steps, for a daemon that makes plans on another thread: CheckStoreSpec, OpenKnown, or else ChargeRecord,
+  /// Plan::Make, Adopt. Attaches to the store that was opened by this spelling (SpellingDigest) before; needs no plan. Nothing
+  /// if there is none.
   std::optional<OpenedStore> OpenKnown(const protocol::Digest& spelling, const std::string& name);
   /// Room for the record and plan of a store of this spec with an artifact of so many bytes, made if need be. kStoreFull if
   /// there is none.

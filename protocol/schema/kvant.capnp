@@ -22,6 +22,9 @@ const maxFdsPerMessage :UInt32 = 8;
 const maxBatch :UInt32 = 1024;
 # Most items in one attend or advance.
 
+const maxLabelText :UInt32 = 256;
+# Bytes of a client's name or a sequence's label that are kept; the rest is dropped.
+
 const maxArtifactBytes :UInt64 = 268435456;
 # Most bytes of a plan's artifact: 256 MiB. They are charged to the budget before they are copied.
 
@@ -237,7 +240,7 @@ struct SequenceOptions {
   placement @0 :Placement;
   recentTokens @1 :UInt32;    # newest tokens that stay raw
   maxStepTokens @2 :UInt32;   # most tokens of one advance
-  label @3 :Text;             # shown to operators
+  label @3 :Text;             # shown to operators; maxLabelText
   tail @4 :Tail;
 }
 
@@ -283,7 +286,8 @@ struct AttendItem {
 
 struct AdvanceItem {
   sequence @0 :UInt64;
-  tokens @1 :List(UInt32);    # ids of the next rows; every layer's rows must be written. May be empty
+  tokens @1 :List(UInt32);    # ids of the next rows, no more than the tail has room for; every layer's rows must be written. May be
+                              # empty
   waitSealed @2 :Bool;        # answer when every block that is due is encoded, and list those too (local placement: ask when a
                               # block falls due, use it when it switches: one call per block)
 }
@@ -318,7 +322,8 @@ interface Session {
   # Slabs of a store with index >= from, ascending, at most maxFdsPerMessage; ask again from the last index + 1 until empty.
 
   openSequence @4 (store :UInt32, tokens :List(UInt32), options :SequenceOptions) -> Outcome(SequenceState);
-  # A sequence that already holds the longest sealed prefix of `tokens`, in whole blocks.
+  # A sequence that already holds the longest sealed prefix of `tokens`, in whole blocks. As many tokens as a message holds
+  # (16 million, WIRE.md).
 
   fork @5 (store :UInt32, source :UInt64, length :UInt64, options :SequenceOptions) -> Outcome(SequenceState);
   # Copy-on-write copy of a live sequence of any session that has the same store open, at `length` tokens (all ones: all of
@@ -369,7 +374,7 @@ struct Hello {
   protocolVersion @0 :UInt32;       # both must be the daemon's, else versionMismatch naming both sides' numbers
   segmentLayoutVersion @1 :UInt32;
   bootToken @2 :UInt64;             # 0, or the daemon the client was connected to before: staleDaemon if it is another
-  clientName @3 :Text;              # shown to operators
+  clientName @3 :Text;              # shown to operators; maxLabelText
 }
 
 interface Daemon {
@@ -506,7 +511,7 @@ interface Admin {
   ping @0 () -> ();
   stats @1 () -> (stats :StatsReport);
   stores @2 (cursor :Data) -> (page :StorePage);
-  # From the beginning with an empty cursor, else behind the page that answered it.
+  # From the beginning with an empty cursor, else behind the page that answered it. Others are no cursors.
   sequences @3 (from :UInt64) -> (page :SequencePage);
   # Those with numbers >= from, ascending.
   inspect @4 (sequence :UInt64, firstBlock :UInt64) -> Outcome(SequenceDetail);

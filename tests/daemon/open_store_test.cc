@@ -27,7 +27,8 @@ std::atomic<int> plans_begun{0};
 /// f32, made as slowly as the test likes.
 Result<std::unique_ptr<quantizers::KeyCodec>> MakeSlowKeys(const quantizers::CodecConfig& config) {
   ++plans_begun;
-  while (!gate_open) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(10);  // a call that waits here has failed its test
+  while (!gate_open && std::chrono::steady_clock::now() < limit) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return quantizers::Registry::Builtin().Parse("f32")->codec->make_keys(config);
 }
 

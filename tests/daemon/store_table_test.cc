@@ -188,9 +188,8 @@ TEST(StoreTableTest, OverridesThatSayTheSameAreTheSameIdentity) {
 TEST(StoreTableTest, BudgetSmallerThanOneBlockIsRefused) {
   TestCore core(Budget::kMinimumBytes);
   StoreSpec spec = SmallSpec("huge");
-  spec.layers = 32;
-  spec.kv_heads = 8;
-  spec.head_dim = 128;
+  spec.head_dim = 64;
+  spec.block_tokens = 1024;
   const Result<OpenedStore> opened = core.stores.Open(spec);
   ASSERT_FALSE(opened.has_value());
   EXPECT_EQ(opened.error().code, ErrorCode::kStoreFull);
