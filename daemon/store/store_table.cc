@@ -180,15 +180,15 @@ bool StoreTable::MakeRoom(std::size_t bytes) {
       if (store->pool().GiveBack(bytes)) return true;
     }
   }
-  if (Block* oldest = core_.eviction.oldest(); oldest != nullptr) {
-    oldest->store->Evict(*oldest);
-    return true;
-  }
+  // Blocks and stores that hold nothing go by when they were last used, whichever it is.
   const std::shared_ptr<Store>* least = nullptr;
   for (const auto& [identity, store] : stores_) {
-    if (!Empty(*store)) continue;
-    const auto rank = [](const Store& of) { return std::pair(of.openers() != 0, of.last_use()); };
-    if (least == nullptr || rank(*store) < rank(**least)) least = &store;
+    if (Empty(*store) && (least == nullptr || store->last_use() < (*least)->last_use())) least = &store;
+  }
+  Block* const oldest = core_.eviction.oldest();
+  if (oldest != nullptr && (least == nullptr || oldest->last_use < (*least)->last_use())) {
+    oldest->store->Evict(*oldest);
+    return true;
   }
   if (least == nullptr) return false;
   Erase(std::shared_ptr<Store>(*least));

@@ -260,6 +260,27 @@ TEST(StoreTableTest, ThousandsOfNamesFitASmallBudgetAlthoughAllAreOpen) {
   EXPECT_LT(core.stores.stores().size(), 1000u);
 }
 
+// What stays when room runs out is what was used last: a store that has lost its blocks goes before the blocks of later ones.
+TEST(StoreTableTest, EmptyStoresDoNotOutliveLaterBlocks) {
+  TestCore core(std::size_t{4} << 20);
+  const SequenceConfig config{.recent_tokens = 0, .max_step_tokens = 64, .client = "test", .label = ""};
+  std::vector<std::shared_ptr<Store>> open;  // the client closes none
+  while (core.stores.stores().size() == open.size()) {
+    ASSERT_LT(open.size(), 2000u);
+    StoreSpec spec = SmallSpec("store" + std::to_string(open.size()));
+    spec.salt = std::to_string(open.size());
+    open.push_back(core.stores.Open(spec).value().store);
+    TestSequence sequence = TestSequence::Open(open.back(), {}, config);
+    sequence.Advance(Tokens(64));
+    core.encode.RunAll();
+  }
+  core.populate.RunAll();
+  std::size_t empty = 0;
+  for (const auto& [identity, store] : core.stores.stores()) empty += store->index().size() == 0 ? 1 : 0;
+  EXPECT_LE(empty, 1u) << "of " << core.stores.stores().size();
+  EXPECT_GT(core.stores.stores().size(), 20u);
+}
+
 TEST(StoreTableTest, DropTakesAStoreWithItsBlocksUnlessSequencesAreOpen) {
   TestCore core;
   OpenedStore opened = core.stores.Open(SmallSpec()).value();
