@@ -95,6 +95,7 @@ TEST_F(OpenStoreTest, AnAttachMakesNoPlan) {
   ASSERT_EQ(plans_begun, 1);
   gate_open = false;  // a plan would never be ready
   const std::uint32_t number = client_->OpenStore(SlowSpec());
+  ASSERT_EQ(plans_begun, 1);
   for (int i = 0; i < 100; ++i) EXPECT_EQ(client_->OpenStore(SlowSpec()), number);
   EXPECT_EQ(client_->OpenStore(SlowSpec("a-label-of-it")), number);
   RpcClient other(*io_, daemon_->Connect().value());
