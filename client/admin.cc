@@ -99,6 +99,23 @@ BlockRow ReadBlockRow(wire::BlockRow::Reader from) {
           .checksum_ok = from.getChecksumOk()};
 }
 
+StoredCodec ReadStoredCodec(wire::StoredCodec::Reader from) {
+  CodecForm form{.family = Str(from.getFamily()),
+                 .order = Str(from.getOrder()),
+                 .bits = from.getBits(),
+                 .magnitudes = {},
+                 .first_level = from.getFirstLevel(),
+                 .level_unit = from.getLevelUnit(),
+                 .scale_format = Str(from.getScaleFormat()),
+                 .scale_offset = from.getScaleOffset(),
+                 .rotated = from.getRotated(),
+                 .centered = from.getCentered(),
+                 .part_bytes = {}};
+  for (const int magnitude : from.getMagnitudes()) form.magnitudes.push_back(magnitude);
+  for (const std::uint64_t bytes : from.getPartBytes()) form.part_bytes.push_back(bytes);
+  return {.side = Str(from.getSide()), .spec = Str(from.getSpec()), .heads = from.getHeads(), .form = std::move(form)};
+}
+
 Result<EvictReport> ReadEvicted(wire::Outcome<wire::EvictReport>::Reader from) {
   if (from.isError()) return wire::ReadError(from.getError());
   return EvictReport{.blocks = from.getOk().getBlocks(), .bytes = from.getOk().getBytes()};
@@ -240,6 +257,21 @@ Result<SequenceDetail> Admin::Inspect(SequenceId id) {
       blocks = detail.blocks.size();
       if (from.getBlocks().size() == 0 || blocks >= from.getSealedBlocks()) return detail;
     }
+  });
+}
+
+Result<std::vector<StoredCodec>> Admin::Codecs(const std::string& store) {
+  return Guard("codecs", [&]() -> Result<std::vector<StoredCodec>> {
+    if (!impl_) return MovedFrom("codecs");
+    if (auto entered = impl_->connection->Enter("codecs"); !entered) return entered.error();
+    auto request = impl_->admin.codecsRequest();
+    request.setStore(capnp::Text::Reader(store.c_str(), store.size()));
+    auto answer = impl_->connection->Call(request, "codecs");
+    if (!answer) return answer.error();
+    if (answer->isError()) return wire::ReadError(answer->getError());
+    std::vector<StoredCodec> codecs;
+    for (const auto codec : answer->getOk()) codecs.push_back(ReadStoredCodec(codec));
+    return codecs;
   });
 }
 

@@ -19,6 +19,11 @@ Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
   }
   if (auto good = CheckTokens(tokens, "advance"); !good) return good;
   if (auto finite = CheckUnseenRows(tokens.size()); !finite) return finite;
+  // Rows beyond the tokens are given up, whatever the number of tokens. Growth does that; here nothing grows.
+  if (tokens.empty()) {
+    ForgetReserved();
+    if (poisoned_rows_) poisoned_rows_ = 0;
+  }
   quantizers::FoldNewRows(tail_, length(), tokens.size());
   return local() ? AdvanceLocal(tokens) : AdvanceInService(tokens);
 }

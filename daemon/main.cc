@@ -20,7 +20,7 @@
 
 #include <kvant/daemon.h>
 
-#include "daemon/byte_size.h"
+#include "protocol/byte_size.h"
 
 namespace {
 
@@ -160,7 +160,11 @@ int main(int argc, char** argv) {
     std::cerr << "kvantd: cannot write to standard output\n";
     return kExitFault;
   }
-  auto budget_bytes = kvant::daemon::ParseByteSize(budget);
+  if (options.socket.empty()) {  // the daemon itself would serve embedded clients alone
+    std::cerr << "kvantd: --socket: no path is given\n";
+    return kExitUsage;
+  }
+  auto budget_bytes = kvant::protocol::ParseByteSize(budget);
   if (!budget_bytes) {
     std::cerr << "kvantd: --budget: " << budget_bytes.error().message << '\n';
     return kExitUsage;

@@ -25,11 +25,14 @@ using Clock = std::chrono::steady_clock;
 constexpr int kNicer = 10;
 /// Long attention against steps of others: a quarter of the core, while both want it.
 constexpr int kLongNicer = 5;
+/// What clients can cause as often as they like is logged so often at most.
+constexpr std::uint32_t kMostLogged = 20;
+constexpr std::chrono::seconds kLogInterval{60};
 constexpr kj::Duration kAcceptPause = 100 * kj::MILLISECONDS;  // when descriptors have run out
 /// Answers that a drained daemon has written leave when the loop next has nothing to do.
 constexpr kj::Duration kFlushTime = 10 * kj::MILLISECONDS;
-/// What drain_timeout cut short is answered soon after, or not at all.
-constexpr kj::Duration kRefusalTime = 500 * kj::MILLISECONDS;
+/// What drain_timeout cut short is answered soon after, or, on a machine that gives the daemon no time at all, never.
+constexpr kj::Duration kRefusalTime = 5 * kj::SECONDS;
 
 /// Never 0, which at hello means "any daemon".
 std::uint64_t NewBootToken() {
@@ -58,6 +61,8 @@ std::string Str(const kj::Exception& exception) {
 
 Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener, protocol::UniqueFd eventfd)
     : options_(options),
+      events_(kMostLogged, kLogInterval),
+      failures_(kMostLogged, kLogInterval),
       queue_(
           loop_.port(), std::move(eventfd), [this](const kj::Exception& exception) { Report("posted work", exception); },
           [this](const kj::Exception& exception) { Fail("the queue of other threads' work", exception); }),
@@ -73,17 +78,15 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .populate = *populate_,
             .codecs = options.codecs != nullptr ? *options.codecs : builtin_codecs_,
             .boot_token = NewBootToken(),
-            .notify =
-                [this](std::string_view event) {
-                  if (options_.log) options_.log->warn("{}", event);
-                }},
+            .notify = [this](std::string_view event) { Tell(event); }},
       stores_(std::make_unique<StoreTable>(core_)),
+      openings_(*stores_, core_.codecs, *plans_),
       attend_(team_),
       long_attention_(std::make_unique<LongAttention>(Workers(options), kLongNicer,
                                                       [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
       services_{.core = core_,
                 .stores = *stores_,
-                .plans = *plans_,
+                .openings = openings_,
                 .attend = attend_,
                 .long_attention = *long_attention_,
                 .arena_budget = arena_budget_,
@@ -212,12 +215,12 @@ kj::Promise<void> Server::Accept() {
 /// Every refusal is counted; the log has the first of a row and, once connections are accepted again, how many there were.
 void Server::Refuse(std::string_view why) {
   ++services_.counters.refused_connections;
-  if (refused_in_a_row_++ == 0 && options_.log) options_.log->warn("connection refused reason=\"{}\"", why);
+  if (refused_in_a_row_++ == 0) refusal_told_ = Tell("connection refused reason=\"" + std::string(why) + "\"");
 }
 
 void Server::EndRefusals() {
   const std::uint64_t refused = std::exchange(refused_in_a_row_, 0);
-  if (refused > 0 && options_.log) options_.log->info("connections are accepted again refused={}", refused);
+  if (refused > 0 && refusal_told_) options_.log->info("connections are accepted again refused={}", refused);
 }
 
 kj::Promise<void> Server::WatchHeartbeats() {
@@ -253,8 +256,20 @@ kj::Promise<void> Server::Essential(std::string_view what, kj::Promise<void> cha
   return chain.eagerlyEvaluate([this, what](kj::Exception&& exception) { Fail(what, exception); });
 }
 
+/// Logs what clients can cause at will, unless there was too much of it lately. Returns whether it is in the log.
+bool Server::Tell(std::string_view event) {
+  if (!options_.log) return false;
+  const auto left_out = events_.Admit(Clock::now());
+  if (left_out.value_or(0) != 0) options_.log->warn("events not logged count={}", *left_out);
+  if (left_out) options_.log->warn("{}", event);
+  return left_out.has_value();
+}
+
 void Server::Report(std::string_view what, const kj::Exception& exception) {
-  if (options_.log) options_.log->error("failed, going on what=\"{}\" error=\"{}\"", what, Str(exception));
+  if (!options_.log) return;
+  const auto left_out = failures_.Admit(Clock::now());
+  if (left_out.value_or(0) != 0) options_.log->error("failures not logged count={}", *left_out);
+  if (left_out) options_.log->error("failed, going on what=\"{}\" error=\"{}\"", what, Str(exception));
 }
 
 void Server::Fail(std::string_view what, const kj::Exception& exception) {

@@ -15,6 +15,7 @@
 #include <kvant/result.h>
 
 #include "daemon/listener.h"
+#include "daemon/log_limit.h"
 #include "daemon/loop_queue.h"
 #include "daemon/memory/budget.h"
 #include "daemon/serve/admin_server.h"
@@ -22,6 +23,7 @@
 #include "daemon/serve/connection.h"
 #include "daemon/serve/long_attention.h"
 #include "daemon/serve/session.h"
+#include "daemon/serve/store_openings.h"
 #include "daemon/store/core.h"
 #include "daemon/store/store_table.h"
 #include "daemon/worker_threads.h"
@@ -64,11 +66,14 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void DropHung(std::chrono::nanoseconds ran);
   void BeginDrain();
   [[nodiscard]] kj::Promise<void> Essential(std::string_view what, kj::Promise<void> chain);
+  bool Tell(std::string_view event);
   void Report(std::string_view what, const kj::Exception& exception);
   void Fail(std::string_view what, const kj::Exception& exception);
   void taskFailed(kj::Exception&& exception) override;
 
   const DaemonOptions options_;
+  LogLimit events_;    // that clients cause
+  LogLimit failures_;  // that end nothing but what failed
   wire::EventLoop loop_;
   kj::PromiseFulfillerPair<void> stop_ = kj::newPromiseAndFulfiller<void>();
   LoopQueue queue_;  // before the threads that post to it
@@ -82,6 +87,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   quantizers::WorkerTeam team_;
   Core core_;
   std::unique_ptr<StoreTable> stores_;
+  StoreOpenings openings_;
   AttendService attend_;
   std::unique_ptr<LongAttention> long_attention_;
   Services services_;
@@ -90,6 +96,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   std::optional<Listener> listener_;
   std::optional<kj::UnixEventPort::FdObserver> newcomers_;  // of the listener's socket
   std::uint64_t refused_in_a_row_ = 0;                      // connections, since the last that was accepted
+  bool refusal_told_ = false;                               // the log has the first of them
   std::uint64_t next_connection_ = 1;
   std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
   // Last: these run over the others.

@@ -22,7 +22,9 @@ Digest Canonical(XXH128_hash_t hash) {
 
 }  // namespace
 
-Digest DigestOf(std::string_view bytes) { return Canonical(XXH3_128bits(bytes.data(), bytes.size())); }
+Digest DigestOf(std::span<const std::byte> bytes) { return Canonical(XXH3_128bits(bytes.data(), bytes.size())); }
+
+Digest DigestOf(std::string_view text) { return DigestOf(std::as_bytes(std::span(text))); }
 
 Digest ChainDigest(const Digest& parent, std::span<const std::uint32_t> tokens) {
   std::vector<unsigned char> text(parent.size() + tokens.size_bytes());

@@ -1,6 +1,8 @@
-// 128-bit digests: store identities and the chain hash of prefixes. XXH3-128, the canonical (big-endian) byte order everywhere.
+// 128-bit digests: store identities, the chain hash of prefixes, files. XXH3-128, the canonical (big-endian) byte order
+// everywhere.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -11,7 +13,8 @@
 
 namespace kvant::protocol {
 
-Digest DigestOf(std::string_view bytes);
+Digest DigestOf(std::span<const std::byte> bytes);
+Digest DigestOf(std::string_view text);
 
 /// Digest of `parent` followed by the token ids as little-endian u32: names a block by all tokens up to its end. The parent of
 /// the first block is the identity digest, so chains of different stores differ. XXH3 resists accidents, not attackers: whoever

@@ -16,6 +16,8 @@ namespace {
 constexpr std::size_t kWord = sizeof(capnp::word);
 /// Most messages are a few hundred bytes.
 constexpr std::size_t kUsualBytes = 16384;
+/// What a message that is being served takes beside its own bytes, about: the call, its promises, its answer.
+constexpr std::size_t kCallBytes = 2048;
 /// What Cap'n Proto's own readers allow.
 constexpr std::uint64_t kMaxSegments = 512;
 
@@ -27,8 +29,10 @@ void SetNonBlocking(int fd) {
 
 }  // namespace
 
-MessageSocket::MessageSocket(EventLoop& loop, kj::AutoCloseFd socket, std::size_t max_fds)
+MessageSocket::MessageSocket(EventLoop& loop, kj::AutoCloseFd socket, std::size_t max_fds,
+                             std::shared_ptr<MessageMemory::Account> account)
     : loop_(loop),
+      account_(std::move(account)),
       socket_(kj::mv(socket)),
       max_fds_(max_fds),
       observer_(loop.port(), socket_, kj::UnixEventPort::FdObserver::OBSERVE_READ_WRITE),
@@ -37,9 +41,15 @@ MessageSocket::MessageSocket(EventLoop& loop, kj::AutoCloseFd socket, std::size_
   SetNonBlocking(socket_);
   readable_ = WatchReadable().eagerlyEvaluate(nullptr);
   loop_.Add(*this);
+  if (account_ != nullptr) account_->SetCut([this] { Cut(); });
 }
 
-MessageSocket::~MessageSocket() noexcept(false) { loop_.Remove(*this); }
+MessageSocket::~MessageSocket() noexcept(false) {
+  loop_.Remove(*this);
+  if (account_ == nullptr) return;
+  account_->SetCut(nullptr);
+  account_->Give(counted_);
+}
 
 kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> MessageSocket::tryReadMessage(kj::ArrayPtr<kj::AutoCloseFd> fd_space,
                                                                                  capnp::ReaderOptions options,
@@ -93,7 +103,7 @@ MessageSocket::Message MessageSocket::ReadMessage(Reader& reader) {
       kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the connection ended within a message"));
     }
     if (drained_) return nullptr;
-    ReceiveSome();
+    ReceiveSome(words * kWord);
   }
 }
 
@@ -117,14 +127,22 @@ std::size_t MessageSocket::FrameWords(const capnp::ReaderOptions& options) const
 }
 
 capnp::MessageReaderAndFds MessageSocket::TakeFrame(std::size_t words, Reader& reader) {
-  auto frame = kj::heapArray<capnp::word>(words);
-  std::memcpy(frame.begin(), in_.begin() + in_begin_ / kWord, words * kWord);
-  in_begin_ += words * kWord;
+  const std::size_t bytes = words * kWord;
+  kj::Array<capnp::word> frame;
+  if (bytes > kUsualBytes && in_begin_ == 0 && in_end_ == bytes) {  // a large message that fills the buffer takes it along
+    frame = kj::mv(in_);
+    in_ = kj::heapArray<capnp::word>(kUsualBytes / kWord);
+  } else {
+    frame = kj::heapArray<capnp::word>(words);
+    std::memcpy(frame.begin(), in_.begin() + in_begin_ / kWord, bytes);
+  }
+  in_begin_ += bytes;
   const std::uint64_t taken = received_ - (in_end_ - in_begin_);
   if (in_begin_ == in_end_) {
     in_begin_ = in_end_ = 0;
     if (in_.size() * kWord > kKeptBytes) in_ = kj::heapArray<capnp::word>(kUsualBytes / kWord);
   }
+  Recount();
   std::size_t fds = 0;
   if (!in_fds_.empty() && in_fds_.front().end <= taken) {
     for (kj::AutoCloseFd& fd : in_fds_.front().fds) {
@@ -132,11 +150,38 @@ capnp::MessageReaderAndFds MessageSocket::TakeFrame(std::size_t words, Reader& r
     }
     in_fds_.pop_front();
   }
-  kj::Own<capnp::MessageReader> message = kj::heap<capnp::FlatArrayMessageReader>(frame, reader.options).attach(kj::mv(frame));
+  const std::size_t held = frame.size() * kWord + kCallBytes;
+  kj::Own<capnp::MessageReader> message = kj::heap<capnp::FlatArrayMessageReader>(frame.slice(0, words), reader.options)
+                                              .attach(kj::mv(frame), CountedBytes(account_, held));
+  KJ_IF_MAYBE (exception, broken_) {
+    if (account_ != nullptr && ended_) kj::throwFatalException(kj::cp(*exception));  // cut off just now
+  }
+  if (check_ != nullptr) check_(*message);
   return {kj::mv(message), reader.fd_space.slice(0, fds)};
 }
 
-void MessageSocket::MakeRoom() {
+/// Ends the connection at once, without what has come or was to go.
+void MessageSocket::Cut() {
+  in_ = kj::heapArray<capnp::word>(1);
+  in_begin_ = in_end_ = 0;
+  ended_ = true;
+  Break(KJ_EXCEPTION(DISCONNECTED, "of what all connections may hold in messages this one held most"));
+}
+
+/// Tells the account what the buffers hold beyond the usual. Whoever calls this while it grows looks at broken_ afterwards.
+void MessageSocket::Recount() {
+  if (account_ == nullptr) return;
+  const auto beyond = [](std::size_t bytes) { return bytes > kUsualBytes ? bytes - kUsualBytes : 0; };
+  const std::size_t before = std::exchange(counted_, beyond(in_.size() * kWord) + beyond(out_.capacity()));
+  if (counted_ > before) {
+    account_->Take(counted_ - before);
+  } else {
+    account_->Give(before - counted_);
+  }
+}
+
+/// `frame_bytes`: of the message that is coming in, if its header is there.
+void MessageSocket::MakeRoom(std::size_t frame_bytes) {
   const std::size_t have = in_end_ - in_begin_;
   auto* bytes = reinterpret_cast<kj::byte*>(in_.begin());
   if (in_begin_ != 0) {
@@ -146,13 +191,19 @@ void MessageSocket::MakeRoom() {
   }
   if (have < in_.size() * kWord) return;
   // Grows with what has come, not with what a header claims.
-  auto larger = kj::heapArray<capnp::word>(2 * in_.size());
+  std::size_t words = 2 * in_.size();
+  if (frame_bytes > have && frame_bytes / kWord < words) words = frame_bytes / kWord;
+  auto larger = kj::heapArray<capnp::word>(words);
   std::memcpy(larger.begin(), in_.begin(), have);
   in_ = kj::mv(larger);
+  Recount();
+  KJ_IF_MAYBE (exception, broken_) {
+    if (account_ != nullptr) kj::throwFatalException(kj::cp(*exception));
+  }
 }
 
-void MessageSocket::ReceiveSome() {
-  if (in_end_ == in_.size() * kWord) MakeRoom();
+void MessageSocket::ReceiveSome(std::size_t frame_bytes) {
+  if (in_end_ == in_.size() * kWord) MakeRoom(frame_bytes);
   iovec piece{reinterpret_cast<kj::byte*>(in_.begin()) + in_end_, in_.size() * kWord - in_end_};
   msghdr header{};
   header.msg_iov = &piece;

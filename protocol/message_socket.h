@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
+#include <memory>
 #include <vector>
 
 #include <capnp/serialize-async.h>
@@ -14,6 +16,7 @@
 #include <sys/socket.h>
 
 #include "protocol/event_loop.h"
+#include "protocol/message_memory.h"
 
 namespace kvant::wire {
 
@@ -31,11 +34,15 @@ class MessageSocket final : public capnp::MessageStream, private Source {
   static constexpr std::size_t kMaxUnsentBytes = std::size_t{64} << 20;
 
   /// `socket` is a stream socket. Of descriptors that come with one message at most `max_fds` are kept; with 0 the kernel
-  /// closes all of them.
-  MessageSocket(EventLoop& loop, kj::AutoCloseFd socket, std::size_t max_fds);
+  /// closes all of them. `account`: what it holds in messages counts there, and it is what is cut off; null: nobody counts.
+  MessageSocket(EventLoop& loop, kj::AutoCloseFd socket, std::size_t max_fds,
+                std::shared_ptr<MessageMemory::Account> account = nullptr);
   ~MessageSocket() noexcept(false);
   MessageSocket(const MessageSocket&) = delete;
   MessageSocket& operator=(const MessageSocket&) = delete;
+
+  /// `check` sees each message that comes in before anybody else; where it throws, the connection ends.
+  void SetCheck(std::function<void(capnp::MessageReader&)> check) { check_ = std::move(check); }
 
   using capnp::MessageStream::tryReadMessage;
   using capnp::MessageStream::writeMessage;
@@ -71,7 +78,7 @@ class MessageSocket final : public capnp::MessageStream, private Source {
   };
 
   /// A buffer that grew beyond this is given back once it is empty.
-  static constexpr std::size_t kKeptBytes = std::size_t{1} << 20;
+  static constexpr std::size_t kKeptBytes = std::size_t{32} << 10;
 
   void Flush() override;
   bool Receive() override;
@@ -80,8 +87,8 @@ class MessageSocket final : public capnp::MessageStream, private Source {
   kj::Promise<void> WatchWritable();
   /// Reads until there is a message, or nothing more.
   Message ReadMessage(Reader& reader);
-  void ReceiveSome();
-  void MakeRoom();
+  void ReceiveSome(std::size_t frame_bytes);
+  void MakeRoom(std::size_t frame_bytes);
   void TakeFds(const msghdr& header);
   [[nodiscard]] std::size_t FrameWords(const capnp::ReaderOptions& options) const;
   capnp::MessageReaderAndFds TakeFrame(std::size_t words, Reader& reader);
@@ -89,8 +96,13 @@ class MessageSocket final : public capnp::MessageStream, private Source {
   bool SendSome();
   kj::Exception Break(kj::Exception&& why);
   void DropSent();
+  void Recount();
+  void Cut();
 
   EventLoop& loop_;
+  const std::shared_ptr<MessageMemory::Account> account_;  // shared with messages that are being served; null: nobody counts
+  std::function<void(capnp::MessageReader&)> check_;       // null: nobody looks
+  std::size_t counted_ = 0;                                // there, of the buffers
   const kj::AutoCloseFd socket_;
   const std::size_t max_fds_;
   kj::UnixEventPort::FdObserver observer_;

@@ -49,6 +49,8 @@ kj::Promise<void> MessageSocket::writeMessage(kj::ArrayPtr<const int> fds,
   if (out_.size() - sent_ > kMaxUnsentBytes) {
     return Break(KJ_EXCEPTION(DISCONNECTED, "the peer does not read its answers", out_.size() - sent_));
   }
+  Recount();
+  KJ_IF_MAYBE (exception, broken_) return kj::cp(*exception);
   return kj::READY_NOW;
 }
 
@@ -60,12 +62,14 @@ kj::Exception MessageSocket::Break(kj::Exception&& why) {
   sent_ = 0;
   ::shutdown(socket_, SHUT_RDWR);
   broken_ = kj::cp(why);
+  Recount();
   return kj::mv(why);
 }
 
 /// A peer that reads slowly but steadily must not make `out_` grow for ever.
 void MessageSocket::DropSent() {
-  if (sent_ < kKeptBytes) return;
+  constexpr std::size_t kWorthMoving = std::size_t{1} << 20;
+  if (sent_ < kWorthMoving) return;
   out_.erase(out_.begin(), out_.begin() + static_cast<std::ptrdiff_t>(sent_));
   for (SentFds& fds : out_fds_) {
     fds.begin -= sent_;
@@ -91,6 +95,7 @@ void MessageSocket::Flush() {
   out_.clear();
   sent_ = 0;
   if (out_.capacity() > kKeptBytes) out_.shrink_to_fit();
+  Recount();
   if (ending_) ::shutdown(socket_, SHUT_WR);
 }
 

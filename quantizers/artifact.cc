@@ -4,27 +4,13 @@
 #include <cmath>
 #include <utility>
 
-#include <xxhash.h>
-
+#include "protocol/digest.h"
 #include "quantizers/safetensors.h"
 
 namespace kvant::quantizers {
 namespace {
 
 constexpr std::string_view kWhat = "codec plan artifact";
-
-std::string HexDigest(std::span<const std::byte> image) {
-  const XXH128_hash_t hash = XXH3_128bits(image.data(), image.size());
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, hash);
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  for (const unsigned char byte : canonical.digest) {
-    text += kDigits[byte >> 4];
-    text += kDigits[byte & 15];
-  }
-  return text;
-}
 
 }  // namespace
 
@@ -33,15 +19,15 @@ Result<std::unique_ptr<const Artifact>> Artifact::Make(std::span<const std::byte
   if (!file) return file.error();
   std::unique_ptr<Artifact> artifact(new Artifact);
   for (const auto& [name, stored] : file->tensors()) {
-    auto values = WidenTensor(stored);
-    if (!values) {
+    std::vector<float> values(stored.elements);
+    if (!WidenTensor(stored, values)) {
       return Error{ErrorCode::kUnsupported, std::string(kWhat) + ": tensor \"" + name + "\" has dtype " +
                                                 std::string(TensorTypeName(stored.type)) + "; use F32, F16, BF16, I8 or U8"};
     }
-    const bool finite = std::ranges::all_of(*values, [](float x) { return std::isfinite(x); });
-    artifact->tensors_.emplace(name, Tensor{stored.shape, *std::move(values), finite});
+    const bool finite = std::ranges::all_of(values, [](float x) { return std::isfinite(x); });
+    artifact->tensors_.emplace(name, Tensor{stored.shape, std::move(values), finite});
   }
-  artifact->digest_ = HexDigest(image);
+  artifact->digest_ = protocol::DigestHex(protocol::DigestOf(image));
   return std::unique_ptr<const Artifact>(std::move(artifact));
 }
 

@@ -195,6 +195,9 @@ class BlockCodec {
   }
 
   [[nodiscard]] virtual Needs needs(std::size_t n) const noexcept = 0;
+  /// Memory that the object holds beside itself and the artifact: rotations, tables. At most 66 bytes per number of a row, head
+  /// by head, is what a daemon makes room for before it makes a plan (PlanBytes).
+  [[nodiscard]] virtual std::size_t memory_bytes() const noexcept { return 0; }
   [[nodiscard]] virtual CodecTraits traits() const noexcept { return {}; }
   [[nodiscard]] virtual CodeForm form() const noexcept { return {}; }
 

@@ -12,8 +12,7 @@
 namespace kvant::quantizers {
 namespace {
 
-// Numbers of one token over all layers, keys or values: 128 layers of 128 KV heads of 128. Bounds what a hostile spec can make
-// codecs allocate for rotations and means: up to 64 bytes for each of them.
+// Numbers of one token over all layers, keys or values: 128 layers of 128 KV heads of 128.
 constexpr std::uint64_t kMaxNumbersPerToken = std::uint64_t{1} << 21;
 constexpr std::size_t kAlignment = 64;
 
@@ -52,26 +51,6 @@ Result<void> CheckRope(const StoreSpec& spec) {
     return Invalid("key_stage before_rope needs rotary positions, but rope.pairing is none");
   }
   return {};
-}
-
-Result<void> CheckShape(const StoreSpec& spec) {
-  if (auto ok = CheckName(spec.name); !ok) return ok;
-  if (spec.model.empty()) return Invalid("model is empty; give a digest of the weights");
-  if (spec.tokenizer.empty()) return Invalid("tokenizer is empty; give its digest or name");
-  if (auto ok = CheckRange("layers", spec.layers, 1, 1024); !ok) return ok;
-  if (auto ok = CheckRange("kv_heads", spec.kv_heads, 1, 1024); !ok) return ok;
-  if (auto ok = CheckRange("head_dim", spec.head_dim, 8, 1024, 8); !ok) return ok;
-  if (auto ok = CheckRange("block_tokens", spec.block_tokens, 16, 1024, 16); !ok) return ok;
-  if (auto ok = CheckRange("sink_tokens", spec.sink_tokens, 0, spec.block_tokens); !ok) return ok;
-  if (spec.dtype != ElementType::kF32 && spec.dtype != ElementType::kF16 && spec.dtype != ElementType::kBF16) {
-    return Invalid("dtype " + std::to_string(static_cast<unsigned>(spec.dtype)) + " is unknown");
-  }
-  const std::uint64_t numbers = std::uint64_t{spec.layers} * spec.kv_heads * spec.head_dim;
-  if (numbers > kMaxNumbersPerToken) {
-    return Invalid("layers * kv_heads * head_dim is " + std::to_string(numbers) + ", at most " +
-                   std::to_string(kMaxNumbersPerToken));
-  }
-  return CheckRope(spec);
 }
 
 /// The specs that a plan names, each parsed once however often it stands there.
@@ -192,6 +171,10 @@ Result<std::vector<std::vector<Choice>>> ChooseAll(const StoreSpec& spec, Specs&
   return layers;
 }
 
+/// What stands before the specs in a line of the plan's text. Specs hold no spaces.
+constexpr std::string_view kKeysWord = " keys ";
+constexpr std::string_view kValuesWord = " values ";
+
 /// The plan's text (Plan::canonical) without the artifact.
 Result<std::string> TextOf(const std::vector<std::vector<Choice>>& layers, const Specs& keys, const Specs& values) {
   std::string text;
@@ -199,7 +182,8 @@ Result<std::string> TextOf(const std::vector<std::vector<Choice>>& layers, const
     for (const Choice& choice : layers[layer]) {
       text += "layer " + std::to_string(layer);
       if (layers[layer].size() > 1) text += " heads " + std::to_string(choice.begin) + ".." + std::to_string(choice.end - 1);
-      text += " keys " + keys.canonical(choice.keys) + " values " + values.canonical(choice.values) + "\n";
+      text += std::string(kKeysWord) + keys.canonical(choice.keys) + std::string(kValuesWord) +
+              values.canonical(choice.values) + "\n";
     }
     if (text.size() > kMaxPlanText) {
       return Invalid("the plan's text has more than " + std::to_string(kMaxPlanText) + " bytes in its first " +
@@ -216,8 +200,77 @@ float NegligibleWeight(const ValueCodec& codec) {
 
 }  // namespace
 
+Result<void> CheckStoreSpec(const StoreSpec& spec) {
+  if (auto ok = CheckName(spec.name); !ok) return ok;
+  if (spec.model.empty()) return Invalid("model is empty; give a digest of the weights");
+  if (spec.tokenizer.empty()) return Invalid("tokenizer is empty; give its digest or name");
+  if (auto ok = CheckRange("layers", spec.layers, 1, 1024); !ok) return ok;
+  if (auto ok = CheckRange("kv_heads", spec.kv_heads, 1, 1024); !ok) return ok;
+  if (auto ok = CheckRange("head_dim", spec.head_dim, 8, 1024, 8); !ok) return ok;
+  if (auto ok = CheckRange("block_tokens", spec.block_tokens, 16, 1024, 16); !ok) return ok;
+  if (auto ok = CheckRange("sink_tokens", spec.sink_tokens, 0, spec.block_tokens); !ok) return ok;
+  if (spec.dtype != ElementType::kF32 && spec.dtype != ElementType::kF16 && spec.dtype != ElementType::kBF16) {
+    return Invalid("dtype " + std::to_string(static_cast<unsigned>(spec.dtype)) + " is unknown");
+  }
+  const std::uint64_t numbers = std::uint64_t{spec.layers} * spec.kv_heads * spec.head_dim;
+  if (numbers > kMaxNumbersPerToken) {
+    return Invalid("layers * kv_heads * head_dim is " + std::to_string(numbers) + ", at most " +
+                   std::to_string(kMaxNumbersPerToken));
+  }
+  return CheckRope(spec);
+}
+
+namespace {
+
+// Of what a plan takes beside its codecs' memory. Per run of heads with the same codecs: the working codecs, their places, and
+// a line of text as fields of the identity. Per head: the sums of its keys that the store keeps.
+constexpr std::size_t kRunBytes = 1536;
+constexpr std::size_t kHeadBytes = 32;
+constexpr std::size_t kRopeBytes = 128;  // per number of a row: cosines and sines
+constexpr std::size_t kOverrideBytes = 256;
+constexpr std::size_t kCodecBytes = 66;  // of memory, per number of a row and side
+
+std::size_t FixedBytes(const StoreSpec& spec, std::size_t runs, std::size_t canonical_bytes) {
+  const std::size_t heads = std::size_t{spec.layers} * spec.kv_heads;
+  return 2 * SpecBytes(spec) + 3 * canonical_bytes + runs * kRunBytes + heads * kHeadBytes + spec.head_dim * kRopeBytes;
+}
+
+}  // namespace
+
+std::size_t SpecBytes(const StoreSpec& spec) {
+  std::size_t bytes = spec.name.size() + spec.model.size() + spec.tokenizer.size() + spec.adapter.size() + spec.salt.size() +
+                      spec.plan.keys.size() + spec.plan.values.size();
+  for (const LayerPlan& entry : spec.plan.overrides) bytes += kOverrideBytes + entry.keys.size() + entry.values.size();
+  return bytes;
+}
+
+std::size_t PlanBytes(const StoreSpec& spec) {
+  const std::size_t heads = std::size_t{spec.layers} * spec.kv_heads;
+  std::size_t longest = spec.plan.keys.size() + spec.plan.values.size();
+  std::size_t runs = spec.layers;
+  for (const LayerPlan& entry : spec.plan.overrides) {
+    longest = std::max(longest, entry.keys.size() + entry.values.size());
+    if (entry.first_layer <= entry.last_layer && entry.last_layer < spec.layers) {
+      runs += 2 * (entry.last_layer - entry.first_layer + 1);  // it may cut a run in three
+    }
+  }
+  runs = std::min({runs, heads, spec.layers + 2 * kMaxOverrideLayers});
+  constexpr std::size_t kLineBytes = 128;  // beside the specs: what they leave at its default stands there, too
+  const std::size_t canonical = std::min(runs * (kLineBytes + longest), kMaxPlanText + kLineBytes + longest);
+  return FixedBytes(spec, runs, canonical) + heads * (256 + 2 * kCodecBytes * spec.head_dim);
+}
+
+std::size_t Plan::memory_bytes() const noexcept {
+  std::size_t runs = 0, codecs = 0;
+  for (const auto& layer : layers_) {
+    runs += layer.size();
+    for (const HeadCodecs& heads : layer) codecs += heads.keys->memory_bytes() + heads.values->memory_bytes();
+  }
+  return FixedBytes(spec_, runs, canonical_.size()) + codecs;
+}
+
 Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const StoreSpec& spec) {
-  if (auto ok = CheckShape(spec); !ok) return ok.error();
+  if (auto ok = CheckStoreSpec(spec); !ok) return ok.error();
   Specs keys(registry, spec, Side::kKeys);
   Specs values(registry, spec, Side::kValues);
   const auto choices = ChooseAll(spec, keys, values);
@@ -322,6 +375,30 @@ Place Plan::place(std::size_t layer, std::size_t kv_head, Side side) const {
   Place place = side == Side::kKeys ? heads.first_keys : heads.first_values;
   for (std::size_t p = 0; p < place.parts; ++p) place.offset[p] += (kv_head - heads.begin) * heads.head_stride[p];
   return place;
+}
+
+std::vector<UsedCodec> Plan::used_codecs() const {
+  std::vector<UsedCodec> used;
+  std::map<std::pair<Side, std::string_view>, std::size_t> known;
+  const auto use = [&](Side side, std::string_view spec, const BlockCodec& codec, std::size_t heads) {
+    const auto [at, added] = known.emplace(std::pair(side, spec), used.size());
+    if (added) used.push_back({side, spec, &codec, 0});
+    used[at->second].heads += heads;
+  };
+  // The text has one line for each HeadCodecs, in their order.
+  std::string_view rest = canonical_;
+  if (artifact_) rest.remove_prefix(rest.find('\n') + 1);
+  for (const auto& layer : layers_) {
+    for (const HeadCodecs& heads : layer) {
+      const std::string_view line = rest.substr(0, rest.find('\n'));
+      rest.remove_prefix(line.size() + 1);
+      const std::size_t keys = line.find(kKeysWord) + kKeysWord.size(), values = line.find(kValuesWord, keys);
+      use(Side::kKeys, line.substr(keys, values - keys), *heads.keys, heads.end - heads.begin);
+      use(Side::kValues, line.substr(values + kValuesWord.size()), *heads.values, heads.end - heads.begin);
+    }
+  }
+  std::ranges::stable_sort(used, {}, &UsedCodec::side);
+  return used;
 }
 
 std::size_t Plan::logical_bytes() const noexcept {

@@ -24,6 +24,16 @@ inline constexpr std::size_t kMaxOverrides = 4096;
 inline constexpr std::size_t kMaxOverrideLayers = 16384;
 inline constexpr std::size_t kMaxPlanText = std::size_t{1} << 20;
 
+/// The cheap part of what Plan::Make checks: names, shape and rotary positions. Errors name the field.
+[[nodiscard]] Result<void> CheckStoreSpec(const StoreSpec& spec);
+
+/// What a spec takes in memory, its artifact not.
+[[nodiscard]] std::size_t SpecBytes(const StoreSpec& spec);
+
+/// The most that a plan of this spec takes in memory, its own copy of the spec included, its artifact not: to be charged before
+/// it is made, when nothing more is known. Requires: CheckStoreSpec.
+[[nodiscard]] std::size_t PlanBytes(const StoreSpec& spec);
+
 /// Where the encoded blocks of one side of one KV head lie: part p begins `offset[p]` bytes from the start of a slot's payload,
 /// a multiple of 64, and takes `room[p]` bytes, of which the codec writes the first `bytes[p]`.
 struct Place {
@@ -54,6 +64,14 @@ struct HeadCodecs {
   Place first_keys;  ///< of head `begin`; those of the next head lie head_stride[p] further
   Place first_values;
   std::array<std::size_t, kMaxParts> head_stride{};
+};
+
+/// A codec of a plan, once however many heads it serves.
+struct UsedCodec {
+  Side side = Side::kKeys;
+  std::string_view spec;              ///< canonical; of the plan's text
+  const BlockCodec* codec = nullptr;  ///< of the first heads that it serves; blocks of the others have the same form
+  std::size_t heads = 0;              ///< KV heads of all layers
 };
 
 /// Immutable after Make; shared by threads. The daemon and a client with local placement build the same from the same spec.
@@ -91,8 +109,13 @@ class Plan {
   /// "artifact DIGEST" if there is one, then "layer 3 keys SPEC values SPEC", or "layer 3 heads 0..1 keys SPEC values SPEC" for
   /// some of the heads.
   [[nodiscard]] const std::string& canonical() const noexcept { return canonical_; }
+  /// Every distinct codec, keys first. As slow as the plan's text is long; the plan must outlive what is returned.
+  [[nodiscard]] std::vector<UsedCodec> used_codecs() const;
   /// True if the keys of this layer are handed over before RoPE.
   [[nodiscard]] bool pre_rope(std::size_t layer) const { return layers_[layer].front().keys->pre_rope(); }
+
+  /// What it takes in memory, about, without its artifact; never more than PlanBytes of its spec.
+  [[nodiscard]] std::size_t memory_bytes() const noexcept;
 
   /// The model's rotary positions, for raw keys of pre-RoPE layers.
   [[nodiscard]] const kernels::Rope& rope() const noexcept { return rope_; }

@@ -39,6 +39,11 @@ class Rotation {
   [[nodiscard]] const kernels::HadamardShape& shape() const noexcept { return shape_; }
   [[nodiscard]] std::size_t rounds() const noexcept { return rounds_; }
   [[nodiscard]] const std::uint32_t* signs() const noexcept { return signs_.data(); }
+  /// Beside the object itself, what the allocator adds included.
+  [[nodiscard]] std::size_t memory_bytes() const noexcept {
+    constexpr std::size_t kOfAllocator = 24;
+    return (signs_.capacity() + quarter_signs_.capacity()) * sizeof(std::uint32_t) + 2 * kOfAllocator;
+  }
   /// Lives as long as this.
   [[nodiscard]] kernels::HadamardMap map() const noexcept {
     return {shape_, rounds_, signs_.data(), quarter_signs_.empty() ? nullptr : quarter_signs_.data()};

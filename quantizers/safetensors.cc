@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include <kvant/tensor.h>
@@ -173,27 +174,32 @@ const StoredTensor* Safetensors::Find(std::string_view name) const {
   return at == tensors_.end() ? nullptr : &at->second;
 }
 
-std::optional<std::vector<float>> WidenTensor(const StoredTensor& tensor) {
-  std::vector<float> numbers(tensor.elements);
+bool WidenTensor(const StoredTensor& tensor, std::span<float> numbers) {
   const auto widen = [&](ElementType type) {
-    const std::vector<std::byte> aligned(tensor.bytes.begin(), tensor.bytes.end());  // headers have any length
-    kernels::LoadRow(aligned.data(), type, tensor.elements, numbers.data());
+    // Headers have any length, so numbers may lie at any address: they pass through a small aligned buffer.
+    alignas(64) std::array<std::byte, 4096> aligned;
+    const std::size_t size = TensorTypeBytes(tensor.type);
+    for (std::size_t at = 0; at < tensor.bytes.size(); at += aligned.size()) {
+      const auto piece = tensor.bytes.subspan(at, std::min(aligned.size(), tensor.bytes.size() - at));
+      std::ranges::copy(piece, aligned.begin());
+      kernels::LoadRow(aligned.data(), type, piece.size() / size, numbers.data() + at / size);
+    }
+    return true;
   };
   switch (tensor.type) {
-    case TensorType::kF32: widen(ElementType::kF32); break;
-    case TensorType::kF16: widen(ElementType::kF16); break;
-    case TensorType::kBF16: widen(ElementType::kBF16); break;
+    case TensorType::kF32: return widen(ElementType::kF32);
+    case TensorType::kF16: return widen(ElementType::kF16);
+    case TensorType::kBF16: return widen(ElementType::kBF16);
     case TensorType::kI8:
       std::ranges::transform(tensor.bytes, numbers.begin(),
                              [](std::byte b) { return static_cast<float>(static_cast<std::int8_t>(b)); });
-      break;
+      return true;
     case TensorType::kU8:
       std::ranges::transform(tensor.bytes, numbers.begin(),
                              [](std::byte b) { return static_cast<float>(std::to_integer<unsigned>(b)); });
-      break;
-    default: return std::nullopt;
+      return true;
+    default: return false;
   }
-  return numbers;
 }
 
 std::vector<std::byte> WriteSafetensors(std::span<const TensorToWrite> tensors,

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -67,8 +66,9 @@ class Safetensors {
   std::map<std::string, StoredTensor, std::less<>> tensors_;
 };
 
-/// The numbers of a tensor of F32, F16, BF16, I8 or U8 as floats, exactly; nothing for another type.
-[[nodiscard]] std::optional<std::vector<float>> WidenTensor(const StoredTensor& tensor);
+/// Writes the numbers of a tensor of F32, F16, BF16, I8 or U8 as floats, exactly; false for another type. Requires: as many
+/// `numbers` as the tensor has elements.
+[[nodiscard]] bool WidenTensor(const StoredTensor& tensor, std::span<float> numbers);
 
 /// "[2, 3]".
 [[nodiscard]] std::string ShapeText(std::span<const std::size_t> shape);

@@ -90,7 +90,7 @@ void WriteSequence(const SequenceFigures& from, wire::SequenceRow::Builder to) {
 
 void WriteStore(const Store& store, wire::StoreRow::Builder to) {
   const StoreSpec& spec = store.spec();
-  to.setName(TextOf(spec.name));
+  to.setName(TextOf(store.name()));
   to.setIdentity(TextOf(protocol::DigestHex(store.identity())));
   to.setModel(TextOf(spec.model));
   to.setKeys(TextOf(spec.plan.keys));
@@ -131,6 +131,28 @@ void WriteDetail(const SequenceDetail& from, wire::SequenceDetail::Builder to) {
   to.setSealedBlocks(from.sealed_blocks);
   to.setTailFirstPosition(from.tail_first_position);
   to.setTailCapacityTokens(from.tail_capacity_tokens);
+}
+
+void WriteCodec(const quantizers::UsedCodec& from, wire::StoredCodec::Builder to) {
+  const quantizers::CodeForm form = from.codec->form();
+  to.setSide(from.side == quantizers::Side::kKeys ? "keys" : "values");
+  to.setSpec(TextOf(std::string(from.spec)));
+  to.setHeads(from.heads);
+  to.setFamily(TextOf(std::string(CodeFamilyName(form.family))));
+  to.setOrder(TextOf(std::string(CodeOrderName(form.order))));
+  to.setBits(form.bits);
+  if (form.magnitudes != nullptr) {
+    auto magnitudes = to.initMagnitudes(1U << (form.bits - 1U));
+    for (unsigned i = 0; i < magnitudes.size(); ++i) magnitudes.set(i, form.magnitudes[i]);
+  }
+  to.setFirstLevel(form.first_level);
+  to.setLevelUnit(form.level_unit);
+  to.setScaleFormat(TextOf(std::string(ScaleFormatName(form.scale_format))));
+  to.setScaleOffset(form.scale_offset);
+  to.setRotated(form.rotated);
+  to.setCentered(form.centered);
+  auto parts = to.initPartBytes(static_cast<unsigned>(from.codec->parts()));
+  for (unsigned p = 0; p < parts.size(); ++p) parts.set(p, from.codec->part_bytes(p));
 }
 
 void AnswerEvicted(const Result<EvictFigures>& evicted, wire::Outcome<wire::EvictReport>::Builder to) {
@@ -250,15 +272,31 @@ kj::Promise<void> AdminServer::inspect(InspectContext context) {
 kj::Promise<void> AdminServer::evict(EvictContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
-    AnswerEvicted(services_.stores.Evict(StringOf(params.getStore()), params.getMaxBlocks(), params.getDryRun()),
-                  context.getResults());
+    AnswerEvicted(
+        services_.stores.Evict(StringOf(params.getStore(), wire::MAX_IDENTITY_TEXT), params.getMaxBlocks(), params.getDryRun()),
+        context.getResults());
+    return kj::READY_NOW;
+  });
+}
+
+kj::Promise<void> AdminServer::codecs(CodecsContext context) {
+  return RunHandler([&]() -> kj::Promise<void> {
+    const auto store = services_.stores.Find(StringOf(context.getParams().getStore()));
+    if (!store) {
+      wire::WriteError(store.error(), context.getResults().initError());
+      return kj::READY_NOW;
+    }
+    const std::vector<quantizers::UsedCodec> used = (*store)->plan()->used_codecs();
+    auto list = context.getResults().initOk(static_cast<unsigned>(used.size()));
+    for (unsigned i = 0; i < list.size(); ++i) WriteCodec(used[i], list[i]);
     return kj::READY_NOW;
   });
 }
 
 kj::Promise<void> AdminServer::drop(DropContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    AnswerEvicted(services_.stores.Drop(StringOf(context.getParams().getStore())), context.getResults());
+    AnswerEvicted(services_.stores.Drop(StringOf(context.getParams().getStore(), wire::MAX_IDENTITY_TEXT)),
+                  context.getResults());
     return kj::READY_NOW;
   });
 }

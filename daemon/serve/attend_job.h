@@ -1,6 +1,7 @@
 // A call of attention that outlives the turn of the loop that read it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -74,8 +75,13 @@ class AttendJob {
   [[nodiscard]] bool cancelled() const noexcept { return cancelled_.load(std::memory_order_relaxed); }
 
   [[nodiscard]] const std::vector<Item>& items() const noexcept { return items_; }
+  /// Memory that the job takes from its first Continue until it has ended, about. It grows with Add.
+  [[nodiscard]] std::size_t scratch_bytes() const noexcept {
+    return std::min(scratch_bytes_, quantizers::Attention::kPartialBytes) + turned_bytes_;
+  }
 
  private:
+  bool Work(quantizers::Executor& executor, const std::function<bool()>& pause);
   bool EndIfCancelled();
   void RefuseAll(const Error& error);
   void TakeResults();
@@ -83,6 +89,8 @@ class AttendJob {
   const std::vector<std::shared_ptr<const Arena>> arenas_;
   std::atomic<bool> cancelled_{false};
   std::vector<Item> items_;
+  std::size_t scratch_bytes_ = 0;                     // of partial results, if they were all there at once
+  std::size_t turned_bytes_ = 0;                      // of raw keys that come before RoPE
   std::size_t checked_ = 0;                           // of items_: the outcome says what is wrong with them
   std::vector<quantizers::AttendItem> attend_items_;  // of those in which nothing is; refer to items_
   std::optional<quantizers::Attention> attention_;

@@ -14,6 +14,9 @@
 namespace kvant::daemon {
 namespace {
 
+/// Of calls that are not answered yet: while there is more of them nothing further is read from their client.
+constexpr std::size_t kFlowWords = std::size_t{1} << 16;
+
 Result<void> CheckHello(wire::Hello::Reader hello, const DaemonFacts& facts) {
   if (hello.getProtocolVersion() != wire::kProtocolVersion ||
       hello.getSegmentLayoutVersion() != protocol::kSegmentLayoutVersion) {
@@ -55,7 +58,8 @@ kj::Promise<void> BootstrapServer::hello(HelloContext context) {
       wire::WriteError(checked.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
-    auto session = std::make_shared<Session>(services_, StringOf(hello.getClientName()), arenas_);
+    auto session =
+        std::make_shared<Session>(services_, StringOf(hello.getClientName(), wire::MAX_LABEL_TEXT), arenas_, messages_);
     session_ = session;
     auto ok = context.getResults().initOk();
     ok.setSession(kj::heap<SessionServer>(std::move(session)));
@@ -89,15 +93,25 @@ void BootstrapServer::CloseSession() {
 
 Connection::Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts,
                        const Peer& peer)
-    : Connection(loop, kj::mv(socket), kj::heap<BootstrapServer>(services, facts, peer), peer) {}
+    : Connection(loop, kj::mv(socket), services, facts, peer,
+                 std::make_shared<wire::MessageMemory::Account>(services.message_memory)) {}
 
-Connection::Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, kj::Own<BootstrapServer> bootstrap, const Peer& peer)
+Connection::Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts,
+                       const Peer& peer, const Account& messages)
+    : Connection(loop, kj::mv(socket), kj::heap<BootstrapServer>(services, facts, peer, messages), peer, messages) {}
+
+Connection::Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, kj::Own<BootstrapServer> bootstrap, const Peer& peer,
+                       const Account& messages)
     : peer_(peer),
+      calls_(messages),
       bootstrap_(*bootstrap),
       bootstrap_client_(kj::mv(bootstrap)),
-      socket_(loop, kj::mv(socket), 0),  // descriptors flow to clients only
+      socket_(loop, kj::mv(socket), 0, messages),  // descriptors flow to clients only
       network_(socket_, wire::kMaxFdsPerMessage, capnp::rpc::twoparty::Side::SERVER, wire::ReaderOptionsOfPeer()),
-      rpc_(capnp::makeRpcServer(network_, bootstrap_client_)) {}
+      rpc_(capnp::makeRpcServer(network_, bootstrap_client_)) {
+  socket_.SetCheck([this](capnp::MessageReader& message) { calls_.Check(message); });
+  rpc_.setFlowLimit(kFlowWords);
+}
 
 Connection::~Connection() noexcept(false) { bootstrap_.CloseSession(); }
 

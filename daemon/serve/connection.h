@@ -13,7 +13,9 @@
 #include <kvant/kvant.capnp.h>
 
 #include "daemon/serve/admin_server.h"
+#include "daemon/serve/peer_calls.h"
 #include "daemon/serve/session.h"
+#include "protocol/message_memory.h"
 #include "protocol/message_socket.h"
 
 namespace kvant::daemon {
@@ -33,8 +35,13 @@ bool MayAdminister(const Peer& peer) noexcept;
 /// The bootstrap capability of one connection.
 class BootstrapServer final : public wire::Daemon::Server {
  public:
-  BootstrapServer(Services& services, const DaemonFacts& facts, const Peer& peer)
-      : services_(services), facts_(facts), peer_(peer), arenas_(std::make_shared<Budget>(services.arena_limit_bytes)) {}
+  BootstrapServer(Services& services, const DaemonFacts& facts, const Peer& peer,
+                  std::shared_ptr<wire::MessageMemory::Account> messages)
+      : services_(services),
+        facts_(facts),
+        peer_(peer),
+        arenas_(std::make_shared<Budget>(services.arena_limit_bytes)),
+        messages_(std::move(messages)) {}
 
   kj::Promise<void> hello(HelloContext context) override;
   kj::Promise<void> admin(AdminContext context) override;
@@ -48,7 +55,8 @@ class BootstrapServer final : public wire::Daemon::Server {
   const DaemonFacts facts_;
   const Peer peer_;
   const std::shared_ptr<Budget> arenas_;  // of all sessions of this connection; shared with the arenas
-  std::weak_ptr<Session> session_;        // owned by the capability that hello answered; one at a time
+  const std::shared_ptr<wire::MessageMemory::Account> messages_;
+  std::weak_ptr<Session> session_;  // owned by the capability that hello answered; one at a time
 };
 
 /// Owned by the daemon's loop; destroying it closes the socket and the session.
@@ -69,9 +77,14 @@ class Connection {
   [[nodiscard]] const Peer& peer() const noexcept { return peer_; }
 
  private:
-  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, kj::Own<BootstrapServer> bootstrap, const Peer& peer);
+  using Account = std::shared_ptr<wire::MessageMemory::Account>;
+  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts, const Peer& peer,
+             const Account& messages);
+  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, kj::Own<BootstrapServer> bootstrap, const Peer& peer,
+             const Account& messages);
 
   const Peer peer_;
+  PeerCalls calls_;
   BootstrapServer& bootstrap_;  // kept by bootstrap_client_
   wire::Daemon::Client bootstrap_client_;
   wire::MessageSocket socket_;

@@ -42,8 +42,18 @@ void LongAttention::Submit(const void* session, std::shared_ptr<AttendJob> job, 
   wake_.notify_one();
 }
 
-std::size_t LongAttention::NextTurn() const {
-  return static_cast<std::size_t>(std::ranges::min_element(turns_, {}, &Turn::used) - turns_.begin());
+/// Of those whose job has begun or may begin, the one that has used least time. Requires: there are turns.
+LongAttention::Turn& LongAttention::NextTurn() {
+  const auto may_go = [this](const Turn& turn) {
+    const Entry& entry = turn.entries.front();
+    return entry.begun || scratch_bytes_ == 0 || scratch_bytes_ + entry.job->scratch_bytes() <= kScratchBytes;
+  };
+  // Where none has begun every one may; else those that have may.
+  auto next = std::ranges::find_if(turns_, may_go);
+  for (auto turn = next; turn != turns_.end(); ++turn) {
+    if (turn->used < next->used && may_go(*turn)) next = turn;
+  }
+  return *next;
 }
 
 void LongAttention::Work(std::size_t threads, int nicer) {
@@ -54,8 +64,10 @@ void LongAttention::Work(std::size_t threads, int nicer) {
   for (;;) {
     wake_.wait(lock, [this] { return stop_ || !turns_.empty(); });
     if (turns_.empty()) return;
-    const void* const session = turns_[NextTurn()].session;
-    AttendJob* const job = turns_[NextTurn()].entries.front().job.get();
+    Turn& next = NextTurn();
+    const void* const session = next.session;
+    AttendJob* const job = next.entries.front().job.get();
+    if (!std::exchange(next.entries.front().begun, true)) scratch_bytes_ += job->scratch_bytes();
     lock.unlock();
     const Clock::time_point begin = Clock::now();
     const bool ended =
@@ -65,6 +77,7 @@ void LongAttention::Work(std::size_t threads, int nicer) {
     const auto turn = std::ranges::find(turns_, session, &Turn::session);  // others may have come
     turn->used += used;
     if (!ended) continue;
+    scratch_bytes_ -= job->scratch_bytes();
     Entry entry = std::move(turn->entries.front());
     turn->entries.pop_front();
     if (turn->entries.empty()) {

@@ -19,7 +19,8 @@ namespace kvant::daemon {
 
 /// One computing thread with helpers of its own (the loop's helpers stay with short calls). Sessions take turns: whoever has
 /// used least time goes next, for a slice of kSlice or until nobody else waits, so that one session's calls never hold up
-/// another's. All threads run at a nice value above the caller's: where a short call wants the same core, it gets most of it.
+/// another's. Jobs that have begun keep scratch memory; others begin when theirs fits beside it (kScratchBytes). All threads
+/// run at a nice value above the caller's: where a short call wants the same core, it gets most of it.
 ///
 /// Made, called and destroyed on the loop thread. Owned by the daemon.
 class LongAttention {
@@ -37,10 +38,12 @@ class LongAttention {
  private:
   using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::milliseconds kSlice{2};
+  static constexpr std::size_t kScratchBytes = std::size_t{256} << 20;
 
   struct Entry {
     std::shared_ptr<AttendJob> job;
     std::function<void()> done;
+    bool begun = false;
   };
   /// The jobs of one session. It is there as long as there are any.
   struct Turn {
@@ -50,12 +53,13 @@ class LongAttention {
   };
 
   void Work(std::size_t threads, int nicer);
-  std::size_t NextTurn() const;
+  Turn& NextTurn();
 
   const WorkerThreads::PostToLoop post_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<Turn> turns_;               // guarded by mutex_
+  std::size_t scratch_bytes_ = 0;         // of jobs that have begun; guarded by mutex_
   bool stop_ = false;                     // guarded by mutex_
   std::atomic<std::size_t> sessions_{0};  // turns_.size(), for the thread that computes
   std::thread thread_;

@@ -1,6 +1,8 @@
 // The border between the daemon and Cap'n Proto: what every handler runs inside.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <exception>
 #include <string>
 #include <utility>
@@ -29,5 +31,7 @@ auto RunHandler(Body&& body) {
 
 inline capnp::Text::Reader TextOf(const std::string& text) { return {text.c_str(), text.size()}; }
 inline std::string StringOf(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
+/// The first `most` bytes; no more is copied.
+inline std::string StringOf(capnp::Text::Reader text, std::size_t most) { return {text.begin(), std::min(text.size(), most)}; }
 
 }  // namespace kvant::daemon

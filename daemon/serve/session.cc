@@ -1,23 +1,15 @@
 #include "daemon/serve/session.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "daemon/serve/attend_job.h"
-#include "quantizers/plan.h"
 
 namespace kvant::daemon {
 namespace {
 
 constexpr std::size_t kMaxArenas = 64;
 constexpr std::size_t kMaxStores = 65536;
-constexpr std::size_t kMaxTextBytes = 256;  // of names and labels that clients choose and operators see
-
-std::string Shown(std::string text) {
-  if (text.size() > kMaxTextBytes) text.resize(kMaxTextBytes);
-  return text;
-}
 
 }  // namespace
 
@@ -25,8 +17,9 @@ Error EndingError(std::string_view operation) {
   return {ErrorCode::kUnavailable, std::string(operation) + ": the daemon is ending"};
 }
 
-Session::Session(Services& services, std::string client, std::shared_ptr<Budget> arenas)
-    : services_(services), arena_budget_(std::move(arenas)), client_(Shown(std::move(client))) {
+Session::Session(Services& services, std::string client, std::shared_ptr<Budget> arenas,
+                 std::shared_ptr<wire::MessageMemory::Account> messages)
+    : services_(services), arena_budget_(std::move(arenas)), messages_(std::move(messages)), client_(std::move(client)) {
   services_.sessions.insert(this);
 }
 
@@ -40,7 +33,9 @@ void Session::Close() {
   for (const auto& [number, arena] : arenas_) arena->Revoke();
   readers_.clear();
   sequences_.clear();
-  for (auto& [number, store] : std::exchange(stores_, {})) {
+  for (const auto& [number, opened] : std::exchange(stores_, {})) {
+    std::shared_ptr<Store> store = opened.lock();
+    if (!store) continue;  // dropped meanwhile
     store->pool().DropStrayPages();
     services_.stores.Close(std::move(store));
   }
@@ -86,25 +81,23 @@ std::vector<std::uint64_t> Session::Heartbeats() const {
   return beats;
 }
 
-Result<Charge> Session::CopyArtifact(const RangePlace& from, StoreSpec& spec) const {
-  if (from.bytes == 0) return Charge{};
-  const std::string what = "open store \"" + spec.name + "\": artifact";
-  auto arena = FindArena(from.arena);
+Result<ArtifactBytes> Session::FindArtifact(const RangePlace& place, const std::string& what) const {
+  if (place.bytes == 0) return ArtifactBytes{};
+  auto arena = FindArena(place.arena);
   if (!arena) return Error{arena.error().code, what + ": " + arena.error().message};
-  auto place = (*arena)->CheckRange(what, from.offset, from.bytes, 1);
-  if (!place) return place.error();
-  Result<Charge> charge = services_.stores.TakeMetadata(from.bytes, "the artifact of store " + spec.name);
-  if (!charge) return charge;
-  spec.plan.artifact.resize(from.bytes);
-  std::memcpy(spec.plan.artifact.data(), *place, from.bytes);
-  return charge;
+  auto begin = (*arena)->CheckRange(what, place.offset, place.bytes, 1);
+  if (!begin) return begin.error();
+  return ArtifactBytes{.bytes = {*begin, place.bytes}, .mapping = *arena};
 }
 
 Session::NumberedStore Session::Number(OpenedStore opened) {
+  const auto gone = [](const auto& entry) { return entry.expired(); };
+  std::erase_if(stores_, [&](const auto& entry) { return gone(entry.second); });
+  std::erase_if(warned_stores_, gone);
   for (const auto& [number, store] : stores_) {
-    if (store != opened.store) continue;
-    services_.stores.Close(std::move(opened.store));  // open here already
-    return {number, store, opened.created, opened.relabelled};
+    if (store.lock() != opened.store) continue;
+    services_.stores.Close(opened.store);  // open here already
+    return {number, std::move(opened.store), opened.created, opened.relabelled};
   }
   const std::uint32_t number = next_number_++;
   stores_.emplace(number, opened.store);
@@ -113,8 +106,7 @@ Session::NumberedStore Session::Number(OpenedStore opened) {
 
 void Session::OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec, const RangePlace& artifact, Opened done) {
   const std::string what = "open store \"" + spec.name + "\"";
-  const Error closed{ErrorCode::kDisconnected, what + ": the session is closed"};
-  if (session->closed_) return done(closed);
+  if (session->closed_) return done(Error{ErrorCode::kDisconnected, what + ": the session is closed"});
   if (session->stores_.size() + session->plans_in_work_ >= kMaxStores) {
     return done(
         Error{ErrorCode::kInvalidArgument, what + ": this session has " + std::to_string(kMaxStores) + " stores open already"});
@@ -125,39 +117,26 @@ void Session::OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec,
     return done(Error{ErrorCode::kUnavailable, what + ": " + std::to_string(kMaxPlansInWork) +
                                                    " other stores are being opened by this session; wait for one of them"});
   }
-  Result<Charge> copied = session->CopyArtifact(artifact, spec);
-  if (!copied) return done(copied.error());
-  auto charge = services.stores.ChargeRecord(spec);
-  if (!charge) return done(charge.error());
-  // What the job and its end share.
-  struct Work {
-    StoreSpec spec;
-    Charge artifact;  // of the copy in `spec`
-    Charge record;
-    Result<std::unique_ptr<const quantizers::Plan>> plan = Error{ErrorCode::kSystem, "the plan could not be made"};
-  };
-  auto work = std::make_shared<Work>(Work{std::move(spec), *std::move(copied), std::move(*charge)});
+  auto bytes = session->FindArtifact(artifact, what + ": artifact");
+  if (!bytes) return done(bytes.error());
   ++session->plans_in_work_;
-  services.plans.Submit([work, &codecs = services.core.codecs] { work->plan = quantizers::Plan::Make(codecs, work->spec); },
-                        [work, session, closed, done = std::move(done)] {
-                          --session->plans_in_work_;
-                          if (session->closed_) return done(closed);
-                          if (!work->plan) return done(work->plan.error());
-                          auto opened = session->services_.stores.Adopt(std::move(*work->plan), std::move(work->record));
-                          done(opened ? Result<NumberedStore>(session->Number(*std::move(opened))) : opened.error());
-                        });
+  services.openings.Open(
+      std::move(spec), *std::move(bytes), [session] { return !session->closed_; },
+      [session, done = std::move(done)](Result<OpenedStore> opened) {
+        --session->plans_in_work_;
+        done(opened ? Result<NumberedStore>(session->Number(*std::move(opened))) : opened.error());
+      });
 }
 
 Result<std::shared_ptr<Store>> Session::FindStore(std::uint32_t number) const {
   const auto found = stores_.find(number);
-  if (found == stores_.end())
-    return Error{ErrorCode::kNotFound, "store " + std::to_string(number) + " is not open in this session"};
-  if (found->second->dropped()) {
-    return Error{ErrorCode::kNotFound, "store " + std::to_string(number) +
-                                           " was dropped, by an operator or because it was empty and room was needed: open it "
-                                           "again"};
-  }
-  return found->second;
+  const std::shared_ptr<Store> store = found == stores_.end() ? nullptr : found->second.lock();
+  if (store && !store->dropped()) return store;
+  const bool was_open = store || (number != 0 && number < next_number_ && !arenas_.contains(number));
+  return Error{ErrorCode::kNotFound, "store " + std::to_string(number) +
+                                         (was_open ? " was dropped, by an operator or because it was empty and room was "
+                                                     "needed: open it again"
+                                                   : " is not open in this session")};
 }
 
 Result<TailView> Session::FindTail(const NewSequence& options, const StoreSpec& spec) const {
@@ -170,7 +149,7 @@ SequenceConfig Session::ConfigOf(const NewSequence& options) const {
   return {.recent_tokens = options.recent_tokens,
           .max_step_tokens = options.max_step_tokens,
           .client = client_,
-          .label = Shown(options.label)};
+          .label = options.label};
 }
 
 Sequence* Session::Keep(std::unique_ptr<Sequence> sequence, Placement placement) {

@@ -21,10 +21,12 @@
 #include "daemon/memory/arena.h"
 #include "daemon/serve/attend_service.h"
 #include "daemon/serve/service_figures.h"
+#include "daemon/serve/store_openings.h"
 #include "daemon/serve/waiting_calls.h"
 #include "daemon/store/core.h"
 #include "daemon/store/sequence.h"
 #include "daemon/store/store_table.h"
+#include "protocol/message_memory.h"
 
 namespace kvant::daemon {
 
@@ -35,11 +37,14 @@ class Session;
 /// Why a daemon that drains refuses what would take long.
 [[nodiscard]] Error EndingError(std::string_view operation);
 
+/// Messages of all connections, beyond what each has for itself (MessageMemory). Twice the largest there may be.
+inline constexpr std::size_t kMessageBytes = std::size_t{128} << 20;
+
 /// What the sessions of a daemon share. Owned by the daemon, outlives them; loop thread.
 struct Services {
   Core& core;
   StoreTable& stores;
-  JobRunner& plans;  ///< makes stores' plans
+  StoreOpenings& openings;
   AttendService& attend;
   LongAttention& long_attention;
   Budget& arena_budget;                   ///< of all connections
@@ -48,7 +53,9 @@ struct Services {
   ServiceCounters counters;
   std::set<Session*> sessions;  ///< sessions enter and leave by themselves
   WaitingCalls waiting_calls;   ///< of all sessions
-  bool draining = false;        ///< calls that would have to wait are refused
+  std::shared_ptr<wire::MessageMemory> message_memory =
+      std::make_shared<wire::MessageMemory>(kMessageBytes);  ///< of all connections
+  bool draining = false;                                     ///< calls that would have to wait are refused
 };
 
 enum class Placement : std::uint8_t { kService, kLocal };
@@ -86,7 +93,9 @@ struct BlockRange {
 class Session {
  public:
   /// `arenas`: what this connection's arenas may take, those of earlier sessions that still live included.
-  Session(Services& services, std::string client, std::shared_ptr<Budget> arenas);
+  /// `messages`: of the connection; null: nobody counts.
+  Session(Services& services, std::string client, std::shared_ptr<Budget> arenas,
+          std::shared_ptr<wire::MessageMemory::Account> messages = nullptr);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -120,9 +129,9 @@ class Session {
     bool created = false;
     bool relabelled = false;
   };
-  /// Opens a store. Its plan is made on another thread, so `done` is called later, from the loop; only a refusal comes from
-  /// inside the call. `artifact` is copied into the spec; 0 bytes for none. A session may have kMaxPlansInWork plans made at
-  /// a time; more are refused (kUnavailable), as is everything while the daemon drains.
+  /// Opens a store, see StoreOpenings: `done` is called from the loop, at once or later. `artifact` is copied; 0 bytes for
+  /// none. A session may have kMaxPlansInWork stores that wait for their plans; more are refused (kUnavailable), as is
+  /// everything while the daemon drains.
   using Opened = std::function<void(Result<NumberedStore>)>;
   static constexpr std::size_t kMaxPlansInWork = 4;
   static void OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec, const RangePlace& artifact, Opened done);
@@ -150,11 +159,16 @@ class Session {
   BlockRange TellNewBlocks(std::uint64_t id);
 
   /// Whether the client has to be told of a store's warning; from then on it counts as told.
-  bool TellWarning(const Store& store) { return warned_stores_.insert(&store).second; }
+  bool TellWarning(const Store& store) { return warned_stores_.insert(store.weak_from_this()).second; }
+
+  /// A capability that the client is given counts as long as it lives: clients that let go of none would fill the memory.
+  [[nodiscard]] wire::CountedBytes CountCapability() const { return {messages_, kCapabilityBytes}; }
 
   [[nodiscard]] Services& services() const noexcept { return services_; }
 
  private:
+  static constexpr std::size_t kCapabilityBytes = 1024;  // with what Cap'n Proto keeps of it, about
+
   struct OwnSequence {
     std::unique_ptr<Sequence> sequence;
     Placement placement = Placement::kService;
@@ -163,18 +177,19 @@ class Session {
   Result<TailView> FindTail(const NewSequence& options, const StoreSpec& spec) const;
   [[nodiscard]] SequenceConfig ConfigOf(const NewSequence& options) const;
   Sequence* Keep(std::unique_ptr<Sequence> sequence, Placement placement);
-  /// The charge pays for the copy.
-  Result<Charge> CopyArtifact(const RangePlace& from, StoreSpec& spec) const;
+  Result<ArtifactBytes> FindArtifact(const RangePlace& place, const std::string& what) const;
   NumberedStore Number(OpenedStore opened);
   [[nodiscard]] Error NotOurs(std::uint64_t id) const;
 
   Services& services_;
   const std::shared_ptr<Budget> arena_budget_;
+  const std::shared_ptr<wire::MessageMemory::Account> messages_;
   const std::string client_;
   std::uint32_t next_number_ = 1;  // of arenas and stores; never reused
   std::map<std::uint32_t, std::shared_ptr<const Arena>> arenas_;
-  std::map<std::uint32_t, std::shared_ptr<Store>> stores_;
-  std::set<const Store*> warned_stores_;
+  // An open store stays as long as the store table keeps it: one that must make room for another really goes.
+  std::map<std::uint32_t, std::weak_ptr<Store>> stores_;
+  std::set<std::weak_ptr<const Store>, std::owner_less<>> warned_stores_;
   std::unordered_map<std::uint64_t, OwnSequence> sequences_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
   std::vector<std::weak_ptr<AttendJob>> attend_jobs_;

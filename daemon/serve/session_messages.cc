@@ -79,7 +79,7 @@ Result<NewSequence> ReadOptions(wire::SequenceOptions::Reader from) {
                   .spare_tokens = tail.getSpareTokens()};
   options.recent_tokens = from.getRecentTokens();
   options.max_step_tokens = from.getMaxStepTokens();
-  options.label = StringOf(from.getLabel());
+  options.label = StringOf(from.getLabel(), wire::MAX_LABEL_TEXT);
   return options;
 }
 

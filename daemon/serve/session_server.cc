@@ -14,17 +14,21 @@ namespace {
 /// A client's arena as a capability; keeps it alive, and charged, as long as a client holds it.
 class ArenaServer final : public wire::Segment::Server {
  public:
-  explicit ArenaServer(std::shared_ptr<const Arena> arena) : arena_(std::move(arena)) {}
+  ArenaServer(std::shared_ptr<const Arena> arena, wire::CountedBytes counted)
+      : arena_(std::move(arena)), counted_(std::move(counted)) {}
   kj::Maybe<int> getFd() override { return arena_->fd(); }
 
  private:
   const std::shared_ptr<const Arena> arena_;
+  const wire::CountedBytes counted_;
 };
 
 /// A slab as a capability. A slab that its store has given back has no descriptor any more.
 class SlabServer final : public wire::Segment::Server {
  public:
-  explicit SlabServer(std::shared_ptr<Slab> slab) : slab_(std::move(slab)) { slab_->NoteShared(); }
+  SlabServer(std::shared_ptr<Slab> slab, wire::CountedBytes counted) : slab_(std::move(slab)), counted_(std::move(counted)) {
+    slab_->NoteShared();
+  }
   kj::Maybe<int> getFd() override {
     if (slab_->read_only_fd() < 0) return nullptr;
     return slab_->read_only_fd();
@@ -32,6 +36,7 @@ class SlabServer final : public wire::Segment::Server {
 
  private:
   const std::shared_ptr<Slab> slab_;
+  const wire::CountedBytes counted_;
 };
 
 Sequence* FindAny(const Session& session, std::uint64_t id) {
@@ -72,7 +77,7 @@ kj::Promise<void> SessionServer::createArena(CreateArenaContext context) {
     auto ok = context.getResults().initOk();
     ok.setArena(made->number);
     ok.setBytes(made->arena->bytes());
-    ok.setSegment(kj::heap<ArenaServer>(std::move(made->arena)));
+    ok.setSegment(kj::heap<ArenaServer>(std::move(made->arena), session_->CountCapability()));
     return kj::READY_NOW;
   });
 }
@@ -118,7 +123,7 @@ kj::Promise<void> SessionServer::slabs(SlabsContext context) {
     for (unsigned i = 0; i < count; ++i) {
       list[i].setIndex(slabs[i]->header().slab_index);
       list[i].setBytes(slabs[i]->bytes());
-      list[i].setSegment(kj::heap<SlabServer>(slabs[i]));
+      list[i].setSegment(kj::heap<SlabServer>(slabs[i], session_->CountCapability()));
     }
     return kj::READY_NOW;
   });

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
+#include <string_view>
 #include <utility>
 #include <variant>
 
@@ -94,10 +96,17 @@ std::string Shown(const std::string& value) {
   return text + (value.size() > kMost ? "...'" : "'");
 }
 
+/// The first of each name.
+std::map<std::string_view, const IdentityField*> ByName(const std::vector<IdentityField>& fields) {
+  std::map<std::string_view, const IdentityField*> by_name;
+  for (const IdentityField& field : fields) by_name.emplace(field.name, &field);
+  return by_name;
+}
+
 /// Null where there is none.
-const IdentityField* FindField(const std::vector<IdentityField>& fields, const std::string& name) {
-  const auto it = std::find_if(fields.begin(), fields.end(), [&](const IdentityField& field) { return field.name == name; });
-  return it == fields.end() ? nullptr : &*it;
+const IdentityField* FindField(const std::map<std::string_view, const IdentityField*>& by_name, const std::string& name) {
+  const auto it = by_name.find(name);
+  return it == by_name.end() ? nullptr : it->second;
 }
 
 /// The plan's text has one line per fact: "artifact HEX", "layer 3 keys ... values ...". The first words name the field.
@@ -120,10 +129,8 @@ void AddPlanLines(const std::string& canonical, std::vector<IdentityField>& fiel
   for (IdentityField& layer : layers) fields.push_back(std::move(layer));
 }
 
-}  // namespace
-
-std::vector<IdentityField> IdentityFields(const quantizers::Plan& plan) {
-  const StoreSpec& spec = plan.spec();
+/// All but what the plan says.
+std::vector<IdentityField> FieldsOfSpec(const StoreSpec& spec) {
   std::vector<IdentityField> fields = {
       {"layout_version", std::to_string(protocol::kSegmentLayoutVersion)},
       {"model", spec.model},
@@ -144,8 +151,31 @@ std::vector<IdentityField> IdentityFields(const quantizers::Plan& plan) {
                                   {"block_tokens", std::to_string(spec.block_tokens)},
                                   {"sink_tokens", std::to_string(spec.sink_tokens)},
                               });
+  return fields;
+}
+
+}  // namespace
+
+std::vector<IdentityField> IdentityFields(const quantizers::Plan& plan) {
+  std::vector<IdentityField> fields = FieldsOfSpec(plan.spec());
   AddPlanLines(plan.canonical(), fields);
   return fields;
+}
+
+protocol::Digest SpellingDigest(const StoreSpec& spec) {
+  std::vector<IdentityField> fields = FieldsOfSpec(spec);
+  const std::vector<std::byte>& artifact = spec.plan.artifact;
+  const protocol::Digest image = protocol::DigestOf({reinterpret_cast<const char*>(artifact.data()), artifact.size()});
+  fields.push_back({"artifact", artifact.empty() ? "none" : protocol::DigestHex(image)});
+  fields.push_back({"keys", spec.plan.keys});
+  fields.push_back({"values", spec.plan.values});
+  for (const LayerPlan& entry : spec.plan.overrides) {
+    fields.push_back({"layers", std::to_string(entry.first_layer) + ".." + std::to_string(entry.last_layer)});
+    fields.push_back({"heads", std::to_string(entry.first_head) + ".." + std::to_string(entry.last_head)});
+    fields.push_back({"keys", entry.keys});
+    fields.push_back({"values", entry.values});
+  }
+  return IdentityDigest(fields);
 }
 
 std::string CanonicalIdentity(const std::vector<IdentityField>& fields) {
@@ -161,21 +191,27 @@ protocol::Digest IdentityDigest(const std::vector<IdentityField>& fields) {
 }
 
 std::string IdentityDifference(const std::vector<IdentityField>& existing, const std::vector<IdentityField>& asked) {
+  constexpr std::size_t kMost = 16;  // a plan may have thousands of lines
   std::string text;
+  std::size_t count = 0;
   const auto differs = [&](const std::string& name, const IdentityField* ours, const IdentityField* theirs) {
+    if (++count > kMost) return;
     const auto shown = [&](const IdentityField* field) {
       if (field == nullptr) return std::string("nothing");
       return name == "salt" ? std::string("(hidden)") : Shown(field->value);
     };
     text += (text.empty() ? "" : "; ") + name + ": the store has " + shown(ours) + ", asked for " + shown(theirs);
   };
+  const auto asked_by_name = ByName(asked);
   for (const IdentityField& field : existing) {
-    const IdentityField* other = FindField(asked, field.name);
+    const IdentityField* other = FindField(asked_by_name, field.name);
     if (other == nullptr || other->value != field.value) differs(field.name, &field, other);
   }
+  const auto existing_by_name = ByName(existing);
   for (const IdentityField& field : asked) {
-    if (FindField(existing, field.name) == nullptr) differs(field.name, nullptr, &field);
+    if (FindField(existing_by_name, field.name) == nullptr) differs(field.name, nullptr, &field);
   }
+  if (count > kMost) text += "; and " + std::to_string(count - kMost) + " more";
   return text;
 }
 

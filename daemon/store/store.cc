@@ -41,6 +41,13 @@ std::size_t LeastBytes(const quantizers::Plan& plan) {
 Result<std::shared_ptr<Store>> Store::Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge) {
   const StoreSpec& spec = plan->spec();
   const std::string what = "create store " + spec.name;
+  if (const std::size_t needed = RecordBytes(*plan); needed <= charge.bytes()) {
+    charge.GiveBack(charge.bytes() - needed);
+  } else {
+    Result<Charge> more = core.budget.Take(ChargeKind::kMetadata, needed - charge.bytes(), what + ": its plan");
+    if (!more) return more.error();
+    charge.Merge(std::move(*more));
+  }
   const std::size_t least = charge.bytes() + LeastBytes(*plan);
   if (least > core.budget.limit()) {
     return Error{ErrorCode::kStoreFull, what + ": one block needs " + std::to_string(least) +
@@ -54,9 +61,13 @@ Result<std::shared_ptr<Store>> Store::Create(Core& core, std::shared_ptr<const q
   return store;
 }
 
-std::size_t Store::RecordBytes(const StoreSpec& spec) noexcept {
+std::size_t Store::RecordBytes(const StoreSpec& spec, std::size_t artifact_bytes) {
   // An artifact is held as its image and, parsed, as f32: up to twice the image again where it holds f16.
-  return kStoreRecordBytes + 3 * spec.plan.artifact.size();
+  return kStoreRecordBytes + quantizers::PlanBytes(spec) + 3 * artifact_bytes;
+}
+
+std::size_t Store::RecordBytes(const quantizers::Plan& plan) {
+  return kStoreRecordBytes + plan.memory_bytes() + 3 * plan.spec().plan.artifact.size();
 }
 
 Result<void> Store::WriteManifest() {
@@ -193,6 +204,15 @@ std::vector<std::string> Store::AddName(const std::string& name) {
   if (names_.size() <= kMaxNames) return {};
   std::vector<std::string> forgotten = {names_.front()};
   names_.erase(names_.begin());
+  return forgotten;
+}
+
+std::vector<protocol::Digest> Store::AddSpelling(const protocol::Digest& spelling) {
+  std::erase(spellings_, spelling);
+  spellings_.push_back(spelling);
+  if (spellings_.size() <= kMaxSpellings) return {};
+  std::vector<protocol::Digest> forgotten = {spellings_.front()};
+  spellings_.erase(spellings_.begin());
   return forgotten;
 }
 

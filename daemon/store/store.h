@@ -28,15 +28,18 @@ namespace kvant::daemon {
 /// Movable. Keeps the store alive.
 class PendingBlock;
 
-/// Owned (shared) by the store table, by every session that has it open and by its sequences; the table drops a store that only
-/// it holds and that has no blocks when the budget needs the room. Loop thread only.
+/// Owned (shared) by the store table, by its sequences and by encodings under way; sessions that have it open only refer to it.
+/// The table drops a store that has neither sequences nor blocks when the budget needs the room, and its memory is free then.
+/// Loop thread only.
 class Store : public std::enable_shared_from_this<Store> {
  public:
-  /// `charge` pays for the store's record and plan. kStoreFull if the budget can never hold one block of this shape.
-  /// The manifest is written here.
+  /// `charge` pays for the store's record and plan (RecordBytes of the spec); what is too much of it is given back. kStoreFull
+  /// if the budget can never hold one block of this shape. The manifest is written here.
   static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
-  /// What the record of such a store is charged with.
-  static std::size_t RecordBytes(const StoreSpec& spec) noexcept;
+  /// What the record of such a store with an artifact of so many bytes is charged with. Requires: CheckStoreSpec.
+  static std::size_t RecordBytes(const StoreSpec& spec, std::size_t artifact_bytes);
+  /// The same once its plan is there: no more.
+  static std::size_t RecordBytes(const quantizers::Plan& plan);
   ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
@@ -109,6 +112,11 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Makes it the last one; returns those that are forgotten, so that there are at most kMaxNames.
   std::vector<std::string> AddName(const std::string& name);
   void RemoveName(const std::string& name);
+  static constexpr std::size_t kMaxSpellings = 16;
+  /// As SpellingDigest: of the specs that it was opened by, the last one last.
+  [[nodiscard]] const std::vector<protocol::Digest>& spellings() const noexcept { return spellings_; }
+  /// Makes it the last one; returns those that are forgotten, so that there are at most kMaxSpellings.
+  std::vector<protocol::Digest> AddSpelling(const protocol::Digest& spelling);
   /// Sessions that have the store open.
   void Opened() noexcept;
   void Closed();
@@ -139,6 +147,7 @@ class Store : public std::enable_shared_from_this<Store> {
   std::uint64_t sequences_ = 0;
   const std::string hex_;  // of the identity
   std::vector<std::string> names_;
+  std::vector<protocol::Digest> spellings_;
   std::uint64_t openers_ = 0;
   std::uint64_t last_use_ = 0;  // as EvictionOrder counts
   bool dropped_ = false;

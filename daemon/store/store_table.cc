@@ -12,34 +12,47 @@ StoreTable::StoreTable(Core& core) : core_(core) {
 
 StoreTable::~StoreTable() { core_.make_room = nullptr; }
 
-Result<Charge> StoreTable::ChargeRecord(const StoreSpec& spec) {
-  return TakeMetadata(Store::RecordBytes(spec), "the record of store " + spec.name);
+Result<Charge> StoreTable::ChargeRecord(const StoreSpec& spec, std::size_t artifact_bytes) {
+  return TakeMetadata(Store::RecordBytes(spec, artifact_bytes), "the record of store " + spec.name);
 }
 
 Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
-  Result<Charge> charge = ChargeRecord(spec);
+  if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return ok.error();
+  const protocol::Digest spelling = SpellingDigest(spec);
+  if (auto known = OpenKnown(spelling, spec.name)) return *std::move(known);
+  Result<Charge> charge = ChargeRecord(spec, spec.plan.artifact.size());
   if (!charge) return charge.error();
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core_.codecs, spec);
   if (!plan) return plan.error();
-  return Adopt(std::move(*plan), std::move(*charge));
+  return Adopt(spelling, std::move(*plan), std::move(*charge));
 }
 
-Result<OpenedStore> StoreTable::Adopt(std::unique_ptr<const quantizers::Plan> plan, Charge charge) {
+std::optional<OpenedStore> StoreTable::OpenKnown(const protocol::Digest& spelling, const std::string& name) {
+  const auto known = spellings_.find(spelling);
+  if (known == spellings_.end()) return std::nullopt;
+  return Attach(known->second->shared_from_this(), name);
+}
+
+Result<OpenedStore> StoreTable::Adopt(const protocol::Digest& spelling, std::unique_ptr<const quantizers::Plan> plan,
+                                      Charge charge) {
   const std::string name = plan->spec().name;
-  const auto existing = stores_.find(IdentityDigest(IdentityFields(*plan)));
-  OpenedStore opened;
-  if (existing != stores_.end()) {
-    opened.store = existing->second;
-  } else {
+  auto entry = stores_.find(IdentityDigest(IdentityFields(*plan)));
+  const bool created = entry == stores_.end();
+  if (created) {
     Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(plan), std::move(charge));
     if (!store) return store.error();
-    opened.store = std::move(*store);
-    opened.created = true;
-    stores_.emplace(opened.store->identity(), opened.store);
+    entry = stores_.emplace((*store)->identity(), *store).first;
   }
-  opened.store->Opened();
-  opened.relabelled = Label(name, *opened.store);
+  for (const protocol::Digest& forgotten : entry->second->AddSpelling(spelling)) spellings_.erase(forgotten);
+  spellings_[spelling] = entry->second.get();
+  OpenedStore opened = Attach(entry->second, name);
+  opened.created = created;
   return opened;
+}
+
+OpenedStore StoreTable::Attach(const std::shared_ptr<Store>& store, const std::string& name) {
+  store->Opened();
+  return {.store = store, .created = false, .relabelled = Label(name, *store)};
 }
 
 Result<Charge> StoreTable::TakeMetadata(std::size_t bytes, std::string_view what) {
@@ -82,6 +95,7 @@ bool StoreTable::Empty(const Store& store) {
 
 void StoreTable::Erase(const std::shared_ptr<Store>& store) {
   for (const std::string& name : store->names()) labels_.erase(name);
+  for (const protocol::Digest& spelling : store->spellings()) spellings_.erase(spelling);
   AddFigures(dropped_, store->counters(), kCounters);
   store->MarkDropped();
   stores_.erase(store->identity());
@@ -166,15 +180,15 @@ bool StoreTable::MakeRoom(std::size_t bytes) {
       if (store->pool().GiveBack(bytes)) return true;
     }
   }
-  if (Block* oldest = core_.eviction.oldest(); oldest != nullptr) {
-    oldest->store->Evict(*oldest);
-    return true;
-  }
+  // Blocks and stores that hold nothing go by when they were last used, whichever it is.
   const std::shared_ptr<Store>* least = nullptr;
   for (const auto& [identity, store] : stores_) {
-    if (!Empty(*store)) continue;
-    const auto rank = [](const Store& of) { return std::pair(of.openers() != 0, of.last_use()); };
-    if (least == nullptr || rank(*store) < rank(**least)) least = &store;
+    if (Empty(*store) && (least == nullptr || store->last_use() < (*least)->last_use())) least = &store;
+  }
+  Block* const oldest = core_.eviction.oldest();
+  if (oldest != nullptr && (least == nullptr || oldest->last_use < (*least)->last_use())) {
+    oldest->store->Evict(*oldest);
+    return true;
   }
   if (least == nullptr) return false;
   Erase(std::shared_ptr<Store>(*least));

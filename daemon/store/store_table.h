@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,9 +36,9 @@ class StoreTable {
   StoreTable(const StoreTable&) = delete;
   StoreTable& operator=(const StoreTable&) = delete;
 
-  /// Creates the store of that identity or attaches to it, and labels it with the spec's name. Checks the whole spec first;
-  /// errors name the field. Where the name meant another identity, the answer only says so and Core::notify says what differs.
-  /// The store counts as open until Close.
+  /// Attaches to the store that was opened by a spec of that spelling before, or creates the store of that identity, or
+  /// attaches to it; labels it with the spec's name. Checks the whole spec first; errors name the field. Where the name meant
+  /// another identity, the answer only says so and Core::notify says what differs. The store counts as open until Close.
   Result<OpenedStore> Open(const StoreSpec& spec);
   /// Ends one Open.
   void Close(std::shared_ptr<Store> store);
@@ -45,11 +46,15 @@ class StoreTable {
   /// Takes `bytes` of metadata for a caller that has no store yet, making room if need be. kStoreFull if there is none.
   Result<Charge> TakeMetadata(std::size_t bytes, std::string_view what);
 
-  /// Open in steps, for a daemon that makes plans on another thread: ChargeRecord, Plan::Make, Adopt.
-  /// Room for the store's record and plan, made if need be. kStoreFull if there is none.
-  Result<Charge> ChargeRecord(const StoreSpec& spec);
+  /// Open in steps, for a daemon that makes plans on another thread: CheckStoreSpec, OpenKnown, or else ChargeRecord,
+  /// Plan::Make, Adopt. Attaches to the store that was opened by this spelling (SpellingDigest) before; needs no plan. Nothing
+  /// if there is none.
+  std::optional<OpenedStore> OpenKnown(const protocol::Digest& spelling, const std::string& name);
+  /// Room for the record and plan of a store of this spec with an artifact of so many bytes, made if need be. kStoreFull if
+  /// there is none.
+  Result<Charge> ChargeRecord(const StoreSpec& spec, std::size_t artifact_bytes);
   /// What Open does once the plan is made. Another session may have created the store meanwhile.
-  Result<OpenedStore> Adopt(std::unique_ptr<const quantizers::Plan> plan, Charge charge);
+  Result<OpenedStore> Adopt(const protocol::Digest& spelling, std::unique_ptr<const quantizers::Plan> plan, Charge charge);
 
   /// By name, or by identity in hexadecimal. kNotFound if no store has it.
   [[nodiscard]] Result<Store*> Find(std::string_view name) const;
@@ -70,6 +75,7 @@ class StoreTable {
 
  private:
   bool MakeRoom(std::size_t bytes);  // as Core::make_room
+  OpenedStore Attach(const std::shared_ptr<Store>& store, const std::string& name);
   /// True if the name meant another store.
   bool Label(const std::string& name, Store& store);
   void Erase(const std::shared_ptr<Store>& store);
@@ -79,6 +85,7 @@ class StoreTable {
   Core& core_;
   std::map<protocol::Digest, std::shared_ptr<Store>> stores_;
   std::map<std::string, Store*, std::less<>> labels_;
+  std::map<protocol::Digest, Store*> spellings_;
   Counters dropped_;
 };
 

@@ -37,7 +37,11 @@ struct ByteAccumulateArgs {
   std::size_t next_bytes = 0;
 };
 
-/// Tokens that share the step of a query's integer weights.
+/// Numbers of queries and weights of codes that expand to bytes become integers up to these.
+inline constexpr int kByteQueryMax = 127;
+inline constexpr int kByteWeightMax = 255;
+
+/// Tokens that share the step of a query's integer weights, unless the code wants another number.
 inline constexpr std::size_t kWeightRun = 128;
 
 /// From how many queries on tiles (machine/amx.h) are used: they beat vectors, whose time grows with each query.
@@ -45,8 +49,8 @@ inline constexpr std::size_t kLeastTileQueries = 9;
 /// Tiles take head sizes up to this.
 inline constexpr std::size_t kMaxTileDim = 256;
 
-/// Scratch that scoring `n` queries of `dim` numbers takes: expanded codes and sums on their way through tiles, none where no
-/// tiles are used.
+/// Scratch that scoring `n` queries of `dim` numbers takes: expanded codes (or 16-bit queries as bytes) and sums on their way
+/// through tiles, none where no tiles are used.
 constexpr std::size_t ByteScoreScratchBytes(std::size_t n, std::size_t dim) noexcept {
   if (n < kLeastTileQueries || dim > kMaxTileDim) return 0;
   // Two steps of 64 tokens, each with what keeps it from lying a multiple of 4 KiB from the other, and two sets of four tiles.
@@ -54,11 +58,12 @@ constexpr std::size_t ByteScoreScratchBytes(std::size_t n, std::size_t dim) noex
 }
 
 /// Scratch that summing values for `n` queries takes: a run's scales and terms, integer weights, totals and steps of the
-/// queries (a multiple of 16: tiles read that many), and for tiles two expanded columns of 16 dims with their sums.
-constexpr std::size_t ByteAccumulateScratchBytes(std::size_t n) noexcept {
+/// queries (a multiple of 16: tiles read that many), and for tiles two expanded columns of 16 dims with the sums of up to 64
+/// queries, or 16 rows of 16-bit weights as bytes with theirs. `run`: tokens that share a step.
+constexpr std::size_t ByteAccumulateScratchBytes(std::size_t n, std::size_t run = kWeightRun) noexcept {
   const std::size_t rows = (n + 15) / 16 * 16;
-  const std::size_t weights = 5 * kWeightRun * sizeof(float) + rows * (kWeightRun * sizeof(std::uint16_t) + 2 * sizeof(float));
-  const std::size_t tiles = n < kLeastTileQueries ? 0 : 2 * 2048 + 2 * rows * 16 * sizeof(std::int32_t);
+  const std::size_t weights = 5 * run * sizeof(float) + rows * (run * sizeof(std::uint16_t) + 2 * sizeof(float));
+  const std::size_t tiles = n < kLeastTileQueries ? 0 : 2 * 2048 + 2 * 64 * 16 * sizeof(std::int32_t);
   return (weights + 63) / 64 * 64 + tiles;
 }
 

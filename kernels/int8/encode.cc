@@ -1,4 +1,4 @@
-#include "kernels/int8/encode.h"
+#include "kernels/int8/int8.h"
 
 #include <cstring>
 
@@ -7,14 +7,18 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "kernels/int8/int8-inl.h"
-#include "kernels/int8/layout.h"
+#include "kernels/bytes/factors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvant::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr std::size_t kMaxDim = 1024;
+
+template <class DF>
+HWY_INLINE hn::Vec<hn::RebindToSigned<DF>> RoundAndClamp(DF df, hn::Vec<DF> x, float limit) {
+  return hn::NearestInt(hn::Max(hn::Min(x, hn::Set(df, limit)), hn::Set(df, -limit)));
+}
 
 /// Codes of one row as bytes, dims in order.
 template <class DF>
@@ -61,6 +65,55 @@ void PackValuesTarget(const float* rows, const float* inverse_scales, std::size_
   PackQuad(hn::CappedTag<float, 8>(), rows, inverse_scales, i, dim, quad);
 }
 
+/// Largest magnitude of whole vectors from element `i` on.
+template <class DF>
+HWY_INLINE std::size_t LargestOf(DF df, const float* x, std::size_t i, std::size_t n, float* largest) {
+  const std::size_t step = hn::Lanes(df);
+  if (i + step > n) return i;
+  auto max = hn::Zero(df);
+  for (; i + step <= n; i += step) max = hn::Max(max, hn::Abs(hn::LoadU(df, x + i)));
+  const float m = hn::GetLane(hn::MaxOfLanes(df, max));
+  *largest = m > *largest ? m : *largest;
+  return i;
+}
+
+template <class DF>
+HWY_INLINE std::size_t RoundVectors(DF df, const float* x, std::size_t i, std::size_t n, float inverse, std::int16_t* integers,
+                                    std::int32_t* total) {
+  const hn::RebindToSigned<DF> di;
+  const hn::Rebind<std::int16_t, DF> d16;
+  const auto order = OrderOfFours(d16);
+  const std::size_t step = hn::Lanes(df);
+  auto sum = hn::Zero(di);
+  for (; i + step <= n; i += step) {
+    const auto v = RoundAndClamp(df, hn::Mul(hn::LoadU(df, x + i), hn::Set(df, inverse)), kInt16Limit);
+    sum = hn::Add(sum, v);
+    hn::StoreU(hn::TableLookupBytes(hn::DemoteTo(d16, v), order), d16, integers + i);
+  }
+  *total += hn::GetLane(hn::SumOfLanes(di, sum));
+  return i;
+}
+
+Int16Row RoundTarget(const float* x, std::size_t n, std::int16_t* integers) {
+  const hn::ScalableTag<float> df;
+  const hn::CappedTag<float, 4> four;
+  float max = 0.0f;
+  std::size_t i = LargestOf(df, x, 0, n, &max);
+  LargestOf(four, x, i, n, &max);
+  Int16Row row;
+  if (!(max >= kInt16Smallest)) {
+    std::memset(integers, 0, n * sizeof(std::int16_t));
+    return row;
+  }
+  row.step = max / kInt16Limit;
+  const float inverse = static_cast<float>(kInt16Limit) / max;
+  std::int32_t sum = 0;
+  i = RoundVectors(df, x, 0, n, inverse, integers, &sum);
+  RoundVectors(four, x, i, n, inverse, integers, &sum);
+  row.total = sum;
+  return row;
+}
+
 }  // namespace kvant::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -69,6 +122,7 @@ namespace kvant::kernels {
 
 HWY_EXPORT(PackKeysTarget);
 HWY_EXPORT(PackValuesTarget);
+HWY_EXPORT(RoundTarget);
 
 void PackInt8Keys(const float* rows, const float* inverse_scales, std::size_t dim, std::byte* tile) noexcept {
   HWY_DYNAMIC_DISPATCH(PackKeysTarget)(rows, inverse_scales, dim, tile);
@@ -76,6 +130,10 @@ void PackInt8Keys(const float* rows, const float* inverse_scales, std::size_t di
 
 void PackInt8Values(const float* rows, const float* inverse_scales, std::size_t dim, std::byte* quad) noexcept {
   HWY_DYNAMIC_DISPATCH(PackValuesTarget)(rows, inverse_scales, dim, quad);
+}
+
+Int16Row RoundToInt16(const float* x, std::size_t n, std::int16_t* integers) noexcept {
+  return HWY_DYNAMIC_DISPATCH(RoundTarget)(x, n, integers);
 }
 
 }  // namespace kvant::kernels

@@ -12,7 +12,7 @@
 #include <type_traits>
 
 #include "hwy/highway.h"
-#include "kernels/lloyd/dot-inl.h"
+#include "kernels/bytes/factors-inl.h"
 #include "kernels/lloyd/integer_rows-inl.h"
 #include "kernels/lloyd/layout.h"
 

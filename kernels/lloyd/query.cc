@@ -41,7 +41,7 @@ HWY_INLINE void StoreWords(LaneTagI d, LaneVecI v, std::size_t row_words, std::u
 
 /// One register of columns: rows and head of queries lane.. of the batch.
 HWY_INLINE void Round(LaneTag d, std::uint32_t bits, std::size_t dim, float to_logit, const float* HWY_RESTRICT x,
-                      std::size_t lane, LloydQueryHead& head, std::uint32_t* HWY_RESTRICT words) {
+                      std::size_t lane, QueryHead& head, std::uint32_t* HWY_RESTRICT words) {
   const LaneTagI di;
   LaneVec largest = hn::Zero(d);
   for (std::size_t i = 0; i < dim; ++i) largest = hn::Max(largest, hn::Abs(hn::Load(d, x + i * kLanes)));
@@ -71,7 +71,7 @@ HWY_INLINE void Round(LaneTag d, std::uint32_t bits, std::size_t dim, float to_l
       StoreWords(di, hn::Or(a, b), row_words, to);
     }
   }
-  hn::Store(sum, di, head.sums + lane);
+  hn::Store(sum, di, head.totals + lane);
 }
 
 /// <query, mean>, with the four running sums of Bias.
@@ -86,7 +86,7 @@ HWY_INLINE float BiasOfRow(std::size_t dim, const float* HWY_RESTRICT mean, cons
 
 /// One register of quarters (four lanes a query): rows and heads of queries query.. of the batch. Round with other lanes.
 HWY_INLINE void RoundQuarters(LaneTag d, std::uint32_t bits, std::size_t dim, float to_logit, const float* HWY_RESTRICT x,
-                              std::size_t query, LloydQueryHead& head, std::uint32_t* HWY_RESTRICT words) {
+                              std::size_t query, QueryHead& head, std::uint32_t* HWY_RESTRICT words) {
   const LaneTagI di;
   const LaneTagU du;
   const std::size_t queries = hn::Lanes(d) / 4, quarter = dim / 4;
@@ -135,14 +135,14 @@ HWY_INLINE void RoundQuarters(LaneTag d, std::uint32_t bits, std::size_t dim, fl
   hn::Store(sum, di, sums);
   hn::Store(scale, d, scales);
   for (std::size_t i = 0; i < queries; ++i) {
-    head.sums[query + i] = sums[4 * i];
+    head.totals[query + i] = sums[4 * i];
     head.scale[query + i] = scales[4 * i];
   }
 }
 
 /// Up to 8 queries of a batch.
 HWY_INLINE void PrepareFew(const LloydQueryConfig& config, const float* HWY_RESTRICT queries, std::size_t n, float to_logit,
-                           LloydQueryHead& head, std::uint32_t* HWY_RESTRICT words, float* HWY_RESTRICT columns) {
+                           QueryHead& head, std::uint32_t* HWY_RESTRICT words, float* HWY_RESTRICT columns) {
   const LaneTag d;
   const HadamardMap& map = config.map;
   const std::size_t dim = map.shape.dim;
@@ -169,8 +169,8 @@ void PrepareAll(const LloydQueryConfig& config, const float* queries, std::size_
   auto* columns = reinterpret_cast<float*>(scratch);
   const RowsView rows{queries, ElementType::kF32, n, dim, dim};
   for (std::size_t first = 0; first < n; first += kLanes, prepared += LloydQueryBatchBytes(bits, dim)) {
-    auto& head = *reinterpret_cast<LloydQueryHead*>(prepared);
-    auto* words = reinterpret_cast<std::uint32_t*>(prepared + sizeof(LloydQueryHead));
+    auto& head = *reinterpret_cast<QueryHead*>(prepared);
+    auto* words = reinterpret_cast<std::uint32_t*>(prepared + sizeof(QueryHead));
     const std::size_t count = n - first < kLanes ? n - first : kLanes;
     if (map.quarter_signs != nullptr && count <= 2 * kQuadRows) {
       PrepareFew(config, queries + first * dim, count, to_logit, head, words, columns);

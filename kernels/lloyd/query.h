@@ -1,26 +1,16 @@
-// Queries -> what lloyd/score.h reads: rotated, rounded to integers, 16 queries to a batch, lanes = queries.
-//
-// Batch: LloydQueryHead, then 16 rows, one per query, of words for each group of 4 dims:
-//   up to 4 bits: four signed bytes, |q| <= 127;
-//   8 bits: two words of signed 16-bit pairs (dims 0, 2), then (dims 1, 3), |q| <= 2047 (less for dims beyond 256, so that sums
-//   fit 32 bits).
-// Rows beyond the last query hold anything. In memory only, never stored.
+// Queries -> what lloyd/score.h reads: rotated, rounded to integers, 16 queries to a batch.
+// |q| <= 127, with 8 bits 2047 (less for dims beyond 256, so that sums fit 32 bits). Batches are those of bytes/queries.h.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/bytes/attend.h"
+#include "kernels/bytes/queries.h"
 #include "kernels/lloyd/table.h"
 #include "kernels/rotation/hadamard.h"
 
 namespace kvant::kernels {
-
-/// logit = (float(integer sum) * token's scale) * scale + bias.
-struct LloydQueryHead {
-  float scale[kLanes];
-  float bias[kLanes];         ///< <query, mean>; 0 without one
-  std::int32_t sums[kLanes];  ///< of the integer query: undoes the offset of unsigned codes
-};
 
 constexpr std::size_t LloydQueryWordsPerGroup(std::uint32_t bits) noexcept { return bits == 8 ? 2 : 1; }
 
@@ -30,12 +20,12 @@ constexpr std::size_t LloydQueryWords(std::uint32_t bits, std::size_t dim) noexc
 }
 
 constexpr std::size_t LloydQueryBatchBytes(std::uint32_t bits, std::size_t dim) noexcept {
-  return sizeof(LloydQueryHead) + LloydQueryWords(bits, dim) * kLanes * sizeof(std::uint32_t);
+  return QueryBatchBytes(LloydQueryWords(bits, dim));
 }
 
 /// The largest integer a query's number becomes.
 constexpr std::int32_t LloydQueryMax(std::uint32_t bits, std::size_t dim) noexcept {
-  if (bits != 8) return 127;
+  if (bits != 8) return kByteQueryMax;
   const auto fits = static_cast<std::int32_t>(INT32_MAX / (2047 * static_cast<std::int64_t>(dim)));
   return fits < 2047 ? fits : 2047;
 }

@@ -58,8 +58,8 @@ constexpr LloydTable kBits8 =
                873,  887,  902,  917,  933,  949,  965,  981,  999,  1016, 1035, 1053, 1073, 1093, 1114, 1136, 1159, 1182, 1207,
                1234, 1262, 1291, 1323, 1357, 1394, 1435, 1480, 1531, 1589, 1659, 1745, 1861, 2046});
 
-// vpmaddubsw adds two products in 16 bits (lloyd/dot-inl.h): of centroids and weights, of centroids with an offset and queries.
-static_assert(2 * 255 * kBits2.magnitudes[1] <= INT16_MAX && 2 * 127 * 2 * kBits2.magnitudes[1] <= INT16_MAX);
+constexpr bool HasLargest(const LloydTable& table) { return table.magnitudes[table.half() - 1] == LloydLargest(table.bits); }
+static_assert(HasLargest(kBits1) && HasLargest(kBits2) && HasLargest(kBits3) && HasLargest(kBits4) && HasLargest(kBits8));
 static_assert(kBits4.thresholds[0] == 10.0f && kBits4.thresholds[6] == 91.5f && kBits4.Centroid(0) == -104 &&
               kBits4.Centroid(7) == -5 && kBits4.Centroid(8) == 5 && kBits4.Centroid(15) == 104);
 static_assert(kBits8.thresholds[0] == 8.0f && kBits8.grid[7] == 0 && kBits8.grid[8] == 1 && kBits8.grid[2047] == 127);

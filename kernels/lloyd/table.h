@@ -9,6 +9,11 @@
 
 namespace kvant::kernels {
 
+/// The largest centroid.
+constexpr int LloydLargest(std::uint32_t bits) noexcept {
+  return bits == 1 ? 1 : bits == 2 ? 10 : bits == 3 ? 88 : bits == 4 ? 104 : 2046;
+}
+
 struct LloydTable {
   std::uint32_t bits = 0;
   float unit = 0.0f;  ///< codebook units per standard deviation: minimises E(z - c / unit)^2 over N(0, 1)

@@ -22,6 +22,9 @@ const maxFdsPerMessage :UInt32 = 8;
 const maxBatch :UInt32 = 1024;
 # Most items in one attend or advance.
 
+const maxLabelText :UInt32 = 256;
+# Bytes of a client's name or a sequence's label that are kept; the rest is dropped.
+
 const maxArtifactBytes :UInt64 = 268435456;
 # Most bytes of a plan's artifact: 256 MiB. They are charged to the budget before they are copied.
 
@@ -240,7 +243,7 @@ struct SequenceOptions {
   placement @0 :Placement;
   recentTokens @1 :UInt32;    # newest tokens that stay raw
   maxStepTokens @2 :UInt32;   # most tokens of one advance
-  label @3 :Text;             # shown to operators
+  label @3 :Text;             # shown to operators; maxLabelText
   tail @4 :Tail;
 }
 
@@ -286,7 +289,8 @@ struct AttendItem {
 
 struct AdvanceItem {
   sequence @0 :UInt64;
-  tokens @1 :List(UInt32);    # ids of the next rows; every layer's rows must be written. May be empty
+  tokens @1 :List(UInt32);    # ids of the next rows, no more than the tail has room for; every layer's rows must be written. May be
+                              # empty
   waitSealed @2 :Bool;        # answer when every block that is due is encoded, and list those too (local placement: ask when a
                               # block falls due, use it when it switches: one call per block)
 }
@@ -321,7 +325,8 @@ interface Session {
   # Slabs of a store with index >= from, ascending, at most maxFdsPerMessage; ask again from the last index + 1 until empty.
 
   openSequence @4 (store :UInt32, tokens :List(UInt32), options :SequenceOptions) -> Outcome(SequenceState);
-  # A sequence that already holds the longest sealed prefix of `tokens`, in whole blocks.
+  # A sequence that already holds the longest sealed prefix of `tokens`, in whole blocks. As many tokens as a message holds
+  # (16 million, WIRE.md).
 
   fork @5 (store :UInt32, source :UInt64, length :UInt64, options :SequenceOptions) -> Outcome(SequenceState);
   # Copy-on-write copy of a live sequence of any session that has the same store open, at `length` tokens (all ones: all of
@@ -372,7 +377,7 @@ struct Hello {
   protocolVersion @0 :UInt32;       # both must be the daemon's, else versionMismatch naming both sides' numbers
   segmentLayoutVersion @1 :UInt32;
   bootToken @2 :UInt64;             # 0, or the daemon the client was connected to before: staleDaemon if it is another
-  clientName @3 :Text;              # shown to operators
+  clientName @3 :Text;              # shown to operators; maxLabelText
 }
 
 interface Daemon {
@@ -477,6 +482,25 @@ struct StatsReport {
   values @2 :List(UInt64);    # one per figure, in their order
 }
 
+struct StoredCodec {
+  # A codec of a store's plan and what the bytes are that it writes: enough to read a block without it (quantizers/code_form.h
+  # has the words and the formula).
+  side @0 :Text;              # keys or values
+  spec @1 :Text;              # canonical
+  heads @2 :UInt64;           # KV heads that it serves, over all layers
+  family @3 :Text;
+  order @4 :Text;
+  bits @5 :UInt8;             # of one code
+  magnitudes @6 :List(Int16);
+  firstLevel @7 :Int32;
+  levelUnit @8 :Float32;
+  scaleFormat @9 :Text;
+  scaleOffset @10 :UInt64;
+  rotated @11 :Bool;
+  centered @12 :Bool;
+  partBytes @13 :List(UInt64);  # of one head's block
+}
+
 struct EvictReport {
   blocks @0 :UInt64;
   bytes @1 :UInt64;
@@ -490,7 +514,7 @@ interface Admin {
   ping @0 () -> ();
   stats @1 () -> (stats :StatsReport);
   stores @2 (cursor :Data) -> (page :StorePage);
-  # From the beginning with an empty cursor, else behind the page that answered it.
+  # From the beginning with an empty cursor, else behind the page that answered it. Others are no cursors.
   sequences @3 (from :UInt64) -> (page :SequencePage);
   # Those with numbers >= from, ascending.
   inspect @4 (sequence :UInt64, firstBlock :UInt64) -> Outcome(SequenceDetail);
@@ -501,4 +525,6 @@ interface Admin {
   drop @6 (store :Text) -> Outcome(EvictReport);
   # The store of that name, or of that identity in hexadecimal, with all its blocks: what went. notFound where there is none,
   # unavailable while sequences of it are open. Sessions that have it open must open it again.
+  codecs @7 (store :Text) -> Outcome(List(StoredCodec));
+  # Every distinct codec of a store's plan, keys first. The store by name or identity, as in drop.
 }

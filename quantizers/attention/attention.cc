@@ -24,6 +24,7 @@ class AttentionScratch {
   AlignedBuffer partials;
 
   std::span<const AttendItem> items;
+  std::size_t wave = 0;  ///< of units.waves, that is being computed
   /// Units of each kind that threads have taken. They take one after another, and finish what they have taken.
   std::atomic<std::size_t> turns_taken{0};
   std::atomic<std::size_t> raw_taken{0};
@@ -39,12 +40,13 @@ struct Call {
   const std::function<bool()>* pause = nullptr;  // null: never
   std::span<const AttendItem> items = scratch->items;
 
+  [[nodiscard]] const Wave& wave() const { return scratch->units.waves[scratch->wave]; }
   [[nodiscard]] bool Pause() const { return pause != nullptr && (*pause)(); }
 
   void AttendRaws(std::size_t thread) {
     while (!Pause()) {
       const std::size_t i = scratch->raw_taken.fetch_add(1, std::memory_order_relaxed);
-      if (i >= scratch->units.raw_units.size()) return;
+      if (i >= wave().raw_units_end) return;
       AttendRaw(i, thread);
     }
   }
@@ -55,7 +57,7 @@ struct Call {
     const auto take = [&]() -> const TileRun* {
       if (Pause()) return nullptr;
       const std::size_t i = scratch->taken.fetch_add(1, std::memory_order_relaxed);
-      return i < units.units.size() ? &units.units[i] : nullptr;
+      return i < wave().units_end ? &units.units[i] : nullptr;
     };
     const kernels::TileScope tiles;
     bool warm = false;
@@ -70,7 +72,7 @@ struct Call {
   void MergeTiles(std::size_t thread) {
     while (!Pause()) {
       const std::size_t i = scratch->merges_taken.fetch_add(1, std::memory_order_relaxed);
-      if (i >= scratch->units.split.size()) return;
+      if (i >= wave().split_end) return;
       MergeTile(i, thread);
     }
   }
@@ -122,7 +124,8 @@ struct Call {
 
 }  // namespace
 
-Attention::Attention(Executor& executor) : executor_(executor), scratch_(std::make_unique<AttentionScratch>()) {}
+Attention::Attention(Executor& executor, std::size_t partial_bytes)
+    : executor_(executor), partial_bytes_(partial_bytes), scratch_(std::make_unique<AttentionScratch>()) {}
 
 Attention::~Attention() = default;
 
@@ -133,7 +136,7 @@ void Attention::Run(std::span<const AttendItem> items) {
 
 void Attention::Begin(std::span<const AttendItem> items) {
   Units& units = scratch_->units;
-  units.Cut(items);
+  units.Cut(items, partial_bytes_ / sizeof(float));
   scratch_->keys.Lay(items);
   Sizes sizes;
   for (const AttendItem& item : items) sizes.Cover(SizesOf(item, units.largest_tile));
@@ -141,12 +144,14 @@ void Attention::Begin(std::span<const AttendItem> items) {
   for (ThreadBuffers& buffers : scratch_->threads) buffers.Reserve(sizes);
   scratch_->partials.Reserve(units.partial_floats * sizeof(float));
   scratch_->items = items;
+  scratch_->wave = 0;
   for (auto* taken : {&scratch_->turns_taken, &scratch_->raw_taken, &scratch_->taken, &scratch_->merges_taken}) *taken = 0;
 }
 
 bool Attention::Continue(const std::function<bool()>& pause) { return Work(&pause); }
 
-/// Keys before RoPE are turned first. Then raw rows: the other units learn from them what is negligible. Merges last.
+/// Keys before RoPE are turned first. Then wave after wave: raw rows, from which the other units learn what is negligible,
+/// those, and merges last.
 bool Attention::Work(const std::function<bool()>* pause) {
   const Units& units = scratch_->units;
   Call call{scratch_.get(), pause};
@@ -167,8 +172,19 @@ bool Attention::Work(const std::function<bool()>* pause) {
   const Task raws = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->AttendRaws(thread); };
   const Task blocks = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->AttendUnits(thread); };
   const Task merges = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->MergeTiles(thread); };
-  return all(scratch_->keys.jobs(), scratch_->turns_taken, turns) && all(units.raw_units.size(), scratch_->raw_taken, raws) &&
-         all(units.units.size(), scratch_->taken, blocks) && all(units.split.size(), scratch_->merges_taken, merges);
+  if (!all(scratch_->keys.jobs(), scratch_->turns_taken, turns)) return false;
+  for (; scratch_->wave < units.waves.size(); ++scratch_->wave) {
+    const Wave& wave = call.wave();
+    if (!all(wave.raw_units_end, scratch_->raw_taken, raws) || !all(wave.units_end, scratch_->taken, blocks) ||
+        !all(wave.split_end, scratch_->merges_taken, merges)) {
+      return false;
+    }
+    // Threads have asked beyond the end.
+    scratch_->raw_taken = wave.raw_units_end;
+    scratch_->taken = wave.units_end;
+    scratch_->merges_taken = wave.split_end;
+  }
+  return true;
 }
 
 }  // namespace kvant::quantizers

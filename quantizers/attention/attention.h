@@ -77,8 +77,11 @@ struct AttendItem {
 /// Owns the scratch; runs batches. Not thread-safe: one per calling thread.
 class Attention {
  public:
-  /// `executor` must outlive this.
-  explicit Attention(Executor& executor);
+  /// Partial results that are in memory at a time take about so many bytes.
+  static constexpr std::size_t kPartialBytes = std::size_t{64} << 20;
+
+  /// `executor` must outlive this. `partial_bytes` does not change a result.
+  explicit Attention(Executor& executor, std::size_t partial_bytes = kPartialBytes);
   ~Attention();
   Attention(const Attention&) = delete;
   Attention& operator=(const Attention&) = delete;
@@ -97,6 +100,7 @@ class Attention {
   bool Work(const std::function<bool()>* pause);
 
   Executor& executor_;
+  const std::size_t partial_bytes_;
   std::unique_ptr<AttentionScratch> scratch_;
 };
 

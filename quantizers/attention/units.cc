@@ -100,7 +100,10 @@ std::size_t AccFloats(const AttendItem& item, std::size_t head) {
   return item.cache.plan->codecs(item.cache.layer, head).values->accumulator_floats(QueriesPerHead(item));
 }
 
-void Units::Cut(std::span<const AttendItem> items) {
+void Units::Cut(std::span<const AttendItem> items, std::size_t wave_floats) {
+  full_wave_floats_ = wave_floats;
+  wave_floats_ = 0;
+  waves.clear();
   raw_units.clear();
   units.clear();
   split.clear();
@@ -127,6 +130,16 @@ void Units::Cut(std::span<const AttendItem> items) {
     AddShared(items, begin, end, end - begin > 1 ? shared : 0);
     begin = end;
   }
+  EndWave();
+}
+
+void Units::EndWave() {
+  waves.push_back({raw_units.size(), units.size(), split.size()});
+  wave_floats_ = 0;
+}
+
+void Units::EndFullWave() {
+  if (wave_floats_ >= full_wave_floats_) EndWave();
 }
 
 /// Items members[begin, end), which share their first `shared` blocks.
@@ -134,7 +147,12 @@ void Units::AddShared(std::span<const AttendItem> items, std::size_t begin, std:
   const AttendItem& item = items[members[begin].item];
   const std::size_t per_item = QueriesPerHead(item);
   const std::size_t runs = shared == 0 ? 0 : shared / RunBlocks(item);
-  const std::size_t items_per_tile = per_item == 0 ? 1 : std::max<std::size_t>(1, kMaxQueries / per_item);
+  std::size_t items_per_tile = per_item == 0 ? 1 : std::max<std::size_t>(1, kMaxQueries / per_item);
+  if (runs > 0) {  // their shared parts lie in memory together
+    std::size_t floats = 0;
+    for (std::size_t head = 0; head < item.cache.plan->spec().kv_heads; ++head) floats += PartialFloats(item, head, per_item);
+    items_per_tile = std::clamp<std::size_t>(full_wave_floats_ / (runs * floats), 1, items_per_tile);
+  }
   for (std::size_t from = begin; from < end; from += items_per_tile) {
     const std::size_t to = std::min(end, from + items_per_tile);
     const std::size_t first_part = parts.size();  // [KV head][run]
@@ -153,6 +171,7 @@ void Units::AddShared(std::span<const AttendItem> items, std::size_t begin, std:
     for (std::size_t m = from; m < to; ++m) {
       AddItem(items[members[m].item], static_cast<std::uint32_t>(m), shared, first_part, (m - from) * per_item);
     }
+    EndFullWave();
   }
 }
 
@@ -204,6 +223,7 @@ void Units::AddItem(const AttendItem& item, std::uint32_t member, std::size_t sh
       }
       made.parts_end = parts.size();
       split.push_back(made);
+      if (shared == 0) EndFullWave();
     }
   }
 }
@@ -217,8 +237,9 @@ void Units::Count(const AttendItem& item, const TileRun& unit) {
 
 Part Units::AddPart(const AttendItem& item, TileRun unit, std::vector<TileRun>& to) {
   Count(item, unit);
-  unit.partial = partial_floats;
-  partial_floats += PartialFloats(item, unit.head, unit.count);
+  unit.partial = wave_floats_;
+  wave_floats_ += PartialFloats(item, unit.head, unit.count);
+  partial_floats = std::max(partial_floats, wave_floats_);
   to.push_back(unit);
   return {unit.partial, unit.count, 0};
 }

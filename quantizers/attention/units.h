@@ -52,6 +52,14 @@ struct Member {
   bool has_raw = false;      ///< some units take raw rows alone
 };
 
+/// Units that are computed before the next wave begins, with the outputs that they complete: from where the wave before ends to
+/// these indices. Partial results of one wave lie in memory together, those of the next in the same place.
+struct Wave {
+  std::size_t raw_units_end = 0;
+  std::size_t units_end = 0;
+  std::size_t split_end = 0;
+};
+
 struct Units {
   std::vector<TileRun> raw_units;  ///< raw rows alone: done before the others, which learn from them what is negligible
   std::vector<TileRun> units;
@@ -59,12 +67,15 @@ struct Units {
   std::vector<Part> parts;
   std::vector<Part> raw_parts;  ///< of each item, [KV head][tile]: the raw rows' part, empty where the tile takes them itself
   std::vector<Member> members;
-  std::size_t partial_floats = 0;  ///< of all parts together
+  std::vector<Wave> waves;
+  std::size_t partial_floats = 0;  ///< of the largest wave
   std::size_t work = 0;            ///< (query, token) pairs
   std::size_t largest_tile = 0;    ///< queries
 
-  /// Cuts the items. Allocates only while the vectors grow.
-  void Cut(std::span<const AttendItem> items);
+  /// Cuts the items. Allocates only while the vectors grow. Where waves end does not change a result.
+  /// A wave ends with the tile (or the tiles of items that share blocks) that brings its partial results to `wave_floats`
+  /// floats.
+  void Cut(std::span<const AttendItem> items, std::size_t wave_floats = Attention::kPartialBytes / sizeof(float));
 
  private:
   void AddShared(std::span<const AttendItem> items, std::size_t begin, std::size_t end, std::size_t shared);
@@ -72,6 +83,11 @@ struct Units {
                std::size_t shared_first);
   void Count(const AttendItem& item, const TileRun& unit);
   Part AddPart(const AttendItem& item, TileRun unit, std::vector<TileRun>& to);
+  void EndWave();
+  void EndFullWave();
+
+  std::size_t full_wave_floats_ = 0;
+  std::size_t wave_floats_ = 0;  // of the wave that is being made
 };
 
 /// Query heads per KV head.

@@ -1,7 +1,7 @@
 // int8: every row rounded to 8-bit integers against its own largest magnitude.
 //
 // Row x: scale s = max|x| / 127 as ufloat16 (kernels/ufloat16.h), codes c = round(x / s) in [-127, 127], x' = s * c.
-// Block: the codes (kernels/int8/layout.h: keys in tiles of 16 tokens, values in quads of 4), block_tokens * head_dim bytes;
+// Block: the codes (kernels/int8/int8.h: keys in tiles of 16 tokens, values in quads of 4), block_tokens * head_dim bytes;
 // then block_tokens ufloat16 scales. bits per element: 8 + 16 / head_dim.
 //
 // Rounding the query to 15 bits adds a relative noise of at most d / (12 * 16256^2) to a score's, the weights likewise: below
@@ -11,11 +11,7 @@
 #include <memory>
 #include <string>
 
-#include "kernels/int8/accumulate.h"
-#include "kernels/int8/encode.h"
-#include "kernels/int8/int16_rows.h"
-#include "kernels/int8/layout.h"
-#include "kernels/int8/score.h"
+#include "kernels/int8/int8.h"
 #include "kernels/raw/rows.h"
 #include "kernels/ufloat16.h"
 #include "quantizers/codec.h"
@@ -116,11 +112,11 @@ class Int8Keys final : public KeyCodec {
   [[nodiscard]] CodeForm form() const noexcept override { return block_.form(CodeOrder::kKeyTiles); }
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return UniformError(block_.dim()); }
 
-  // Prepared: n Int16Rows, then n rows of dim integers. Scratch: logits, where they are added.
+  /// Scratch: the kernel's, then logits that are added.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     return {.encode = kernels::kInt8KeyTile * block_.dim() * sizeof(float),
-            .prepared = n * (sizeof(kernels::Int16Row) + block_.dim() * sizeof(std::int16_t)),
-            .scratch = n * block_.tokens() * sizeof(float)};
+            .prepared = kernels::Int8PreparedBytes(n, block_.dim()),
+            .scratch = kernels::ByteScoreScratchBytes(n, block_.dim()) + n * block_.tokens() * sizeof(float)};
   }
 
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {
@@ -140,15 +136,18 @@ class Int8Keys final : public KeyCodec {
       rows[i] = kernels::RoundToInt16(args.queries + i * args.query_stride, dim, integers + i * dim);
   }
   void Score(const ScoreArgs& args) const override {
-    const auto* rows = reinterpret_cast<const kernels::Int16Row*>(args.prepared);
-    const auto* integers = reinterpret_cast<const std::int16_t*>(rows + args.n);
-    const std::byte* block = args.block.part[0];
-    auto* scratch = reinterpret_cast<float*>(args.scratch);
-    float* logits = args.add ? scratch : args.logits;
-    const std::size_t stride = args.add ? block_.tokens() : args.stride;
-    kernels::ScoreInt8(rows, integers, args.n, block, block_.Scales(block), block_.tokens(), block_.dim(), logits, stride,
-                       args.next.data, args.next.bytes);
-    if (args.add) PutRows(scratch, args.n, block_.tokens(), args.logits, args.stride, true);
+    auto* own = reinterpret_cast<float*>(args.scratch + kernels::ByteScoreScratchBytes(args.n, block_.dim()));
+    kernels::ScoreInt8({.dim = block_.dim(),
+                        .tokens = block_.tokens(),
+                        .block = args.block.part[0],
+                        .prepared = args.prepared,
+                        .queries = args.n,
+                        .logits = args.add ? own : args.logits,
+                        .stride = args.add ? block_.tokens() : args.stride,
+                        .scratch = args.scratch,
+                        .next = args.next.data,
+                        .next_bytes = args.next.bytes});
+    if (args.add) PutRows(own, args.n, block_.tokens(), args.logits, args.stride, true);
   }
 
  private:
@@ -163,10 +162,9 @@ class Int8Values final : public ValueCodec {
   [[nodiscard]] CodeForm form() const noexcept override { return block_.form(CodeOrder::kValueTiles); }
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return UniformError(block_.dim()); }
 
-  // Scratch: n Int16Rows, the scales as floats, n rows of integers.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     return {.encode = kernels::kInt8ValueTile * block_.dim() * sizeof(float),
-            .scratch = n * sizeof(kernels::Int16Row) + block_.tokens() * (sizeof(float) + n * sizeof(std::int16_t))};
+            .scratch = kernels::ByteAccumulateScratchBytes(n, block_.tokens())};
   }
 
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {
@@ -178,15 +176,17 @@ class Int8Values final : public ValueCodec {
 
   [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return block_.dim(); }
   void Accumulate(const AccumulateArgs& args) const override {
-    const std::size_t tokens = block_.tokens(), n = args.n;
-    const std::byte* block = args.block.part[0];
-    auto* rows = reinterpret_cast<kernels::Int16Row*>(args.scratch);
-    auto* numbers = reinterpret_cast<float*>(rows + n);
-    auto* integers = reinterpret_cast<std::int16_t*>(numbers + tokens);
-    kernels::RoundWeights(args.weights, args.stride, n, block_.Scales(block), tokens, numbers, rows, integers);
-    if (std::none_of(rows, rows + n, [](const kernels::Int16Row& row) { return row.step > 0.0f; })) return;
-    kernels::AccumulateInt8(rows, integers, n, block, tokens, block_.dim(), args.acc, args.acc_stride, args.next.data,
-                            args.next.bytes);
+    kernels::AccumulateInt8({.dim = block_.dim(),
+                             .tokens = block_.tokens(),
+                             .block = args.block.part[0],
+                             .weights = args.weights,
+                             .stride = args.stride,
+                             .queries = args.n,
+                             .acc = args.acc,
+                             .acc_stride = args.acc_stride,
+                             .scratch = args.scratch,
+                             .next = args.next.data,
+                             .next_bytes = args.next.bytes});
   }
   void Finish(const FinishArgs& args) const override {
     for (std::size_t i = 0; i < args.n; ++i) {

@@ -103,6 +103,11 @@ class LloydBlocks {
   [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
   [[nodiscard]] const kernels::LloydTable& table() const noexcept { return *table_; }
   [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_[head - first_head_]; }
+  [[nodiscard]] std::size_t memory_bytes() const noexcept {
+    std::size_t bytes = rotations_.capacity() * sizeof(Rotation);
+    for (const Rotation& each : rotations_) bytes += each.memory_bytes();
+    return bytes;
+  }
   /// [head_dim], or null without centring.
   [[nodiscard]] const float* mean(std::size_t head) const noexcept {
     return means_.empty() ? nullptr : means_.data() + head * dim_;
@@ -211,6 +216,7 @@ class LloydKeys final : public KeyCodec {
   explicit LloydKeys(LloydBlocks blocks) : blocks_(std::move(blocks)) {}
 
   [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return blocks_.bytes(); }
+  [[nodiscard]] std::size_t memory_bytes() const noexcept override { return blocks_.memory_bytes(); }
   [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
   [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
@@ -257,6 +263,7 @@ class LloydValues final : public ValueCodec {
   explicit LloydValues(LloydBlocks blocks) : blocks_(std::move(blocks)) {}
 
   [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return blocks_.bytes(); }
+  [[nodiscard]] std::size_t memory_bytes() const noexcept override { return blocks_.memory_bytes(); }
   [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
   [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }

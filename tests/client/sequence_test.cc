@@ -1,4 +1,5 @@
 // Sharing, forks, trims, marks and live reads through the client library.
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -68,6 +69,33 @@ TEST_P(SequenceTest, SecondClientStartsFromTheFirstOnesBlocks) {
   EXPECT_EQ(rows[0].figures.Find("blocks"), 4u);
   EXPECT_EQ(rows[0].figures.Find("leased_blocks"), 4u);
   EXPECT_EQ(rows[0].figures.Find("logical_f16_bytes"), 4 * first_store.info().logical_block_bytes);
+}
+
+// Speculative tokens of which some or none are accepted: what was reserved beyond them is gone for the next query.
+TEST_P(SequenceTest, RowsBeyondTheAdvancedTokensAreGivenUp) {
+  Client client = env_.Connect();
+  Store store = client.OpenStore(SpecOf(model_.shape(), "f32", "f32")).value();
+  Conversation talk = Talk(client, store.Open({}, Options()).value(), {});
+  talk.Feed(RandomTokens(100, 71), 30);
+  const std::vector<TokenId> guesses = RandomTokens(5, 72);
+  Tensor q = client.Allocate(1, model_.shape().q_heads, model_.shape().head_dim).value();
+  Tensor out = client.Allocate(1, model_.shape().q_heads, model_.shape().head_dim).value();
+  const std::vector<float> query = model_.Row(talk.tokens(), 0, Side::kQuery, 0, 0);
+  for (std::size_t h = 0; h < model_.shape().q_heads; ++h) {
+    std::copy(query.begin(), query.end(), q.f32() + h * query.size());
+  }
+  for (const std::size_t accepted : {0u, 2u, 0u}) {
+    ASSERT_TRUE(talk.AttendOnly(guesses, WriteMode::kInPlace, {}));
+    ASSERT_TRUE(talk.sequence().Advance(std::span(guesses).first(accepted)));
+    talk.tokens().insert(talk.tokens().end(), guesses.begin(), guesses.begin() + static_cast<std::ptrdiff_t>(accepted));
+    EXPECT_EQ(talk.sequence().length(), talk.tokens().size());
+    const AttendArgs args{.q = AsConst(q.view()), .out = out.view(), .scale = 0.125f};
+    ASSERT_TRUE(talk.sequence().Attend(1, args));
+    const std::vector<float> expected = BruteProbe(model_, talk.tokens(), 0, 1, query, 0.125f);
+    EXPECT_LT(MaxDifference(std::span(out.f32(), expected.size()), expected), kF32Tolerance) << accepted;
+    const TokenId token = 1;
+    EXPECT_FALSE(talk.sequence().Advance({&token, 1})) << "no rows are reserved";
+  }
 }
 
 TEST_P(SequenceTest, SameTextFedTwiceIsStoredOnce) {

@@ -26,7 +26,6 @@ class AdminTest : public ::testing::Test {
   void Start(std::size_t budget_bytes) {
     DaemonOptions options = RpcOptions();
     options.budget_bytes = budget_bytes;
-    options.lease = std::chrono::hours(1);  // nobody counts up the arena's heartbeat here
     daemon_ = Daemon::Start(options).value();
     client_ = std::make_unique<RpcClient>(*io_, daemon_->Connect().value());
     client_->Hello();

@@ -50,7 +50,7 @@ TEST_F(HelloTest, SaysWhoTheDaemonIs) {
   EXPECT_NE(info.getBootToken(), 0u);
   EXPECT_EQ(info.getPid(), static_cast<std::uint64_t>(::getpid()));
   EXPECT_EQ(info.getBudgetBytes(), std::uint64_t{8} << 20);
-  EXPECT_EQ(info.getLeaseMs(), 10000u);
+  EXPECT_EQ(info.getLeaseMs(), static_cast<std::uint64_t>(RpcOptions().lease.count()));
   EXPECT_EQ(info.getProtocolVersion(), wire::kProtocolVersion);
 }
 

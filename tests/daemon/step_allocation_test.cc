@@ -71,11 +71,12 @@ class StepAllocationTest : public ::testing::Test {
   TestCore core_;
   quantizers::WorkerTeam team_{0};
   AttendService attend_{team_};
+  StoreOpenings openings_{core_.stores, core_.codecs, core_.encode};
   Budget arena_budget_{std::size_t{1} << 30};
   LongAttention long_attention_{1, 0, [](const std::function<void()>&) {}};
   Services services_{.core = core_.core,
                      .stores = core_.stores,
-                     .plans = core_.encode,
+                     .openings = openings_,
                      .attend = attend_,
                      .long_attention = long_attention_,
                      .arena_budget = arena_budget_,

@@ -170,6 +170,26 @@ TEST_F(StoreFullTest, OneConversationPerTenantFillsTheBudgetToTheEnd) {
   EXPECT_EQ(small.stores.Totals().counters.evicted_blocks, 0u);
 }
 
+TEST_F(StoreFullTest, AConversationOfOneBlockTakesOneBlock) {
+  TestCore one(std::size_t{16} << 20);
+  const auto store_of_one = one.stores.Open(BigSlots("one")).value().store;
+  TestSequence sequence = TestSequence::Open(store_of_one, {}, kConfig);
+  const auto tokens = Tokens(40);  // its first block is sealed, a second one not due
+  while (sequence.tokens.size() < tokens.size()) {
+    const std::size_t step = std::min<std::size_t>(kConfig.max_step_tokens, tokens.size() - sequence.tokens.size());
+    sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), step));
+    one.encode.RunAll();
+    one.populate.RunAll();
+  }
+  ASSERT_EQ(store_of_one->Figures().blocks, 1u);
+  // Codes, sink rows in a slot of their own size, and for each of the two a header's page and a page that is not filled.
+  const std::size_t sinks = store_of_one->SlotBytes(store_of_one->SinkBytes(ElementType::kF32));
+  EXPECT_LE(one.budget.slab_bytes(), store_of_one->slot_bytes() + sinks + 4 * 4096);
+  const double factor = static_cast<double>(one.budget.slab_bytes()) / static_cast<double>(store_of_one->slot_bytes());
+  EXPECT_LT(factor, 1.45);  // a quarter of the block is sinks here, raw as the block itself; 2.05 with slots of one size
+  EXPECT_EQ(store_of_one->Figures().resident_bytes, one.budget.slab_bytes());
+}
+
 /// Any size of block in any budget: filling it ends with a clear refusal while everything is leased, and goes on for ever once
 /// nothing is.
 TEST(StoreFitsTest, BlocksOfEverySizeInSmallBudgets) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -136,6 +137,41 @@ TEST(StoreTableTest, DifferencesForgeNoLogLines) {
   EXPECT_EQ(text, "model: the store has 'a\\x0ab\\x1b\\x27\\x5c', asked for '" + std::string(80, 'x') + "...'");
 }
 
+TEST(StoreTableTest, DifferencesOfLongPlansAreAFew) {
+  std::vector<IdentityField> ours, theirs;
+  for (int i = 0; i < 20000; ++i) {
+    ours.push_back({"plan layer " + std::to_string(i), "int8"});
+    theirs.push_back({"plan layer " + std::to_string(i), "f16"});
+  }
+  const std::string text = IdentityDifference(ours, theirs);
+  ASSERT_LT(text.size(), 2000u);
+  EXPECT_THAT(text, HasSubstr("plan layer 15: the store has 'int8', asked for 'f16'; and 19984 more"));
+}
+
+TEST(StoreTableTest, SpellingsTellOverridesApart) {
+  StoreSpec spec = SmallSpec();
+  std::set<protocol::Digest> spellings = {SpellingDigest(spec)};
+  const LayerPlan entries[] = {{0, 1, "f16", "f32"}, {0, 0, "f16", "f32"},       {1, 1, "f16", "f32"},
+                               {0, 1, "f32", "f16"}, {0, 1, "f16", "f32", 0, 0}, {0, 1, "f16", "f32", 1, 1}};
+  for (const LayerPlan& entry : entries) {
+    spec.plan.overrides = {entry};
+    EXPECT_TRUE(spellings.insert(SpellingDigest(spec)).second);
+  }
+  spec.plan.overrides.push_back(entries[0]);
+  EXPECT_TRUE(spellings.insert(SpellingDigest(spec)).second);
+}
+
+TEST(StoreTableTest, SpellingsOfAStoreAreAFew) {
+  TestCore core;
+  const auto store = core.stores.Open(SmallSpec()).value().store;
+  for (std::uint32_t layer = 0; layer < 40; ++layer) {
+    StoreSpec spec = SmallSpec();  // says f32, f32 once more each time
+    spec.plan.overrides.assign(layer, {0, 1, "f32", "f32"});
+    EXPECT_EQ(core.stores.Open(spec).value().store, store);
+  }
+  EXPECT_EQ(store->spellings().size(), Store::kMaxSpellings);
+}
+
 TEST(StoreTableTest, ValuesCannotImitateFields) {
   EXPECT_NE(CanonicalIdentity({{"a", "x"}, {"b", "y"}}), CanonicalIdentity({{"a", "x\nb 1:y"}}));
   EXPECT_EQ(CanonicalIdentity({{"a", "xyz"}}), "a 3:xyz\n");
@@ -152,9 +188,8 @@ TEST(StoreTableTest, OverridesThatSayTheSameAreTheSameIdentity) {
 TEST(StoreTableTest, BudgetSmallerThanOneBlockIsRefused) {
   TestCore core(Budget::kMinimumBytes);
   StoreSpec spec = SmallSpec("huge");
-  spec.layers = 32;
-  spec.kv_heads = 8;
-  spec.head_dim = 128;
+  spec.head_dim = 64;
+  spec.block_tokens = 1024;
   const Result<OpenedStore> opened = core.stores.Open(spec);
   ASSERT_FALSE(opened.has_value());
   EXPECT_EQ(opened.error().code, ErrorCode::kStoreFull);
@@ -223,6 +258,27 @@ TEST(StoreTableTest, ThousandsOfNamesFitASmallBudgetAlthoughAllAreOpen) {
     ASSERT_LE(core.budget.metadata_bytes() + core.budget.slab_bytes(), core.budget.limit());
   }
   EXPECT_LT(core.stores.stores().size(), 1000u);
+}
+
+// What stays when room runs out is what was used last: a store that has lost its blocks goes before the blocks of later ones.
+TEST(StoreTableTest, EmptyStoresDoNotOutliveLaterBlocks) {
+  TestCore core(std::size_t{4} << 20);
+  const SequenceConfig config{.recent_tokens = 0, .max_step_tokens = 64, .client = "test", .label = ""};
+  std::vector<std::shared_ptr<Store>> open;  // the client closes none
+  while (core.stores.stores().size() == open.size()) {
+    ASSERT_LT(open.size(), 2000u);
+    StoreSpec spec = SmallSpec("store" + std::to_string(open.size()));
+    spec.salt = std::to_string(open.size());
+    open.push_back(core.stores.Open(spec).value().store);
+    TestSequence sequence = TestSequence::Open(open.back(), {}, config);
+    sequence.Advance(Tokens(64));
+    core.encode.RunAll();
+  }
+  core.populate.RunAll();
+  std::size_t empty = 0;
+  for (const auto& [identity, store] : core.stores.stores()) empty += store->index().size() == 0 ? 1 : 0;
+  EXPECT_LE(empty, 1u) << "of " << core.stores.stores().size();
+  EXPECT_GT(core.stores.stores().size(), 20u);
 }
 
 TEST(StoreTableTest, DropTakesAStoreWithItsBlocksUnlessSequencesAreOpen) {

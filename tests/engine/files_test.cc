@@ -3,13 +3,17 @@
 
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include "client/examples/llama/model.h"
+#include "quantizers/safetensors.h"
 #include "tests/engine/byte_model.h"
 
 namespace kvant::examples {
@@ -83,13 +87,40 @@ TEST_F(FilesTest, DeepJsonIsRefusedInEveryFile) {
   deep.append(200'000, ']');
   deep += "}";
   for (const char* file : {"config.json", "tokenizer.json"}) {
-    EXPECT_THAT(LoadWith(file, Write("deep", deep)).message, HasSubstr(std::string(file) + ": nested deeper than 64")) << file;
+    EXPECT_THAT(LoadWith(file, Write("deep", deep)).message, HasSubstr(std::string(file) + ": more than 64 levels")) << file;
   }
   std::string header = "{\"a\":{\"shape\":";
   header.append(200'000, '[');
   std::string image(8, '\0');
   for (std::size_t i = 0; i < 8; ++i) image[i] = static_cast<char>(header.size() >> (8 * i) & 255);
-  EXPECT_THAT(LoadWith("model.safetensors", Write("deep", image + header)).message, HasSubstr("nested deeper"));
+  EXPECT_THAT(LoadWith("model.safetensors", Write("deep", image + header)).message, HasSubstr("more than 3 levels"));
+}
+
+TEST_F(FilesTest, AFieldThatStandsTwiceIsRefused) {
+  EXPECT_THAT(LoadWith("config.json", Write("twice", R"({"head_dim": 64, "head_dim": 32})")).message,
+              HasSubstr("config.json: the name \"head_dim\" stands twice"));
+}
+
+TEST_F(FilesTest, WeightsOfAnotherShapeOrTypeAreNamed) {
+  const Config& config = ByteModel().config();
+  const std::string name = "model.embed_tokens.weight";
+  const auto load = [&](quantizers::TensorType type, std::vector<std::size_t> shape) {
+    std::size_t bytes = TensorTypeBytes(type);
+    for (const std::size_t extent : shape) bytes *= extent;
+    const std::vector<std::byte> data(bytes);
+    const quantizers::TensorToWrite tensor{name, type, std::move(shape), data};
+    const auto image = quantizers::WriteSafetensors(std::span(&tensor, 1));
+    const std::string path = Write("weights", {reinterpret_cast<const char*>(image.data()), image.size()});
+    return LoadWith("model.safetensors", path).message;
+  };
+  using quantizers::TensorType;
+  EXPECT_THAT(load(TensorType::kF16, {config.vocab, config.hidden + 1}),
+              HasSubstr("model.safetensors: tensor '" + name + "' is ["));
+  EXPECT_THAT(load(TensorType::kF16, {config.vocab * config.hidden}), HasSubstr("the config asks for ["));
+  // Codes without their scales are no weights.
+  EXPECT_THAT(load(TensorType::kI8, {config.vocab, config.hidden}), HasSubstr("is I8; F32, F16 and BF16 are read"));
+  EXPECT_THAT(load(TensorType::kF64, {config.vocab, config.hidden}), HasSubstr("is F64"));
+  EXPECT_THAT(load(TensorType::kF16, {config.vocab, config.hidden}), HasSubstr("tensor 'model.norm.weight' is missing"));
 }
 
 }  // namespace

@@ -1,12 +1,9 @@
 // kvant-generate as users run it: a real kvantd, several processes, options, JSON, exit codes.
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -18,6 +15,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "protocol/socket_address.h"
 #include "tests/engine/byte_model.h"
 #include "tests/engine/process.h"
 
@@ -28,16 +26,6 @@ using ::testing::HasSubstr;
 using Json = nlohmann::json;
 
 std::string Program(const char* name) { return std::string(KVANT_PROGRAM_DIR "/") + name; }
-
-bool Accepts(const std::string& socket_path) {
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, socket_path.c_str(), sizeof(address.sun_path) - 1);
-  const bool accepted = connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  close(fd);
-  return accepted;
-}
 
 /// A kvantd in a folder of its own, and kvant-generate against it.
 class KvantGenerateTest : public ::testing::Test {
@@ -56,7 +44,7 @@ class KvantGenerateTest : public ::testing::Test {
     daemon_ =
         std::make_unique<Process>(std::vector<std::string>{Program("kvantd"), "--socket", Socket(), "--budget", "64MiB"}, "");
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (!Accepts(Socket())) {
+    while (!protocol::ConnectUnixSocket(Socket())) {
       ASSERT_TRUE(daemon_->Running()) << daemon_->Errors();
       ASSERT_LT(std::chrono::steady_clock::now(), end);
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -201,9 +189,11 @@ TEST_F(KvantGenerateTest, FailuresHaveDocumentedExitCodesAndNameTheirObject) {
   }
   for (const char* option : {"--max-tokens", "--seed", "--fork-from", "--block-tokens", "--sinks", "--recent", "--skip",
                              "--window", "--windows", "--max-step", "--threads"}) {
-    const Finished refused = Run({option, "-1", "--prompt", "x"});
-    EXPECT_EQ(refused.status, 2) << option;
-    EXPECT_THAT(refused.errors, HasSubstr(option + 2)) << option;
+    for (const char* number : {"-1", "", "1.5", "99999999999999999999999"}) {
+      const Finished refused = Run({option, number, "--prompt", "x"});
+      EXPECT_EQ(refused.status, 2) << option << " " << number;
+      EXPECT_THAT(refused.errors, HasSubstr(option + 2)) << option << " " << number;
+    }
   }
 
   const Finished absent = RunProgram({Program("kvant-generate"), "--model", "/nonexistent", "--exact", "--prompt", "x"});
@@ -219,7 +209,23 @@ TEST_F(KvantGenerateTest, FailuresHaveDocumentedExitCodesAndNameTheirObject) {
 
 TEST_F(KvantGenerateTest, NumbersThatAreNoneAreRefused) {
   for (const char* option : {"--temperature", "--top-p", "--hold"}) {
-    EXPECT_EQ(Run({option, "nan", "--exact", "--prompt", "x"}).status, 2) << option;
+    for (const char* number : {"nan", "inf", "-1", "", "1e23"}) {
+      EXPECT_EQ(Run({option, number, "--exact", "--prompt", "x"}).status, 2) << option << " " << number;
+    }
+  }
+}
+
+TEST_F(KvantGenerateTest, HelpIsText) {
+  for (const char* program : {"kvant-generate", "kvantd"}) {
+    const Finished help = RunProgram({Program(program), "--help"});
+    EXPECT_EQ(help.status, 0);
+    EXPECT_THAT(help.output, HasSubstr("--socket"));
+    for (const char c : help.output) ASSERT_TRUE(c == '\n' || (c >= ' ' && c <= '~')) << program << ": " << help.output;
+  }
+  const Finished help = RunProgram({Program("kvant-generate"), "--help"});
+  EXPECT_THAT(help.output, HasSubstr("--placement PLACE:{local,service}"));
+  for (const char* option : {"--placement", "--tail-type", "-o"}) {
+    EXPECT_EQ(Run({option, "1", "--exact", "--prompt", "x"}).status, 2) << option << ": values have names";
   }
 }
 

@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "client/examples/llama/json_text.h"
+#include "quantizers/bounded_json.h"
 #include "tests/engine/byte_model.h"
 
 namespace kvant::examples {
@@ -17,7 +17,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-Json ByteConfig() { return ParseJson(ReadText(ModelFolder() + "/config.json").value(), "config.json").value(); }
+Json ByteConfig() { return quantizers::ParseJson(ReadText(ModelFolder() + "/config.json").value(), {}, "config.json").value(); }
 
 const std::vector<WeightsFile> kWeights = {{"b.safetensors", "22"}, {"a.safetensors", "11"}};
 

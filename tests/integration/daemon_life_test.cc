@@ -3,6 +3,9 @@
 #include <sys/resource.h>
 
 #include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <iterator>
 #include <string>
@@ -89,6 +92,52 @@ TEST_F(DaemonLifeTest, SigtermEndsItThoughClientsAreConnected) {
   EXPECT_EQ(daemon_.child().Wait(), 0);
   EXPECT_EQ(client.Ping().error().code, ErrorCode::kDisconnected);
   EXPECT_FALSE(std::filesystem::exists(daemon_.socket()));
+}
+
+/// Feeds tokens of zeros to a sequence until the store refuses a block; the error.
+Error FeedUntilRefused(Sequence& sequence, std::uint32_t head_dim) {
+  TokenId next = 0;
+  for (;;) {
+    auto rows = sequence.Reserve(256);
+    if (!rows) return rows.error();
+    for (const TensorView& side : {rows->Keys(0), rows->Values(0)}) {
+      for (std::size_t t = 0; t < rows->tokens(); ++t) {
+        std::memset(static_cast<std::byte*>(side.data) + t * side.token_stride * 2, 0, head_dim * 2);
+      }
+    }
+    std::vector<TokenId> tokens(rows->tokens());
+    for (TokenId& token : tokens) token = next++;
+    if (auto advanced = sequence.Advance(tokens); !advanced) return advanced.error();
+  }
+}
+
+/// Blocks much smaller than a page fill small budgets: full means an error, and a daemon that answers others and ends when
+/// told.
+TEST(SmallBlocksTest, AFullBudgetIsAnErrorAndNothingElse) {
+  for (const char* budget : {"1MiB", "3MiB", "6MiB"}) {
+    for (const char* codec : {"int8", "f16"}) {
+      KvantdProcess daemon({"--budget", budget});
+      const ClientOptions options{.deadline = std::chrono::seconds(20)};
+      auto client = Client::Connect(daemon.socket(), options).value();
+      StoreSpec spec;
+      spec.name = "tiny";
+      spec.model = "m";
+      spec.tokenizer = "t";
+      spec.layers = spec.kv_heads = 1;
+      spec.head_dim = 8;
+      spec.block_tokens = 16;
+      spec.sink_tokens = 0;
+      spec.plan.keys = spec.plan.values = codec;
+      auto store = client.OpenStore(spec).value();
+      auto sequence = store.Open({}, {.recent_tokens = 0, .max_step_tokens = 256}).value();
+      EXPECT_EQ(FeedUntilRefused(sequence, spec.head_dim).code, ErrorCode::kStoreFull) << budget << " " << codec;
+      auto other = Client::Connect(daemon.socket(), options);
+      ASSERT_TRUE(other) << other.error().message;
+      EXPECT_TRUE(other->Ping());
+      daemon.child().Signal(SIGTERM);
+      EXPECT_EQ(daemon.child().Wait(), 0);
+    }
+  }
 }
 
 }  // namespace

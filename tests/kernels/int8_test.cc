@@ -1,14 +1,13 @@
 #include <algorithm>
+#include <cstring>
 #include <random>
 #include <vector>
 
 #include <hwy/tests/hwy_gtest.h>
 
-#include "kernels/int8/accumulate.h"
-#include "kernels/int8/encode.h"
+#include "kernels/int8/int8.h"
 #include "kernels/int8/reference/int8.h"
-#include "kernels/int8/score.h"
-#include "tests/kernels/query_counts.h"
+#include "tests/kernels/lloyd_inputs.h"
 
 namespace kvant::kernels {
 namespace {
@@ -77,7 +76,7 @@ TEST_P(Int8Test, RoundsRowsTo15Bits) {
       EXPECT_EQ(integers[i], expected[i / 4 * 4 + order[i % 4]]) << i;
       sum += expected[i];
     }
-    EXPECT_EQ(row.offset, -128 * sum);
+    EXPECT_EQ(row.total, sum);
   }
   // Zeros, and numbers so small that their inverse is infinite.
   for (const float tiny : {0.0f, 1e-42f, 1e-38f, 9e-31f}) {
@@ -86,30 +85,49 @@ TEST_P(Int8Test, RoundsRowsTo15Bits) {
     std::vector<std::int16_t> integers(16, 5);
     const Int16Row row = RoundToInt16(x.data(), 16, integers.data());
     EXPECT_EQ(row.step, 0.0f);
-    EXPECT_EQ(row.offset, 0);
+    EXPECT_EQ(row.total, 0);
     EXPECT_EQ(integers, std::vector<std::int16_t>(16, 0));
   }
+}
+
+/// Codes, then scales.
+GuardedBytes RandomBlock(std::size_t tokens, std::size_t dim) {
+  const auto codes = RandomCodes(tokens * dim);
+  const auto scales = RandomScales(tokens);
+  GuardedBytes block(tokens * dim + tokens * sizeof(scales[0]));
+  std::memcpy(block.data(), codes.data(), codes.size());
+  std::memcpy(block.data() + codes.size(), scales.data(), tokens * sizeof(scales[0]));
+  return block;
+}
+
+/// Queries as ScoreInt8 wants them.
+GuardedBytes Prepared(const std::vector<float>& queries, std::size_t n, std::size_t dim) {
+  GuardedBytes prepared(Int8PreparedBytes(n, dim));
+  auto* rows = reinterpret_cast<Int16Row*>(prepared.data());
+  auto* integers = reinterpret_cast<std::int16_t*>(rows + n);
+  for (std::size_t i = 0; i < n; ++i) rows[i] = RoundToInt16(queries.data() + i * dim, dim, integers + i * dim);
+  return prepared;
 }
 
 TEST_P(Int8Test, ScoresAreTheReferencesBits) {
   for (const std::size_t dim : {8, 16, 24, 64, 72, 128, 256}) {
     for (const std::size_t tokens : {16, 32, 48, 128}) {
-      const auto codes = RandomCodes(tokens * dim);
+      GuardedBytes block = RandomBlock(tokens, dim);
       const auto scales = RandomScales(tokens);
       for (const auto& [n, tiles] : kQueryCounts) {
         AllowTiles(tiles);
         const auto queries = Gaussian(n * dim, n + dim);
-        std::vector<Int16Row> rows(n);
-        std::vector<std::int16_t> integers(n * dim);
-        for (std::size_t i = 0; i < n; ++i) rows[i] = RoundToInt16(queries.data() + i * dim, dim, integers.data() + i * dim);
+        GuardedBytes prepared = Prepared(queries, n, dim);
         const std::size_t stride = tokens + 1;
         std::vector<float> logits(n * stride, 3.5f);
-        ScoreInt8(rows.data(), integers.data(), n, codes.data(), scales.data(), tokens, dim, logits.data(), stride,
-                  codes.data(), codes.size());
+        GuardedBytes scratch(ByteScoreScratchBytes(n, dim));
+        ScoreInt8(
+            {dim, tokens, block.raw(), prepared.raw(), n, logits.data(), stride, scratch.raw(), block.raw(), tokens * dim});
+        ASSERT_TRUE(scratch.Intact());
         for (std::size_t i = 0; i < n; ++i) {
           for (std::size_t t = 0; t < tokens; ++t) {
             ASSERT_EQ(logits[i * stride + t],
-                      reference::Int8Logit(queries.data() + i * dim, codes.data(), scales.data(), t, dim));
+                      reference::Int8Logit(queries.data() + i * dim, block.raw(), scales.data(), t, dim));
           }
           ASSERT_EQ(logits[i * stride + tokens], 3.5f);
         }
@@ -120,8 +138,8 @@ TEST_P(Int8Test, ScoresAreTheReferencesBits) {
 
 TEST_P(Int8Test, SumsAreTheReferencesBits) {
   for (const std::size_t dim : {8, 16, 24, 64, 72, 128}) {
-    for (const std::size_t tokens : {16, 48, 128, 256}) {
-      const auto codes = RandomCodes(tokens * dim);
+    for (const std::size_t tokens : {16, 48, 128, 256, 384}) {
+      GuardedBytes block = RandomBlock(tokens, dim);
       const auto scales = RandomScales(tokens);
       for (const auto& [n, tiles] : kQueryCounts) {
         AllowTiles(tiles);
@@ -129,25 +147,20 @@ TEST_P(Int8Test, SumsAreTheReferencesBits) {
         auto weights = Gaussian(n * stride, n + dim);
         for (float& w : weights) w = w < 0 ? 0.0f : w;
         if (n > 2) std::fill_n(&weights[2 * stride], tokens, 0.0f);
-        std::vector<float> products(n * tokens), numbers(tokens);
-        std::vector<Int16Row> rows(n);
-        std::vector<std::int16_t> integers(n * tokens + 1, 77), expected(tokens);
-        RoundWeights(weights.data(), stride, n, scales.data(), tokens, numbers.data(), rows.data(), integers.data());
-        ASSERT_EQ(integers.back(), 77);
+        std::vector<float> products(n * tokens);
         for (std::size_t i = 0; i < n; ++i) {
           for (std::size_t t = 0; t < tokens; ++t)
             products[i * tokens + t] = weights[i * stride + t] * Ufloat16ToFloat(scales[t]);
-          const Int16Row row = RoundToInt16(&products[i * tokens], tokens, expected.data());
-          ASSERT_EQ(rows[i].step, row.step);
-          ASSERT_EQ(rows[i].offset, row.offset);
-          for (std::size_t t = 0; t < tokens; ++t) ASSERT_EQ(integers[i * tokens + t], expected[t]) << t;
         }
         std::vector<float> acc(n * (dim + 1), 0.25f);
-        AccumulateInt8(rows.data(), integers.data(), n, codes.data(), tokens, dim, acc.data(), dim + 1, nullptr, 0);
+        GuardedBytes scratch(ByteAccumulateScratchBytes(n, tokens));
+        AccumulateInt8(
+            {dim, tokens, block.raw(), weights.data(), stride, n, acc.data(), dim + 1, scratch.raw(), block.raw(), 5000});
+        ASSERT_TRUE(scratch.Intact());
         for (std::size_t i = 0; i < n; ++i) {
           for (std::size_t d = 0; d < dim; ++d) {
             ASSERT_EQ(acc[i * (dim + 1) + d],
-                      0.25f + reference::Int8Sum(products.data() + i * tokens, codes.data(), tokens, d, dim))
+                      0.25f + reference::Int8Sum(products.data() + i * tokens, block.raw(), tokens, d, dim))
                 << d;
           }
           ASSERT_EQ(acc[i * (dim + 1) + dim], 0.25f);
@@ -160,17 +173,23 @@ TEST_P(Int8Test, SumsAreTheReferencesBits) {
 TEST_P(Int8Test, LargestSumsDoNotOverflow) {
   constexpr std::size_t kDim = 1024;
   constexpr std::size_t kTokens = 1024;
-  const std::vector<float> ones(kDim, 1.0f);
-  std::vector<std::int16_t> integers(kDim);
-  const Int16Row row = RoundToInt16(ones.data(), kDim, integers.data());
-  const std::vector<std::byte> codes(16 * kDim, std::byte{1});  // code -127
-  const std::vector<std::uint16_t> scales(16, FloatToUfloat16(1.0f));
+  const auto fill = [](std::size_t tokens, std::size_t dim, std::uint8_t code) {
+    GuardedBytes block(tokens * dim + 2 * tokens);
+    std::fill_n(block.data(), tokens * dim, code);
+    const std::vector<std::uint16_t> scales(tokens, FloatToUfloat16(1.0f));
+    std::memcpy(block.data() + tokens * dim, scales.data(), 2 * tokens);
+    return block;
+  };
+  GuardedBytes keys = fill(16, kDim, 1);  // code -127
+  GuardedBytes prepared = Prepared(std::vector<float>(kDim, 1.0f), 1, kDim);
   std::vector<float> logits(16);
-  ScoreInt8(&row, integers.data(), 1, codes.data(), scales.data(), 16, kDim, logits.data(), 16, nullptr, 0);
+  ScoreInt8({kDim, 16, keys.raw(), prepared.raw(), 1, logits.data(), 16, nullptr, nullptr, 0});
   for (const float x : logits) EXPECT_FLOAT_EQ(x, -127.0f * kDim);
-  const std::vector<std::byte> block(kTokens * 8, std::byte{255});
+  GuardedBytes values = fill(kTokens, 8, 255);
+  const std::vector<float> weights(kTokens, 1.0f);
   std::vector<float> acc(8, 0.0f);
-  AccumulateInt8(&row, integers.data(), 1, block.data(), kTokens, 8, acc.data(), 8, nullptr, 0);
+  GuardedBytes scratch(ByteAccumulateScratchBytes(1, kTokens));
+  AccumulateInt8({8, kTokens, values.raw(), weights.data(), kTokens, 1, acc.data(), 8, scratch.raw(), nullptr, 0});
   for (const float x : acc) EXPECT_FLOAT_EQ(x, 127.0f * kTokens);
 }
 

@@ -195,6 +195,39 @@ TEST_F(MessageSocketTest, APeerThatNeverReadsIsCutOff) {
   ExpectEnded();
 }
 
+TEST_F(MessageSocketTest, AMessageCountsFromItsFirstBytesUntilItHasBeenServed) {
+  const auto memory = std::make_shared<MessageMemory>(std::size_t{1} << 20);
+  const auto account = std::make_shared<MessageMemory::Account>(memory);
+  peer_ = std::make_unique<MessageSocket>(loop_, kj::AutoCloseFd(std::exchange(raw_, -1)), kMaxFds, account);
+  EXPECT_EQ(account->bytes(), 0u);
+  constexpr std::size_t kWords = 40'000;
+  Write(*socket_, {Words(kWords)});
+  auto message = peer_->tryReadMessage(nullptr, capnp::ReaderOptions(), nullptr).wait(loop_.wait_scope());
+  EXPECT_GE(account->bytes(), kWords * 8);
+  EXPECT_LE(account->bytes(), kWords * 8 + MessageMemory::kFreeBytes);
+  message = nullptr;
+  EXPECT_LE(account->bytes(), MessageMemory::kFreeBytes);
+  Write(*peer_, {Words(kWords)});
+  EXPECT_GE(account->bytes(), kWords * 8 - 16384);  // every socket has a buffer
+  peer_.reset();
+  EXPECT_EQ(account->bytes(), 0u);
+}
+
+TEST_F(MessageSocketTest, WhoTakesAllThereIsForMessagesIsCutOff) {
+  const auto memory = std::make_shared<MessageMemory>(std::size_t{256} << 10);
+  const auto account = std::make_shared<MessageMemory::Account>(memory);
+  peer_ = std::make_unique<MessageSocket>(loop_, kj::AutoCloseFd(std::exchange(raw_, -1)), kMaxFds, account);
+  Write(*socket_, {Words(100'000)});
+  bool ended = false;
+  const auto reading = peer_->tryReadMessage(nullptr, capnp::ReaderOptions(), nullptr)
+                           .then([&](kj::Maybe<capnp::MessageReaderAndFds>&& message) { ended = message == nullptr; },
+                                 [&](kj::Exception&&) { ended = true; })
+                           .eagerlyEvaluate(nullptr);
+  static_cast<void>(loop_.RunUntil([&] { return ended; }, std::chrono::steady_clock::now() + std::chrono::seconds(10)));
+  EXPECT_TRUE(ended);
+  EXPECT_LE(account->bytes(), MessageMemory::kFreeBytes);
+}
+
 TEST_F(MessageSocketTest, AMessageThatCannotBeSentEndsTheConnection) {
   const int closed = INT_MAX;
   try {

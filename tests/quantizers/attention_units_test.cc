@@ -62,6 +62,29 @@ class SharedPrefix {
   std::vector<AttendItem> items_;
 };
 
+/// Whatever the waves are, results are the same bits; and no more partial results are in memory than asked for, but for the
+/// last tile's.
+TEST(WavesTest, ShowInNoResult) {
+  WorkerTeam team(2);
+  for (const std::size_t queries : {1, 150}) {
+    CaseShape shape{.keys = "int8", .values = "f16", .head_dim = 32, .group = 3, .sealed_blocks = 20, .tail = 200};
+    shape.queries = queries;
+    SharedPrefix batch(shape, 5, queries == 1 ? 18 : 0);
+    Attention whole(team);
+    const auto expected = batch.Run(whole, true);
+    for (const std::size_t bytes : {std::size_t{4}, std::size_t{1} << 14, std::size_t{1} << 17}) {
+      Attention attention(team, bytes);
+      EXPECT_EQ(batch.Run(attention, true), expected) << queries << " queries, " << bytes << " bytes";
+      Units units, one;
+      units.Cut(batch.items(), bytes / sizeof(float));
+      if (queries == 1) continue;
+      EXPECT_GT(units.waves.size(), 2u);
+      one.Cut(batch.items(), 0);  // a wave for each tile
+      EXPECT_LE(units.partial_floats, bytes / sizeof(float) + one.partial_floats);
+    }
+  }
+}
+
 class SharedPrefixTest : public testing::TestWithParam<std::string> {};
 
 TEST_P(SharedPrefixTest, BatchGivesTheBitsOfOneByOne) {

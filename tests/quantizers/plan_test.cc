@@ -1,9 +1,12 @@
 #include "quantizers/plan.h"
 
+#include <malloc.h>
+
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -22,6 +25,70 @@ StoreSpec Good() {
   spec.plan.keys = "int8";
   spec.plan.values = "f16";
   return spec;
+}
+
+TEST(PlanTest, EveryDistinctCodecIsListedOnceWithItsHeads) {
+  StoreSpec spec = Good();  // 4 layers of 3 heads
+  spec.plan.overrides = {{1, 3, "f32", "int8"}, {2, 2, "int8", "f16", 1, 1}};
+  spec.plan.artifact = ArtifactImage({});  // a line of its own in the plan's text
+  const auto plan = Plan::Make(Registry::Builtin(), spec);
+  ASSERT_TRUE(plan) << plan.error().message;
+  std::vector<std::string> listed;
+  for (const UsedCodec& used : (*plan)->used_codecs()) {
+    const std::string side = used.side == Side::kKeys ? "keys " : "values ";
+    listed.push_back(side + std::string(used.spec) + " " + std::to_string(used.heads));
+    const BlockCodec* expected = nullptr;  // of the first place that holds such blocks
+    for (std::size_t layer = 4; layer-- > 0;) {
+      for (std::size_t head = 3; head-- > 0;) {
+        const BlockCodec& codec = (*plan)->codec(layer, head, used.side);
+        if (codec.block_bytes() == used.codec->block_bytes()) expected = &codec;
+      }
+    }
+    EXPECT_EQ(used.codec, expected) << listed.back();
+  }
+  EXPECT_EQ(listed, (std::vector<std::string>{"keys int8@1 4", "keys f32@1 8", "values f16@1 4", "values int8@1 8"}));
+}
+
+/// Bytes that the allocator has handed out.
+std::size_t Allocated() {
+  const auto info = ::mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
+
+TEST(PlanTest, TakesNoMoreMemoryThanItSaysAndWhatItSaysBeforeIsMore) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers have allocators of their own";
+#endif
+  const Registry registry = Registry::Builtin();
+  struct Case {
+    std::uint32_t layers, kv_heads, head_dim;
+    const char* codec;
+    std::uint32_t overrides;
+  };
+  for (const Case& each :
+       {Case{32, 8, 128, "turboquant_mse:bits=4", 0}, Case{32, 8, 128, "int8", 0}, Case{1024, 1, 8, "f16", 0},
+        Case{128, 64, 64, "turboquant_mse:bits=4", 0}, Case{64, 1024, 8, "turboquant_mse:bits=2", 0},
+        Case{8, 8, 1024, "turboquant_mse:bits=4", 0}, Case{128, 64, 64, "turboquant_mse:bits=4", 4096}}) {
+    StoreSpec spec = Good();
+    spec.layers = each.layers;
+    spec.kv_heads = each.kv_heads;
+    spec.head_dim = each.head_dim;
+    spec.block_tokens = 64;
+    spec.plan.keys = spec.plan.values = each.codec;
+    for (std::uint32_t i = 0; i < each.overrides; ++i) {
+      const std::uint32_t layer = i % each.layers, head = 2 * (i / each.layers) % each.kv_heads;
+      spec.plan.overrides.push_back({layer, layer, "int8", "f16", head, head});
+    }
+    ASSERT_TRUE(Plan::Make(registry, spec)) << "and with it what is made once";
+    const std::size_t before = Allocated();
+    const auto plan = Plan::Make(registry, spec);
+    const std::size_t taken = Allocated() - before;
+    const std::string what = std::to_string(each.layers) + " layers of " + std::to_string(each.kv_heads) + " of " +
+                             std::to_string(each.head_dim) + " " + each.codec + ": " + std::to_string(taken);
+    EXPECT_LE(taken, (*plan)->memory_bytes()) << what;
+    EXPECT_LE((*plan)->memory_bytes(), PlanBytes(spec)) << what;
+    EXPECT_LE((*plan)->memory_bytes(), 4 * taken + (std::size_t{1} << 20)) << what;
+  }
 }
 
 TEST(PlanTest, LaysOutLayersHeadsAndSidesWithoutOverlap) {

@@ -25,6 +25,9 @@ extern const Codec kToyBlockMean;
 /// Keys only: sign bits, scored by counting bits.
 extern const Codec kToySigns;
 
+/// 4-bit integers with a scale per row, whose fast path is an expander (toy_nibbles-inl.h).
+extern const Codec kToyNibbles;
+
 /// 8 bits in two parts, of which the second may be dropped.
 extern const Codec kToyPlanes;
 

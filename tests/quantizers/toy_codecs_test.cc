@@ -20,7 +20,7 @@ namespace {
 Registry WithToys() {
   Registry registry = Registry::Builtin();
   for (const Codec* toy : {&test::kToyChannel, &test::kToyCodebook, &test::kToyPreRope, &test::kToyOutlier,
-                           &test::kToyBlockMean, &test::kToySigns, &test::kToyPlanes}) {
+                           &test::kToyBlockMean, &test::kToySigns, &test::kToyNibbles, &test::kToyPlanes}) {
     const auto added = registry.Add(*toy);
     EXPECT_TRUE(added) << added.error().message;
   }
@@ -67,9 +67,10 @@ TEST_P(ToyAttentionTest, MatchesBruteForce) {
   }
 }
 
-const auto kToys = testing::Values("toy_channel", "toy_codebook", "toy_pre_rope", "toy_outlier",
-                                   "toy_outlier:channels=16,hot=(f16),rest=(toy_outlier:rest=(turboquant_mse:bits=4))",
-                                   "toy_outlier:hot=(int8),rest=(toy_codebook)", "toy_block_mean", "toy_signs", "toy_planes");
+const auto kToys =
+    testing::Values("toy_channel", "toy_codebook", "toy_pre_rope", "toy_outlier",
+                    "toy_outlier:channels=16,hot=(f16),rest=(toy_outlier:rest=(turboquant_mse:bits=4))",
+                    "toy_outlier:hot=(int8),rest=(toy_codebook)", "toy_block_mean", "toy_signs", "toy_nibbles", "toy_planes");
 INSTANTIATE_TEST_SUITE_P(Toys, ToyConformanceTest, kToys);
 INSTANTIATE_TEST_SUITE_P(Toys, ToyAttentionTest, kToys);
 

@@ -128,6 +128,22 @@ TEST(BenchTest, AppendMeasuresBothSidesOfEveryCodec) {
   EXPECT_EQ(BenchJson("append", {"--keys", "int8"})["figures"].size(), 4U);
 }
 
+TEST(BenchTest, ACodeThatIsAnExpanderIsHeldAgainstInt8) {
+  const Json json = BenchJson("expander", {"--threads", "1"});
+  ExpectHead(json, "expander");
+  ASSERT_EQ(json["figures"].size(), 2U);
+  const Json &int8 = json["figures"][0], &toy = json["figures"][1];
+  for (const Json& figure : json["figures"]) ExpectTimes(figure);
+  EXPECT_EQ(int8["codec"], "int8");
+  EXPECT_EQ(int8["share_of_int8"], 1.0);
+  EXPECT_EQ(toy["codec"], "toy_nibbles");
+  EXPECT_NEAR(toy["share_of_int8"].get<double>(),
+              toy["share_of_read_only"].get<double>() / int8["share_of_read_only"].get<double>(), 1e-9);
+  // 4 and 8 bits and a scale of 16 for 128 numbers: what is called a share is of the codec's own bytes.
+  EXPECT_NEAR(toy["bytes"].get<double>() / int8["bytes"].get<double>(), 66.0 / 130.0, 1e-9);
+  EXPECT_GT(toy["error"], 2 * int8["error"].get<double>());
+}
+
 TEST(BenchTest, PrefillComparesWithThePeakOfTheInstruction) {
   const Json json = BenchJson("prefill");
   ExpectHead(json, "prefill");

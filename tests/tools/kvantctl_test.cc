@@ -167,6 +167,65 @@ TEST_F(KvantctlTest, SequencesAreListedAndInspected) {
   EXPECT_EQ(CtlJson({"inspect", "test/store"})["store"]["model"], "model-digest");
 }
 
+// The numbers are those of the codecs' own descriptions, for 64 tokens of 64 numbers.
+TEST_F(KvantctlTest, InspectSaysWhatTheBytesOfAStoreAre) {
+  StoreSpec spec = Spec("mixed");
+  spec.block_tokens = 64;
+  spec.plan.keys = "turboquant_mse:bits=2";
+  spec.plan.values = "int8";
+  spec.plan.overrides = {{1, 1, "f16", "int8", 0, 0}};
+  const auto opened = client_->OpenStore(spec);
+  ASSERT_TRUE(opened) << opened.error().message;
+  const Json codecs = CtlJson({"inspect", "mixed"})["store"]["codecs"];
+  ASSERT_EQ(codecs.size(), 3U);
+  EXPECT_EQ(codecs[0]["side"], "keys");
+  EXPECT_EQ(codecs[0]["heads"], 3);
+  const Json& lloyd = codecs[0]["form"];
+  EXPECT_EQ(lloyd["family"], "scalar");
+  EXPECT_EQ(lloyd["order"], "key_tiles");
+  EXPECT_EQ(lloyd["bits"], 2);
+  EXPECT_EQ(lloyd["rotated"], true);
+  // The two levels of the best 4-level quantizer of a normal distribution: 0.4528 and 1.5104 (Max, 1960).
+  ASSERT_EQ(lloyd["magnitudes"].size(), 2U);
+  const double unit = lloyd["level_unit"];
+  EXPECT_NEAR(lloyd["magnitudes"][1].get<double>() / lloyd["magnitudes"][0].get<double>(), 1.5104 / 0.4528, 0.05);
+  EXPECT_GT(unit, 0);
+  EXPECT_EQ(lloyd["scale_format"], "ufloat16");
+  EXPECT_EQ(lloyd["scale_offset"], 64 * kHeadDim * 2 / 8);
+  EXPECT_EQ(lloyd["part_bytes"], Json({64 * kHeadDim * 2 / 8 + 64 * 2}));
+  EXPECT_EQ(codecs[1]["spec"], "f16@1");
+  EXPECT_EQ(codecs[1]["heads"], 1);
+  EXPECT_EQ(codecs[1]["form"]["family"], "raw");
+  EXPECT_EQ(codecs[1]["form"]["order"], "rows");
+  EXPECT_EQ(codecs[1]["form"]["bits"], 16);
+  EXPECT_EQ(codecs[1]["form"]["magnitudes"], nullptr);
+  EXPECT_EQ(codecs[2]["side"], "values");
+  EXPECT_EQ(codecs[2]["spec"], "int8@1");
+  EXPECT_EQ(codecs[2]["heads"], 4);
+  EXPECT_EQ(codecs[2]["form"]["order"], "value_tiles");
+  EXPECT_EQ(codecs[2]["form"]["first_level"], -128);
+  EXPECT_EQ(codecs[2]["form"]["rotated"], false);
+
+  const std::string table = Ctl({"inspect", "mixed"}).out;
+  EXPECT_THAT(table,
+              testing::ContainsRegex("keys +turboquant_mse@[0-9]+:bits=2[^ ]* +3 +scalar +key_tiles +2 +-.* ufloat16 at byte "
+                                     "1024 +rotated +1,152 bytes"));
+  EXPECT_THAT(table, testing::ContainsRegex("keys +f16@1 +1 +raw +rows +16 +- +- +as they are +8,192 bytes"));
+  EXPECT_THAT(table, testing::ContainsRegex("values +int8@1 +4 +scalar +value_tiles +8 +-"));
+}
+
+TEST_F(KvantctlTest, AStoreWhoseNameMovedOnIsListedByItsIdentity) {
+  const std::string old = CtlJson({"stores"})["stores"][0]["identity"];
+  StoreSpec spec = Spec("test/store");
+  spec.model = "another-model";
+  const auto opened = client_->OpenStore(spec);
+  ASSERT_TRUE(opened) << opened.error().message;
+  const Json stores = CtlJson({"stores"})["stores"];
+  ASSERT_EQ(stores.size(), 2U);
+  for (const Json& store : stores) EXPECT_EQ(store["name"], store["identity"] == old ? old : "test/store");
+  EXPECT_EQ(CtlJson({"inspect", "test/store"})["store"]["model"], "another-model");
+}
+
 TEST_F(KvantctlTest, EvictTakesOnlyWhatNobodyHoldsAndOnlyWhenAsked) {
   EXPECT_EQ(Ctl({"evict"}).exit_code, 2);
   EXPECT_EQ(Ctl({"evict", "--store", ""}).exit_code, 2);
@@ -274,6 +333,10 @@ TEST(KvantctlCommandLineTest, NoDaemonHasItsOwnExitCodeAndNamesTheSocket) {
 TEST(KvantctlCommandLineTest, WrongUsageIsTwoAndHelpIsZero) {
   EXPECT_EQ(Kvantctl({}).exit_code, 2);
   EXPECT_EQ(Kvantctl({"no-such-command"}).exit_code, 2);
+  // A daemon that nobody could reach must not come up: a script's variable was not set.
+  const Finished nowhere = RunProgram("/usr/bin/timeout", {"10", std::string(KVANT_PROGRAM_DIR) + "/kvantd", "--socket", ""});
+  EXPECT_EQ(nowhere.exit_code, 2);
+  EXPECT_THAT(nowhere.err, testing::HasSubstr("--socket"));
   EXPECT_EQ(Kvantctl({"stats", "-o", "xml"}).exit_code, 2);
   for (const char* timeout : {"-1", "nan", "-nan", "inf", "1e400", "1s"}) {
     EXPECT_EQ(Kvantctl({"ping", "--timeout", timeout}).exit_code, 2) << timeout;

@@ -3,18 +3,17 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <thread>
+
+#include "protocol/socket_address.h"
 
 namespace kvant::tests {
 namespace {
@@ -48,16 +47,6 @@ std::string MakeDirectory() {
   return mkdtemp(name.data()) == nullptr ? std::string() : name;
 }
 
-bool Accepts(const std::string& path) {
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
-  const bool accepted = connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  close(fd);
-  return accepted;
-}
-
 }  // namespace
 
 Finished RunProgram(const std::string& program, const std::vector<std::string>& arguments, const std::string& out_path) {
@@ -79,7 +68,7 @@ RunningDaemon::RunningDaemon(const std::vector<std::string>& arguments) : direct
   pid_ = Spawn(std::string(KVANT_PROGRAM_DIR) + "/kvantd", words, directory_ + "/out", directory_ + "/err");
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   while (pid_ > 0 && std::chrono::steady_clock::now() < deadline) {
-    if (Accepts(path)) {
+    if (protocol::ConnectUnixSocket(path)) {
       socket_ = path;
       return;
     }

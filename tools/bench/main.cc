@@ -71,6 +71,8 @@ int Run(int argc, char** argv) {
   AddRowOptions(*add("attend", "One token's attention over cached tokens; peers, batches, scaling", BenchAttend), options);
   AddRowOptions(*add("append", "Encoding rows into blocks", BenchAppend), options);
   AddRowOptions(*add("prefill", "Attention of many new tokens at once over cached ones", BenchPrefill), options);
+  AddRowOptions(*add("expander", "A code of the tests whose fast path is an expander alone, beside int8", BenchExpander),
+                options);
   add("rpc", "Steps whose attention runs in a daemon, less the attention itself; sealing", BenchRpc);
   add("local", "The same with attention in this process", BenchLocal);
   return ParseAndRun(app, argc, argv, invocation);

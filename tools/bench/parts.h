@@ -24,6 +24,7 @@ std::size_t CallsPerRound(const Effort& effort, std::size_t bytes);
 
 // One per file; rpc and local are both in steps.cc.
 int BenchAttend(const Globals& globals, const BenchOptions& options);
+int BenchExpander(const Globals& globals, const BenchOptions& options);
 int BenchAppend(const Globals& globals, const BenchOptions& options);
 int BenchPrefill(const Globals& globals, const BenchOptions& options);
 int BenchRpc(const Globals& globals, const BenchOptions& options);

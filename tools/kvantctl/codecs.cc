@@ -29,7 +29,7 @@ struct Shape {
 struct SideFigures {
   double bits_per_element = 0.0;
   std::optional<double> expected_error;
-  Json form;
+  CodecForm form;
 };
 
 struct Variant {
@@ -39,26 +39,22 @@ struct Variant {
 };
 
 /// What the bytes of an encoded block are (quantizers/code_form.h).
-Json FormOf(const quantizers::BlockCodec& codec) {
+CodecForm FormOf(const quantizers::BlockCodec& codec) {
   const quantizers::CodeForm form = codec.form();
-  Json levels = nullptr;
-  if (form.magnitudes != nullptr) {
-    levels = Json::array();
-    for (std::size_t i = 0; i < std::size_t{1} << (form.bits - 1); ++i) levels.push_back(form.magnitudes[i]);
-  }
-  Json parts = Json::array();
-  for (std::size_t p = 0; p < codec.parts(); ++p) parts.push_back(codec.part_bytes(p));
-  return {{"family", CodeFamilyName(form.family)},
-          {"order", CodeOrderName(form.order)},
-          {"bits", form.bits},
-          {"magnitudes", levels},
-          {"first_level", form.first_level},
-          {"level_unit", form.level_unit},
-          {"scale_format", ScaleFormatName(form.scale_format)},
-          {"scale_offset", form.scale_offset},
-          {"rotated", form.rotated},
-          {"centered", form.centered},
-          {"part_bytes", parts}};
+  CodecForm shown{.family = std::string(CodeFamilyName(form.family)),
+                  .order = std::string(CodeOrderName(form.order)),
+                  .bits = form.bits,
+                  .magnitudes = {},
+                  .first_level = form.first_level,
+                  .level_unit = form.level_unit,
+                  .scale_format = std::string(ScaleFormatName(form.scale_format)),
+                  .scale_offset = form.scale_offset,
+                  .rotated = form.rotated,
+                  .centered = form.centered,
+                  .part_bytes = {}};
+  if (form.magnitudes != nullptr) shown.magnitudes.assign(form.magnitudes, form.magnitudes + (1U << (form.bits - 1U)));
+  for (std::size_t p = 0; p < codec.parts(); ++p) shown.part_bytes.push_back(codec.part_bytes(p));
+  return shown;
 }
 
 /// Nothing where no codec can be made of it.
@@ -142,14 +138,14 @@ std::string Text(const quantizers::Registry& registry, const Shape& shape) {
   return text;
 }
 
-Json ToJson(const std::optional<SideFigures>& side) {
+Json SideJson(const std::optional<SideFigures>& side) {
   if (!side) return nullptr;
-  Json figures = {{"bits_per_element", side->bits_per_element}, {"expected_error", nullptr}, {"form", side->form}};
+  Json figures = {{"bits_per_element", side->bits_per_element}, {"expected_error", nullptr}, {"form", ToJson(side->form)}};
   if (side->expected_error) figures["expected_error"] = *side->expected_error;
   return figures;
 }
 
-Json ToJson(const quantizers::Registry& registry, const Shape& shape) {
+Json CodecsJson(const quantizers::Registry& registry, const Shape& shape) {
   Json list = Json::array();
   for (const Codec* codec : registry.codecs()) {
     Json params = Json::array();
@@ -164,7 +160,7 @@ Json ToJson(const quantizers::Registry& registry, const Shape& shape) {
     }
     Json variants = Json::array();
     for (const Variant& v : Variants(registry, *codec, shape)) {
-      variants.push_back({{"spec", v.spec}, {"keys", ToJson(v.keys)}, {"values", ToJson(v.values)}});
+      variants.push_back({{"spec", v.spec}, {"keys", SideJson(v.keys)}, {"values", SideJson(v.values)}});
     }
     list.push_back({{"name", codec->name},
                     {"version", codec->version},
@@ -180,7 +176,7 @@ Json ToJson(const quantizers::Registry& registry, const Shape& shape) {
 int Codecs(const Globals& globals, const Shape& shape) {
   const quantizers::Registry registry = quantizers::Registry::Builtin();
   if (globals.format == Format::kJson) {
-    Print(ToJson(registry, shape));
+    Print(CodecsJson(registry, shape));
   } else {
     Print(Text(registry, shape));
   }

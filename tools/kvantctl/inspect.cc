@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -50,6 +51,54 @@ std::string Text(const SequenceDetail& detail) {
   return text + "\n" + table.ToString();
 }
 
+std::string Number(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.3g", value);
+  return text.data();
+}
+
+/// The lowest and the highest level, in units of a token's scale: "-2.73..2.73, 16 of them".
+std::string Levels(const CodecForm& form) {
+  if (form.family != "scalar") return "-";
+  const double count = std::ldexp(1.0, static_cast<int>(form.bits));
+  const double unit = static_cast<double>(form.level_unit);
+  const double high = form.magnitudes.empty() ? form.first_level + count - 1 : form.magnitudes.back();
+  const double low = form.magnitudes.empty() ? form.first_level : -high;
+  return Number(low / unit) + ".." + Number(high / unit) + (form.magnitudes.empty() ? ", evenly spaced" : "");
+}
+
+std::string Scales(const CodecForm& form) {
+  if (form.scale_format == "none") return "-";
+  return form.scale_format + " at byte " + std::to_string(form.scale_offset);
+}
+
+std::string Rows(const CodecForm& form) {
+  if (form.rotated) return form.centered ? "centred, rotated" : "rotated";
+  return form.centered ? "centred" : "as they are";
+}
+
+/// What the encoded bytes of a store are.
+std::string Text(const std::vector<StoredCodec>& codecs) {
+  Table table({{"SIDE"},
+               {"CODEC"},
+               {"KV HEADS", Align::kRight},
+               {"CODES"},
+               {"ORDER"},
+               {"BITS", Align::kRight},
+               {"LEVELS"},
+               {"SCALES"},
+               {"ROWS"},
+               {"BLOCK", Align::kRight}});
+  for (const StoredCodec& codec : codecs) {
+    const CodecForm& form = codec.form;
+    std::string bytes;
+    for (const std::uint64_t part : form.part_bytes) bytes += (bytes.empty() ? "" : " + ") + HumanCount(part);
+    table.Add({codec.side, codec.spec, HumanCount(codec.heads), form.family, form.order, std::to_string(form.bits),
+               Levels(form), Scales(form), Rows(form), bytes + " bytes"});
+  }
+  return table.ToString();
+}
+
 std::string Text(const StoreRow& row) {
   Listing listing;
   listing.Add("store", row.name);
@@ -74,10 +123,8 @@ std::string Text(const StoreRow& row) {
                {"EFFECTIVE ERROR^2", Align::kRight},
                {"CODEC"}});
   for (const KeyHead& head : row.key_heads) {
-    std::array<char, 32> error{};
-    std::snprintf(error.data(), error.size(), "%.3g", static_cast<double>(head.effective_error));
     table.Add({std::to_string(head.layer), std::to_string(head.kv_head),
-               HumanPartsPerMillion(static_cast<std::uint64_t>(head.mean_share * 1e6f)), error.data(),
+               HumanPartsPerMillion(static_cast<std::uint64_t>(head.mean_share * 1e6f)), Number(head.effective_error),
                head.unfit ? "UNFIT" : "ok"});
   }
   return text + "\n" + table.ToString();
@@ -101,10 +148,14 @@ int InspectStore(const Globals& globals, Admin& admin, const std::string& name) 
   const auto row =
       std::find_if(rows->begin(), rows->end(), [&](const StoreRow& r) { return r.name == name || r.identity == name; });
   if (row == rows->end()) return Report(globals, {ErrorCode::kNotFound, "inspect: no store has the name or identity " + name});
+  const auto codecs = admin.Codecs(row->identity);
+  if (!codecs) return Report(globals, codecs.error());
   if (globals.format == Format::kJson) {
-    Print(Json{{"store", ToJson(*row)}});
+    Json store = ToJson(*row);
+    for (const StoredCodec& codec : *codecs) store["codecs"].push_back(ToJson(codec));
+    Print(Json{{"store", store}});
   } else {
-    Print(Text(*row));
+    Print(Text(*row) + "\n" + Text(*codecs));
   }
   return kOk;
 }

@@ -198,6 +198,24 @@ Json ToJson(const StoreRow& row) {
           {"warning", row.warning}};
 }
 
+Json ToJson(const CodecForm& form) {
+  return {{"family", form.family},
+          {"order", form.order},
+          {"bits", form.bits},
+          {"magnitudes", form.magnitudes.empty() ? Json() : Json(form.magnitudes)},
+          {"first_level", form.first_level},
+          {"level_unit", form.level_unit},
+          {"scale_format", form.scale_format},
+          {"scale_offset", form.scale_offset},
+          {"rotated", form.rotated},
+          {"centered", form.centered},
+          {"part_bytes", form.part_bytes}};
+}
+
+Json ToJson(const StoredCodec& codec) {
+  return {{"side", codec.side}, {"spec", codec.spec}, {"heads", codec.heads}, {"form", ToJson(codec.form)}};
+}
+
 Json ToJson(const SequenceRow& row) {
   return {{"id", row.id},
           {"store", row.store},

@@ -80,6 +80,8 @@ Json ToJson(const std::vector<KeyHead>& heads);
 Json ToJson(const StoreRow& row);
 Json ToJson(const SequenceRow& row);
 Json ToJson(const SequenceDetail& detail);
+Json ToJson(const CodecForm& form);
+Json ToJson(const StoredCodec& codec);
 Json ToJson(const EvictReport& report);
 
 /// Writes to standard output, ASCII only: JSON with \u escapes (bytes that are no UTF-8 become U+FFFD).

@@ -1,10 +1,15 @@
 #include "client/examples/llama/command_line.h"
 
+#include <charconv>
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <map>
+#include <string>
 
 #include <CLI/CLI.hpp>
+
+#include "protocol/byte_size.h"
 
 namespace kvant::examples {
 namespace {
@@ -22,9 +27,12 @@ KL divergence count the tokens of each window from --skip on (not given: the las
 Exit codes: 0 done, 1 failed (message on stderr), 2 wrong usage, 3 no daemon at the socket, 4 no such sequence or file,
 5 refused (store full, another identity, no permission), 6 no answer in time, 7 incompatible daemon version.)";
 
-/// CLI11 takes -1 for the largest number of an unsigned option.
-std::string RefuseNegative(const std::string& number) {
-  return number.starts_with('-') ? number + " is negative" : std::string();
+/// CLI11 takes -1, and what is too large, for the largest number of an unsigned option, and an empty text for 0.
+std::string WholeNumber(const std::string& text) {
+  std::uint64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  return error == std::errc() && rest == end ? std::string() : "'" + text + "' is no whole number from 0 to 2^64-1";
 }
 
 /// CLI11's ranges let NaN pass.
@@ -32,14 +40,24 @@ std::string RefuseNan(const std::string& number) {
   return std::isnan(std::strtod(number.c_str(), nullptr)) ? number + " is no number" : std::string();
 }
 
+/// An option that names one of a few values. (CLI11's transformers would print the values themselves in the help, and take
+/// them.)
+template <typename Value, typename Choice>
+CLI::Option* AddChoice(CLI::App& app, const std::string& name, Value& value, const std::map<std::string, Choice>& choices,
+                       const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          name, [&value, choices](const std::string& text) { value = choices.at(text); }, help)
+      ->check(CLI::IsMember(choices));
+}
+
 void AddModelOptions(CLI::App& app, CommandLine& line) {
   app.add_option("--model", line.model,
                  "Folder of a Llama-architecture checkpoint (config.json, tokenizer.json, model.safetensors)")
       ->required()
       ->type_name("DIR");
-  app.add_option("-o,--output", line.output, "How to print: text or json")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, Output>{{"text", Output::kText}, {"json", Output::kJson}}))
-      ->type_name("FORMAT");
+  const std::map<std::string, Output> formats{{"text", Output::kText}, {"json", Output::kJson}};
+  AddChoice(app, "-o,--output", line.output, formats, "How to print")->type_name("FORMAT");
 }
 
 void AddGenerateOptions(CLI::App& app, CommandLine& line) {
@@ -50,7 +68,7 @@ void AddGenerateOptions(CLI::App& app, CommandLine& line) {
       ->group(group)
       ->excludes(prompt);
   app.add_option("--max-tokens", line.max_tokens, "Tokens to generate at most")
-      ->check(RefuseNegative)
+      ->check(WholeNumber)
       ->capture_default_str()
       ->group(group);
   app.add_option("--temperature", line.sampler.temperature, "0: always the most probable token")
@@ -63,19 +81,19 @@ void AddGenerateOptions(CLI::App& app, CommandLine& line) {
       ->check(CLI::Range(0.0, 1.0))
       ->check(RefuseNan)
       ->group(group);
-  app.add_option("--seed", line.sampler.seed, "Of the sampling")->check(RefuseNegative)->capture_default_str()->group(group);
+  app.add_option("--seed", line.sampler.seed, "Of the sampling")->check(WholeNumber)->capture_default_str()->group(group);
   auto* from =
       app.add_option("--fork-from", line.fork_from, "Continue a copy of this live sequence of another process with the prompt")
-          ->check(RefuseNegative)
+          ->check(WholeNumber)
           ->type_name("ID")
           ->group(group);
   app.add_option("--fork-at", line.fork_at, "Tokens of it to keep (not given: all)")
-      ->check(RefuseNegative)
+      ->check(WholeNumber)
       ->type_name("N")
       ->needs(from)
       ->group(group);
   app.add_option("--hold", line.hold_seconds, "Keep the sequence open this many seconds afterwards")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0.0, 1e6))
       ->check(RefuseNan)
       ->type_name("SECONDS")
       ->group(group);
@@ -99,8 +117,8 @@ void AddCacheOptions(CLI::App& app, CommandLine& line) {
       ->type_name("FILE")
       ->group(group);
   const std::map<std::string, Placement> placements{{"service", Placement::kService}, {"local", Placement::kLocal}};
-  app.add_option("--placement", service.placement, "Where attention runs: service (in the daemon) or local (in this process)")
-      ->transform(CLI::CheckedTransformer(placements))
+  AddChoice(app, "--placement", service.placement, placements,
+            "Where attention runs: service (in the daemon) or local (in this process)")
       ->type_name("PLACE")
       ->group(group);
   app.add_option("--threads", service.threads, "Threads of local attention")
@@ -108,15 +126,15 @@ void AddCacheOptions(CLI::App& app, CommandLine& line) {
       ->check(CLI::Range(1, 256))
       ->group(group);
   app.add_option("--block-tokens", service.block_tokens, "Tokens of a sealed block")
-      ->check(RefuseNegative)
+      ->check(WholeNumber)
       ->capture_default_str()
       ->group(group);
   app.add_option("--sinks", service.sink_tokens, "First tokens that stay raw beside their codes")
-      ->check(RefuseNegative)
+      ->check(WholeNumber)
       ->capture_default_str()
       ->group(group);
   app.add_option("--recent", service.recent_tokens, "Newest tokens that stay raw")
-      ->check(RefuseNegative)
+      ->check(WholeNumber)
       ->capture_default_str()
       ->group(group);
   app.add_option("--max-step", service.max_step_tokens, "Tokens of one forward pass at most")
@@ -125,20 +143,17 @@ void AddCacheOptions(CLI::App& app, CommandLine& line) {
       ->group(group);
   const std::map<std::string, ElementType> types{
       {"f32", ElementType::kF32}, {"f16", ElementType::kF16}, {"bf16", ElementType::kBF16}};
-  app.add_option("--tail-type", service.tail_type,
-                 "Type of raw rows: f32, f16 or bf16 (not given: f32 if a codec is, else f16)")
-      ->transform(CLI::CheckedTransformer(types))
+  AddChoice(app, "--tail-type", service.tail_type, types, "Type of raw rows (not given: f32 if a codec is, else f16)")
       ->type_name("TYPE")
       ->group(group);
-  // The units that kvantd takes. MB is not among them: it would leave open which of two sizes is meant.
-  const std::map<std::string, std::size_t> units{{"B", 1},
-                                                 {"KiB", std::size_t{1} << 10},
-                                                 {"MiB", std::size_t{1} << 20},
-                                                 {"GiB", std::size_t{1} << 30},
-                                                 {"TiB", std::size_t{1} << 40}};
-  app.add_option("--embedded-budget", service.embedded_budget_bytes, "Budget of the daemon inside, for example 512MiB")
-      ->transform(CLI::AsNumberWithUnit(units, CLI::AsNumberWithUnit::CASE_SENSITIVE))
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 50))
+  app.add_option_function<std::string>(
+         "--embedded-budget",
+         [&service](const std::string& text) {
+           const Result<std::uint64_t> bytes = protocol::ParseByteSize(text);
+           if (!bytes) throw CLI::ValidationError("--embedded-budget", bytes.error().message);
+           service.embedded_budget_bytes = *bytes;
+         },
+         "Budget of the daemon inside; KiB, MiB, GiB (not given: 512MiB)")
       ->type_name("SIZE")
       ->group(group);
   app.add_option("--seq-label", service.label, "Shown to operators beside the sequence")->type_name("TEXT")->group(group);
@@ -169,7 +184,7 @@ void AddMeasureOptions(CLI::App& app, CommandLine& line) {
                   ->group(group);
   calibrate->needs(out);
   app.add_option("--skip,--score-skip", line.skip, "First tokens of the text (or of each window) that do not count")
-      ->check(RefuseNegative)
+      ->check(WholeNumber)
       ->type_name("N")
       ->group(group);
   app.add_option("--window", line.window_tokens, "Tokens of a window of --compare-exact and --calibrate")
@@ -177,7 +192,7 @@ void AddMeasureOptions(CLI::App& app, CommandLine& line) {
       ->check(CLI::Range(2, 1 << 24))
       ->group(group);
   app.add_option("--windows", line.windows, "Windows to run at most (0: all)")
-      ->check(RefuseNegative)
+      ->check(WholeNumber)
       ->capture_default_str()
       ->group(group);
 }

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "client/examples/llama/exact_attention.h"
-#include "client/examples/llama/safetensors.h"
 #include "client/examples/llama/sampler.h"
+#include "quantizers/safetensors.h"
 
 namespace kvant::examples {
 namespace {
@@ -105,20 +105,22 @@ Result<std::vector<std::byte>> Calibrate(const Model& model, std::span<const Tok
       AddRows(attention.CachedValues(layer), value_sums[layer]);
     }
   }
-  std::vector<FloatTensor> means;
+  std::vector<std::vector<float>> means;  // keys and values of each layer
+  std::vector<quantizers::TensorToWrite> tensors;
+  means.reserve(2 * config.layers);
   const auto add = [&](const std::string& name, const std::vector<double>& sums) {
-    FloatTensor tensor{name, {config.kv_heads, config.head_dim}, {}};
-    for (const double sum : sums) tensor.data.push_back(static_cast<float>(sum / static_cast<double>(tokens.size())));
-    means.push_back(std::move(tensor));
+    std::vector<float>& mean = means.emplace_back();
+    for (const double sum : sums) mean.push_back(static_cast<float>(sum / static_cast<double>(tokens.size())));
+    tensors.push_back({name, quantizers::TensorType::kF32, {config.kv_heads, config.head_dim}, std::as_bytes(std::span(mean))});
   };
   for (std::size_t layer = 0; layer < config.layers; ++layer) {
     add("layers." + std::to_string(layer) + ".keys.mean", key_sums[layer]);
     add("layers." + std::to_string(layer) + ".values.mean", value_sums[layer]);
   }
-  return WriteSafeTensors(means, {{"format", "pt"},
-                                  {"model", model.identity()},
-                                  {"tokens", std::to_string(tokens.size())},
-                                  {"window_tokens", std::to_string(window_tokens)}});
+  return quantizers::WriteSafetensors(tensors, {{"format", "pt"},
+                                                {"model", model.identity()},
+                                                {"tokens", std::to_string(tokens.size())},
+                                                {"window_tokens", std::to_string(window_tokens)}});
 }
 
 }  // namespace kvant::examples

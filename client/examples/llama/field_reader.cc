@@ -2,11 +2,12 @@
 
 #include <cmath>
 
-#include "client/examples/llama/json_text.h"
+#include "quantizers/bounded_json.h"
 
 namespace kvant::examples {
 
 using Json = nlohmann::json;
+using quantizers::ShownJson;
 
 const Json* FieldReader::Find(const char* name) const {
   const auto it = object_.find(name);

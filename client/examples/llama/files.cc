@@ -6,7 +6,8 @@
 #include <memory>
 
 #include <sys/stat.h>
-#include <xxhash.h>
+
+#include "protocol/digest.h"
 
 namespace kvant::examples {
 namespace {
@@ -86,17 +87,7 @@ Result<void> WriteFile(const std::string& path, std::span<const std::byte> bytes
   return {};
 }
 
-std::string Digest(std::span<const std::byte> bytes) {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes.data(), bytes.size()));
-  std::string hex;
-  for (const unsigned char byte : canonical.digest) {
-    constexpr char kDigits[] = "0123456789abcdef";
-    hex.push_back(kDigits[byte >> 4]);
-    hex.push_back(kDigits[byte & 15]);
-  }
-  return hex;
-}
+std::string Digest(std::span<const std::byte> bytes) { return protocol::DigestHex(protocol::DigestOf(bytes)); }
 
 std::string Digest(const std::string& text) { return Digest(std::as_bytes(std::span(text))); }
 

@@ -1,5 +1,6 @@
 #include "client/examples/llama/model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -8,11 +9,11 @@
 #include <nlohmann/json.hpp>
 
 #include "client/examples/llama/files.h"
-#include "client/examples/llama/json_text.h"
 #include "client/examples/llama/matmul.h"
 #include "client/examples/llama/model_identity.h"
 #include "client/examples/llama/rope.h"
-#include "client/examples/llama/safetensors.h"
+#include "quantizers/bounded_json.h"
+#include "quantizers/safetensors.h"
 
 namespace kvant::examples {
 namespace {
@@ -20,7 +21,6 @@ namespace {
 using Eigen::Index;
 
 constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
-constexpr std::size_t kMaxTokenizerBytes = std::size_t{64} << 20;
 
 Matrix RmsNorm(const Matrix& x, const Eigen::RowVectorXf& weight, double eps) {
   const Eigen::VectorXf scale =
@@ -58,7 +58,7 @@ void StoreRow(const TensorView& view, std::size_t token, std::size_t head, const
 /// Takes the weights out of a file by name and keeps the first complaint.
 class WeightReader {
  public:
-  explicit WeightReader(const SafeTensors& file) : file_(file) {}
+  explicit WeightReader(const quantizers::Safetensors& file) : file_(file) {}
 
   /// Rows of several [rows_i, columns] tensors below one another.
   Matrix Stack(std::initializer_list<std::pair<std::string, std::size_t>> parts, std::size_t columns) {
@@ -81,16 +81,30 @@ class WeightReader {
   [[nodiscard]] Result<void> status() const { return status_; }
 
  private:
+  /// Widens a tensor to `to`; answers where the next one goes.
   float* Copy(const std::string& name, std::span<const std::size_t> shape, float* to) {
+    using quantizers::TensorType;
     if (!status_) return to;
-    const Result<std::vector<float>> floats = file_.Floats(name, shape);
-    if (!floats) {
-      status_ = floats.error();
+    const auto refuse = [&](ErrorCode code, const std::string& what) {
+      status_ = Error{code, "tensor '" + name + "' " + what};
       return to;
+    };
+    const quantizers::StoredTensor* tensor = file_.Find(name);
+    if (tensor == nullptr) return refuse(ErrorCode::kNotFound, "is missing");
+    if (!std::ranges::equal(tensor->shape, shape)) {
+      return refuse(ErrorCode::kInvalidArgument,
+                    "is " + quantizers::ShapeText(tensor->shape) + ", the config asks for " + quantizers::ShapeText(shape));
     }
-    return std::copy(floats->begin(), floats->end(), to);
+    // Integers would be codes of some quantization, and their scales elsewhere.
+    const bool floats =
+        tensor->type == TensorType::kF32 || tensor->type == TensorType::kF16 || tensor->type == TensorType::kBF16;
+    if (!floats || !quantizers::WidenTensor(*tensor, std::span(to, tensor->elements))) {
+      return refuse(ErrorCode::kUnsupported,
+                    "is " + std::string(quantizers::TensorTypeName(tensor->type)) + "; F32, F16 and BF16 are read");
+    }
+    return to + tensor->elements;
   }
-  const SafeTensors& file_;
+  const quantizers::Safetensors& file_;
   Result<void> status_;
 };
 
@@ -101,7 +115,8 @@ Result<Model> Model::Load(const std::string& folder) {
   const fs::path path(folder);
   const Result<std::string> config_text = ReadText((path / "config.json").string(), kMaxConfigBytes);
   if (!config_text) return config_text.error();
-  const Result<nlohmann::json> config_json = ParseJson(*config_text, "config.json");
+  const Result<nlohmann::json> config_json =
+      quantizers::ParseJson(*config_text, {.bytes = kMaxConfigBytes, .depth = 64}, "config.json");
   if (!config_json) return config_json.error();
   const Result<Config> config = ParseConfig(*config_json);
   if (!config) return config.error();
@@ -133,11 +148,11 @@ Result<Model> Model::Load(const std::string& folder) {
 }
 
 Result<std::string> Model::LoadWeights(const std::string& path) {
-  Result<std::vector<std::byte>> image = ReadWholeFile(path);
+  const Result<std::vector<std::byte>> image = ReadWholeFile(path);
   if (!image) return image.error();
   std::string digest = Digest(*image);
-  const Result<SafeTensors> file = SafeTensors::Parse(std::move(*image));
-  if (!file) return Error{file.error().code, path + ": " + file.error().message};
+  const auto file = quantizers::Safetensors::Read(*image, path);
+  if (!file) return file.error();
 
   const Config& c = config_;
   WeightReader read(*file);

@@ -5,8 +5,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "client/examples/llama/canonical_json.h"
 #include "client/examples/llama/files.h"
-#include "client/examples/llama/json_text.h"
 
 namespace kvant::examples {
 namespace {

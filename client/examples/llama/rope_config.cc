@@ -10,12 +10,13 @@
 #include <kvant/client.h>
 
 #include "client/examples/llama/field_reader.h"
-#include "client/examples/llama/json_text.h"
+#include "quantizers/bounded_json.h"
 
 namespace kvant::examples {
 namespace {
 
 using Json = nlohmann::json;
+using quantizers::ShownJson;
 
 constexpr std::size_t kMaxPositions = std::size_t{1} << 30;
 constexpr std::size_t kMaxPairs = 512;

@@ -3,10 +3,13 @@
 #include <nlohmann/json.hpp>
 
 #include "client/examples/llama/files.h"
-#include "client/examples/llama/json_text.h"
+#include "quantizers/bounded_json.h"
 
 namespace kvant::examples {
 namespace {
+
+using Json = nlohmann::json;
+using quantizers::ShownJson;
 
 constexpr TokenId kFirstByte = 3;
 
@@ -37,8 +40,9 @@ Error Refuse(const std::string& what) {
 }  // namespace
 
 Result<Tokenizer> Tokenizer::Parse(const std::string& text) {
-  using Json = nlohmann::json;
-  const Result<Json> parsed = ParseJson(text, "tokenizer.json");
+  // A vocabulary of half a million entries with as many merges is still read, to say why it is refused.
+  constexpr quantizers::JsonLimits kLimits{.bytes = kMaxTokenizerBytes, .depth = 64, .values = std::size_t{1} << 22};
+  const Result<Json> parsed = quantizers::ParseJson(text, kLimits, "tokenizer.json");
   if (!parsed) return parsed.error();
   const Json& json = *parsed;
   if (!json.is_object() || !json.contains("model") || !json["model"].is_object()) return Refuse("no 'model' object");

@@ -1,6 +1,7 @@
 // The byte-level vocabulary of this model family: token = 3 + byte, 0 pad, 1 start, 2 end.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -10,6 +11,9 @@
 #include <kvant/result.h>
 
 namespace kvant::examples {
+
+/// Most bytes of a tokenizer.json.
+inline constexpr std::size_t kMaxTokenizerBytes = std::size_t{64} << 20;
 
 class Tokenizer {
  public:

@@ -75,6 +75,30 @@ struct StoreRow {
   std::string warning;             ///< what is wrong with the store, in a sentence; empty if nothing is known to be
 };
 
+/// What the bytes of a codec's encoded blocks are, as plain data: enough to read them without the codec. The words are those of
+/// `kvantctl codecs`. A number reads back as level * scale / level_unit, in row space or in the rotated one.
+struct CodecForm {
+  std::string family;           ///< what a code stands for: opaque, raw, scalar, vector, signs
+  std::string order;            ///< in which order the codes lie: opaque, rows, key_tiles, value_tiles
+  std::uint32_t bits = 0;       ///< of one code
+  std::vector<int> magnitudes;  ///< of the upper half of the codes, ascending; the lower half mirrors it. Empty: evenly spaced
+  int first_level = 0;          ///< without magnitudes: the level of code i is i + first_level
+  float level_unit = 1.0f;
+  std::string scale_format;               ///< none, ufloat16, f16, f32
+  std::uint64_t scale_offset = 0;         ///< bytes from the start of the first part to the scales, one per token, adjacent
+  bool rotated = false;                   ///< codes are of the rotated row
+  bool centered = false;                  ///< codes are of the row without its calibrated mean
+  std::vector<std::uint64_t> part_bytes;  ///< of one KV head's block, one number per part
+};
+
+/// A codec of a store's plan, once however many KV heads it serves.
+struct StoredCodec {
+  std::string side;         ///< "keys" or "values"
+  std::string spec;         ///< canonical
+  std::uint64_t heads = 0;  ///< KV heads that it serves, over all layers
+  CodecForm form;
+};
+
 struct SequenceRow {
   SequenceId id = 0;
   std::string store;
@@ -137,6 +161,8 @@ class KVANT_API Admin {
   Result<std::vector<StoreRow>> Stores();
   Result<std::vector<SequenceRow>> Sequences();
   Result<SequenceDetail> Inspect(SequenceId id);
+  /// Every distinct codec of a store's plan, keys first. The store by name or identity; kNotFound where there is none.
+  Result<std::vector<StoredCodec>> Codecs(const std::string& store);
   Result<EvictReport> Evict(const EvictRequest& request);
   /// Drops the store of that name, or of that identity in hexadecimal, with all its blocks; answers what went. kNotFound where
   /// there is none, kUnavailable while sequences of it are open. Clients that have it open must open it again.

@@ -215,10 +215,11 @@ class KVANT_API Sequence {
   Result<void> Step(std::size_t layer, const ConstTensorView& keys, const ConstTensorView& values, const AttendArgs& args);
 
   /// Makes `tokens.size()` reserved tokens part of the sequence (every layer's rows must be written) and seals blocks that
-  /// have left the recent window. kStoreFull: the tokens are part of the sequence and attention over them works, but a block
-  /// could not be sealed; free memory or stop before the tail is full. kNotFinite: a row that neither Append nor Attend has
-  /// seen holds NaN or infinity. After that and any other error length() is as before; kDeadlineExceeded leaves open whether
-  /// the advance takes effect, and the next call tells.
+  /// have left the recent window. Reserved rows beyond them are given up: all of them if there are no tokens. kStoreFull: the
+  /// tokens are part of the sequence and attention over them works, but a block could not be sealed; free memory or stop before
+  /// the tail is full. kNotFinite: a row that neither Append nor Attend has seen holds NaN or infinity. After that and any
+  /// other error length() is as before; kDeadlineExceeded leaves open whether the advance takes effect, and the next call
+  /// tells.
   Result<void> Advance(std::span<const TokenId> tokens);
 
   /// Drops tokens from the end; new length `length`. Inside a sealed block the rows that stay are decoded back into the tail.

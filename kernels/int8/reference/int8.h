@@ -1,4 +1,4 @@
-// Scalar twin of kernels/int8_*.h and int16_rows.h, from the layout's definition. Same integers, same order of float
+// Scalar twin of int8/int8.h, from the layout's definition. Same integers, same order of float
 // operations: same bits.
 #pragma once
 
@@ -8,8 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/int8/int16_rows.h"
-#include "kernels/int8/layout.h"
+#include "kernels/int8/int8.h"
 #include "kernels/ufloat16.h"
 
 namespace kvant::kernels::reference {

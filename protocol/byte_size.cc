@@ -1,11 +1,11 @@
-#include "daemon/byte_size.h"
+#include "protocol/byte_size.h"
 
 #include <array>
 #include <charconv>
 #include <cmath>
 #include <string>
 
-namespace kvant::daemon {
+namespace kvant::protocol {
 namespace {
 
 struct Unit {
@@ -43,4 +43,4 @@ Result<std::uint64_t> ParseByteSize(std::string_view text) {
   return refused("unit \"" + std::string(unit_name) + "\" is unknown; use KiB, MiB, GiB or TiB (powers of 1024)");
 }
 
-}  // namespace kvant::daemon
+}  // namespace kvant::protocol

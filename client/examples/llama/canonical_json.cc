@@ -1,4 +1,4 @@
-#include "client/examples/llama/json_text.h"
+#include "client/examples/llama/canonical_json.h"
 
 #include <algorithm>
 #include <array>
@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
-#include <set>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -90,36 +90,6 @@ Result<void> Append(const Json& value, std::string& text) {
 }
 
 }  // namespace
-
-Result<Json> ParseJson(std::string_view text, const std::string& what) {
-  bool too_deep = false;
-  std::string twice;
-  std::vector<std::set<std::string>> names;  // of the objects that are open
-  // Called for every value with the number of arrays and objects around it; what it refuses is not kept.
-  const auto keep = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    const bool opens = event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
-    if (opens && depth >= kMaxJsonDepth) too_deep = true;
-    if (too_deep) return false;
-    if (event == Json::parse_event_t::object_start) names.emplace_back();
-    if (event == Json::parse_event_t::object_end) names.pop_back();
-    if (event == Json::parse_event_t::key && !names.back().insert(parsed.get<std::string>()).second) {
-      twice = parsed.get<std::string>();
-    }
-    return true;
-  };
-  Json json = Json::parse(text.begin(), text.end(), keep, /*allow_exceptions=*/false);
-  if (too_deep) return Invalid(what + ": nested deeper than " + std::to_string(kMaxJsonDepth));
-  if (json.is_discarded()) return Invalid(what + ": not a JSON text");
-  if (!twice.empty()) return Invalid(what + ": the field " + ShownJson(twice) + " stands twice in one object");
-  return json;
-}
-
-std::string ShownJson(const Json& value) {
-  constexpr std::size_t kMost = 100;
-  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
-  if (text.size() > kMost) text = text.substr(0, kMost) + "...";
-  return text;
-}
 
 Result<std::string> CanonicalJson(const Json& value) {
   std::string text;

@@ -1,0 +1,192 @@
+// Lloyd codes to centroids. Up to 4 bits: with VBMI, vpermb looks 64 bytes up by the low six bits of each index, so whichever
+// field lies within them needs neither mask nor shift; elsewhere two masks and a shift make nibbles for TableLookupBytes. No
+// include guard by design: see Highway's foreach_target.
+#if defined(KVANT_KERNELS_LLOYD_EXPANDER_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVANT_KERNELS_LLOYD_EXPANDER_INL_H_
+#undef KVANT_KERNELS_LLOYD_EXPANDER_INL_H_
+#else
+#define KVANT_KERNELS_LLOYD_EXPANDER_INL_H_
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+#include "hwy/highway.h"
+#include "kernels/bytes/factors-inl.h"
+#include "kernels/lloyd/accumulate.h"
+#include "kernels/lloyd/layout.h"
+#include "kernels/lloyd/table.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvant::kernels {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// Bits that cross from one byte to the next are for the caller to mask.
+template <int kRight, class D8>
+HWY_INLINE hn::Vec<D8> ShiftBytes(D8 d8, hn::Vec<D8> v) {
+  const auto words = hn::BitCast(hn::Repartition<std::uint16_t, D8>(), v);
+  if constexpr (kRight > 0) {
+    return hn::BitCast(d8, hn::ShiftRight<kRight>(words));
+  } else if constexpr (kRight < 0) {
+    return hn::BitCast(d8, hn::ShiftLeft<-kRight>(words));
+  } else {
+    return v;
+  }
+}
+
+/// Tables of the fields within `kIndexBits` bits: six for vpermb, four for TableLookupBytes; with 3 bits, one of the low three.
+template <class D8, std::uint32_t kBits>
+struct LloydTables {
+  static constexpr bool kSix = HWY_TARGET == HWY_AVX3_DL && hn::MaxLanes(D8()) == 64;
+  static constexpr std::size_t kCount = kBits == 3 ? 1 : (kSix ? 6 : 4) / kBits;
+  hn::Vec<D8> table[kCount];
+};
+
+/// Codes of 1 to 4 bits.
+template <std::uint32_t kBits>
+struct LloydExpander {
+  static constexpr bool kWords = false;
+  static constexpr std::size_t kFields = kBits == 3 ? 8 : 8 / kBits;
+  static constexpr int kLargest = LloydLargest(kBits);
+
+  const LloydTable& table;
+  const std::uint8_t* codes;
+  std::size_t tile_bytes;    ///< of a plane
+  const std::uint8_t* tops;  ///< 3 bits: the plane of top bits, whose tiles hold eight fields; those of low bits hold four
+
+  template <class D8>
+  HWY_INLINE LloydTables<D8, kBits> Tables(D8 d8, std::uint8_t offset) const {
+    LloydTables<D8, kBits> tables;
+    for (std::size_t f = 0; f < tables.kCount; ++f) {
+      if constexpr (tables.kSix) {
+        tables.table[f] = hn::Load(d8, reinterpret_cast<const std::uint8_t*>(table.sixes[f].data()));
+      } else {
+        tables.table[f] = hn::LoadDup128(d8, reinterpret_cast<const std::uint8_t*>(table.nibbles[f].data()));
+      }
+      tables.table[f] = hn::Add(tables.table[f], hn::Set(d8, offset));
+    }
+    return tables;
+  }
+
+  template <std::size_t kField, class D8>
+  HWY_INLINE hn::Vec<D8> Expand(D8 d8, const LloydTables<D8, kBits>& tables, std::size_t tile, std::size_t byte) const {
+    if constexpr (kBits == 3) {
+      const auto low = ShiftBytes<2 * (kField % 4)>(d8, hn::LoadU(d8, codes + (2 * tile + kField / 4) * tile_bytes + byte));
+      const auto top = ShiftBytes<static_cast<int>(kField) - 2>(d8, hn::LoadU(d8, tops + tile * tile_bytes + byte));
+      return LookUp3(d8, tables, low, top);
+    } else {
+      const auto v = hn::LoadU(d8, codes + tile * tile_bytes + byte);
+      constexpr std::size_t kFirst = kField * kBits;  // its lowest bit
+      if constexpr (tables.kSix) {
+        // Bits above the lowest six of an index do not matter to vpermb.
+        if constexpr (kBits == 4) return LookUpSix(tables.table[0], ShiftBytes<static_cast<int>(kFirst)>(d8, v));
+        if constexpr (kBits != 4 && kFirst + kBits <= 6) return LookUpSix(tables.table[kField], v);
+        if constexpr (kBits != 4 && kFirst + kBits > 6) {
+          return LookUpSix(tables.table[kField - 2 / kBits], ShiftBytes<2>(d8, v));
+        }
+      } else {
+        const auto nibble = hn::And(ShiftBytes < kFirst < 4 ? 0 : 4 > (d8, v), hn::Set(d8, 0x0Fu));
+        return hn::TableLookupBytes(tables.table[kFirst % 4 / kBits], nibble);
+      }
+    }
+  }
+
+ private:
+#if HWY_TARGET == HWY_AVX3_DL
+  template <class V>
+  static HWY_INLINE V LookUpSix(V table, V index) {
+    return V{_mm512_permutexvar_epi8(index.raw, table.raw)};
+  }
+#endif
+  /// The two low bits from `low`, the third from `top`; other bits hold anything.
+  template <class D8>
+  static HWY_INLINE hn::Vec<D8> LookUp3(D8 d8, const LloydTables<D8, kBits>& tables, hn::Vec<D8> low, hn::Vec<D8> top) {
+    if constexpr (tables.kSix) {
+      return LookUpSix(tables.table[0], hn::IfVecThenElse(hn::Set(d8, 0x03u), low, top));
+    } else {
+      const auto index = hn::Or(hn::And(low, hn::Set(d8, 0x03u)), hn::And(top, hn::Set(d8, 0x04u)));
+      return hn::TableLookupBytes(tables.table[0], index);
+    }
+  }
+};
+
+/// Codes of 8 bits: centroids of 12.
+template <>
+struct LloydExpander<8> {
+  static constexpr bool kWords = true;
+  static constexpr std::size_t kFields = 1;
+  static constexpr int kOffset = 0;
+  static constexpr int kWeightMax = LloydWeightMax(8);
+  static constexpr std::size_t kWeightRun = kernels::kWeightRun;
+  static constexpr bool kPlainBytes = false;
+
+  const LloydTable& table;
+  const std::uint8_t* codes;
+  std::size_t tile_bytes;
+  const std::uint8_t* tops;  ///< none
+
+  /// Tables of 256 numbers stay in memory.
+  struct InMemory {};
+  template <class D8>
+  HWY_INLINE InMemory Tables(D8, std::uint8_t) const {
+    return {};
+  }
+
+  template <std::size_t kField, class D8>
+  HWY_INLINE Pairs<D8> Expand(D8 d8, InMemory, std::size_t tile, std::size_t byte) const {
+    const std::uint8_t* HWY_RESTRICT from = codes + tile * tile_bytes + byte;
+    const PairTag<D8> d16;
+#if HWY_TARGET == HWY_AVX3_DL
+    // Two look-ups in 128 bytes give a magnitude's two bytes; codes below 128 mirror those above.
+    const hn::FixedTag<std::uint8_t, 64> full;
+    const hn::RebindToUnsigned<PairTag<D8>> du16;
+    using D8Vec = hn::Vec<D8>;
+    const auto code = hn::LoadU(d8, from);
+    const auto below = hn::Lt(code, hn::Set(d8, 128u));
+    const auto index = hn::IfThenElse(below, hn::Not(code), code);
+    const auto look_up = [&](const std::uint8_t* bytes) HWY_ATTR {
+      const auto low64 = hn::Load(full, bytes), high64 = hn::Load(full, bytes + 64);
+      if constexpr (sizeof(D8Vec) == 64) {
+        return hn::BitCast(du16, D8Vec{_mm512_permutex2var_epi8(low64.raw, index.raw, high64.raw)});
+      } else {
+        const auto wide = hn::ZeroExtendVector(full, index);
+        return hn::BitCast(du16, D8Vec{_mm512_castsi512_si256(_mm512_permutex2var_epi8(low64.raw, wide.raw, high64.raw))});
+      }
+    };
+    const auto low = look_up(table.low_bytes.data()), high = look_up(table.high_bytes.data());
+    const auto even = hn::BitCast(d16, hn::Or(hn::And(low, hn::Set(du16, 0x00FFu)), hn::ShiftLeft<8>(high)));
+    const auto odd = hn::BitCast(d16, hn::Or(hn::ShiftRight<8>(low), hn::And(high, hn::Set(du16, 0xFF00u))));
+    const Pairs<D8> sign = WidenSigned(d8, hn::VecFromMask(d8, below));
+    return {hn::Sub(hn::Xor(even, sign.even), sign.even), hn::Sub(hn::Xor(odd, sign.odd), sign.odd)};
+#else
+    alignas(64) std::int16_t even[32], odd[32];
+    for (std::size_t i = 0; i < hn::Lanes(d8) / 2; ++i) {
+      even[i] = table.centroids[from[2 * i]];
+      odd[i] = table.centroids[from[2 * i + 1]];
+    }
+    return {hn::Load(d16, even), hn::Load(d16, odd)};
+#endif
+  }
+};
+
+/// `use(expander)` with that of the table's bits, for a block of one side.
+template <class Use>
+HWY_INLINE void WithLloydExpander(const LloydTable& table, LloydLayout layout, const std::byte* block, std::size_t dim,
+                                  std::size_t tokens, const Use& use) {
+  const auto* codes = reinterpret_cast<const std::uint8_t*>(block);
+  const std::size_t tile_bytes = (layout == LloydLayout::kKeys ? 16 : 4) * dim;
+  switch (table.bits) {
+    case 1: return use(LloydExpander<1>{table, codes, tile_bytes, nullptr});
+    case 2: return use(LloydExpander<2>{table, codes, tile_bytes, nullptr});
+    case 3: return use(LloydExpander<3>{table, codes, tile_bytes, codes + LloydPlaneBytes(2, dim, tokens)});
+    case 4: return use(LloydExpander<4>{table, codes, tile_bytes, nullptr});
+    default: return use(LloydExpander<8>{table, codes, tile_bytes, nullptr});
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvant::kernels
+HWY_AFTER_NAMESPACE();
+
+#endif  // toggle
