@@ -58,8 +58,8 @@ struct LloydExpander {
   template <class D8>
   HWY_INLINE LloydTables<D8, kBits> Tables(D8 d8, std::uint8_t offset) const {
     LloydTables<D8, kBits> tables;
-    for (std::size_t f = 0; f < tables.kCount; ++f) {
-      if constexpr (tables.kSix) {
+    for (std::size_t f = 0; f < LloydTables<D8, kBits>::kCount; ++f) {
+      if constexpr (LloydTables<D8, kBits>::kSix) {
         tables.table[f] = hn::Load(d8, reinterpret_cast<const std::uint8_t*>(table.sixes[f].data()));
       } else {
         tables.table[f] = hn::LoadDup128(d8, reinterpret_cast<const std::uint8_t*>(table.nibbles[f].data()));
@@ -78,7 +78,7 @@ struct LloydExpander {
     } else {
       const auto v = hn::LoadU(d8, codes + tile * tile_bytes + byte);
       constexpr std::size_t kFirst = kField * kBits;  // its lowest bit
-      if constexpr (tables.kSix) {
+      if constexpr (LloydTables<D8, kBits>::kSix) {
         // Bits above the lowest six of an index do not matter to vpermb.
         if constexpr (kBits == 4) return LookUpSix(tables.table[0], ShiftBytes<static_cast<int>(kFirst)>(d8, v));
         if constexpr (kBits != 4 && kFirst + kBits <= 6) return LookUpSix(tables.table[kField], v);
@@ -102,7 +102,7 @@ struct LloydExpander {
   /// The two low bits from `low`, the third from `top`; other bits hold anything.
   template <class D8>
   static HWY_INLINE hn::Vec<D8> LookUp3(D8 d8, const LloydTables<D8, kBits>& tables, hn::Vec<D8> low, hn::Vec<D8> top) {
-    if constexpr (tables.kSix) {
+    if constexpr (LloydTables<D8, kBits>::kSix) {
       return LookUpSix(tables.table[0], hn::IfVecThenElse(hn::Set(d8, 0x03u), low, top));
     } else {
       const auto index = hn::Or(hn::And(low, hn::Set(d8, 0x03u)), hn::And(top, hn::Set(d8, 0x04u)));

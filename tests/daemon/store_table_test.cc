@@ -276,7 +276,7 @@ TEST(StoreTableTest, EmptyStoresDoNotOutliveLaterBlocks) {
   }
   core.populate.RunAll();
   std::size_t empty = 0;
-  for (const auto& [identity, store] : core.stores.stores()) empty += store->index().size() == 0 ? 1 : 0;
+  for (const Store* store : core.stores.stores()) empty += store->index().size() == 0 ? 1 : 0;
   EXPECT_LE(empty, 1u) << "of " << core.stores.stores().size();
   EXPECT_GT(core.stores.stores().size(), 20u);
 }

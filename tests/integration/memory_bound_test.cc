@@ -221,6 +221,41 @@ TEST_F(MemoryBoundTest, LongArtifactHeaders) {
   ExpectWithin(kBudget + kFixed + 16 * kMiB);  // the arena is touched by the daemon, too
 }
 
+TEST_F(MemoryBoundTest, MillionsOfOverrides) {
+  for (int i = 0; i < 3; ++i) {
+    RpcClient client(*io_, Dial(daemon_.socket()));
+    client.Hello();
+    auto request = client.session().openStoreRequest();
+    wire::WriteStoreSpec(RpcSpec(), request.initSpec());
+    request.getSpec().initOverrides(1'000'000);
+    const auto answer = client.Wait(request.send());
+    ASSERT_TRUE(answer.isError());
+    EXPECT_THAT(answer.getError().getMessage().cStr(), ::testing::HasSubstr("4096"));
+  }
+  ExpectWithin(kFixed + kMessages);
+}
+
+// A client drops its session and keeps what gives it the arena's memory.
+TEST_F(MemoryBoundTest, ArenasOfSessionsThatEnded) {
+  constexpr std::uint64_t kArena = std::uint64_t{1} << 30;
+  constexpr std::uint64_t kMost = std::uint64_t{4} << 30;  // of one connection
+  RpcClient client(*io_, Dial(daemon_.socket()));
+  std::vector<wire::Segment::Client> kept;
+  for (int i = 0; i < 12; ++i) {
+    client.Hello();
+    auto request = client.session().createArenaRequest();
+    request.setBytes(kArena);
+    const auto answer = client.Wait(request.send());
+    if (answer.isOk()) kept.push_back(answer.getOk().getSegment());
+    client.DropSession();
+  }
+  EXPECT_GE(kept.size(), 1u);
+  EXPECT_LE(kept.size() * kArena, kMost);
+  kept.clear();
+  client.Hello();
+  client.MakeArena(kArena);  // fails the test unless the memory came back with the capabilities
+}
+
 TEST_F(MemoryBoundTest, MessagesThatAreNeverWhole) {
   std::vector<protocol::UniqueFd> peers;
   const std::vector<char> zeros(40 * kMiB);

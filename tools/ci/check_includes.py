@@ -29,6 +29,7 @@ ARROWS = {
     "tools": {"tools", "client", "daemon", "quantizers", "kernels", "protocol"},
     # One of its parts measures a codec of the tests.
     "tools/bench": {"tools", "client", "daemon", "quantizers", "kernels", "protocol", "tests/quantizers/toy_codecs.h"},
+    "tools/kvantctl": {"tools", "client", "quantizers"},
     "tests": {"tests", "tools", "client", "daemon", "quantizers", "kernels", "protocol"},
 }
 FOLDERS = {name.split("/")[0] for name in ARROWS}
