@@ -277,7 +277,7 @@ TEST_P(SequenceTest, TheNewerOfTwoMarksHoldsBackBlocksToo) {
   options.recent_tokens = 0;
   Conversation talk = Talk(client, store.Open({}, options).value(), {});
   // Block 0 is due at 64 tokens and switches at 80.
-  talk.Feed(RandomTokens(65, 61), 65);
+  talk.Feed(RandomTokens(65, 61), 50);
   const Mark older = talk.sequence().SetMark().value();
   talk.Feed(RandomTokens(35, 62), 35);
   const Mark newer = talk.sequence().SetMark().value();
