@@ -24,6 +24,10 @@ void* operator new(std::size_t bytes) { return kvant::testing::CountedNew(bytes,
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
   return kvant::testing::CountedNew(bytes, static_cast<std::size_t>(alignment));
 }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {  // std::stable_sort's; freed by the same delete
+  ++kvant::testing::allocations_of_this_thread;
+  return std::malloc(bytes);
+}
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
