@@ -58,6 +58,7 @@ TEST_F(DaemonLifeTest, APauseOfTheWholeMachineDropsNobody) {
 }
 
 TEST_F(DaemonLifeTest, WithoutDescriptorsItRefusesAndLaterAccepts) {
+  if (kSanitized) GTEST_SKIP() << "the check of virtual tables reads memory through a pipe, for which there is no descriptor";
   Limit(RLIMIT_NOFILE, Descriptors() + 2);
   std::vector<Admin> held;
   bool refused = false;
