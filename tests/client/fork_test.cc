@@ -51,6 +51,9 @@ std::string Refused(const char* call, const Result<T>& result) {
 class ForkTest : public ::testing::TestWithParam<Placement> {};
 
 TEST_P(ForkTest, HandlesAreInertInTheChildAndTheParentGoesOn) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer allows no threads in a forked child, and the child makes a client of its own";
+#endif
   DaemonEnv env;
   const FakeModel model{ModelShape{}};
   std::optional<Client> client = env.Connect();
