@@ -281,7 +281,7 @@ kj::Promise<void> AdminServer::evict(EvictContext context) {
 
 kj::Promise<void> AdminServer::codecs(CodecsContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    const auto store = services_.stores.Find(StringOf(context.getParams().getStore()));
+    const auto store = services_.stores.Find(StringOf(context.getParams().getStore(), wire::MAX_IDENTITY_TEXT));
     if (!store) {
       wire::WriteError(store.error(), context.getResults().initError());
       return kj::READY_NOW;

@@ -30,7 +30,6 @@ auto RunHandler(Body&& body) {
 }
 
 inline capnp::Text::Reader TextOf(const std::string& text) { return {text.c_str(), text.size()}; }
-inline std::string StringOf(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
 /// The first `most` bytes; no more is copied.
 inline std::string StringOf(capnp::Text::Reader text, std::size_t most) { return {text.begin(), std::min(text.size(), most)}; }
 
