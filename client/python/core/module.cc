@@ -44,33 +44,31 @@ SequenceOptions Options(const std::string& placement, std::uint32_t recent_token
   return options;
 }
 
+/// What a handle holds until it is closed.
+template <typename T>
+T& Held(std::optional<T>& held, const char* operation, const char* what) {
+  if (!held) Refuse(std::string(operation) + ": the " + what + " is closed");
+  return *held;
+}
+
 /// A sequence and its reserved rows. Closed: empty.
 struct PySequence {
   std::optional<Sequence> sequence;
   NewRows rows;
 
-  Sequence& Open(const char* operation) {
-    if (!sequence) Refuse(std::string(operation) + ": the sequence is closed");
-    return *sequence;
-  }
+  Sequence& Open(const char* operation) { return Held(sequence, operation, "sequence"); }
 };
 
 struct PyStore {
   std::optional<Store> store;
 
-  Store& Open(const char* operation) {
-    if (!store) Refuse(std::string(operation) + ": the store is closed");
-    return *store;
-  }
+  Store& Open(const char* operation) { return Held(store, operation, "store"); }
 };
 
 struct PyClient {
   std::optional<Client> client;
 
-  Client& Open(const char* operation) {
-    if (!client) Refuse(std::string(operation) + ": the client is closed");
-    return *client;
-  }
+  Client& Open(const char* operation) { return Held(client, operation, "client"); }
 };
 
 AttendArgs Args(const ReadArray& q, const WriteArray& out, float scale,
@@ -100,6 +98,16 @@ AttendArgs Args(const ReadArray& q, const WriteArray& out, float scale,
   return args;
 }
 
+/// The reserved rows of a layer's keys or values, as an array that keeps the sequence.
+nb::object ReservedRows(nb::handle self, std::size_t layer, TensorView (NewRows::*side)(std::size_t) const, const char* name) {
+  const NewRows& rows = nb::cast<PySequence&>(self).rows;
+  if (layer >= rows.layers()) {
+    throw Failure({ErrorCode::kOutOfRange,
+                   std::string(name) + ": layer " + std::to_string(layer) + " of " + std::to_string(rows.layers())});
+  }
+  return MakeArray((rows.*side)(layer), self);
+}
+
 void AddSequence(nb::module_& module) {
   nb::class_<PySequence>(module, "Sequence",
                          "Tokens of one conversation: sealed blocks shared with others, and a tail of its own.")
@@ -125,26 +133,12 @@ void AddSequence(nb::module_& module) {
           "where there is no "
           "room.")
       .def(
-          "keys",
-          [](nb::handle self, std::size_t layer) {
-            PySequence& of = nb::cast<PySequence&>(self);
-            if (layer >= of.rows.layers())
-              throw Failure(
-                  {ErrorCode::kOutOfRange, "keys: layer " + std::to_string(layer) + " of " + std::to_string(of.rows.layers())});
-            return MakeArray(of.rows.Keys(layer), self);
-          },
+          "keys", [](nb::handle self, std::size_t layer) { return ReservedRows(self, layer, &NewRows::Keys, "keys"); },
           "layer"_a,
           "The reserved rows of a layer's keys, [tokens, kv_heads, head_dim]: write into them. A view of shared memory "
           "(DLPack).")
       .def(
-          "values",
-          [](nb::handle self, std::size_t layer) {
-            PySequence& of = nb::cast<PySequence&>(self);
-            if (layer >= of.rows.layers())
-              throw Failure({ErrorCode::kOutOfRange,
-                             "values: layer " + std::to_string(layer) + " of " + std::to_string(of.rows.layers())});
-            return MakeArray(of.rows.Values(layer), self);
-          },
+          "values", [](nb::handle self, std::size_t layer) { return ReservedRows(self, layer, &NewRows::Values, "values"); },
           "layer"_a, "The reserved rows of a layer's values, as keys().")
       .def(
           "append",

@@ -6,7 +6,7 @@
         print(response.text, end="")
 
 What mlx_lm computes, it goes on computing; a layer's scaled dot-product attention over a kvant cache is kvant's. mlx arrays are
-values: keys, values and outputs are copied once each (Cache.copied_bytes says how many bytes), queries are read in place.
+values: keys, values and outputs are copied once each (the copies of outputs are in conversation.copied_bytes, those of keys and values in the client's counters), queries are read in place.
 """
 
 import dataclasses
