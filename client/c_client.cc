@@ -5,6 +5,17 @@
 #include "client/c_support.h"
 
 namespace kvant::c {
+namespace {
+
+/// Both of C's tensors have the same fields; of the one for reading, data is const.
+template <typename To, typename From>
+To ViewOf(const From& tensor) noexcept {
+  return {
+      tensor.data,       static_cast<ElementType>(tensor.type), tensor.tokens, tensor.heads, tensor.dim, tensor.token_stride,
+      tensor.head_stride};
+}
+
+}  // namespace
 
 kvant_code Refuse(const Error& error, kvant_error* to) noexcept {
   if (to != nullptr) {
@@ -16,17 +27,9 @@ kvant_code Refuse(const Error& error, kvant_error* to) noexcept {
   return static_cast<kvant_code>(error.code);
 }
 
-TensorView View(const kvant_tensor& tensor) noexcept {
-  return {
-      tensor.data,       static_cast<ElementType>(tensor.type), tensor.tokens, tensor.heads, tensor.dim, tensor.token_stride,
-      tensor.head_stride};
-}
+TensorView View(const kvant_tensor& tensor) noexcept { return ViewOf<TensorView>(tensor); }
 
-ConstTensorView View(const kvant_const_tensor& tensor) noexcept {
-  return {
-      tensor.data,       static_cast<ElementType>(tensor.type), tensor.tokens, tensor.heads, tensor.dim, tensor.token_stride,
-      tensor.head_stride};
-}
+ConstTensorView View(const kvant_const_tensor& tensor) noexcept { return ViewOf<ConstTensorView>(tensor); }
 
 kvant_tensor Tensor(const TensorView& view) noexcept {
   return {view.data,       static_cast<kvant_element_type>(view.type), view.tokens, view.heads, view.dim, view.token_stride,
