@@ -5,10 +5,14 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <kvant/client.h>
 
@@ -355,7 +359,25 @@ void AddClient(nb::module_& module) {
             const StoreSpec wanted = ReadSpec(spec);
             return PyStore{Take(Unlocked([&] { return client.OpenStore(wanted); }))};
           },
-          "spec"_a, "Opens the store of a kvant.StoreSpec; creates it if nobody has.");
+          "spec"_a, "Opens the store of a kvant.StoreSpec; creates it if nobody has.")
+      .def(
+          "attend_batch",
+          [](PyClient& self, std::size_t layer, const std::vector<std::tuple<PySequence*, ReadArray, WriteArray>>& calls,
+             float scale, const std::optional<nb::ndarray<const float, nb::ndim<1>, nb::c_contig>>& sink_logits, float softcap,
+             std::uint32_t window) {
+            Client& client = self.Open("attend_batch");
+            std::vector<AttendBatchItem> items;
+            items.reserve(calls.size());
+            for (const auto& [sequence, q, out] : calls) {
+              if (sequence == nullptr) Refuse("attend_batch: call " + std::to_string(items.size()) + " has no sequence");
+              items.push_back(
+                  {&sequence->Open("attend_batch"), Args(q, out, scale, std::nullopt, sink_logits, softcap, window)});
+            }
+            Take(Unlocked([&] { return client.AttendBatch(layer, items); }));
+          },
+          "layer"_a, "calls"_a, "scale"_a, nb::kw_only(), "sink_logits"_a = nb::none(), "softcap"_a = 0.0f, "window"_a = 0,
+          "Sequence.attend() of one layer for several sequences of this client and of one placement in one call. calls: "
+          "(sequence, q, out) of each. Blocks that they share are read once.");
 }
 
 }  // namespace
