@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds the release preset, runs every test and says how it went. Exit 0: all passed.
-#   tools/test.sh            everything
+#   tools/test.sh            everything, the engines' tests (tools/test_engines.sh) included
 #   tools/test.sh -R Sealing ctest's own options choose tests
 set -uo pipefail
 kvant_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || exit 1
@@ -18,6 +18,12 @@ log="$kvant_root/build/release/test.log"
 outcome=${PIPESTATUS[0]}
 
 counts=$(sed -nE 's/^([0-9]+)% tests passed, ([0-9]+) tests failed out of ([0-9]+)$/\3 tests, \2 failed/p' "$log")
+if [ $# -eq 0 ]; then
+  "$kvant_root/tools/test_engines.sh" -rs | tee "$kvant_root/build/engines.log"
+  engines=${PIPESTATUS[0]}
+  counts="${counts:-no summary} by ctest; engines: $(tail -n 1 "$kvant_root/build/engines.log")"
+  [ "$engines" -eq 0 ] || outcome=$engines
+fi
 kvant_say "Built in $((built - started)) s, tested in $((SECONDS - built)) s. Every result: build/release/test.log"
 if [ "$outcome" -eq 0 ]; then
   echo "PASSED: ${counts:-no summary}"

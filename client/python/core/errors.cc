@@ -61,9 +61,9 @@ void Raise(const std::exception_ptr& thrown, void*) {
 }  // namespace
 
 void AddErrors(nb::module_& module) {
-  const std::string prefix = "kvant.";
+  const std::string prefix = "kvant._core.";  // where the type stubs have them, too
   PyObject* const base = PyErr_NewExceptionWithDoc(
-      "kvant.Error",
+      (prefix + "Error").c_str(),
       "What kvant refuses. `code` is the outcome's name, for example \"store_full\"; the message names the operation, "
       "the object and the value.",
       PyExc_Exception, nullptr);
