@@ -11,7 +11,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -89,6 +91,11 @@ class MemoryBoundTest : public ::testing::Test {
     }
     ADD_FAILURE() << "no " << field;
     return 0;
+  }
+
+  [[nodiscard]] std::size_t Descriptors() {
+    const std::filesystem::directory_iterator entries("/proc/" + std::to_string(daemon_.child().pid()) + "/fd");
+    return static_cast<std::size_t>(std::distance(begin(entries), end(entries)));
   }
 
   /// The most that was ever resident since the test began, private and shared.
@@ -254,6 +261,28 @@ TEST_F(MemoryBoundTest, ArenasOfSessionsThatEnded) {
   kept.clear();
   client.Hello();
   client.MakeArena(kArena);  // fails the test unless the memory came back with the capabilities
+}
+
+// The same with small arenas: each that is kept holds a descriptor of the daemon's.
+TEST_F(MemoryBoundTest, DescriptorsOfArenasOfSessionsThatEnded) {
+  RpcClient client(*io_, Dial(daemon_.socket()));
+  const std::size_t before = Descriptors();
+  std::vector<wire::Segment::Client> kept;
+  for (int session = 0; session < 4; ++session) {
+    client.Hello();
+    for (int i = 0; i < 64; ++i) {
+      auto request = client.session().createArenaRequest();
+      request.setBytes(64 << 10);
+      const auto answer = client.Wait(request.send());
+      if (answer.isOk()) kept.push_back(answer.getOk().getSegment());
+    }
+    client.DropSession();
+  }
+  EXPECT_EQ(kept.size(), 64u);
+  EXPECT_LE(Descriptors(), before + 64);
+  kept.clear();
+  client.Hello();
+  client.MakeArena(64 << 10);  // fails the test unless the descriptors came back with the capabilities
 }
 
 TEST_F(MemoryBoundTest, MessagesThatAreNeverWhole) {
