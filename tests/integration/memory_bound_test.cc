@@ -300,8 +300,9 @@ TEST_F(MemoryBoundTest, MessagesThatAreNeverWhole) {
 }
 
 TEST_F(MemoryBoundTest, CallsThatAreNeverFinishedAndAnswersThatAreNotRead) {
+  std::vector<protocol::UniqueFd> peers;
   for (int peer = 0; peer < 4; ++peer) {
-    const protocol::UniqueFd fd(Dial(daemon_.socket()));
+    peers.emplace_back(Dial(daemon_.socket()));
     std::vector<char> burst;
     for (std::uint32_t id = 0; id < 400'000; ++id) {
       capnp::MallocMessageBuilder message(16);
@@ -310,7 +311,7 @@ TEST_F(MemoryBoundTest, CallsThatAreNeverFinishedAndAnswersThatAreNotRead) {
       const auto bytes = words.asBytes();
       burst.insert(burst.end(), bytes.begin(), bytes.end());
     }
-    SendAll(fd.get(), burst.data(), burst.size());
+    SendAll(peers.back().get(), burst.data(), burst.size());
     good_.Wait(good_.session().pingRequest().send());
   }
   ExpectWithin(kBudget + kFixed + kMessages);
