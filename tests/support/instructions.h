@@ -32,6 +32,10 @@ inline std::uint64_t CountInstructions(const std::function<void()>& work) {
     if (::ptrace(PTRACE_SINGLESTEP, child, nullptr, ours ? 0 : signal) != 0) break;
     ++count;
   }
+  if (WIFSTOPPED(status)) {  // it could not be stepped on
+    ::kill(child, SIGKILL);
+    ::waitpid(child, &status, 0);
+  }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 2) return 0;
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "the work failed, status " << status;
   return count;
