@@ -28,18 +28,24 @@ std::string Decimal(Wide value) {
 }  // namespace
 
 Result<std::shared_ptr<const Arena>> Arena::Create(std::uint64_t bytes, std::uint64_t boot_token,
-                                                   std::shared_ptr<Budget> connection, Budget& all) {
+                                                   std::shared_ptr<ArenaAllowance> connection, Budget& all) {
   if (bytes <= kHeaderBytes || bytes > kMaxBytes) {
     return Error{ErrorCode::kInvalidArgument, "create arena: " + std::to_string(bytes) + " bytes asked, more than " +
                                                   std::to_string(kHeaderBytes) + " and at most " + std::to_string(kMaxBytes) +
                                                   " are possible"};
   }
   const std::uint64_t whole = (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
-  auto of_connection = connection->Take(ChargeKind::kArena, whole, "create arena: this connection's arena");
+  auto descriptor = connection->descriptors.Take(ChargeKind::kArena, 1, "create arena");
+  if (!descriptor) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "create arena: this connection has " + std::to_string(ArenaAllowance::kMaxArenas) +
+                     " already, counting those of its earlier sessions that something still keeps"};
+  }
+  auto of_connection = connection->bytes.Take(ChargeKind::kArena, whole, "create arena: this connection's arena");
   if (!of_connection) return Error{ErrorCode::kInvalidArgument, of_connection.error().message};
   auto of_all = all.Take(ChargeKind::kArena, whole, "create arena: among all clients' arenas this one");
   if (!of_all) return of_all.error();
-  Charges charges{std::move(connection), *std::move(of_connection), *std::move(of_all)};
+  Charges charges{std::move(connection), *std::move(descriptor), *std::move(of_connection), *std::move(of_all)};
   auto fd = protocol::CreateSealedMemfd("kvant-arena", whole);
   if (!fd) return fd.error();
   auto segment = protocol::MapWhole(fd->get(), protocol::Access::kReadWrite);

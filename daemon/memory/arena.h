@@ -37,15 +37,25 @@ struct TailPlace {
   std::uint32_t spare_tokens = 0;
 };
 
+/// What the arenas of one connection may take together: those of sessions that ended count as long as their memory lives, for a
+/// client may keep capabilities of them. Shared by the connection's sessions and arenas.
+struct ArenaAllowance {
+  explicit ArenaAllowance(std::uint64_t most_bytes) noexcept : bytes(most_bytes) {}
+
+  static constexpr std::size_t kMaxArenas = 64;
+  Budget bytes;
+  Budget descriptors{kMaxArenas};  ///< each arena holds one
+};
+
 /// Shared: the session owns it, and encode jobs and tails on workers keep the mapping while they read from it.
 /// Immutable after Create; any thread.
 class Arena {
  public:
   /// `bytes` is rounded up to whole pages and charged, for as long as the memory lives, to what its connection may have and to
-  /// what all arenas may have together. kInvalidArgument for no room behind the header or a connection that has too much,
-  /// kStoreFull if there are too many arenas altogether, kSystem from the kernel. `all` outlives the arena.
+  /// what all arenas may have together. kInvalidArgument for no room behind the header or a connection that has too much or too
+  /// many, kStoreFull if there are too many arenas altogether, kSystem from the kernel. `all` outlives the arena.
   static Result<std::shared_ptr<const Arena>> Create(std::uint64_t bytes, std::uint64_t boot_token,
-                                                     std::shared_ptr<Budget> connection, Budget& all);
+                                                     std::shared_ptr<ArenaAllowance> connection, Budget& all);
 
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return segment_.size(); }
@@ -66,7 +76,8 @@ class Arena {
 
  private:
   struct Charges {
-    std::shared_ptr<Budget> connection;  // before the charge on it
+    std::shared_ptr<ArenaAllowance> connection;  // before the charges on it
+    Charge descriptor;
     Charge of_connection;
     Charge of_all;
   };

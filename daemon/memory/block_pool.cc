@@ -25,18 +25,17 @@ BlockPool::BlockPool(const Shape& shape, Budget& budget, JobRunner& populate)
 
 BlockPool::~BlockPool() {
   self_.reset();
-  for (auto& [slot_bytes, size] : sizes_) budget_.RemoveWarm(size.warm * slot_bytes);
   for (auto& [index, slab] : slabs_) slab->Retire();
 }
 
 void BlockPool::NoteWarm(std::uint64_t slot_bytes, std::size_t slots) {
   sizes_.at(slot_bytes).warm += slots;
-  budget_.AddWarm(slots * slot_bytes);
+  warm_slots_ += slots;
 }
 
 void BlockPool::NoteTaken(std::uint64_t slot_bytes, std::size_t slots) {
   sizes_.at(slot_bytes).warm -= slots;
-  budget_.RemoveWarm(slots * slot_bytes);
+  warm_slots_ -= slots;
 }
 
 Result<SlotRef> BlockPool::Allocate(std::uint64_t slot_bytes) {

@@ -77,6 +77,8 @@ class BlockPool {
   [[nodiscard]] std::size_t held_bytes() const noexcept;
   [[nodiscard]] std::size_t resident_bytes() const noexcept;
   [[nodiscard]] std::size_t used_slots() const noexcept { return used_slots_; }
+  /// Kept for the next blocks, and given back as soon as somebody else needs the room.
+  [[nodiscard]] std::size_t warm_slots() const noexcept { return warm_slots_; }
 
  private:
   Result<SlotRef> WarmSlot(std::uint64_t slot_bytes);
@@ -97,6 +99,7 @@ class BlockPool {
   std::map<std::uint32_t, std::shared_ptr<Slab>> slabs_;
   std::uint32_t next_index_ = 0;
   std::size_t used_slots_ = 0;
+  std::size_t warm_slots_ = 0;
   std::shared_ptr<BlockPool*> self_;  // populating jobs hold it weakly
 };
 

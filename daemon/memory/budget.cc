@@ -52,11 +52,6 @@ Result<Charge> Budget::Take(ChargeKind kind, std::size_t bytes, std::string_view
   return Charge(this, kind, bytes);
 }
 
-void Budget::RemoveWarm(std::size_t bytes) {
-  KVANT_CHECK(bytes <= warm_, bytes, warm_);
-  warm_ -= bytes;
-}
-
 void Budget::Return(ChargeKind kind, std::size_t bytes) noexcept {
   const std::size_t before = used_[static_cast<std::size_t>(kind)].fetch_sub(bytes, std::memory_order_relaxed);
   KVANT_CHECK(bytes <= before, static_cast<unsigned>(kind), bytes, before);

@@ -67,19 +67,12 @@ class Budget {
   [[nodiscard]] std::size_t arena_bytes() const noexcept { return used_[2].load(std::memory_order_relaxed); }
   [[nodiscard]] std::size_t available() const noexcept { return limit_ - slab_bytes() - metadata_bytes() - arena_bytes(); }
 
-  /// Of warm slots: pools keep them for their next blocks and give their pages back as soon as somebody else needs the room.
-  /// Loop thread.
-  [[nodiscard]] std::size_t warm_bytes() const noexcept { return warm_; }
-  void AddWarm(std::size_t bytes) noexcept { warm_ += bytes; }
-  void RemoveWarm(std::size_t bytes);
-
  private:
   friend class Charge;
   void Return(ChargeKind kind, std::size_t bytes) noexcept;
 
   const std::size_t limit_;
   std::array<std::atomic<std::size_t>, 3> used_{};
-  std::size_t warm_ = 0;
 };
 
 /// Estimates of what records take in the daemon's private memory, allocator overhead included; charged as metadata.

@@ -40,7 +40,7 @@ class BootstrapServer final : public wire::Daemon::Server {
       : services_(services),
         facts_(facts),
         peer_(peer),
-        arenas_(std::make_shared<Budget>(services.arena_limit_bytes)),
+        arenas_(std::make_shared<ArenaAllowance>(services.arena_limit_bytes)),
         messages_(std::move(messages)) {}
 
   kj::Promise<void> hello(HelloContext context) override;
@@ -54,7 +54,7 @@ class BootstrapServer final : public wire::Daemon::Server {
   Services& services_;
   const DaemonFacts facts_;
   const Peer peer_;
-  const std::shared_ptr<Budget> arenas_;  // of all sessions of this connection; shared with the arenas
+  const std::shared_ptr<ArenaAllowance> arenas_;  // of all sessions of this connection; shared with the arenas
   const std::shared_ptr<wire::MessageMemory::Account> messages_;
   std::weak_ptr<Session> session_;  // owned by the capability that hello answered; one at a time
 };

@@ -8,7 +8,6 @@
 namespace kvant::daemon {
 namespace {
 
-constexpr std::size_t kMaxArenas = 64;
 constexpr std::size_t kMaxStores = 65536;
 
 }  // namespace
@@ -17,9 +16,9 @@ Error EndingError(std::string_view operation) {
   return {ErrorCode::kUnavailable, std::string(operation) + ": the daemon is ending"};
 }
 
-Session::Session(Services& services, std::string client, std::shared_ptr<Budget> arenas,
+Session::Session(Services& services, std::string client, std::shared_ptr<ArenaAllowance> arenas,
                  std::shared_ptr<wire::MessageMemory::Account> messages)
-    : services_(services), arena_budget_(std::move(arenas)), messages_(std::move(messages)), client_(std::move(client)) {
+    : services_(services), arena_allowance_(std::move(arenas)), messages_(std::move(messages)), client_(std::move(client)) {
   services_.sessions.insert(this);
 }
 
@@ -44,10 +43,7 @@ void Session::Close() {
 
 Result<Session::MadeArena> Session::CreateArena(std::uint64_t bytes) {
   if (closed_) return Error{ErrorCode::kDisconnected, "create arena: the session is closed"};
-  if (arenas_.size() >= kMaxArenas) {
-    return Error{ErrorCode::kInvalidArgument, "create arena: this session has " + std::to_string(kMaxArenas) + " already"};
-  }
-  auto arena = Arena::Create(bytes, services_.core.boot_token, arena_budget_, services_.arena_budget);
+  auto arena = Arena::Create(bytes, services_.core.boot_token, arena_allowance_, services_.arena_budget);
   if (!arena) return arena.error();
   const std::uint32_t number = next_number_++;
   arenas_.emplace(number, *arena);

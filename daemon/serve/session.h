@@ -94,7 +94,7 @@ class Session {
  public:
   /// `arenas`: what this connection's arenas may take, those of earlier sessions that still live included.
   /// `messages`: of the connection; null: nobody counts.
-  Session(Services& services, std::string client, std::shared_ptr<Budget> arenas,
+  Session(Services& services, std::string client, std::shared_ptr<ArenaAllowance> arenas,
           std::shared_ptr<wire::MessageMemory::Account> messages = nullptr);
   ~Session();
   Session(const Session&) = delete;
@@ -113,7 +113,7 @@ class Session {
   Result<MadeArena> CreateArena(std::uint64_t bytes);
   /// kNotFound for a number that CreateArena did not answer.
   [[nodiscard]] Result<std::shared_ptr<const Arena>> FindArena(std::uint32_t number) const;
-  [[nodiscard]] std::uint64_t arena_bytes() const noexcept { return arena_budget_->arena_bytes(); }
+  [[nodiscard]] std::uint64_t arena_bytes() const noexcept { return arena_allowance_->bytes.arena_bytes(); }
   [[nodiscard]] std::size_t arenas() const noexcept { return arenas_.size(); }
   /// For a job to keep mapped while it uses places there.
   [[nodiscard]] std::vector<std::shared_ptr<const Arena>> Arenas() const;
@@ -185,7 +185,7 @@ class Session {
   [[nodiscard]] Error NotOurs(std::uint64_t id) const;
 
   Services& services_;
-  const std::shared_ptr<Budget> arena_budget_;
+  const std::shared_ptr<ArenaAllowance> arena_allowance_;
   const std::shared_ptr<wire::MessageMemory::Account> messages_;
   const std::string client_;
   std::uint32_t next_number_ = 1;  // of arenas and stores; never reused

@@ -15,7 +15,7 @@ std::size_t PrefixIndex::DigestHash::operator()(const protocol::Digest& digest) 
 }
 
 PrefixIndex::~PrefixIndex() {
-  for (const auto& [use, block] : evictable_) order_.Remove(*block);
+  for (const auto& [use, block] : evictable_) order_.blocks.Move(*block, use, 0);
 }
 
 Block* PrefixIndex::Find(const Block* parent, const protocol::Digest& chain, std::span<const std::uint32_t> tokens) const {
@@ -110,10 +110,10 @@ std::unique_ptr<Block> PrefixIndex::TakeOut(Block& block) {
 void PrefixIndex::UpdateEvictable(Block& block, bool evictable) {
   if (evictable) {
     evictable_.emplace(block.last_use, &block);
-    order_.Add(block);
+    order_.blocks.Move(block, 0, block.last_use);
   } else {
     evictable_.erase({block.last_use, &block});
-    order_.Remove(block);
+    order_.blocks.Move(block, block.last_use, 0);
   }
 }
 

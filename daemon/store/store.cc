@@ -92,12 +92,14 @@ Result<Block*> Store::Adopt(Block block) {
   if (!charge) return charge.error();
   for (std::size_t i = 0; i < block.parts.size(); ++i) {
     if (Result<void> used = pool_.AdoptSlot(block.parts[i].slot); !used) {
-      while (i-- > 0) pool_.Free(block.parts[i].slot);
+      block.parts.resize(i);
+      FreeSlots(block.parts);
       return used.error();
     }
   }
   block.charge = std::move(*charge);
   block.store = this;
+  UpdateOrder();
   return index_.Insert(std::make_unique<Block>(std::move(block)));
 }
 
@@ -113,7 +115,18 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
       key_means_(plan_),
       hex_(protocol::DigestHex(identity_)) {}
 
-Store::~Store() = default;
+Store::~Store() {
+  core_.eviction.empty_stores.Move(*this, empty_since_, 0);
+  core_.eviction.warm_stores.Move(*this, warm_since_, 0);
+}
+
+void Store::UpdateOrder() {
+  const std::uint64_t empty_since = empty() && !dropped_ ? last_use_ : 0;
+  core_.eviction.empty_stores.Move(*this, std::exchange(empty_since_, empty_since), empty_since);
+  std::uint64_t warm_since = 0;
+  if (pool_.warm_slots() != 0) warm_since = warm_since_ != 0 ? warm_since_ : core_.eviction.NextUse();
+  core_.eviction.warm_stores.Move(*this, std::exchange(warm_since_, warm_since), warm_since);
+}
 
 std::uint64_t Store::SinkBytes(ElementType type) const noexcept { return SinkBytesFor(spec(), type); }
 
@@ -137,6 +150,7 @@ Result<Charge> Store::TakeMetadata(std::size_t bytes, std::string_view what) {
 Result<SlotRef> Store::AllocateSlot(std::uint64_t slot_bytes) {
   for (;;) {
     Result<SlotRef> slot = pool_.Allocate(slot_bytes);
+    UpdateOrder();
     if (slot || slot.error().code != ErrorCode::kStoreFull) return slot;
     if (!core_.make_room(BlockPool::LeastBytes(slot_bytes))) return slot;
   }
@@ -164,9 +178,19 @@ Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) {
 }
 
 void Store::Evict(Block& block) {
-  const std::unique_ptr<Block> taken = index_.TakeOut(block);
-  for (const BlockPart& part : taken->parts) pool_.Free(part.slot);
+  FreeSlots(index_.TakeOut(block)->parts);
   ++counters_.evicted_blocks;
+}
+
+void Store::FreeSlots(const std::vector<BlockPart>& parts) {
+  for (const BlockPart& part : parts) pool_.Free(part.slot);
+  UpdateOrder();
+}
+
+bool Store::GiveBack(std::size_t bytes) {
+  const bool gave = pool_.GiveBack(bytes);
+  UpdateOrder();
+  return gave;
 }
 
 EvictFigures Store::Evict(std::uint64_t max_blocks, bool dry_run) {
@@ -187,7 +211,7 @@ EvictFigures Store::Evict(std::uint64_t max_blocks, bool dry_run) {
     figures.bytes += SlotBytesOf(*block);
     Evict(*block);
   }
-  pool_.GiveBack(~std::size_t{0});
+  GiveBack(~std::size_t{0});
   return figures;
 }
 
@@ -218,15 +242,27 @@ std::vector<protocol::Digest> Store::AddSpelling(const protocol::Digest& spellin
 
 void Store::RemoveName(const std::string& name) { std::erase(names_, name); }
 
+void Store::SequenceOpened() {
+  ++sequences_;
+  UpdateOrder();
+}
+
 void Store::SequenceClosed() {
   KVANT_CHECK(sequences_ != 0, name());
   --sequences_;
   last_use_ = core_.eviction.NextUse();
+  UpdateOrder();
 }
 
-void Store::Opened() noexcept {
+void Store::Opened() {
   ++openers_;
   last_use_ = core_.eviction.NextUse();
+  UpdateOrder();
+}
+
+void Store::MarkDropped() {
+  dropped_ = true;
+  UpdateOrder();
 }
 
 void Store::Closed() {
@@ -267,8 +303,7 @@ PendingBlock::PendingBlock(std::shared_ptr<Store> store, Charge charge) noexcept
     : store_(std::move(store)), charge_(std::move(charge)) {}
 
 PendingBlock::~PendingBlock() {
-  if (store_ == nullptr) return;  // moved from
-  for (const BlockPart& part : parts_) store_->pool_.Free(part.slot);
+  if (store_ != nullptr) store_->FreeSlots(parts_);  // null: moved from
 }
 
 Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position,

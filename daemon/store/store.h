@@ -95,12 +95,17 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Frees the block's slots. Requires: one of this store's, without leases and children.
   void Evict(Block& block);
 
+  /// Gives back pages of warm slots: see BlockPool::GiveBack.
+  bool GiveBack(std::size_t bytes);
+  /// Holds no sequence, no block, and none is on its way.
+  [[nodiscard]] bool empty() const noexcept { return sequences_ == 0 && index_.size() == 0 && pool_.used_slots() == 0; }
+
   /// Takes note of the keys of a block that was sealed now; warns (Core::notify) once when their codec turns out unfit for
   /// them.
   void NoteKeys(std::span<const KeyMean> block);
   [[nodiscard]] const KeyMeans& key_means() const noexcept { return key_means_; }
 
-  void SequenceOpened() noexcept { ++sequences_; }
+  void SequenceOpened();
   void SequenceClosed();
   [[nodiscard]] std::uint64_t sequences() const noexcept { return sequences_; }  ///< readers included
 
@@ -118,12 +123,12 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Makes it the last one; returns those that are forgotten, so that there are at most kMaxSpellings.
   std::vector<protocol::Digest> AddSpelling(const protocol::Digest& spelling);
   /// Sessions that have the store open.
-  void Opened() noexcept;
+  void Opened();
   void Closed();
   [[nodiscard]] std::uint64_t openers() const noexcept { return openers_; }
   [[nodiscard]] std::uint64_t last_use() const noexcept { return last_use_; }
   /// The store has left the table: whoever has it open must open it again.
-  void MarkDropped() noexcept { dropped_ = true; }
+  void MarkDropped();
   [[nodiscard]] bool dropped() const noexcept { return dropped_; }
 
  private:
@@ -131,6 +136,9 @@ class Store : public std::enable_shared_from_this<Store> {
   Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
   Result<void> WriteManifest();
   Result<SlotRef> AllocateSlot(std::uint64_t slot_bytes);
+  void FreeSlots(const std::vector<BlockPart>& parts);
+  /// To be called after whatever changes last_use_, empty() or whether there are warm slots.
+  void UpdateOrder();
 
   Core& core_;
   const std::shared_ptr<const quantizers::Plan> plan_;
@@ -149,7 +157,9 @@ class Store : public std::enable_shared_from_this<Store> {
   std::vector<std::string> names_;
   std::vector<protocol::Digest> spellings_;
   std::uint64_t openers_ = 0;
-  std::uint64_t last_use_ = 0;  // as EvictionOrder counts
+  std::uint64_t last_use_ = 0;     // as EvictionOrder counts; 0 until it is opened
+  std::uint64_t empty_since_ = 0;  // where it stands in the order, 0: nowhere
+  std::uint64_t warm_since_ = 0;
   bool dropped_ = false;
 };
 

@@ -86,11 +86,7 @@ void StoreTable::Close(std::shared_ptr<Store> store) {
   const auto held = stores_.find(store->identity());
   if (held == stores_.end() || held->second != store) return;  // dropped meanwhile
   store.reset();
-  if (held->second->openers() == 0 && Empty(*held->second)) Erase(held->second);
-}
-
-bool StoreTable::Empty(const Store& store) {
-  return store.sequences() == 0 && store.index().size() == 0 && store.pool().used_slots() == 0;
+  if (held->second->openers() == 0 && held->second->empty()) Erase(held->second);
 }
 
 void StoreTable::Erase(const std::shared_ptr<Store>& store) {
@@ -145,7 +141,7 @@ Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max
     }
     return sum;
   }
-  for (Block* oldest = core_.eviction.oldest(); oldest != nullptr; oldest = core_.eviction.oldest()) {
+  while (Block* const oldest = core_.eviction.blocks.oldest()) {
     if (max_blocks != 0 && sum.blocks == max_blocks) break;
     ++sum.blocks;
     sum.bytes += oldest->store->SlotBytesOf(*oldest);
@@ -153,8 +149,8 @@ Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max
   }
   for (auto it = stores_.begin(); it != stores_.end();) {
     const std::shared_ptr<Store>& each = (it++)->second;
-    each->pool().GiveBack(~std::size_t{0});
-    if (each->openers() == 0 && Empty(*each)) Erase(each);
+    each->GiveBack(~std::size_t{0});
+    if (each->openers() == 0 && each->empty()) Erase(each);
   }
   return sum;
 }
@@ -175,23 +171,19 @@ StoreFigures StoreTable::Totals() const {
 }
 
 bool StoreTable::MakeRoom(std::size_t bytes) {
-  if (core_.budget.warm_bytes() != 0) {
-    for (const auto& [identity, store] : stores_) {
-      if (store->pool().GiveBack(bytes)) return true;
-    }
+  const EvictionOrder& order = core_.eviction;
+  for (const auto& [since, store] : order.warm_stores) {
+    if (store->GiveBack(bytes)) return true;  // false only while jobs populate all of its warm slots
   }
   // Blocks and stores that hold nothing go by when they were last used, whichever it is.
-  const std::shared_ptr<Store>* least = nullptr;
-  for (const auto& [identity, store] : stores_) {
-    if (Empty(*store) && (least == nullptr || store->last_use() < (*least)->last_use())) least = &store;
-  }
-  Block* const oldest = core_.eviction.oldest();
-  if (oldest != nullptr && (least == nullptr || oldest->last_use < (*least)->last_use())) {
-    oldest->store->Evict(*oldest);
+  Block* const block = order.blocks.oldest();
+  Store* const store = order.empty_stores.oldest();
+  if (block != nullptr && (store == nullptr || block->last_use < store->last_use())) {
+    block->store->Evict(*block);
     return true;
   }
-  if (least == nullptr) return false;
-  Erase(std::shared_ptr<Store>(*least));
+  if (store == nullptr) return false;
+  Erase(store->shared_from_this());
   return true;
 }
 

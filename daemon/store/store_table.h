@@ -79,8 +79,6 @@ class StoreTable {
   /// True if the name meant another store.
   bool Label(const std::string& name, Store& store);
   void Erase(const std::shared_ptr<Store>& store);
-  /// Holds no sequence, no block, and none is on its way.
-  [[nodiscard]] static bool Empty(const Store& store);
 
   Core& core_;
   std::map<protocol::Digest, std::shared_ptr<Store>> stores_;

@@ -86,7 +86,7 @@ class StepAllocationTest : public ::testing::Test {
                      .waiting_calls = {},
                      .draining = false};
   std::shared_ptr<Session> shared_session_ =
-      std::make_shared<Session>(services_, "test", std::make_shared<Budget>(std::size_t{1} << 30));
+      std::make_shared<Session>(services_, "test", std::make_shared<ArenaAllowance>(std::size_t{1} << 30));
   Session& session_ = *shared_session_;
   Session::MadeArena arena_;
   Sequence* sequence_ = nullptr;

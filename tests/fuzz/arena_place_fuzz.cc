@@ -21,7 +21,8 @@ bool Inside(Wide first, Wide end) { return first >= kHeaderPage && end <= kArena
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static daemon::Budget all(kArenaBytes);
-  static const auto arena = daemon::Arena::Create(kArenaBytes, 1, std::make_shared<daemon::Budget>(kArenaBytes), all).value();
+  static const auto arena =
+      daemon::Arena::Create(kArenaBytes, 1, std::make_shared<daemon::ArenaAllowance>(kArenaBytes), all).value();
   static const std::byte* const begin = *arena->CheckRange("begin", kHeaderPage, 1, 1) - kHeaderPage;
   fuzz::Input input(data, size);
 

@@ -11,7 +11,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -89,6 +91,11 @@ class MemoryBoundTest : public ::testing::Test {
     }
     ADD_FAILURE() << "no " << field;
     return 0;
+  }
+
+  [[nodiscard]] std::size_t Descriptors() {
+    const std::filesystem::directory_iterator entries("/proc/" + std::to_string(daemon_.child().pid()) + "/fd");
+    return static_cast<std::size_t>(std::distance(begin(entries), end(entries)));
   }
 
   /// The most that was ever resident since the test began, private and shared.
@@ -256,6 +263,28 @@ TEST_F(MemoryBoundTest, ArenasOfSessionsThatEnded) {
   client.MakeArena(kArena);  // fails the test unless the memory came back with the capabilities
 }
 
+// The same with small arenas: each that is kept holds a descriptor of the daemon's.
+TEST_F(MemoryBoundTest, DescriptorsOfArenasOfSessionsThatEnded) {
+  RpcClient client(*io_, Dial(daemon_.socket()));
+  const std::size_t before = Descriptors();
+  std::vector<wire::Segment::Client> kept;
+  for (int session = 0; session < 4; ++session) {
+    client.Hello();
+    for (int i = 0; i < 64; ++i) {
+      auto request = client.session().createArenaRequest();
+      request.setBytes(64 << 10);
+      const auto answer = client.Wait(request.send());
+      if (answer.isOk()) kept.push_back(answer.getOk().getSegment());
+    }
+    client.DropSession();
+  }
+  EXPECT_EQ(kept.size(), 64u);
+  EXPECT_LE(Descriptors(), before + 64);
+  kept.clear();
+  client.Hello();
+  client.MakeArena(64 << 10);  // fails the test unless the descriptors came back with the capabilities
+}
+
 TEST_F(MemoryBoundTest, MessagesThatAreNeverWhole) {
   std::vector<protocol::UniqueFd> peers;
   const std::vector<char> zeros(40 * kMiB);
@@ -271,8 +300,9 @@ TEST_F(MemoryBoundTest, MessagesThatAreNeverWhole) {
 }
 
 TEST_F(MemoryBoundTest, CallsThatAreNeverFinishedAndAnswersThatAreNotRead) {
+  std::vector<protocol::UniqueFd> peers;
   for (int peer = 0; peer < 4; ++peer) {
-    const protocol::UniqueFd fd(Dial(daemon_.socket()));
+    peers.emplace_back(Dial(daemon_.socket()));
     std::vector<char> burst;
     for (std::uint32_t id = 0; id < 400'000; ++id) {
       capnp::MallocMessageBuilder message(16);
@@ -281,7 +311,7 @@ TEST_F(MemoryBoundTest, CallsThatAreNeverFinishedAndAnswersThatAreNotRead) {
       const auto bytes = words.asBytes();
       burst.insert(burst.end(), bytes.begin(), bytes.end());
     }
-    SendAll(fd.get(), burst.data(), burst.size());
+    SendAll(peers.back().get(), burst.data(), burst.size());
     good_.Wait(good_.session().pingRequest().send());
   }
   ExpectWithin(kBudget + kFixed + kMessages);
