@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
+#include <string_view>
 #include <utility>
 
 #include "kernels/rope_frequencies.h"
@@ -56,6 +58,23 @@ float NegligibleWeight(const ValueCodec& codec) {
   const double error = codec.expected_error(codec.parts()).value_or(0.0);
   return static_cast<float>(0.01 * std::sqrt(std::clamp(error, 0.0, 1.0)));
 }
+
+/// Collects the distinct codecs of one side, in the order in which they come.
+class UsedCodecs {
+ public:
+  explicit UsedCodecs(Side side) : side_(side) {}
+  void Use(const std::string& spec, const BlockCodec& codec, std::size_t heads) {
+    const auto [at, added] = known_.emplace(spec, used_.size());
+    if (added) used_.push_back({side_, spec, &codec, 0});
+    used_[at->second].heads += heads;
+  }
+  [[nodiscard]] std::vector<UsedCodec> Take() && { return std::move(used_); }
+
+ private:
+  Side side_;
+  std::vector<UsedCodec> used_;
+  std::map<std::string_view, std::size_t> known_;  // by specs, which outlive this
+};
 
 }  // namespace
 
@@ -148,6 +167,7 @@ Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const S
 
   // The expected error is slow to compute, so it is asked once for each spec, of the first layer that it serves.
   std::map<std::size_t, float> negligible;
+  UsedCodecs key_list(Side::kKeys), value_list(Side::kValues);
   for (std::uint32_t layer = 0; layer < spec.layers; ++layer) {
     std::vector<HeadCodecs>& heads = plan->layers_.emplace_back();
     for (const Choice& choice : (*choices)[layer]) {
@@ -165,6 +185,8 @@ Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const S
       if (!key_codec) return key_codec.error();
       auto value_codec = MakeValues(values.parsed(choice.values), config);
       if (!value_codec) return value_codec.error();
+      key_list.Use(keys.canonical(choice.keys), **key_codec, choice.end - choice.begin);
+      value_list.Use(values.canonical(choice.values), **value_codec, choice.end - choice.begin);
       HeadCodecs& made = heads.emplace_back();
       made.begin = choice.begin;
       made.end = choice.end;
@@ -181,6 +203,8 @@ Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const S
       }
     }
   }
+  plan->used_codecs_ = std::move(key_list).Take();
+  std::ranges::move(std::move(value_list).Take(), std::back_inserter(plan->used_codecs_));
   plan->LayOut();
   return std::unique_ptr<const Plan>(std::move(plan));
 }
@@ -234,30 +258,6 @@ Place Plan::place(std::size_t layer, std::size_t kv_head, Side side) const {
   Place place = side == Side::kKeys ? heads.first_keys : heads.first_values;
   for (std::size_t p = 0; p < place.parts; ++p) place.offset[p] += (kv_head - heads.begin) * heads.head_stride[p];
   return place;
-}
-
-std::vector<UsedCodec> Plan::used_codecs() const {
-  std::vector<UsedCodec> used;
-  std::map<std::pair<Side, std::string_view>, std::size_t> known;
-  const auto use = [&](Side side, std::string_view spec, const BlockCodec& codec, std::size_t heads) {
-    const auto [at, added] = known.emplace(std::pair(side, spec), used.size());
-    if (added) used.push_back({side, spec, &codec, 0});
-    used[at->second].heads += heads;
-  };
-  // The text has one line for each HeadCodecs, in their order.
-  std::string_view rest = canonical_;
-  if (artifact_) rest.remove_prefix(rest.find('\n') + 1);
-  for (const auto& layer : layers_) {
-    for (const HeadCodecs& heads : layer) {
-      const std::string_view line = rest.substr(0, rest.find('\n'));
-      rest.remove_prefix(line.size() + 1);
-      const std::size_t keys = line.find(kKeysWord) + kKeysWord.size(), values = line.find(kValuesWord, keys);
-      use(Side::kKeys, line.substr(keys, values - keys), *heads.keys, heads.end - heads.begin);
-      use(Side::kValues, line.substr(values + kValuesWord.size()), *heads.values, heads.end - heads.begin);
-    }
-  }
-  std::ranges::stable_sort(used, {}, &UsedCodec::side);
-  return used;
 }
 
 std::size_t Plan::logical_bytes() const noexcept {

@@ -69,7 +69,7 @@ struct HeadCodecs {
 /// A codec of a plan, once however many heads it serves.
 struct UsedCodec {
   Side side = Side::kKeys;
-  std::string_view spec;              ///< canonical; of the plan's text
+  std::string spec;                   ///< canonical
   const BlockCodec* codec = nullptr;  ///< of the first heads that it serves; blocks of the others have the same form
   std::size_t heads = 0;              ///< KV heads of all layers
 };
@@ -109,8 +109,8 @@ class Plan {
   /// "artifact DIGEST" if there is one, then "layer 3 keys SPEC values SPEC", or "layer 3 heads 0..1 keys SPEC values SPEC" for
   /// some of the heads.
   [[nodiscard]] const std::string& canonical() const noexcept { return canonical_; }
-  /// Every distinct codec, keys first. As slow as the plan's text is long; the plan must outlive what is returned.
-  [[nodiscard]] std::vector<UsedCodec> used_codecs() const;
+  /// Every distinct codec, keys first.
+  [[nodiscard]] const std::vector<UsedCodec>& used_codecs() const noexcept { return used_codecs_; }
   /// True if the keys of this layer are handed over before RoPE.
   [[nodiscard]] bool pre_rope(std::size_t layer) const { return layers_[layer].front().keys->pre_rope(); }
 
@@ -128,6 +128,7 @@ class Plan {
   kernels::Rope rope_;
   std::unique_ptr<const Artifact> artifact_;
   std::vector<std::vector<HeadCodecs>> layers_;
+  std::vector<UsedCodec> used_codecs_;
   std::size_t sections_ = 1;
   std::array<std::size_t, kMaxParts> section_end_{};
   std::size_t encode_scratch_ = 0;

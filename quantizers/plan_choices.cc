@@ -108,8 +108,7 @@ Result<std::string> PlanText(const std::vector<std::vector<Choice>>& layers, con
     for (const Choice& choice : layers[layer]) {
       text += "layer " + std::to_string(layer);
       if (layers[layer].size() > 1) text += " heads " + std::to_string(choice.begin) + ".." + std::to_string(choice.end - 1);
-      text += std::string(kKeysWord) + keys.canonical(choice.keys) + std::string(kValuesWord) +
-              values.canonical(choice.values) + "\n";
+      text += " keys " + keys.canonical(choice.keys) + " values " + values.canonical(choice.values) + "\n";
     }
     if (text.size() > kMaxPlanText) {
       return Invalid("the plan's text has more than " + std::to_string(kMaxPlanText) + " bytes in its first " +

@@ -50,10 +50,6 @@ struct Choice {
 /// The codecs of every layer: the default, overridden in order.
 [[nodiscard]] Result<std::vector<std::vector<Choice>>> ChooseCodecs(const StoreSpec& spec, Specs& keys, Specs& values);
 
-/// What stands before the specs in a line of the plan's text. Specs hold no spaces.
-inline constexpr std::string_view kKeysWord = " keys ";
-inline constexpr std::string_view kValuesWord = " values ";
-
 /// The plan's text (Plan::canonical) without the artifact.
 [[nodiscard]] Result<std::string> PlanText(const std::vector<std::vector<Choice>>& layers, const Specs& keys,
                                            const Specs& values);

@@ -136,7 +136,7 @@ void WriteDetail(const SequenceDetail& from, wire::SequenceDetail::Builder to) {
 void WriteCodec(const quantizers::UsedCodec& from, wire::StoredCodec::Builder to) {
   const quantizers::CodeForm form = from.codec->form();
   to.setSide(from.side == quantizers::Side::kKeys ? "keys" : "values");
-  to.setSpec(TextOf(std::string(from.spec)));
+  to.setSpec(TextOf(from.spec));
   to.setHeads(from.heads);
   to.setFamily(TextOf(std::string(CodeFamilyName(form.family))));
   to.setOrder(TextOf(std::string(CodeOrderName(form.order))));
@@ -286,7 +286,7 @@ kj::Promise<void> AdminServer::codecs(CodecsContext context) {
       wire::WriteError(store.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
-    const std::vector<quantizers::UsedCodec> used = (*store)->plan()->used_codecs();
+    const std::vector<quantizers::UsedCodec>& used = (*store)->plan()->used_codecs();
     auto list = context.getResults().initOk(static_cast<unsigned>(used.size()));
     for (unsigned i = 0; i < list.size(); ++i) WriteCodec(used[i], list[i]);
     return kj::READY_NOW;

@@ -14,6 +14,7 @@
 #include "kernels/int8/int8.h"
 #include "kernels/raw/rows.h"
 #include "kernels/ufloat16.h"
+#include "quantizers/byte_codes.h"
 #include "quantizers/codec.h"
 #include "quantizers/strided_rows.h"
 
@@ -112,11 +113,10 @@ class Int8Keys final : public KeyCodec {
   [[nodiscard]] CodeForm form() const noexcept override { return block_.form(CodeOrder::kKeyTiles); }
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return UniformError(block_.dim()); }
 
-  /// Scratch: the kernel's, then logits that are added.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     return {.encode = kernels::kInt8KeyTile * block_.dim() * sizeof(float),
             .prepared = kernels::Int8PreparedBytes(n, block_.dim()),
-            .scratch = kernels::ByteScoreScratchBytes(n, block_.dim()) + n * block_.tokens() * sizeof(float)};
+            .scratch = ByteCodesScoreScratch(n, block_.dim(), block_.tokens())};
   }
 
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {
@@ -135,20 +135,7 @@ class Int8Keys final : public KeyCodec {
     for (std::size_t i = 0; i < args.n; ++i)
       rows[i] = kernels::RoundToInt16(args.queries + i * args.query_stride, dim, integers + i * dim);
   }
-  void Score(const ScoreArgs& args) const override {
-    auto* own = reinterpret_cast<float*>(args.scratch + kernels::ByteScoreScratchBytes(args.n, block_.dim()));
-    kernels::ScoreInt8({.dim = block_.dim(),
-                        .tokens = block_.tokens(),
-                        .block = args.block.part[0],
-                        .prepared = args.prepared,
-                        .queries = args.n,
-                        .logits = args.add ? own : args.logits,
-                        .stride = args.add ? block_.tokens() : args.stride,
-                        .scratch = args.scratch,
-                        .next = args.next.data,
-                        .next_bytes = args.next.bytes});
-    if (args.add) PutRows(own, args.n, block_.tokens(), args.logits, args.stride, true);
-  }
+  void Score(const ScoreArgs& args) const override { ScoreByteCodes(args, block_.dim(), block_.tokens(), kernels::ScoreInt8); }
 
  private:
   Int8Block block_;
@@ -176,17 +163,7 @@ class Int8Values final : public ValueCodec {
 
   [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return block_.dim(); }
   void Accumulate(const AccumulateArgs& args) const override {
-    kernels::AccumulateInt8({.dim = block_.dim(),
-                             .tokens = block_.tokens(),
-                             .block = args.block.part[0],
-                             .weights = args.weights,
-                             .stride = args.stride,
-                             .queries = args.n,
-                             .acc = args.acc,
-                             .acc_stride = args.acc_stride,
-                             .scratch = args.scratch,
-                             .next = args.next.data,
-                             .next_bytes = args.next.bytes});
+    kernels::AccumulateInt8(ByteAccumulate(args, block_.dim(), block_.tokens()));
   }
   void Finish(const FinishArgs& args) const override {
     for (std::size_t i = 0; i < args.n; ++i) {

@@ -27,6 +27,7 @@
 #include "kernels/rotation/unrotate.h"
 #include "kernels/ufloat16.h"
 #include "quantizers/artifact.h"
+#include "quantizers/byte_codes.h"
 #include "quantizers/codec.h"
 #include "quantizers/lloyd_error.h"
 #include "quantizers/rotation.h"
@@ -220,10 +221,10 @@ class LloydKeys final : public KeyCodec {
   [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
   [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
-  /// Scratch: the kernel's, then queries that do not lie adjacent, or logits that are added.
+  /// Scratch: the kernel's of Prepare, then queries that do not lie adjacent; or Score's.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     const std::size_t prepare = kernels::RotationScratchBytes(blocks_.dim()) + n * blocks_.row_bytes();
-    const std::size_t score = kernels::ByteScoreScratchBytes(n, blocks_.dim()) + n * blocks_.tokens() * sizeof(float);
+    const std::size_t score = ByteCodesScoreScratch(n, blocks_.dim(), blocks_.tokens());
     return {.encode = blocks_.encode_scratch(),
             .decode = blocks_.decode_scratch(),
             .prepared = (n + kLanes - 1) / kLanes * kernels::LloydQueryBatchBytes(blocks_.table().bits, blocks_.dim()),
@@ -240,18 +241,8 @@ class LloydKeys final : public KeyCodec {
                                  args.n, args.prepared, args.scratch);
   }
   void Score(const ScoreArgs& args) const override {
-    auto* own = reinterpret_cast<float*>(args.scratch + kernels::ByteScoreScratchBytes(args.n, blocks_.dim()));
-    kernels::LloydScore(blocks_.table(), {.dim = blocks_.dim(),
-                                          .tokens = blocks_.tokens(),
-                                          .block = args.block.part[0],
-                                          .prepared = args.prepared,
-                                          .queries = args.n,
-                                          .logits = args.add ? own : args.logits,
-                                          .stride = args.add ? blocks_.tokens() : args.stride,
-                                          .scratch = args.scratch,
-                                          .next = args.next.data,
-                                          .next_bytes = args.next.bytes});
-    if (args.add) PutRows(own, args.n, blocks_.tokens(), args.logits, args.stride, true);
+    ScoreByteCodes(args, blocks_.dim(), blocks_.tokens(),
+                   [this](const kernels::ByteScoreArgs& bytes) { kernels::LloydScore(blocks_.table(), bytes); });
   }
 
  private:
@@ -279,17 +270,7 @@ class LloydValues final : public ValueCodec {
 
   [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return blocks_.dim(); }
   void Accumulate(const AccumulateArgs& args) const override {
-    kernels::LloydAccumulate(blocks_.table(), {.dim = blocks_.dim(),
-                                               .tokens = blocks_.tokens(),
-                                               .block = args.block.part[0],
-                                               .weights = args.weights,
-                                               .stride = args.stride,
-                                               .queries = args.n,
-                                               .acc = args.acc,
-                                               .acc_stride = args.acc_stride,
-                                               .scratch = args.scratch,
-                                               .next = args.next.data,
-                                               .next_bytes = args.next.bytes});
+    kernels::LloydAccumulate(blocks_.table(), ByteAccumulate(args, blocks_.dim(), blocks_.tokens()));
   }
   void Finish(const FinishArgs& args) const override { blocks_.Unrotate(args); }
 

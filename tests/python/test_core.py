@@ -61,6 +61,63 @@ def test_attention_is_plain_attention(store, placement):
     assert len(sequence) == total
 
 
+@pytest.mark.parametrize("placement", ["local", "service"])
+def test_rows_are_read_back(store, placement):
+    rng = np.random.default_rng(8)
+    sequence = store.open((), placement=placement, recent_tokens=16, max_step_tokens=8, tail="f32")
+    keys, values = rows(rng, 80)
+    for at in range(0, 80, 8):
+        sequence.reserve(8)
+        for layer in range(LAYERS):
+            sequence.append(layer, keys[layer, at : at + 8], values[layer, at : at + 8])
+        sequence.advance(np.arange(at, at + 8))
+    got_keys = np.empty((70, KV_HEADS, DIM), np.float32)
+    got_values = np.empty((KV_HEADS, 70, DIM), np.float16)
+    sequence.copy_rows(1, 5, 70, got_keys, got_values.transpose(1, 0, 2))
+    assert (got_keys == keys[1, 5:75]).all()
+    assert (got_values == values[1, 5:75].astype(np.float16).transpose(1, 0, 2)).all()
+    got_keys[...] = 0
+    sequence.copy_rows(0, 5, 70, keys=got_keys)
+    assert (got_keys == keys[0, 5:75]).all()
+    with pytest.raises(kvant.OutOfRangeError, match="the sequence has 80 tokens"):
+        sequence.copy_rows(0, 11, 70, keys=got_keys)
+    with pytest.raises(kvant.InvalidArgumentError, match="neither keys nor values"):
+        sequence.copy_rows(0, 0, 70)
+
+
+@pytest.mark.parametrize("placement", ["local", "service"])
+def test_a_batch_gives_what_each_sequence_gives_alone(placement):
+    rng = np.random.default_rng(10)
+    client = kvant.Client()
+    store = client.open_store(spec())
+    sequences, alone, together, calls = [], [], [], []
+    for tokens, new in ((3, 1), (40, 2), (40, 5)):
+        sequence = store.open((), placement=placement, recent_tokens=16, tail="f32")
+        keys, values = rows(rng, tokens + new)
+        for first, last in ((0, tokens), (tokens, tokens + new)):
+            sequence.reserve(last - first)
+            for layer in range(LAYERS):
+                sequence.append(layer, keys[layer, first:last], values[layer, first:last])
+            if last == tokens:
+                sequence.advance(list(range(tokens)))
+        q = rng.standard_normal((new, Q_HEADS, DIM), dtype=np.float32)
+        alone.append(np.empty_like(q))
+        together.append(np.full_like(q, np.nan))
+        sequence.attend(1, q, alone[-1], 0.125, softcap=20.0)
+        sequences.append(sequence)
+        calls.append((sequence, q, together[-1]))
+    client.attend_batch(1, calls, 0.125, softcap=20.0)
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(one - other).max() < 1e-5  # the order of sums may differ where blocks are read once for several
+    with pytest.raises(kvant.InvalidArgumentError, match="another client"):
+        kvant.Client().attend_batch(1, calls, 0.125)
+    with pytest.raises(kvant.InvalidArgumentError, match="call 0 has no sequence"):
+        client.attend_batch(1, [(None, *calls[0][1:])], 0.125)
+    sequences[1].close()
+    with pytest.raises(kvant.InvalidArgumentError, match="closed"):
+        client.attend_batch(1, calls, 0.125)
+
+
 def test_rows_are_views_of_shared_memory(store):
     sequence = store.open((), tail="f32")
     sequence.reserve(3)

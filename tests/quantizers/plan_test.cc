@@ -30,13 +30,12 @@ StoreSpec Good() {
 TEST(PlanTest, EveryDistinctCodecIsListedOnceWithItsHeads) {
   StoreSpec spec = Good();  // 4 layers of 3 heads
   spec.plan.overrides = {{1, 3, "f32", "int8"}, {2, 2, "int8", "f16", 1, 1}};
-  spec.plan.artifact = ArtifactImage({});  // a line of its own in the plan's text
   const auto plan = Plan::Make(Registry::Builtin(), spec);
   ASSERT_TRUE(plan) << plan.error().message;
   std::vector<std::string> listed;
   for (const UsedCodec& used : (*plan)->used_codecs()) {
     const std::string side = used.side == Side::kKeys ? "keys " : "values ";
-    listed.push_back(side + std::string(used.spec) + " " + std::to_string(used.heads));
+    listed.push_back(side + used.spec + " " + std::to_string(used.heads));
     const BlockCodec* expected = nullptr;  // of the first place that holds such blocks
     for (std::size_t layer = 4; layer-- > 0;) {
       for (std::size_t head = 3; head-- > 0;) {

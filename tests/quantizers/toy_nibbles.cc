@@ -9,6 +9,7 @@
 #include "kernels/bytes/attend.h"
 #include "kernels/bytes/queries.h"
 #include "kernels/ufloat16.h"
+#include "quantizers/byte_codes.h"
 #include "quantizers/strided_rows.h"
 #include "tests/quantizers/toy_arithmetic.h"
 #include "tests/quantizers/toy_codecs.h"
@@ -131,11 +132,10 @@ class NibbleKeys final : public KeyCodec {
   [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return nibbles_.bytes(); }
   [[nodiscard]] CodecTraits traits() const noexcept override { return Nibbles::traits(); }
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return nibbles_.expected_error(); }
-  /// Scratch: the kernel's, then logits that are added.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     return {.encode = nibbles_.row_bytes(),
             .prepared = (n + kernels::kQueryBatch - 1) / kernels::kQueryBatch * kernels::QueryBatchBytes(nibbles_.dim() / 4),
-            .scratch = kernels::ByteScoreScratchBytes(n, nibbles_.dim()) + n * nibbles_.tokens() * sizeof(float)};
+            .scratch = ByteCodesScoreScratch(n, nibbles_.dim(), nibbles_.tokens())};
   }
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return nibbles_.Encode(args); }
   void Decode(const DecodeArgs& args) const override { nibbles_.Decode(args); }
@@ -160,19 +160,9 @@ class NibbleKeys final : public KeyCodec {
     }
   }
   void Score(const ScoreArgs& args) const override {
-    auto* own = reinterpret_cast<float*>(args.scratch + kernels::ByteScoreScratchBytes(args.n, nibbles_.dim()));
-    HWY_DYNAMIC_DISPATCH(ScoreNibbles)
-    ({.dim = nibbles_.dim(),
-      .tokens = nibbles_.tokens(),
-      .block = args.block.part[0],
-      .prepared = args.prepared,
-      .queries = args.n,
-      .logits = args.add ? own : args.logits,
-      .stride = args.add ? nibbles_.tokens() : args.stride,
-      .scratch = args.scratch,
-      .next = args.next.data,
-      .next_bytes = args.next.bytes});
-    if (args.add) PutRows(own, args.n, nibbles_.tokens(), args.logits, args.stride, true);
+    ScoreByteCodes(args, nibbles_.dim(), nibbles_.tokens(), [](const kernels::ByteScoreArgs& bytes) {
+      HWY_DYNAMIC_DISPATCH(ScoreNibbles)(bytes);
+    });
   }
 
  private:
@@ -192,18 +182,7 @@ class NibbleValues final : public ValueCodec {
   void Decode(const DecodeArgs& args) const override { nibbles_.Decode(args); }
   [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return nibbles_.dim(); }
   void Accumulate(const AccumulateArgs& args) const override {
-    HWY_DYNAMIC_DISPATCH(AccumulateNibbles)
-    ({.dim = nibbles_.dim(),
-      .tokens = nibbles_.tokens(),
-      .block = args.block.part[0],
-      .weights = args.weights,
-      .stride = args.stride,
-      .queries = args.n,
-      .acc = args.acc,
-      .acc_stride = args.acc_stride,
-      .scratch = args.scratch,
-      .next = args.next.data,
-      .next_bytes = args.next.bytes});
+    HWY_DYNAMIC_DISPATCH(AccumulateNibbles)(ByteAccumulate(args, nibbles_.dim(), nibbles_.tokens()));
   }
   void Finish(const FinishArgs& args) const override {
     for (std::size_t i = 0; i < args.n; ++i)

@@ -5,10 +5,14 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <kvant/client.h>
 
@@ -187,6 +191,19 @@ void AddSequence(nb::module_& module) {
           },
           "tokens"_a, "Makes reserved tokens part of the sequence; every layer's rows must be written.")
       .def(
+          "copy_rows",
+          [](PySequence& self, std::size_t layer, std::uint64_t first, std::size_t count, const std::optional<WriteArray>& keys,
+             const std::optional<WriteArray>& values) {
+            Sequence& sequence = self.Open("copy_rows");
+            const TensorView k = keys ? WriteView(*keys, "keys") : TensorView{};
+            const TensorView v = values ? WriteView(*values, "values") : TensorView{};
+            Take(Unlocked([&] { return sequence.CopyRows(layer, first, count, k, v); }));
+          },
+          "layer"_a, "first"_a, "count"_a, "keys"_a.none() = nb::none(), "values"_a.none() = nb::none(),
+          "Copies the rows of positions first .. first + count of one layer to `keys` and `values`, writable arrays [count, "
+          "kv_heads, head_dim] of float32, float16 or bfloat16; None for a side that is not wanted. Raw rows and sinks come as "
+          "they were written, those that attention reads as codes decoded. OutOfRangeError beyond the sequence.")
+      .def(
           "trim",
           [](PySequence& self, std::uint64_t length) {
             Sequence& sequence = self.Open("trim");
@@ -342,7 +359,25 @@ void AddClient(nb::module_& module) {
             const StoreSpec wanted = ReadSpec(spec);
             return PyStore{Take(Unlocked([&] { return client.OpenStore(wanted); }))};
           },
-          "spec"_a, "Opens the store of a kvant.StoreSpec; creates it if nobody has.");
+          "spec"_a, "Opens the store of a kvant.StoreSpec; creates it if nobody has.")
+      .def(
+          "attend_batch",
+          [](PyClient& self, std::size_t layer, const std::vector<std::tuple<PySequence*, ReadArray, WriteArray>>& calls,
+             float scale, const std::optional<nb::ndarray<const float, nb::ndim<1>, nb::c_contig>>& sink_logits, float softcap,
+             std::uint32_t window) {
+            Client& client = self.Open("attend_batch");
+            std::vector<AttendBatchItem> items;
+            items.reserve(calls.size());
+            for (const auto& [sequence, q, out] : calls) {
+              if (sequence == nullptr) Refuse("attend_batch: call " + std::to_string(items.size()) + " has no sequence");
+              items.push_back(
+                  {&sequence->Open("attend_batch"), Args(q, out, scale, std::nullopt, sink_logits, softcap, window)});
+            }
+            Take(Unlocked([&] { return client.AttendBatch(layer, items); }));
+          },
+          "layer"_a, "calls"_a, "scale"_a, nb::kw_only(), "sink_logits"_a = nb::none(), "softcap"_a = 0.0f, "window"_a = 0,
+          "Sequence.attend() of one layer for several sequences of this client and of one placement in one call. calls: "
+          "(sequence, q, out) of each. Blocks that they share are read once.");
 }
 
 }  // namespace

@@ -48,13 +48,19 @@ class Conversation:
     def step(self, layer, keys, values, q, out, scale, **style):
         """Keys and values [tokens, kv_heads, head_dim] of one layer become rows, and q's attention goes to out. `style`: window, softcap,
         sink_logits as kvant.Sequence.step."""
+        self._enter(layer, keys.shape[0])
+        self._sequence.step(layer, keys, values, q, out, scale, **style)
+        self._leave(layer)
+
+    def _enter(self, layer, tokens):
         if layer == 0:
-            self._start(keys.shape[0])
+            self._start(tokens)
         elif layer != self._next_layer:
             raise InvalidArgumentError(f"attention: layer {layer} after layer {self._next_layer - 1}; layers come in order")
         self._next_layer = layer + 1
-        self._sequence.step(layer, keys, values, q, out, scale, **style)
-        if self._next_layer == self._layers:
+
+    def _leave(self, layer):
+        if layer + 1 == self._layers:
             tokens, self._pending, self._next_layer = self._pending, None, 0
             self._sequence.advance(tokens)
 
@@ -102,3 +108,16 @@ class Conversation:
 
     def close(self):
         self._sequence.close()
+
+
+def step_together(client, layer, calls, scale, **style):
+    """Conversation.step of several conversations of one client and one placement: blocks that they share are read once.
+
+    calls: (conversation, keys, values, q, out) of each. An error may leave some of them advanced and others not.
+    """
+    for conversation, keys, values, _, _ in calls:
+        conversation._enter(layer, keys.shape[0])
+        conversation.sequence.append(layer, keys, values)
+    client.attend_batch(layer, [(conversation.sequence, q, out) for conversation, _, _, q, out in calls], scale, **style)
+    for conversation, *_ in calls:
+        conversation._leave(layer)

@@ -123,15 +123,16 @@ def rope_of(config):
     return rope
 
 
-def store_spec(folder, *, dtype, **fields):
-    """The spec of a checkpoint's store. dtype: what keys and values are computed in. `fields` are those of kvant.StoreSpec that the
-    checkpoint does not say: keys, values, sink_tokens, block_tokens, adapter, salt, artifact, name, layers."""
-    folder = pathlib.Path(folder)
-    config = read_config(folder)
+def store_spec(path, *, dtype, config=None, **fields):
+    """The spec of a checkpoint's store. `path`: its folder, or a GGUF file, which has no config.json: `config` is then the
+    configuration that the engine made of it. dtype: what keys and values are computed in. `fields` are those of kvant.StoreSpec that
+    the checkpoint does not say: keys, values, sink_tokens, block_tokens, adapter, salt, artifact, name, layers."""
+    path = pathlib.Path(path)
+    config = read_config(path) if config is None else config
     spec = {
-        "name": folder.resolve().name,
-        "model": model_identity(folder),
-        "tokenizer": tokenizer_identity(folder),
+        "name": path.resolve().name,
+        "model": model_identity(path),
+        "tokenizer": tokenizer_identity(path),
         "rope": rope_of(config),
         "layers": config["num_hidden_layers"],
         "kv_heads": config.get("num_key_value_heads") or config["num_attention_heads"],

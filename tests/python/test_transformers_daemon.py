@@ -1,0 +1,117 @@
+"""kvant caches in transformers with a daemon of its own process: prefixes of other processes, a daemon that goes away, a full store."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import kvant
+import pytest
+from conftest import ROOT
+
+torch = pytest.importorskip("torch")
+import kvant.transformers as kt  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+
+BIN = pathlib.Path(os.environ.get("KVANT_BIN", ROOT / "build" / "release" / "bin"))
+TOKENS = 16
+
+ANOTHER = """
+import sys, torch, kvant.transformers as kt
+from transformers import AutoModelForCausalLM, AutoTokenizer
+path, uri, prompt, tokens = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+kt.attach(model, kt.Settings(path, uri=uri))
+inputs = AutoTokenizer.from_pretrained(path)(prompt, return_tensors="pt")
+out = model.generate(**inputs, cache=kt.KvantCache(model, **inputs), max_new_tokens=int(tokens), do_sample=False)
+print(out[0, -int(tokens):].tolist())
+"""
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    if not (BIN / "kvantd").exists():
+        pytest.skip(f"no kvantd in {BIN}")
+    socket = tmp_path / "kvantd.sock"
+    process = subprocess.Popen([BIN / "kvantd", "--socket", socket])
+    deadline = time.monotonic() + 30
+    while not socket.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield process, f"unix:{socket}"
+    process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait(30)
+
+
+@pytest.fixture
+def model(byte6m):
+    torch.set_num_threads(1)
+    return AutoModelForCausalLM.from_pretrained(byte6m, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def inputs(byte6m, prompt):
+    return AutoTokenizer.from_pretrained(byte6m)(prompt, return_tensors="pt")
+
+
+def go_on(model, inputs, cache):
+    return model.generate(**inputs, cache=cache, max_new_tokens=TOKENS, do_sample=False)[0, -TOKENS:].tolist()
+
+
+def test_a_prefix_of_another_process_is_found(daemon, model, inputs, byte6m, prompt):
+    _, uri = daemon
+    other = subprocess.run(
+        [sys.executable, "-c", ANOTHER, byte6m, uri, prompt, str(TOKENS)], capture_output=True, text=True, timeout=300, check=True
+    )
+    kt.attach(model, kt.Settings(str(byte6m), uri=uri))
+    cache = kt.KvantCache(model, **inputs)
+    assert cache.cached_tokens == [1408]
+    assert str(go_on(model, inputs, cache)) == other.stdout.strip()
+
+
+def test_the_reference_engine_finds_what_transformers_wrote(daemon, model, inputs, byte6m, prompt):
+    if not (BIN / "kvant-generate").exists():
+        pytest.skip(f"no kvant-generate in {BIN}")
+    _, uri = daemon
+    kt.attach(model, kt.Settings(str(byte6m), uri=uri))
+    text = bytes(token - 3 for token in go_on(model, inputs, kt.KvantCache(model, **inputs)))
+    command = [BIN / "kvant-generate", "--model", byte6m, "--socket", uri.removeprefix("unix:"), "--max-tokens", str(TOKENS), "-o", "json"]
+    other = subprocess.run([*command, "--placement", "local"], input=prompt, capture_output=True, text=True, timeout=300, check=True)
+    assert '"prefix_hit_tokens": 1408' in other.stdout.replace('":', '": ').replace("  ", " ")
+    assert repr(text.decode())[1:-1].split("\\n")[0] in other.stdout
+
+
+@pytest.mark.parametrize("placement", ["local", "service"])
+def test_a_daemon_that_goes_away_is_an_error_and_no_more(daemon, model, inputs, byte6m, placement):
+    process, uri = daemon
+    kt.attach(model, kt.Settings(str(byte6m), uri=uri, placement=placement, client_options={"deadline": 20.0}))
+    cache = kt.KvantCache(model, **inputs)
+    seen = []
+
+    def kill(*_):
+        seen.append(1)
+        if len(seen) == 6:  # in the midst of decoding
+            process.kill()
+            process.wait(30)
+
+    hook = model.base_model.layers[2].register_forward_hook(kill)
+    with pytest.raises(kvant.DaemonGoneError):
+        model.generate(**inputs, cache=cache, max_new_tokens=300, do_sample=False)
+    hook.remove()
+    # The engine's process lives on, with a daemon inside it if need be.
+    kt.attach(model, kt.Settings(str(byte6m)))
+    assert len(go_on(model, inputs, kt.KvantCache(model, **inputs))) == TOKENS
+
+
+def test_a_full_store_is_an_error_and_leaves_the_rows_as_they_were(model, inputs, byte6m):
+    client = kvant.Client("embedded:", embedded_budget=2 << 20)
+    attachment = kt.attach(model, kt.Settings(str(byte6m), keys="f32", values="f32"))
+    cache = kt.KvantCache(model)
+    cache.batch._open = lambda tokens, store=client.open_store(attachment.spec): kvant.conversation.Conversation(
+        store, attachment.spec.layers, block_tokens=128, tokens=tokens, tail="f32"
+    )
+    with pytest.raises(kvant.StoreFullError):
+        go_on(model, inputs, cache)
+    assert cache.get_seq_length() == cache.rows[0].length

@@ -1,0 +1,102 @@
+"""kvant caches in models with sliding windows, soft caps and attention sinks: small ones with random weights, against transformers' own
+eager attention."""
+
+import kvant
+import pytest
+
+torch = pytest.importorskip("torch")
+import kvant.transformers as kt  # noqa: E402
+from transformers import (  # noqa: E402
+    Gemma2Config,
+    GptOssConfig,
+    Llama4TextConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen3Config,
+    AutoModelForCausalLM,
+)
+
+SIZES = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "eos_token_id": None,
+    "bos_token_id": None,
+}
+
+MODELS = {
+    "sliding window": MistralConfig(**SIZES, sliding_window=24),
+    "soft cap and windows in turns": Gemma2Config(**SIZES, sliding_window=24, attn_logit_softcapping=2.0, query_pre_attn_scalar=32),
+    "sinks and windows in turns": GptOssConfig(**SIZES, sliding_window=24, num_local_experts=2, num_experts_per_tok=1),
+    "normalized keys": Qwen3Config(**SIZES),
+}
+
+
+def make(config, folder):
+    """A model with random weights, loaded from files as others would load it."""
+    torch.manual_seed(1)
+    made = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            # Attention that is far from uniform, and sinks that take part.
+            parameter.mul_(6.0) if "q_proj" in name or "k_proj" in name else parameter.normal_(0, 1) if "sinks" in name else None
+    made.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_logits_are_those_of_eager_attention(kind, tmp_path):
+    model = make(MODELS[kind], tmp_path)
+    ids = torch.randint(1, 128, (2, 90), generator=torch.Generator().manual_seed(2))
+    padding = torch.ones_like(ids)
+    padding[1, :17] = 0
+    with torch.no_grad():
+        positions = (padding.cumsum(-1) - 1).clamp(min=0)
+        expected = model(ids, attention_mask=padding, position_ids=positions).logits
+        with kt.attach(model, kt.Settings(keys="f32", values="f32", block_tokens=16, recent_tokens=16)):
+            cache = kt.KvantCache(model)
+            parts = [model(ids[:, :60], attention_mask=padding[:, :60], cache=cache).logits]
+            for column in range(60, 90):
+                parts.append(model(ids[:, column : column + 1], attention_mask=padding[:, : column + 1], cache=cache).logits)
+    got = torch.cat(parts, 1)
+    # f32 sums of some hundred products of magnitude 1 in another order, through four layers.
+    assert (got - expected)[padding.bool()].abs().max() < 2e-4 * expected.abs().max()
+    assert [row.length for row in cache.rows] == [90, 73]
+
+
+def test_models_that_keep_more_than_keys_and_values_are_refused(tmp_path):
+    mamba = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2))
+    with pytest.raises(kvant.UnsupportedError, match="Mamba"):
+        kt.attach(mamba)
+
+
+def test_a_mask_of_the_models_own_is_refused(tmp_path):
+    chunked = {**SIZES, "intermediate_size_mlp": 96, "num_local_experts": 1, "attention_chunk_size": 16}
+    model = make(Llama4TextConfig(**chunked, no_rope_layers=[1] * 4), tmp_path)
+    with kt.attach(model, kt.Settings(keys="f32", values="f32")), torch.no_grad():
+        with pytest.raises(kvant.UnsupportedError, match="mask of its own"):
+            model(torch.arange(1, 40)[None], cache=kt.KvantCache(model))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    model = AutoModelForCausalLM.from_config(MODELS["normalized keys"])
+    with pytest.raises(kvant.InvalidArgumentError, match="model_path"):
+        kt.attach(model, kt.Settings(str(tmp_path / "nowhere")))
+
+
+def test_a_gguf_file_is_named_by_its_bytes(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF one")
+    first = kvant.model_identity(path)
+    assert first != kvant.tokenizer_identity(path) and len(first) == 32
+    path.rename(tmp_path / "other.gguf")
+    assert kvant.model_identity(tmp_path / "other.gguf") == first
+    path.write_bytes(b"GGUF two")
+    assert kvant.model_identity(path) != first
