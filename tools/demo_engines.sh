@@ -48,7 +48,7 @@ import torch, transformers, kvant.transformers
 path, uri, prompt, tokens, answer = sys.argv[1:]
 model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
 inputs = transformers.AutoTokenizer.from_pretrained(path)(open(prompt).read(), return_tensors="pt")
-kvant.transformers.attach(model, kvant.transformers.Settings(path, uri=uri))
+kvant.transformers.attach(model, kvant.KVCacheConfig(model_path=path, uri=uri))
 started = time.monotonic()
 cache = kvant.transformers.KvantCache(model, **inputs)
 first = model.generate(**inputs, cache=cache, max_new_tokens=1, do_sample=False)

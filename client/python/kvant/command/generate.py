@@ -27,10 +27,10 @@ def run(arguments):
     result = {"prompt_tokens": inputs["input_ids"].shape[1]}
     if arguments.exact:
         return {**result, **_generate(model, tokenizer, inputs, arguments.max_tokens)}
-    settings = kvant.transformers.Settings(
-        arguments.model, uri=arguments.uri, keys=arguments.keys, values=arguments.values, placement=arguments.placement
+    config = kvant.KVCacheConfig(
+        model_path=arguments.model, uri=arguments.uri, keys=arguments.keys, values=arguments.values, placement=arguments.placement
     )
-    with kvant.transformers.attach(model, settings):
+    with kvant.transformers.attach(model, config):
         cache = kvant.transformers.KvantCache(model, **inputs)
         result["cached_tokens"] = cache.cached_tokens[0]
         result |= _generate(model, tokenizer, inputs, arguments.max_tokens, cache=cache)

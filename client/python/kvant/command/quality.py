@@ -65,18 +65,18 @@ class _Plan:
         if arguments.artifact:
             with open(arguments.artifact, "rb") as file:
                 artifact = file.read()
-        self._settings = kvant.transformers.Settings(
-            arguments.model, keys=keys, values=values or keys, artifact=artifact, max_step_tokens=arguments.step
+        self._config = kvant.KVCacheConfig(
+            model_path=arguments.model, keys=keys, values=values or keys, artifact=artifact, max_step_tokens=arguments.step
         )
         self._kl, self._loss, self._agree = _Mean(), _Mean(), _Mean()
-        with kvant.transformers.attach(model, self._settings) as attachment:
-            store = kvant.connect(self._settings.uri).open_store(attachment.spec)
+        with kvant.transformers.attach(model, self._config) as attachment:
+            store = kvant.connect(self._config.uri).open_store(attachment.spec)
             self._info = store.info
             store.close()
 
     def read(self, model, window, exact, skip, step, progress):
         """Adds one window: each pass sees the plan's codes of all passes before it, so that errors feed forward."""
-        with kvant.transformers.attach(model, self._settings):
+        with kvant.transformers.attach(model, self._config):
             cache = kvant.transformers.KvantCache(model)
             for first, logits in models.passes(model, cache, window, step, progress):
                 ours = logits.log_softmax(-1)
