@@ -52,7 +52,7 @@ def exact(model, inputs):
 
 
 def settings(byte6m, **fields):
-    return kt.Settings(str(byte6m), **{"keys": "f32", "values": "f32", **fields})
+    return kvant.KVCacheConfig(model_path=str(byte6m), **{"keys": "f32", "values": "f32", **fields})
 
 
 def go_on(model, inputs, cache, name="cache", **options):

@@ -19,11 +19,11 @@ BIN = pathlib.Path(os.environ.get("KVANT_BIN", ROOT / "build" / "release" / "bin
 TOKENS = 16
 
 ANOTHER = """
-import sys, torch, kvant.transformers as kt
+import sys, torch, kvant, kvant.transformers as kt
 from transformers import AutoModelForCausalLM, AutoTokenizer
 path, uri, prompt, tokens = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-kt.attach(model, kt.Settings(path, uri=uri))
+kt.attach(model, kvant.KVCacheConfig(model_path=path, uri=uri))
 inputs = AutoTokenizer.from_pretrained(path)(prompt, return_tensors="pt")
 out = model.generate(**inputs, cache=kt.KvantCache(model, **inputs), max_new_tokens=int(tokens), do_sample=False)
 print(out[0, -int(tokens):].tolist())
@@ -65,7 +65,7 @@ def test_a_prefix_of_another_process_is_found(daemon, model, inputs, byte6m, pro
     other = subprocess.run(
         [sys.executable, "-c", ANOTHER, byte6m, uri, prompt, str(TOKENS)], capture_output=True, text=True, timeout=300, check=True
     )
-    kt.attach(model, kt.Settings(str(byte6m), uri=uri))
+    kt.attach(model, kvant.KVCacheConfig(model_path=str(byte6m), uri=uri))
     cache = kt.KvantCache(model, **inputs)
     assert cache.cached_tokens == [1408]
     assert str(go_on(model, inputs, cache)) == other.stdout.strip()
@@ -75,7 +75,7 @@ def test_the_reference_engine_finds_what_transformers_wrote(daemon, model, input
     if not (BIN / "kvant-generate").exists():
         pytest.skip(f"no kvant-generate in {BIN}")
     _, uri = daemon
-    kt.attach(model, kt.Settings(str(byte6m), uri=uri))
+    kt.attach(model, kvant.KVCacheConfig(model_path=str(byte6m), uri=uri))
     text = bytes(token - 3 for token in go_on(model, inputs, kt.KvantCache(model, **inputs)))
     command = [BIN / "kvant-generate", "--model", byte6m, "--socket", uri.removeprefix("unix:"), "--max-tokens", str(TOKENS), "-o", "json"]
     other = subprocess.run([*command, "--placement", "local"], input=prompt, capture_output=True, text=True, timeout=300, check=True)
@@ -86,7 +86,7 @@ def test_the_reference_engine_finds_what_transformers_wrote(daemon, model, input
 @pytest.mark.parametrize("placement", ["local", "service"])
 def test_a_daemon_that_goes_away_is_an_error_and_no_more(daemon, model, inputs, byte6m, placement):
     process, uri = daemon
-    kt.attach(model, kt.Settings(str(byte6m), uri=uri, placement=placement, client_options={"deadline": 20.0}))
+    kt.attach(model, kvant.KVCacheConfig(model_path=str(byte6m), uri=uri, placement=placement, client_options={"deadline": 20.0}))
     cache = kt.KvantCache(model, **inputs)
     seen = []
 
@@ -101,13 +101,13 @@ def test_a_daemon_that_goes_away_is_an_error_and_no_more(daemon, model, inputs, 
         model.generate(**inputs, cache=cache, max_new_tokens=300, do_sample=False)
     hook.remove()
     # The engine's process lives on, with a daemon inside it if need be.
-    kt.attach(model, kt.Settings(str(byte6m)))
+    kt.attach(model, kvant.KVCacheConfig(model_path=str(byte6m)))
     assert len(go_on(model, inputs, kt.KvantCache(model, **inputs))) == TOKENS
 
 
 def test_a_full_store_is_an_error_and_leaves_the_rows_as_they_were(model, inputs, byte6m):
     client = kvant.Client("embedded:", embedded_budget=2 << 20)
-    attachment = kt.attach(model, kt.Settings(str(byte6m), keys="f32", values="f32"))
+    attachment = kt.attach(model, kvant.KVCacheConfig(model_path=str(byte6m), keys="f32", values="f32"))
     cache = kt.KvantCache(model)
     cache.batch._open = lambda tokens, store=client.open_store(attachment.spec): kvant.conversation.Conversation(
         store, attachment.spec.layers, block_tokens=128, tokens=tokens, tail="f32"

@@ -60,7 +60,7 @@ def test_logits_are_those_of_eager_attention(kind, tmp_path):
     with torch.no_grad():
         positions = (padding.cumsum(-1) - 1).clamp(min=0)
         expected = model(ids, attention_mask=padding, position_ids=positions).logits
-        with kt.attach(model, kt.Settings(keys="f32", values="f32", block_tokens=16, recent_tokens=16)):
+        with kt.attach(model, kvant.KVCacheConfig(keys="f32", values="f32", block_tokens=16, recent_tokens=16)):
             cache = kt.KvantCache(model)
             parts = [model(ids[:, :60], attention_mask=padding[:, :60], cache=cache).logits]
             for column in range(60, 90):
@@ -80,7 +80,7 @@ def test_models_that_keep_more_than_keys_and_values_are_refused(tmp_path):
 def test_a_mask_of_the_models_own_is_refused(tmp_path):
     chunked = {**SIZES, "intermediate_size_mlp": 96, "num_local_experts": 1, "attention_chunk_size": 16}
     model = make(Llama4TextConfig(**chunked, no_rope_layers=[1] * 4), tmp_path)
-    with kt.attach(model, kt.Settings(keys="f32", values="f32")), torch.no_grad():
+    with kt.attach(model, kvant.KVCacheConfig(keys="f32", values="f32")), torch.no_grad():
         with pytest.raises(kvant.UnsupportedError, match="mask of its own"):
             model(torch.arange(1, 40)[None], cache=kt.KvantCache(model))
 
@@ -88,7 +88,7 @@ def test_a_mask_of_the_models_own_is_refused(tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     model = AutoModelForCausalLM.from_config(MODELS["normalized keys"])
     with pytest.raises(kvant.InvalidArgumentError, match="model_path"):
-        kt.attach(model, kt.Settings(str(tmp_path / "nowhere")))
+        kt.attach(model, kvant.KVCacheConfig(model_path=str(tmp_path / "nowhere")))
 
 
 def test_a_gguf_file_is_named_by_its_bytes(tmp_path):

@@ -1,6 +1,8 @@
 # Shell functions of tools/test.sh and tools/demo.sh, to be sourced: install packages, configure, build.
 # Nothing here needs HOME, a terminal or standard input. Requires: kvant_root names the checkout.
 
+kvant_cmake_options=()
+
 kvant_say() { printf '\n== %s\n' "$*"; }
 
 kvant_fail() {
@@ -48,6 +50,7 @@ kvant_jobs() {
 }
 
 # kvant_build PRESET [targets...]: configures and builds; without targets, everything. Programs come to build/PRESET/bin.
+# kvant_cmake_options, an array, holds more options for the configuration.
 kvant_build() {
   local preset=$1
   shift
@@ -58,7 +61,7 @@ kvant_build() {
   fi
   export CCACHE_BASEDIR="$kvant_root" CCACHE_NOHASHDIR=1  # the same answers for a checkout in another place
   kvant_say "Configuring preset $preset"
-  (cd "$kvant_root" && cmake --preset "$preset" </dev/null >"$kvant_root/build/$preset.configure.log" 2>&1) || {
+  (cd "$kvant_root" && cmake --preset "$preset" "${kvant_cmake_options[@]}" </dev/null >"$kvant_root/build/$preset.configure.log" 2>&1) || {
     tail -n 40 "$kvant_root/build/$preset.configure.log" >&2
     kvant_fail "cmake --preset $preset (all of it in build/$preset.configure.log)"
   }

@@ -36,6 +36,8 @@ from kvant._core import (
 )
 from kvant.connect import connect
 from kvant.identity import model_identity, tokenizer_identity
+from kvant.kv_cache import KVCacheBuilder, KVCacheConfig, KVCacheFactory
 from kvant.spec import LayerPlan, Rope, StoreSpec
+from kvant.supports import supports_shape
 
 __all__ = [name for name in dir() if not name.startswith("_")]

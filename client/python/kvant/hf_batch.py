@@ -11,13 +11,15 @@ from kvant.conversation import step_together
 class Batch:
     """The rows of one cache. They end in one column, as transformers counts: a row's tokens and the padding to their left.
 
-    open: opens a kvant.conversation.Conversation with the longest prefix of some tokens that is sealed.
+    open: opens a kvant.conversation.Conversation with the longest prefix of some tokens that is sealed. window: attention sees so many
+    of the newest tokens only; None: what the model says.
     """
 
-    def __init__(self, client, layers, open):
+    def __init__(self, client, layers, open, window=None):
         self._client = client
         self._layers = layers
         self._open = open
+        self._window = window
         self._pass = None
         self.rows = []
         self.columns = 0
@@ -100,6 +102,8 @@ class Batch:
         if padding is not work.padding and layer == 0:
             work.check_padding(padding)
         work.handed_out = None
+        if self._window:
+            style = {**style, "window": min(self._window, style.get("window", self._window))}
         rows, heads, new, dim = query.shape
         last = layer + 1 == self._layers
         try:
@@ -147,7 +151,7 @@ class Batch:
     def crop(self, tokens):
         """Drops `tokens` from the end of each row."""
         columns = max(0, self.columns - tokens)
-        self._pass = None
+        self._abandon()
         for row in self.rows:
             padding = self.columns - row.length
             row.trim(row.length - max(0, columns - padding))
@@ -157,7 +161,7 @@ class Batch:
         """Rows by index; one that is wanted again is forked, one that is not wanted is given back."""
         if not self.rows:
             return
-        self._pass = None
+        self._abandon()
         selected, forks = [], []
         try:
             for at, index in enumerate(indices):
@@ -172,9 +176,16 @@ class Batch:
 
     def fork(self):
         """A copy-on-write copy of all rows."""
-        copy = Batch(self._client, self._layers, self._open)
+        self._abandon()
+        copy = Batch(self._client, self._layers, self._open, self._window)
         copy.rows, copy.columns = [row.fork() for row in self.rows], self.columns
         return copy
+
+    def _abandon(self):
+        """Forgets a pass that ended early."""
+        self._pass = None
+        for row in self.rows:
+            row.abandon()
 
     def close(self):
         """Gives the blocks back to the store, where they stay for others; the batch is then empty."""

@@ -2,7 +2,7 @@
 processes and other engines.
 
     model = transformers.AutoModelForCausalLM.from_pretrained(path)
-    kvant.transformers.attach(model, kvant.transformers.Settings(path, uri="unix:/run/kvant/kvantd.sock"))
+    kvant.transformers.attach(model, kvant.KVCacheConfig(uri="unix:/run/kvant/kvantd.sock"))
     inputs = tokenizer(prompt, return_tensors="pt")
     model.generate(**inputs, cache=kvant.transformers.KvantCache(model, **inputs))
 
@@ -24,39 +24,18 @@ from kvant.hf_batch import Batch
 from kvant.hf_cache import KvantCache
 from kvant.hf_config import store_spec
 
-__all__ = ["KvantCache", "Settings", "attach", "detach"]
+__all__ = ["KvantCache", "attach", "detach"]
 
 _DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-
-
-@dataclasses.dataclass
-class Settings:
-    """Where a model's caches live and how they are compressed."""
-
-    model_path: str = ""  # the checkpoint's folder, whose files give the store's identity; empty: where the model was loaded from
-    uri: str = "embedded:"
-    keys: str = "turboquant_mse:bits=4"
-    values: str = "turboquant_mse:bits=4"
-    placement: str = "local"
-    recent_tokens: int = 64
-    sink_tokens: int = 4
-    block_tokens: int = 128
-    max_step_tokens: int = 512  # generate() reads prompts in chunks of so many; a longer forward pass makes the tail grow
-    tail: str = "f32"
-    adapter: str = ""  # names weights that were changed after loading
-    salt: str = ""
-    artifact: bytes = b""
-    # Of kvant.Client. Each row of a batch has a tail in the arena, which is address space until it is written.
-    client_options: dict = dataclasses.field(default_factory=lambda: {"arena_bytes": 1 << 30})
 
 
 class Attachment:
     """What attach() changed in a model; a context manager that undoes it. `spec` is the kvant.StoreSpec of the model's store."""
 
-    def __init__(self, model, settings):
+    def __init__(self, model, config):
         self.model = model
-        self.settings = settings
-        self.spec = _spec(model, settings)
+        self.config = config
+        self.spec = _spec(model, config)
         self._implementation = model.config._attn_implementation
         self._chunk = model.generation_config.prefill_chunk_size if model.can_generate() else None
         hf_attention.register()
@@ -64,7 +43,7 @@ class Attachment:
         if model.config._attn_implementation != hf_attention.NAME:
             raise kvant.UnsupportedError(f"attach: the attention of {type(model).__name__} cannot be chosen; transformers says why in its log")
         if model.can_generate() and self._chunk is None:
-            model.generation_config.prefill_chunk_size = settings.max_step_tokens
+            model.generation_config.prefill_chunk_size = config.max_step_tokens
         self._arguments = list(inspect.signature(model.base_model.forward).parameters)
         self._hooks = [
             model.base_model.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -88,18 +67,19 @@ class Attachment:
 
     def new_batch(self):
         """An empty batch of this thread's client."""
-        s = self.settings
-        client = kvant.connect(s.uri, **s.client_options)
+        c = self.config
+        client = kvant.connect(c.uri, **c.client_options)
         options = {
-            "block_tokens": s.block_tokens,
-            "placement": s.placement,
-            "recent_tokens": s.recent_tokens,
-            "max_step_tokens": s.max_step_tokens,
-            "tail": s.tail,
+            "block_tokens": c.block_tokens,
+            "placement": c.placement,
+            "recent_tokens": c.recent_tokens,
+            "max_step_tokens": c.max_step_tokens,
+            "tail": c.tail or "f32",
+            "capacity": c.capacity,
             "label": "transformers",
         }
         store, layers = client.open_store(self.spec), self.spec.layers
-        return Batch(client, layers, lambda tokens: Conversation(store, layers, tokens=tokens, **options))
+        return Batch(client, layers, lambda tokens: Conversation(store, layers, tokens=tokens, **options), window=c.sliding_window)
 
     def _before(self, module, args, kwargs):
         """Ahead of the model's forward: a cache never sees token ids, so this is where they are read."""
@@ -154,46 +134,42 @@ def _check_same_model(one, other):
         )
 
 
-def _spec(model, settings):
+def _spec(model, config):
     """The spec of a model's store. UnsupportedError for models whose keys and values do not come from token ids and these files alone."""
     name = type(model).__name__
-    config = model.config
-    if config.is_encoder_decoder or config.get_text_config(decoder=True) is not config:
+    model_config = model.config
+    if model_config.is_encoder_decoder or model_config.get_text_config(decoder=True) is not model_config:
         raise kvant.UnsupportedError(f"attach: {name} has inputs besides tokens, and kvant shares keys and values by tokens")
     if model.device.type != "cpu":
         raise kvant.UnsupportedError(f"attach: {name} is on {model.device}; kvant attends on CPUs (not on GPUs yet)")
-    if not settings.adapter and (getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False)):
-        raise kvant.UnsupportedError(f"attach: {name} has an adapter loaded; name it in Settings.adapter, so that its keys are shared with none other's")
-    other = sorted({type(layer).__name__ for layer in DynamicCache(config=config).layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"})
+    if not config.adapter and (getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False)):
+        raise kvant.UnsupportedError(f"attach: {name} has an adapter loaded; name it in KVCacheConfig.adapter, so that its keys are shared with none other's")
+    other = sorted({type(layer).__name__ for layer in DynamicCache(config=model_config).layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"})
     if other:
         raise kvant.UnsupportedError(f"attach: layers of {name} keep {', '.join(other)}; kvant holds keys and values of attention")
-    path = pathlib.Path(settings.model_path or config.name_or_path)
+    path = pathlib.Path(config.model_path or model_config.name_or_path)
     if not path.exists():
-        raise kvant.InvalidArgumentError(f"attach: Settings.model_path: no folder {str(path)!r}; it must name the checkpoint's files")
-    return store_spec(
+        raise kvant.InvalidArgumentError(f"attach: KVCacheConfig.model_path: no folder {str(path)!r}; it must name the checkpoint's files")
+    spec = store_spec(
         path,
         dtype=_DTYPES[model.dtype],
-        config=config.to_dict() if path.is_file() else None,
-        keys=settings.keys,
-        values=settings.values,
-        block_tokens=settings.block_tokens,
-        sink_tokens=settings.sink_tokens,
-        adapter=settings.adapter,
-        salt=settings.salt,
-        artifact=settings.artifact,
+        config=model_config.to_dict() if path.is_file() else None,
+        **config.store_fields(model_config.num_hidden_layers),
     )
+    config.check_head_dim(spec.head_dim)
+    return spec
 
 
-def attach(model, settings=None):
+def attach(model, config=None):
     """Makes kvant the attention of a loaded model; its caches are then KvantCache(model, ...). Undone by detach(model), or at the end
-    of `with attach(model, settings):`. Attaching again replaces the settings.
+    of `with attach(model, config):`. Attaching again replaces the configuration, a kvant.KVCacheConfig.
 
-    While attached generate() reads prompts in chunks of Settings.max_step_tokens (generation_config.prefill_chunk_size, where that is
+    While attached generate() reads prompts in chunks of max_step_tokens (generation_config.prefill_chunk_size, where that is
     not set) and every forward pass needs a KvantCache. kvant.UnsupportedError for models with recurrent layers, with inputs besides
     tokens, or not on the CPU.
     """
     detach(model)
-    return Attachment(model, settings or Settings())
+    return Attachment(model, config or kvant.KVCacheConfig())
 
 
 def detach(model):

@@ -1,0 +1,7 @@
+"""python -m kvant.command"""
+
+import sys
+
+from kvant.command import main
+
+sys.exit(main())

@@ -1,0 +1,86 @@
+"""What all commands need of a model: loading it, its text as tokens, and windows of tokens in steps."""
+
+import pathlib
+import sys
+
+from kvant._core import InvalidArgumentError
+
+MAX_TEXT_BYTES = 64 << 20
+
+
+def load(path):
+    """(model in f32 on the CPU, tokenizer) of a checkpoint's folder or a GGUF file."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such model")
+    import torch
+    import transformers
+
+    place = (str(path.parent), {"gguf_file": path.name}) if path.is_file() else (str(path), {})
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(place[0], dtype=torch.float32, **place[1])
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(place[0], **place[1])
+
+
+def read_text(path):
+    """A text file in UTF-8 of at most 64 MiB; "-" is standard input."""
+    if path == "-":
+        data = sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)
+    else:
+        with open(path, "rb") as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        raise InvalidArgumentError(f"text {path}: longer than {MAX_TEXT_BYTES} bytes")
+    return data.decode("utf-8")
+
+
+def tokens_of(tokenizer, text, least):
+    """Token ids [tokens] of a text, which must have `least` of them."""
+    ids = tokenizer(text, return_tensors="pt").input_ids[0]
+    if len(ids) < least:
+        raise InvalidArgumentError(f"text: {len(ids)} tokens, at least {least} are needed")
+    return ids
+
+
+def windows_of(ids, window, most):
+    """The first `most` whole windows of `window` tokens; all of a text that is shorter than one."""
+    if len(ids) < window:
+        return [ids]
+    return [ids[i : i + window] for i in range(0, len(ids) - window + 1, window)][:most]
+
+
+def passes(model, cache, ids, step, progress):
+    """Forward passes over one window, `step` tokens each: yields (first position, logits [tokens, vocabulary])."""
+    import torch
+
+    for first in range(0, len(ids), step):
+        part = ids[first : first + step]
+        with torch.inference_mode():
+            logits = model(input_ids=part[None], cache=cache, use_cache=True).logits[0]
+        progress.update(len(part))
+        yield first, logits
+
+
+def progress(total, what, output):
+    """A progress bar in tokens on stderr where a person looks at it."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit="token", unit_scale=True, disable=output == "json" or not sys.stderr.isatty())
+
+
+def add_text_arguments(command, tokens):
+    command.add_argument("--text", metavar="FILE", required=True, help="text in UTF-8; - is standard input")
+    command.add_argument("--tokens", type=positive, default=tokens, help=f"how many of its tokens to read at most ({tokens})")
+    command.add_argument("--step", type=positive, default=512, help="tokens of one forward pass (512)")
+
+
+def positive(text):
+    """An argument that counts something."""
+    number = int(text)
+    if number <= 0:
+        raise ValueError
+    return number
+
+
+positive.__name__ = "positive number"  # what argparse calls it in its message

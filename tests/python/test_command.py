@@ -1,0 +1,110 @@
+"""The command `kvant`: its figures against those of the reference engine, its messages, its exit codes."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+from kvant.command import main
+
+BIN = pathlib.Path(os.environ.get("KVANT_BIN", ROOT / "build" / "release" / "bin"))
+TOKENS = 2048
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Exactly TOKENS bytes, which are as many tokens of byte6m's."""
+    path = tmp_path_factory.mktemp("text") / "text"
+    path.write_bytes(b"".join(file.read_bytes() for file in sorted((ROOT / "protocol").glob("*.cc"))).decode("ascii", "ignore").encode()[:TOKENS])
+    return path
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def answer(capsys, *arguments):
+    assert main([*map(str, arguments), "-o", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def reference(*arguments):
+    """What kvant-generate prints."""
+    if not (BIN / "kvant-generate").exists():
+        pytest.skip(f"no kvant-generate in {BIN}")
+    return subprocess.run([BIN / "kvant-generate", *map(str, arguments)], check=True, capture_output=True, text=True).stdout
+
+
+def test_misuse_has_a_message_and_an_exit_code(capsys, text, tmp_path):
+    assert main(["quality", str(tmp_path / "none"), "--text", str(text)]) == 1
+    assert "none: no such model" in capsys.readouterr().err
+    for wrong in (["nonsense", "x"], ["generate", "x"], ["rows", "x", "--text", "y", "--rows-out", "z", "--tokens", "0"]):
+        with pytest.raises(SystemExit) as exit:
+            main(wrong)
+        assert exit.value.code == 2
+
+
+def test_quality_is_the_reference_engines(torch, capsys, byte6m, text):
+    said = answer(capsys, "quality", byte6m, "--text", text, "--plans", "f32", "turboquant_mse:bits=2", "f32/turboquant_mse:bits=3")
+    raw, codes, mixed = said["plans"]
+    assert said["tokens"] == TOKENS
+    assert abs(raw["kl"]) < 1e-6 and raw["top1_percent"] == 100  # f32 sums in another order
+    assert (mixed["key_bits_per_element"], codes["value_bits_per_element"]) == (32, 2.125)
+    printed = reference(
+        "--model", byte6m, "--compare-exact", text, "--keys", "turboquant_mse:bits=2", "--values", "turboquant_mse:bits=2"
+    )
+    kl, loss = (float(re.search(pattern, printed)[1]) for pattern in (r"KL to exact ([\d.]+)", r"loss ([\d.]+)"))
+    # Both read 512 tokens a pass and seal the same blocks. What differs is f32 arithmetic, which moves codes at the edges of their cells.
+    assert codes["kl"] == pytest.approx(kl, rel=0.05)
+    assert codes["loss"] == pytest.approx(loss, rel=0.005)
+
+
+def test_calibration_is_the_reference_engines(torch, capsys, byte6m, text, tmp_path):
+    from safetensors.numpy import load_file
+
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    assert answer(capsys, "calibrate", byte6m, "--text", text, "--artifact-out", ours)["tokens"] == TOKENS
+    reference("--model", byte6m, "--calibrate", text, "--artifact-out", theirs)
+    ours_means, theirs_means = load_file(ours), load_file(theirs)
+    assert ours_means.keys() == theirs_means.keys()
+    for name, mean in ours_means.items():
+        assert abs(mean - theirs_means[name]).max() < 1e-4  # of keys of magnitude 1 to 10 computed in f32
+    said = answer(capsys, "quality", byte6m, "--text", text, "--artifact", ours, "--plans", "turboquant_mse:bits=2,center=1")
+    assert 0 < said["plans"][0]["kl"] < 0.1
+
+
+def test_generation_is_exact_over_raw_rows(torch, capsys, byte6m):
+    prompt = ["--prompt", "// Copies keys and values ", "--max-tokens", "24"]
+    raw = answer(capsys, "generate", byte6m, *prompt, "--keys", "f32", "--values", "f32")
+    exact = answer(capsys, "generate", byte6m, *prompt, "--exact")
+    assert raw["text"] == exact["text"] and raw["generated_tokens"] == exact["generated_tokens"] == 24
+    assert raw["cached_tokens"] == 0 and raw["cache_bytes"] > 0
+
+
+def test_rows_are_what_the_model_computes(torch, capsys, byte6m, text, tmp_path):
+    from safetensors import safe_open
+
+    path = tmp_path / "rows"
+    answer(capsys, "rows", byte6m, "--text", text, "--tokens", 64, "--step", 40, "--rows-out", path)
+    import kvant
+    from kvant.command import models
+
+    model, tokenizer = models.load(byte6m)
+    ids = models.tokens_of(tokenizer, text.read_text(), 64)[:64]
+    first = model.model.layers[0]
+    with torch.inference_mode():
+        normed = first.input_layernorm(model.model.embed_tokens(ids))
+        expected = {side: getattr(first.self_attn, f"{side}_proj")(normed).unflatten(-1, (-1, 128)).transpose(0, 1) for side in "qkv"}
+    with safe_open(path, "pt") as rows:
+        assert rows.metadata()["model"] == kvant.model_identity(byte6m)
+        q, k, v = (rows.get_tensor(f"layers.0.{name}") for name in ("queries", "keys", "values"))
+        assert q.shape[1:] == k.shape[1:] == v.shape[1:] == (64, 128) and q.shape[0] % k.shape[0] == 0
+        assert torch.allclose(v, expected["v"], atol=1e-5)
+        for rotated, plain in ((q, expected["q"]), (k, expected["k"])):  # RoPE turns pairs, and leaves the first position as it is
+            assert torch.allclose(rotated[:, 0], plain[:, 0], atol=1e-5)
+            assert torch.allclose(rotated.norm(dim=-1), plain.norm(dim=-1), rtol=1e-4)
+        assert len(list(rows.keys())) == 3 * json.loads((byte6m / "config.json").read_text())["num_hidden_layers"]

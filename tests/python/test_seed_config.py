@@ -1,0 +1,180 @@
+"""The configuration interface of the published packages: names and defaults, one table of methods, knobs that mean nothing are said."""
+
+import re
+
+import kvant
+import numpy as np
+import pytest
+from kvant.methods import METHODS
+
+# Codecs that methods are named after and that the registry does not have yet. A codec that comes must leave this list.
+NOT_YET = {"turboquant_prod", "turboquant_rvq", "qjl", "polar", "rabitq", "vecinfer", "spectral", "commvq", "kivi", "outlier"}
+
+
+def offered():
+    """The codecs that this build has, as its registry says them."""
+    with pytest.raises(kvant.InvalidArgumentError) as caught:
+        one_layer(keys="no_such_codec")
+    return set(re.search(r"known: ([^)]*)\)", str(caught.value)).group(1).split(", "))
+
+
+def one_layer(**fields):
+    return kvant.KVCacheFactory.create(kvant.KVCacheConfig(**fields), num_heads=2, head_dim=64)
+
+
+def test_the_list_of_missing_codecs_is_what_the_registry_lacks():
+    named = {method.codec for method in METHODS.values()} | {"outlier"}
+    assert named - offered() == NOT_YET
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_method_works_or_its_codec_is_named(method):
+    codec = METHODS[method].codec
+    if codec in NOT_YET:
+        with pytest.raises(kvant.InvalidArgumentError, match=f'unknown codec "{codec}"'):
+            one_layer(method=method)
+    else:
+        assert len(one_layer(method=method)) == 0
+
+
+def test_names_and_defaults_of_the_published_interface():
+    config = kvant.KVCacheConfig(method="turboquant_rvq")
+    published = {
+        "bits": 1, "value_bits": 2, "num_residuals": 2, "use_hadamard": True, "codebook": None, "smooth_factors": None, "rotations": None,
+        "bit_allocation": None, "outlier_observer": None, "outlier_bits": 8, "sketch_dim": 64, "num_clusters": 64, "num_subspaces": None,
+        "use_fused_sdpa": True, "signal_bits": 4, "noise_bits": 1, "seed": 0, "jl_dim": None, "n_outlier_channels": None, "capacity": None,
+        "n_calib_tokens": None, "sliding_window": None, "store": None, "observers": [], "dtype": None, "bit_width_outlier": None,
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in published} == published
+
+
+@pytest.mark.parametrize(
+    ("fields", "keys", "values"),
+    [
+        ({}, "turboquant_mse:bits=4", "turboquant_mse:bits=4"),
+        ({"keys": "f32", "values": "int8"}, "f32", "int8"),
+        ({"method": "none"}, "f16", "f16"),
+        ({"method": "fp16", "value_bits": 4}, "f16", "turboquant_mse:bits=4"),
+        ({"method": "int8"}, "int8", "int8"),
+        ({"method": "turboquant_mse", "bits": 4, "value_bits": 16}, "turboquant_mse:bits=4", "f16"),
+        ({"method": "turboquant_mse", "bit_width_inlier": 3}, "turboquant_mse:bits=3", "turboquant_mse:bits=2"),
+        ({"method": "turboquant_rvq"}, "turboquant_rvq:bits=1", "turboquant_mse:bits=2"),
+        ({"method": "turboquant_prod", "bits": 3, "jl_dim": 64, "value_bits": 8}, "turboquant_prod:bits=3,m=64", "int8"),
+        ({"method": "turboquant_prod", "bits": 3}, "turboquant_prod:bits=3", "turboquant_mse:bits=2"),
+        ({"method": "qjl"}, "qjl:m=64", "turboquant_mse:bits=2"),
+        ({"method": "qjl", "jl_dim": 128}, "qjl:m=128", "turboquant_mse:bits=2"),
+        ({"method": "spectral"}, "spectral:signal=4,noise=1", "turboquant_mse:bits=2"),
+        ({"method": "kivi", "bits": 2}, "kivi:bits=2,group=32", "turboquant_mse:bits=2"),
+        (
+            {"method": "turboquant_mse", "bits": 2, "n_outlier_channels": 8},
+            "outlier:channels=8,hot=(int8),rest=(turboquant_mse:bits=2)",
+            "turboquant_mse:bits=2",
+        ),
+    ],
+)
+def test_methods_are_plans(fields, keys, values):
+    assert kvant.KVCacheConfig(**fields).plan(4) == (keys, values, [] if "method" in fields else ())
+
+
+def test_bits_of_each_layer_are_overrides():
+    config = kvant.KVCacheConfig(method="turboquant_mse", bit_width_inlier=[2, 4, 2])
+    keys, values, overrides = config.plan(3)
+    assert keys == "turboquant_mse:bits=2"
+    assert overrides == [kvant.LayerPlan(1, 1, "turboquant_mse:bits=4", values)]
+    allocation = {"layers.0": 2, "layers.1": 4, "layers.2": 2}
+    assert kvant.KVCacheConfig(method="turboquant_mse", bit_allocation=allocation).plan(3) == (keys, values, overrides)
+    with pytest.raises(kvant.InvalidArgumentError, match="has 3 layers, the model 4"):
+        config.plan(4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"method": "turboquant_mse", "sketch_dim": 128}, "sketch_dim=128 means nothing for method 'turboquant_mse'"),
+        ({"method": "none", "bits": 4}, "bits=4 means nothing for method 'none'"),
+        ({"method": "qjl", "bits": 2}, "bits=2"),
+        ({"bits": 4}, "without a method"),
+        ({"method": "turboquant_mse", "use_hadamard": False}, "use_hadamard=False"),
+        ({"method": "turboquant_mse", "use_fused_sdpa": False}, "use_fused_sdpa=False"),
+        ({"method": "turboquant_mse", "observers": [print]}, "observers="),
+        ({"method": "turboquant_mse", "store": {"some": "artifacts"}}, "store="),
+        ({"method": "turboquant_mse", "value_bits": 5}, "value_bits=5"),
+        ({"method": "turboquant_mse", "bits": 2, "bit_width_inlier": 3}, "two names of one knob"),
+        ({"method": "turboquant_mse", "enable_outlier_two_stream": True}, "without n_outlier_channels"),
+        ({"method": "turboquant_rvq", "num_residuals": 3}, "num_residuals=3"),
+        ({"method": "ratequant", "target_bits": 2.0}, "target_bits"),
+        ({"method": "ratekwant"}, "unknown method 'ratekwant'"),
+        ({"method": "turboquant_mse", "bits": 5}, "bits=5 is not one of"),
+    ],
+)
+def test_what_means_nothing_is_an_error_that_names_it(fields, named):
+    with pytest.raises((kvant.InvalidArgumentError, kvant.UnsupportedError), match=re.escape(named)):
+        one_layer(**fields)
+
+
+def plain(q, keys, values):
+    logits = keys.astype(float) @ q.astype(float) / np.sqrt(len(q))
+    weights = np.exp(logits - logits.max())
+    return weights @ values / weights.sum()
+
+
+@pytest.mark.parametrize(("fields", "relative"), [({"keys": "f32", "values": "f32"}, 1e-5), ({"method": "int8"}, 0.02), ({}, 0.15)])
+def test_one_layer_attends(fields, relative):
+    """The tolerances: sums of f32; a step of 1/127 of the largest number, of some 3.5 in 64; 4-bit codes keep a row to some 10 %, and
+    sums of many rows the better."""
+    rng = np.random.default_rng(3)
+    keys, values = rng.standard_normal((2, 400, 64), dtype=np.float32)
+    q = rng.standard_normal(64, dtype=np.float32)
+    cache = kvant.KVCacheFactory.create(kvant.KVCacheConfig(**fields), head_dim=64)
+    for key, value in zip(keys, values):
+        cache.append(key, value)
+    expected = plain(q, keys, values)
+    assert np.abs(cache.attend(q) - expected).max() < relative * np.abs(expected).max()
+    assert len(cache) == 400
+    cache.reset()
+    assert len(cache) == 0
+    with pytest.raises(kvant.InvalidArgumentError, match="empty"):
+        cache.attend(q)
+
+
+def test_a_sliding_window_sees_the_newest_tokens():
+    rng = np.random.default_rng(4)
+    keys, values = rng.standard_normal((2, 300, 64), dtype=np.float32)
+    q = rng.standard_normal(64, dtype=np.float32)
+    builder = kvant.KVCacheBuilder().with_method("none").with_head_dim(64).with_sliding_window(50)
+    cache = builder.build()
+    for key, value in zip(keys, values):
+        cache.append(key, value)
+    expected = plain(q, keys[-50:], values[-50:])
+    assert np.abs(cache.attend(q) - expected).max() < 2e-3 * np.abs(expected).max()  # f16 has 11 bits
+
+
+def test_capacity_is_a_limit():
+    cache = kvant.KVCacheFactory.create(kvant.KVCacheConfig(method="none", capacity=2), head_dim=8)
+    for _ in range(2):
+        cache.append(np.ones(8), np.ones(8))
+    with pytest.raises(kvant.OutOfRangeError, match="holds 2 tokens"):
+        cache.append(np.ones(8), np.ones(8))
+    with pytest.raises(kvant.InvalidArgumentError, match="a key of 9 numbers"):
+        cache.reset()
+        cache.append(np.ones(9), np.ones(8))
+
+
+def test_codes_are_smaller():
+    def size(**fields):
+        cache = kvant.KVCacheFactory.create(kvant.KVCacheConfig(**fields), head_dim=64)
+        for _ in range(1000):
+            cache.append(np.ones(64), np.ones(64))
+        return cache.memory_bytes()
+
+    raw, four = size(method="none"), size()
+    assert raw >= 1000 * 2 * 64 * 2
+    assert four < 0.5 * raw  # a fourth and side information, but for the newest rows, which are raw
+
+
+def test_shapes_that_attention_serves():
+    assert kvant.supports_shape(batch=1, heads=32, seq_len=4096, head_dim=128)
+    assert kvant.supports_shape(heads=8, kv_heads=2, head_dim=64, codec="int8")
+    assert not kvant.supports_shape(heads=8, kv_heads=3, head_dim=64)
+    assert not kvant.supports_shape(head_dim=100)  # rows are multiples of 8 numbers
+    assert kvant.supports_shape(256, 16, 128) == ("vecinfer" not in NOT_YET)
