@@ -114,7 +114,10 @@ class KVCacheConfig:
 
     @property
     def store_salt(self):
-        return f"{self.salt}seed {self.seed}" if self.seed != _FIELDS["seed"].default else self.salt
+        """The salt, and what else changes keys and values without being the model's: behind a window of attention, those of all layers but
+        the first are others."""
+        further = [f"{name} {getattr(self, name)}" for name in ("seed", "sliding_window") if not _is_default(self, name)]
+        return " ".join([self.salt, *further]) if further else self.salt
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(KVCacheConfig)}
