@@ -147,6 +147,24 @@ TEST_P(CopyRowsTest, AnyPositionsTypesStridesAndSides) {
   }
 }
 
+// More rows than the client asks the daemon for at a time (a million numbers of a side).
+TEST_P(CopyRowsTest, ManyRowsComeInPieces) {
+  Client client = env_.Connect();
+  const FakeModel wide{ModelShape{.layers = 1, .kv_heads = 32, .q_heads = 32, .head_dim = 128}};
+  Store store = client.OpenStore(SpecOf(wide.shape(), "f16", "f16", kBlock, kSinks)).value();
+  Conversation talk(client, store.Open({}, Options(ElementType::kF16)).value(), wide, {}, kMaxStep);
+  talk.Feed(tokens_, 60);
+  Rows rows(kTokens * 32 * 128, NAN), expected;
+  ASSERT_TRUE(talk.sequence().CopyRows(0, 0, kTokens, {}, {rows.data(), ElementType::kF32, kTokens, 32, 128, 32 * 128, 128}));
+  for (std::size_t p = 0; p < kTokens; ++p) {
+    for (std::size_t h = 0; h < 32; ++h) {
+      const std::vector<float> row = wide.Row(tokens_, p, Side::kValue, 0, h);
+      expected.insert(expected.end(), row.begin(), row.end());
+    }
+  }
+  EXPECT_TRUE(rows == expected);
+}
+
 TEST_P(CopyRowsTest, RowsInTheArenaAreWrittenThereAndCopiesAreCounted) {
   Client client = env_.Connect();
   const StoreSpec spec = Spec("int8", "int8");

@@ -13,21 +13,7 @@ import kvant.mlx_lm as km  # noqa: E402
 import mlx_lm  # noqa: E402
 from mlx_lm.models import llama  # noqa: E402
 from mlx_lm.models.cache import ArraysCache  # noqa: E402
-
-LAYERS = 3
-
-
-def small(**fields):
-    """A model of random weights, the same for the same arguments."""
-    mx.random.seed(5)
-    arguments = {
-        "model_type": "llama", "hidden_size": 32, "num_hidden_layers": LAYERS, "intermediate_size": 48, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 16, "rms_norm_eps": 1e-5, "vocab_size": 64, "rope_theta": 10000.0,
-    }  # fmt: skip
-    model = llama.Model(llama.ModelArgs(**{**arguments, **fields}))
-    mx.eval(model.parameters())
-    return model
-
+from small_mlx_model import LAYERS, ids, small  # noqa: E402
 
 @pytest.fixture
 def model():
@@ -35,10 +21,6 @@ def model():
     km.patch_mlx_lm(model, kvant.KVCacheConfig(keys="f32", values="f32", block_tokens=16))
     yield model
     km.unpatch_mlx_lm(model)
-
-
-def ids(count, start=1):
-    return mx.array([[(start + 7 * i) % 64 for i in range(count)]])
 
 
 def logits(model, count=20, caches=None):
@@ -107,9 +89,9 @@ def test_a_forked_child(model):
     logits(model, 2, caches)
 
 
-@pytest.mark.parametrize(("placement", "within"), [("service", 1), ("local", 200)])
+@pytest.mark.parametrize(("placement", "within"), [("service", 1), ("local", 128 + 64 + 64)])
 def test_a_daemon_that_goes_away(placement, within):
-    """Local attention needs the daemon once per block only."""
+    """Local attention needs the daemon only when a block has left the recent window, after 128 + 64 tokens at the latest."""
     model = small()
     with Kvantd() as daemon:
         km.patch_mlx_lm(model, kvant.KVCacheConfig(keys="f32", values="f32", uri=daemon.uri, placement=placement))

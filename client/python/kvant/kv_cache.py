@@ -115,7 +115,8 @@ class KVCacheConfig:
     def store_fields(self, layers):
         """The fields of kvant.StoreSpec that this configuration says, for a model of so many layers."""
         keys, values, overrides = self.plan(layers)
-        salt = f"{self.salt}seed {self.seed}" if self.seed != _FIELDS["seed"].default else self.salt
+        # What changes keys and values without being the model's: behind a window of attention, those of all layers but the first are others.
+        further = [f"{name} {getattr(self, name)}" for name in ("seed", "sliding_window") if not _is_default(self, name)]
         return {
             "keys": keys,
             "values": values,
@@ -123,7 +124,7 @@ class KVCacheConfig:
             "block_tokens": self.block_tokens,
             "sink_tokens": self.sink_tokens,
             "adapter": self.adapter,
-            "salt": salt,
+            "salt": " ".join([self.salt, *further]) if further else self.salt,
             "artifact": self.artifact,
         }
 
