@@ -22,7 +22,7 @@ from kvant import hf_attention
 from kvant.conversation import Conversation
 from kvant.hf_batch import Batch
 from kvant.hf_cache import KvantCache
-from kvant.hf_config import store_spec
+from kvant.hf_config import read_config, store_spec
 
 __all__ = ["KvantCache", "attach", "detach"]
 
@@ -150,6 +150,8 @@ def _spec(model, config):
     path = pathlib.Path(config.model_path or model_config.name_or_path)
     if not path.exists():
         raise kvant.InvalidArgumentError(f"attach: KVCacheConfig.model_path: no folder {str(path)!r}; it must name the checkpoint's files")
+    if getattr(model, "hf_quantizer", None) and not (config.adapter or path.is_file() or "quantization_config" in read_config(path)):
+        raise kvant.UnsupportedError(f"attach: {name} was quantized while loading; say how in KVCacheConfig.adapter, so that its keys are its own")
     spec = store_spec(
         path,
         dtype=_DTYPES[model.dtype],
