@@ -70,6 +70,7 @@ Result<Sent> WriteItem(Session& session, const Sequence& sequence, const quantiz
   auto out = PlaceOutput(session, request.out, item.initOut());
   if (!out) return out.error();
   sent.out = *out;
+  if (out->staged.data == nullptr) session.counters().bytes_zero_copy += PayloadBytes(AsConst(request.out));
   if (request.lse != nullptr) {
     auto lse = PlaceFloats(session, request.lse, request.q.tokens * request.q.heads, item.initLse());
     if (!lse) return lse.error();
@@ -151,11 +152,7 @@ Result<void> AttendHere(Session& session, std::size_t layer, std::span<const Att
   }
   local.attention.Run(local.items);
   // Looked at afterwards: only then is it sure that no slot was rewritten while it was read.
-  if (auto arena = session.GetArena(); arena && (*arena)->revoked()) {
-    return Error{ErrorCode::kDisconnected,
-                 "attend: the daemon gave up on this client, which had shown no sign of life for the lease, and its blocks are "
-                 "gone; connect again and reopen"};
-  }
+  if (auto held = session.CheckLease("attend"); !held) return held;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     if (auto finite = quantizers::CheckResult(local.items[i]); !finite) return finite;
     requests[i].sequence->RowsAreFinite(layer, local.items[i].query.q.tokens);

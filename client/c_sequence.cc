@@ -137,6 +137,14 @@ kvant_code kvant_sequence_advance(kvant_sequence* sequence, const kvant_token* t
   });
 }
 
+kvant_code kvant_sequence_copy_rows(kvant_sequence* sequence, size_t layer, uint64_t first, size_t count,
+                                    const kvant_tensor* keys, const kvant_tensor* values, kvant_error* error) {
+  return With(sequence, "copy rows", error, [&](kvant::Sequence& of) {
+    const auto wanted = [](const kvant_tensor* side) { return side == nullptr ? kvant::TensorView{} : View(*side); };
+    return Answer(of.CopyRows(layer, first, count, wanted(keys), wanted(values)), error);
+  });
+}
+
 kvant_code kvant_sequence_trim(kvant_sequence* sequence, uint64_t length, kvant_error* error) {
   return With(sequence, "trim", error, [&](kvant::Sequence& of) {
     sequence->rows = {};

@@ -13,6 +13,7 @@
 #include <kvant/client.h>
 
 #include "client/store.h"
+#include "quantizers/sequence/decode.h"
 #include "quantizers/sequence/progress.h"
 #include "quantizers/sequence/view.h"
 
@@ -66,8 +67,11 @@ class Sequence {
   Result<void> Append(std::size_t layer, const ConstTensorView& keys, const ConstTensorView& values);
   /// Attention has found the first `rows` reserved rows of a layer finite.
   void RowsAreFinite(std::size_t layer, std::uint64_t rows) noexcept;
-  /// What local attention reads.
+  /// What local placement reads.
   [[nodiscard]] quantizers::CachedSequence Cache() const noexcept;
+
+  // sequence_copy.cc
+  Result<void> CopyRows(const quantizers::RowsRequest& request);
 
   // sequence_advance.cc
   Result<void> Advance(std::span<const TokenId> tokens);
@@ -100,6 +104,10 @@ class Sequence {
   Result<void> CheckUnseenRows(std::size_t tokens) const;
   /// Makes the first `tokens` reserved rows part of the sequence.
   void Grow(std::uint64_t tokens) noexcept;
+
+  // sequence_copy.cc
+  Result<void> CopyRowsHere(const quantizers::RowsRequest& request);
+  Result<void> CopyRowsInService(const quantizers::RowsRequest& request);
 
   // sequence_advance.cc
   Result<void> AdvanceLocal(std::span<const TokenId> tokens);

@@ -99,6 +99,15 @@ Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
   });
 }
 
+Result<void> Sequence::CopyRows(std::size_t layer, std::uint64_t first, std::size_t count, const TensorView& keys,
+                                const TensorView& values) {
+  return Guard("copy rows", [&]() -> Result<void> {
+    auto entered = Enter(state_, "copy rows");
+    if (!entered) return entered.error();
+    return (*entered)->CopyRows({.layer = layer, .first = first, .count = count, .keys = keys, .values = values});
+  });
+}
+
 Result<void> Sequence::Trim(std::uint64_t length) {
   return Guard("trim", [&]() -> Result<void> {
     auto entered = Enter(state_, "trim");

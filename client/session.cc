@@ -82,6 +82,14 @@ Result<std::shared_ptr<Arena>> Session::GetArena() {
   return arena_;
 }
 
+Result<void> Session::CheckLease(std::string_view operation) const {
+  if (!arena_ || !arena_->revoked()) return {};
+  return Error{ErrorCode::kDisconnected,
+               std::string(operation) +
+                   ": the daemon gave up on this client, which had shown no sign of life for the lease, "
+                   "and its blocks are gone; connect again and reopen"};
+}
+
 Result<ArenaMemory> Session::Allocate(std::size_t bytes, std::string_view purpose) {
   auto arena = GetArena();
   if (!arena) return arena.error();

@@ -47,6 +47,8 @@ class Session {
 
   /// The arena, made at first use.
   Result<std::shared_ptr<Arena>> GetArena();
+  /// kDisconnected if the daemon has given up on this client: what was read of blocks since may have been rewritten.
+  [[nodiscard]] Result<void> CheckLease(std::string_view operation) const;
   /// Allocates in it.
   Result<ArenaMemory> Allocate(std::size_t bytes, std::string_view purpose);
   /// Offset in the arena, if [data, data + bytes) lies there. Never makes the arena.

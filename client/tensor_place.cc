@@ -98,7 +98,6 @@ Result<PlacedOutput> PlaceOutput(Session& session, const TensorView& view, wire:
   const std::size_t bytes = PayloadBytes(AsConst(view));
   if (const auto offset = session.ArenaOffset(view.data, *ExtentBytes(AsConst(view)))) {
     WriteTensor(session, AsConst(view), *offset, to);
-    session.counters().bytes_zero_copy += bytes;
     return PlacedOutput{.wanted = view, .staged = {}};
   }
   auto place = session.Scratch(bytes);

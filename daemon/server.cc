@@ -158,7 +158,7 @@ void Server::BeginDrain() {
   listener_.reset();
   auto late = loop_.timer().afterDelay(options_.drain_timeout.count() * kj::MILLISECONDS).then([this] {
     if (options_.log) options_.log->warn("drain timed out waiting_calls={}", services_.waiting_calls.count());
-    for (Session* session : services_.sessions) session->CancelAttendJobs();
+    for (Session* session : services_.sessions) session->CancelJobs();
     return loop_.timer().afterDelay(kRefusalTime);
   });
   tasks_->add(services_.waiting_calls.WhenNone()

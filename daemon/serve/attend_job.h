@@ -14,42 +14,15 @@
 
 #include "daemon/memory/arena.h"
 #include "daemon/serve/attend_service.h"
-#include "daemon/store/sequence.h"
+#include "daemon/serve/long_job.h"
+#include "daemon/serve/pinned_sequence.h"
 #include "quantizers/attention/attention.h"
 #include "quantizers/sequence/view.h"
 
 namespace kvant::daemon {
 
-/// Keeps what attention reads of a sequence where it is: the switched blocks by a lease on the last of them, the raw rows by
-/// the mapping they lie in. Made and destroyed on the loop thread.
-class PinnedSequence {
- public:
-  explicit PinnedSequence(const Sequence& sequence);
-  PinnedSequence(PinnedSequence&& other) noexcept;
-  PinnedSequence& operator=(PinnedSequence&&) = delete;
-  ~PinnedSequence();
-
-  [[nodiscard]] const quantizers::Plan& plan() const noexcept { return *store_->plan(); }
-  /// As the sequence was when it was pinned.
-  [[nodiscard]] const quantizers::CachedSequence& cache() const noexcept { return cache_; }
-
-  /// False if rows that were raw may have been written again since: the sequence was trimmed or closed, or blocks switched.
-  /// That happens only under readers of other sessions, for the owner's own calls wait.
-  [[nodiscard]] bool Unchanged(const SequenceTable& sequences) const;
-
- private:
-  std::shared_ptr<Store> store_;
-  std::uint64_t id_;
-  std::uint64_t rewrites_;
-  std::shared_ptr<const void> mapping_;   // of the tail
-  std::vector<const std::byte*> blocks_;  // the sequence's own list changes
-  quantizers::CachedSequence cache_;      // refers to blocks_, whose elements stay where they are when this is moved
-  Block* leased_ = nullptr;               // null: no blocks, or moved from
-};
-
-/// Made, filled and destroyed on the loop thread; Continue runs on the thread that computes. Outcomes may be read once it has
-/// ended.
-class AttendJob {
+/// Filled on the loop thread. Outcomes may be read once it has ended.
+class AttendJob final : public LongJob {
  public:
   struct Item {
     std::size_t index = 0;       ///< within the request
@@ -66,17 +39,15 @@ class AttendJob {
   /// An error is the item's outcome; then it is not added. Not after the first Continue.
   Result<void> Add(std::size_t index, std::uint64_t id, const AttendCall& call);
 
-  /// Checks and computes until all is done or the job was cancelled (true), or `pause` says true (false). Every time with the
-  /// same executor.
-  bool Continue(quantizers::Executor& executor, const std::function<bool()>& pause);
-
-  /// From any thread: the job ends soon, and its items are refused.
-  void Cancel() noexcept { cancelled_.store(true, std::memory_order_relaxed); }
+  /// Checks and computes.
+  bool Continue(quantizers::Executor& executor, const std::function<bool()>& pause) override;
+  /// Its items are refused.
+  void Cancel() noexcept override { cancelled_.store(true, std::memory_order_relaxed); }
   [[nodiscard]] bool cancelled() const noexcept { return cancelled_.load(std::memory_order_relaxed); }
 
   [[nodiscard]] const std::vector<Item>& items() const noexcept { return items_; }
-  /// Memory that the job takes from its first Continue until it has ended, about. It grows with Add.
-  [[nodiscard]] std::size_t scratch_bytes() const noexcept {
+  /// Grows with Add.
+  [[nodiscard]] std::size_t scratch_bytes() const noexcept override {
     return std::min(scratch_bytes_, quantizers::Attention::kPartialBytes) + turned_bytes_;
   }
 

@@ -25,7 +25,7 @@ LongAttention::~LongAttention() {
   thread_.join();
 }
 
-void LongAttention::Submit(const void* session, std::shared_ptr<AttendJob> job, std::function<void()> done) {
+void LongAttention::Submit(const void* session, std::shared_ptr<LongJob> job, std::function<void()> done) {
   {
     const std::lock_guard lock(mutex_);
     auto turn = std::ranges::find(turns_, session, &Turn::session);
@@ -66,7 +66,7 @@ void LongAttention::Work(std::size_t threads, int nicer) {
     if (turns_.empty()) return;
     Turn& next = NextTurn();
     const void* const session = next.session;
-    AttendJob* const job = next.entries.front().job.get();
+    LongJob* const job = next.entries.front().job.get();
     if (!std::exchange(next.entries.front().begun, true)) scratch_bytes_ += job->scratch_bytes();
     lock.unlock();
     const Clock::time_point begin = Clock::now();

@@ -1,4 +1,5 @@
-// Attention calls that take long, on a thread of their own, so that the event loop answers everybody else meanwhile.
+// Calls that take long (attention, and rows that are read back) on a thread of their own, so that the event loop answers
+// everybody else meanwhile.
 #pragma once
 
 #include <atomic>
@@ -12,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "daemon/serve/attend_job.h"
+#include "daemon/serve/long_job.h"
 #include "daemon/worker_threads.h"
 
 namespace kvant::daemon {
@@ -31,9 +32,9 @@ class LongAttention {
   LongAttention(const LongAttention&) = delete;
   LongAttention& operator=(const LongAttention&) = delete;
 
-  /// Computes `job`, then calls `done` on the loop thread: when all of it is computed, or soon after it is cancelled.
+  /// Runs `job`, then calls `done` on the loop thread: when all of it is done, or soon after it is cancelled.
   /// `session` says whose turn it takes. The jobs of one session run in the order in which they came.
-  void Submit(const void* session, std::shared_ptr<AttendJob> job, std::function<void()> done);
+  void Submit(const void* session, std::shared_ptr<LongJob> job, std::function<void()> done);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -41,7 +42,7 @@ class LongAttention {
   static constexpr std::size_t kScratchBytes = std::size_t{256} << 20;
 
   struct Entry {
-    std::shared_ptr<AttendJob> job;
+    std::shared_ptr<LongJob> job;
     std::function<void()> done;
     bool begun = false;
   };

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "daemon/serve/attend_job.h"
+#include "daemon/serve/long_attention.h"
 
 namespace kvant::daemon {
 namespace {
@@ -28,7 +28,7 @@ Session::~Session() { Close(); }
 void Session::Close() {
   if (std::exchange(closed_, true)) return;
   services_.sessions.erase(this);
-  CancelAttendJobs();
+  CancelJobs();
   // Said before the leases go: a client that was taken for dead and runs on must not trust blocks that may be rewritten.
   for (const auto& [number, arena] : arenas_) arena->Revoke();
   readers_.clear();
@@ -60,17 +60,20 @@ Result<std::shared_ptr<const Arena>> Session::FindArena(std::uint32_t number) co
   return found->second;
 }
 
-std::shared_ptr<AttendJob> Session::NewAttendJob() {
-  std::erase_if(attend_jobs_, [](const auto& job) { return job.expired(); });
+std::vector<std::shared_ptr<const Arena>> Session::Arenas() const {
   std::vector<std::shared_ptr<const Arena>> arenas;
   for (const auto& [number, arena] : arenas_) arenas.push_back(arena);
-  auto job = std::make_shared<AttendJob>(std::move(arenas));
-  attend_jobs_.push_back(job);
-  return job;
+  return arenas;
 }
 
-void Session::CancelAttendJobs() noexcept {
-  for (const auto& weak : attend_jobs_) {
+void Session::Submit(const std::shared_ptr<LongJob>& job, std::function<void()> done) {
+  std::erase_if(jobs_, [](const auto& ended) { return ended.expired(); });
+  jobs_.push_back(job);
+  services_.long_attention.Submit(this, job, std::move(done));
+}
+
+void Session::CancelJobs() noexcept {
+  for (const auto& weak : jobs_) {
     if (const auto job = weak.lock()) job->Cancel();
   }
 }

@@ -30,8 +30,8 @@
 
 namespace kvant::daemon {
 
-class AttendJob;
 class LongAttention;
+class LongJob;
 class Session;
 
 /// Why a daemon that drains refuses what would take long.
@@ -115,10 +115,13 @@ class Session {
   [[nodiscard]] Result<std::shared_ptr<const Arena>> FindArena(std::uint32_t number) const;
   [[nodiscard]] std::uint64_t arena_bytes() const noexcept { return arena_budget_->arena_bytes(); }
   [[nodiscard]] std::size_t arenas() const noexcept { return arenas_.size(); }
-  /// A job for LongAttention, empty; ends soon once the session is closed. It keeps this session's arenas mapped.
-  [[nodiscard]] std::shared_ptr<AttendJob> NewAttendJob();
+  /// For a job to keep mapped while it uses places there.
+  [[nodiscard]] std::vector<std::shared_ptr<const Arena>> Arenas() const;
+  /// Hands `job` to LongAttention; `done` is called on the loop thread when it has ended, which is soon once this session is
+  /// closed.
+  void Submit(const std::shared_ptr<LongJob>& job, std::function<void()> done);
   /// Ends those that run: their calls are refused.
-  void CancelAttendJobs() noexcept;
+  void CancelJobs() noexcept;
 
   /// Changes while the client is alive; empty without arenas.
   [[nodiscard]] std::vector<std::uint64_t> Heartbeats() const;
@@ -192,7 +195,7 @@ class Session {
   std::set<std::weak_ptr<const Store>, std::owner_less<>> warned_stores_;
   std::unordered_map<std::uint64_t, OwnSequence> sequences_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Reader>> readers_;
-  std::vector<std::weak_ptr<AttendJob>> attend_jobs_;
+  std::vector<std::weak_ptr<LongJob>> jobs_;
   std::size_t plans_in_work_ = 0;
   bool closed_ = false;
 };

@@ -117,6 +117,23 @@ Result<AttendCall> ReadAttend(const Session& session, wire::AttendItem::Reader f
   return call;
 }
 
+Result<quantizers::RowsRequest> ReadRowsRequest(const Session& session, wire::Session::CopyRowsParams::Reader from) {
+  quantizers::RowsRequest request{.layer = from.getLayer(), .first = from.getFirst()};
+  if (from.hasKeys()) {
+    auto keys = ReadTensor(session, "copy rows: keys", from.getKeys());
+    if (!keys) return keys.error();
+    request.keys = *keys;
+    request.count = keys->tokens;
+  }
+  if (from.hasValues()) {
+    auto values = ReadTensor(session, "copy rows: values", from.getValues());
+    if (!values) return values.error();
+    request.values = *values;
+    request.count = values->tokens;
+  }
+  return request;
+}
+
 void WriteState(const Sequence& sequence, BlockRange told, wire::SequenceState::Builder to) {
   to.setSequence(sequence.id());
   to.setLength(sequence.length());

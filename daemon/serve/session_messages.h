@@ -10,6 +10,7 @@
 
 #include "daemon/serve/attend_service.h"
 #include "daemon/serve/session.h"
+#include "quantizers/sequence/decode.h"
 
 namespace kvant::daemon {
 
@@ -18,6 +19,10 @@ namespace kvant::daemon {
 [[nodiscard]] std::vector<std::uint32_t> ReadTokens(capnp::List<std::uint32_t>::Reader from);
 /// Fills everything but the sequence.
 [[nodiscard]] Result<AttendCall> ReadAttend(const Session& session, wire::AttendItem::Reader from);
+
+/// Not checked against the sequence yet.
+[[nodiscard]] Result<quantizers::RowsRequest> ReadRowsRequest(const Session& session,
+                                                              wire::Session::CopyRowsParams::Reader from);
 
 /// `told`: the blocks that go with it (Session::TellAllBlocks).
 void WriteState(const Sequence& sequence, BlockRange told, wire::SequenceState::Builder to);

@@ -9,7 +9,6 @@
 
 #include "daemon/serve/attend_job.h"
 #include "daemon/serve/attend_service.h"
-#include "daemon/serve/long_attention.h"
 #include "daemon/serve/session_messages.h"
 #include "daemon/serve/session_server.h"
 #include "protocol/wire.h"
@@ -79,7 +78,7 @@ kj::Promise<void> FinishLong(LongAttend call, const AttendJob& job) {
                       "attend: sequence " + std::to_string(item.sequence) + " changed each time while it was read; ask again"};
       continue;
     }
-    if (again == nullptr) again = session.NewAttendJob();
+    if (again == nullptr) again = std::make_shared<AttendJob>(session.Arenas());
     auto next = CallOf(session, call.context.getParams().getItems()[static_cast<unsigned>(item.index)]);
     outcome = next ? again->Add(item.index, item.sequence, *next) : Result<void>(next.error());
   }
@@ -94,7 +93,7 @@ kj::Promise<void> FinishLong(LongAttend call, const AttendJob& job) {
 kj::Promise<void> Compute(LongAttend call, std::shared_ptr<AttendJob> job) {
   auto pair = kj::newPromiseAndFulfiller<void>();
   auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
-  call.session->services().long_attention.Submit(call.session.get(), job, [fulfiller] { (*fulfiller)->fulfill(); });
+  call.session->Submit(job, [fulfiller] { (*fulfiller)->fulfill(); });
   return pair.promise.then([call = kj::mv(call), job = kj::mv(job)]() mutable {
     return RunHandler([&] { return FinishLong(kj::mv(call), *job); });
   });
@@ -117,7 +116,7 @@ kj::Promise<void> RunAttend(const std::shared_ptr<Session>& session, CallOrder& 
     return kj::READY_NOW;
   }
   LongAttend call{session, context, batch.outcomes};
-  auto job = session->NewAttendJob();
+  auto job = std::make_shared<AttendJob>(session->Arenas());
   std::vector<std::uint64_t> ids;
   for (const AttendCall& each : batch.calls) {
     const auto index = static_cast<std::size_t>(each.outcome - batch.outcomes.data());

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "daemon/store/seal.h"
-#include "quantizers/attention/aligned_buffer.h"
+#include "quantizers/sequence/decode.h"
 
 namespace kvant::daemon {
 namespace {
@@ -162,30 +162,21 @@ quantizers::CachedSequence Sequence::Cache() const noexcept {
 Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t rows, const quantizers::Tail& to,
                                            DecodePass pass) const {
   const StoreSpec& spec = store_->spec();
-  const quantizers::Plan& plan = *store_->plan();
   const float largest = kernels::LargestStorable(to.layout.type);
   const quantizers::Sinks sinks = SinksOf(block, spec);
-  const std::uint64_t raw_rows = sinks.data != nullptr ? std::min<std::uint64_t>(rows, spec.sink_tokens) : 0;
-  std::vector<float> decoded(rows * spec.head_dim);
-  quantizers::AlignedBuffer scratch;
-  scratch.Reserve(plan.decode_scratch());
+  quantizers::BlockDecoder decoder(*store_->plan());
   for (std::size_t layer = 0; layer < spec.layers; ++layer) {
     for (std::size_t head = 0; head < spec.kv_heads; ++head) {
       for (std::size_t side = 0; side < 2; ++side) {
-        const auto which = static_cast<quantizers::Side>(side);
-        plan.codec(layer, head, which)
-            .Decode({.head = head,
-                     .first_position = block.first_position,
-                     .block = plan.place(layer, head, which).In<const std::byte>(block.codes().payload),
-                     .begin = 0,
-                     .end = rows,
-                     .rows = decoded.data(),
-                     .row_stride = spec.head_dim,
-                     .scratch = scratch.data()});
-        for (std::size_t i = 0; i < raw_rows; ++i) {
-          const std::byte* row = sinks.data + sinks.layout.Offset(layer, side, head) + i * sinks.layout.row_bytes();
-          kernels::LoadRow(row, sinks.layout.type, spec.head_dim, decoded.data() + i * spec.head_dim);
-        }
+        const std::span decoded(decoder.Decode({.payload = block.codes().payload,
+                                                .first_position = block.first_position,
+                                                .sinks = sinks,
+                                                .layer = layer,
+                                                .head = head,
+                                                .side = static_cast<quantizers::Side>(side),
+                                                .begin = 0,
+                                                .end = static_cast<std::size_t>(rows)}),
+                                rows * spec.head_dim);
         if (pass == DecodePass::kStore) {
           const RowsView view{decoded.data(), ElementType::kF32, static_cast<std::size_t>(rows), spec.head_dim, spec.head_dim};
           Result<void> stored = quantizers::WriteRows(to, layer, side, head, block.first_position, view);

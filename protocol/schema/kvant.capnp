@@ -349,6 +349,11 @@ interface Session {
   rewind @12 (sequence :UInt64, mark :Mark) -> Outcome(SequenceState);
   release @13 (sequence :UInt64, mark :Mark) -> Advanced;
   # Lets go of a mark. Sealing goes on from here, so blocks may switch as in an advance without tokens.
+
+  copyRows @14 (sequence :UInt64, layer :UInt32, first :UInt64, keys :Tensor, values :Tensor) -> Status;
+  # Copies the rows of positions first .. first + tokens of one layer to `keys` and `values`, [tokens, kv_heads, head_dim] of any
+  # element type; either may be absent. Raw rows and sinks come as they were written, those of switched blocks decoded. Of a
+  # reader too.
 }
 
 # ----------------------------------------------------------------------------------------------------------- bootstrap

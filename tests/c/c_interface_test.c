@@ -204,6 +204,30 @@ static void Marks(void) {
   kvant_client_close(client);
 }
 
+static void Rows(void) {
+  kvant_client* client = Connect();
+  kvant_store* store = OpenStore(client, "f32"); /* without loss: blocks decode to what was written */
+  kvant_sequence* sequence = Open(store, NULL, 0);
+  Feed(sequence, 100, 8);
+  static float rows[60][kKvHeads][kDim];
+  const kvant_tensor out = {rows, KVANT_F32, 60, kKvHeads, kDim, kKvHeads * kDim, kDim};
+  for (unsigned side = 0; side < 2; ++side) {
+    memset(rows, 0, sizeof(rows));
+    OK(kvant_sequence_copy_rows(sequence, 1, 40, 60, side == 0 ? &out : NULL, side == 1 ? &out : NULL, &error));
+    for (size_t t = 0; t < 60; ++t) {
+      for (size_t h = 0; h < kKvHeads; ++h) {
+        for (size_t i = 0; i < kDim; ++i) CHECK(rows[t][h][i] == Number(side, 1, h, 40 + t, i));
+      }
+    }
+  }
+  CHECK(kvant_sequence_copy_rows(sequence, 1, 41, 60, &out, NULL, &error) == KVANT_OUT_OF_RANGE);
+  CHECK(kvant_sequence_copy_rows(sequence, 1, 40, 60, NULL, NULL, &error) == KVANT_INVALID_ARGUMENT);
+  CHECK(kvant_sequence_copy_rows(NULL, 1, 40, 60, &out, NULL, &error) == KVANT_INVALID_ARGUMENT);
+  kvant_sequence_close(sequence);
+  kvant_store_close(store);
+  kvant_client_close(client);
+}
+
 static void Errors(void) {
   kvant_client* client = Connect();
   kvant_store* store = OpenStore(client, "f32");
@@ -325,14 +349,14 @@ int main(int argc, char** argv) {
   static const struct {
     const char* name;
     void (*run)(void);
-  } kCases[] = {{"attention", Attention}, {"sharing", Sharing}, {"marks", Marks}, {"errors", Errors},
-                {"structs", Structs},     {"threads", Threads}, {"fork", Fork}};
+  } kCases[] = {{"attention", Attention}, {"sharing", Sharing}, {"marks", Marks},     {"rows", Rows},
+                {"errors", Errors},       {"structs", Structs}, {"threads", Threads}, {"fork", Fork}};
   for (size_t i = 0; argc == 2 && i < sizeof(kCases) / sizeof(kCases[0]); ++i) {
     if (strcmp(argv[1], kCases[i].name) == 0) {
       kCases[i].run();
       return 0;
     }
   }
-  fprintf(stderr, "usage: c_interface_test attention|sharing|marks|errors|structs|threads|fork\n");
+  fprintf(stderr, "usage: c_interface_test attention|sharing|marks|rows|errors|structs|threads|fork\n");
   return 2;
 }

@@ -61,6 +61,30 @@ def test_attention_is_plain_attention(store, placement):
     assert len(sequence) == total
 
 
+@pytest.mark.parametrize("placement", ["local", "service"])
+def test_rows_are_read_back(store, placement):
+    rng = np.random.default_rng(8)
+    sequence = store.open((), placement=placement, recent_tokens=16, max_step_tokens=8, tail="f32")
+    keys, values = rows(rng, 80)
+    for at in range(0, 80, 8):
+        sequence.reserve(8)
+        for layer in range(LAYERS):
+            sequence.append(layer, keys[layer, at : at + 8], values[layer, at : at + 8])
+        sequence.advance(np.arange(at, at + 8))
+    got_keys = np.empty((70, KV_HEADS, DIM), np.float32)
+    got_values = np.empty((KV_HEADS, 70, DIM), np.float16)
+    sequence.copy_rows(1, 5, 70, got_keys, got_values.transpose(1, 0, 2))
+    assert (got_keys == keys[1, 5:75]).all()
+    assert (got_values == values[1, 5:75].astype(np.float16).transpose(1, 0, 2)).all()
+    got_keys[...] = 0
+    sequence.copy_rows(0, 5, 70, keys=got_keys)
+    assert (got_keys == keys[0, 5:75]).all()
+    with pytest.raises(kvant.OutOfRangeError, match="the sequence has 80 tokens"):
+        sequence.copy_rows(0, 11, 70, keys=got_keys)
+    with pytest.raises(kvant.InvalidArgumentError, match="neither keys nor values"):
+        sequence.copy_rows(0, 0, 70)
+
+
 def test_rows_are_views_of_shared_memory(store):
     sequence = store.open((), tail="f32")
     sequence.reserve(3)

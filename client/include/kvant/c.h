@@ -280,6 +280,10 @@ KVANT_API kvant_code kvant_sequence_attend(kvant_sequence* sequence, size_t laye
 /* Makes `count` reserved tokens part of the sequence. KVANT_STORE_FULL: they are, but a block could not be sealed. */
 KVANT_API kvant_code kvant_sequence_advance(kvant_sequence* sequence, const kvant_token* tokens, size_t count,
                                             kvant_error* error);
+/* Copies the rows of positions [first, first + count) of one layer, as Sequence::CopyRows in kvant/client.h, to `keys` and
+ * `values`, [count, kv_heads, head_dim] each; a null one is a side that is not wanted. */
+KVANT_API kvant_code kvant_sequence_copy_rows(kvant_sequence* sequence, size_t layer, uint64_t first, size_t count,
+                                              const kvant_tensor* keys, const kvant_tensor* values, kvant_error* error);
 KVANT_API kvant_code kvant_sequence_trim(kvant_sequence* sequence, uint64_t length, kvant_error* error);
 
 /* A mark is the length at which it was set; while one is held nothing newer is sealed. */

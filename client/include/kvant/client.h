@@ -222,6 +222,15 @@ class KVANT_API Sequence {
   /// tells.
   Result<void> Advance(std::span<const TokenId> tokens);
 
+  /// Copies the rows of positions [first, first + count) of one layer, as attention reads them, to `keys` and `values`:
+  /// [count, kv_heads, head_dim] of any element type and strides, in any memory; a view without data is a side that is not
+  /// wanted. Raw rows and sinks come as they were written, those of sealed blocks that attention reads as codes decoded, and
+  /// keys of StoreSpec::key_stage. Any positions below length(), of a reader below its source's length. In service placement
+  /// copied in pieces: of a reader they need not be of one moment. kOutOfRange beyond the sequence, kNotFinite if a number goes
+  /// beyond a tensor's type, kDisconnected as Attend; the tensors are then garbage.
+  Result<void> CopyRows(std::size_t layer, std::uint64_t first, std::size_t count, const TensorView& keys,
+                        const TensorView& values);
+
   /// Drops tokens from the end; new length `length`. Inside a sealed block the rows that stay are decoded back into the tail.
   Result<void> Trim(std::uint64_t length);
 

@@ -187,6 +187,19 @@ void AddSequence(nb::module_& module) {
           },
           "tokens"_a, "Makes reserved tokens part of the sequence; every layer's rows must be written.")
       .def(
+          "copy_rows",
+          [](PySequence& self, std::size_t layer, std::uint64_t first, std::size_t count, const std::optional<WriteArray>& keys,
+             const std::optional<WriteArray>& values) {
+            Sequence& sequence = self.Open("copy_rows");
+            const TensorView k = keys ? WriteView(*keys, "keys") : TensorView{};
+            const TensorView v = values ? WriteView(*values, "values") : TensorView{};
+            Take(Unlocked([&] { return sequence.CopyRows(layer, first, count, k, v); }));
+          },
+          "layer"_a, "first"_a, "count"_a, "keys"_a.none() = nb::none(), "values"_a.none() = nb::none(),
+          "Copies the rows of positions first .. first + count of one layer to `keys` and `values`, writable arrays [count, "
+          "kv_heads, head_dim] of float32, float16 or bfloat16; None for a side that is not wanted. Raw rows and sinks come as "
+          "they were written, those that attention reads as codes decoded. OutOfRangeError beyond the sequence.")
+      .def(
           "trim",
           [](PySequence& self, std::uint64_t length) {
             Sequence& sequence = self.Open("trim");
