@@ -55,12 +55,15 @@ def _digest_file(path):
     return state.hexdigest()
 
 
-def model_identity(folder):
-    """Digest of a checkpoint's config.json and weights (*.safetensors). `folder` is the checkpoint's, as engines load it.
+def model_identity(path):
+    """Digest of a checkpoint's config.json and weights (*.safetensors) in the folder `path`, as engines load it, or of the GGUF file
+    `path`, which holds both.
 
     Raises FileNotFoundError if config.json or the weights are missing.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(path)
+    if folder.is_file():
+        return xxhash.xxh3_128_hexdigest(f"kvant model 1\ngguf {_digest_file(folder)}\n".encode())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     counted = canonical_json({name: value for name, value in config.items() if name not in LEFT_OUT})
     weights = sorted(folder.glob("*.safetensors"), key=lambda file: file.name.encode())
@@ -72,6 +75,7 @@ def model_identity(folder):
     return xxhash.xxh3_128_hexdigest(lines.encode())
 
 
-def tokenizer_identity(folder):
-    """Digest of a checkpoint's tokenizer.json."""
-    return _digest_file(pathlib.Path(folder) / "tokenizer.json")
+def tokenizer_identity(path):
+    """Digest of the tokenizer.json in a checkpoint's folder, or of a GGUF file, which holds its tokenizer."""
+    path = pathlib.Path(path)
+    return _digest_file(path if path.is_file() else path / "tokenizer.json")
