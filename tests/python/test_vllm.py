@@ -15,7 +15,9 @@ import engine_sources
 import vllm_standin
 
 vllm_standin.install()
-from kvant.vllm import KvantConnector, KVConnectorRole  # noqa: E402
+from kvant.prefixes import Prefixes, Settings  # noqa: E402
+from kvant.vllm import KvantConnector, KVConnectorRole, Transfer  # noqa: E402
+from kvant.vllm_pages import Pages  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent
 LAYERS, HEADS, DIM, PAGE, PAGES = 6, 2, 128, 16, 64
@@ -37,16 +39,20 @@ def row_of(token, position, layer, side):
     return np.random.default_rng((token, position, layer, side)).standard_normal((HEADS, DIM), dtype=np.float32)
 
 
+def name_of(layer):
+    return f"model.layers.{layer + 7}.self_attn.attn"  # 7, 8, 9, 10: not in the order of the alphabet
+
+
 class Worker:
     """Pages as vLLM's CPU attention keeps them, and forward passes that fill them."""
 
     def __init__(self, settings):
         self.connector = KvantConnector(settings, KVConnectorRole.WORKER, None)
-        self.caches = {f"model.layers.{layer}.self_attn.attn": np.zeros((PAGES, HEADS, PAGE, 2 * DIM), np.float32) for layer in range(LAYERS)}
+        self.caches = {name_of(layer): np.zeros((PAGES, HEADS, PAGE, 2 * DIM), np.float32) for layer in range(LAYERS)}
         self.connector.register_kv_caches(self.caches)
 
     def place(self, layer, block, head):
-        flat = self.caches[f"model.layers.{layer}.self_attn.attn"][block, head].reshape(-1)
+        flat = self.caches[name_of(layer)][block, head].reshape(-1)
         return flat[: PAGE * DIM].reshape(DIM, PAGE), flat[PAGE * DIM :].reshape(PAGE, DIM)
 
     def write(self, tokens, first, block_ids):
@@ -92,7 +98,6 @@ def output(new=(), cached=()):
         scheduled_new_reqs=[types.SimpleNamespace(req_id=r.request_id, block_ids=(list(ids),), num_computed_tokens=c) for r, ids, c, _ in new],
         scheduled_cached_reqs=types.SimpleNamespace(
             req_ids=[r.request_id for r, *_ in cached],
-            resumed_req_ids=set(),
             new_block_ids=[None if ids is None else (list(ids),) for _, ids, *_ in cached],
             num_computed_tokens=[c for _, _, c, _ in cached],
         ),
@@ -138,6 +143,11 @@ def test_what_one_engine_computes_another_loads(engines):
     ids = [40, 3, 17, 5, 9, 60, 21]
     assert other.prefill(request("b", tokens), ids) == (96, set())  # three blocks of kvant's, six pages
     assert other.worker.holds(tokens, 100, ids)
+    with other.worker.connector._prefixes.find(tokens) as sequence:  # and other engines find layer by layer what they expect
+        for layer in range(LAYERS):
+            keys = np.empty((96, HEADS, DIM), np.float32)
+            sequence.copy_rows(layer, 0, 96, keys, None)
+            assert (keys == [row_of(token, position, layer, 0) for position, token in enumerate(tokens[:96])]).all()
     changed = [*tokens[:40], 1, *tokens[41:]]
     assert other.prefill(request("c", changed), range(30, 37)) == (32, set())  # found by the tokens themselves
     assert other.worker.holds(changed, 100, list(range(30, 37)))
@@ -180,6 +190,20 @@ def test_chunked_prefill_and_decoding_save_as_they_go(engines):
     assert other.prefill(again, ids) == (128, set()) and other.worker.holds(again.all_token_ids, 128, ids)
 
 
+def test_a_request_that_was_preempted_goes_on_in_other_pages(engines):
+    engine, other = engines(), engines()
+    tokens = list(range(100))
+    req = request("a", tokens)
+    engine.admit(req, range(2))
+    engine.worker.step(engine.scheduler.build_connector_meta(output(new=[(req, [0, 1], 0, 32)])), [(tokens[:32], 0, [0, 1])])
+    ids = [20, 21, 22, 23, 24, 25, 26]
+    assert engine.admit(req, ids) == 32
+    meta = engine.scheduler.build_connector_meta(output(cached=[(req, ids, 32, 68)]))
+    assert engine.worker.step(meta, [(tokens, 32, ids)]) == set() and engine.worker.holds(tokens, 100, ids)
+    again = request("b", tokens)
+    assert other.prefill(again, range(7)) == (96, set()) and other.worker.holds(tokens, 100, list(range(7)))
+
+
 def test_requests_that_tokens_do_not_decide_are_left_alone(engines):
     tokens = list(range(64))
     engine = engines()
@@ -200,7 +224,8 @@ def test_a_load_that_fails_is_reported_and_poisons_nothing(engines):
     assert engine.worker.step(meta, [(tokens, 64, ids)]) == {0, 1, 2, 3}
     assert engine.worker.connector.get_block_ids_with_load_errors() == set()
     assert engine.scheduler.get_num_new_matched_tokens(request("c", tokens), 0) == (64, False)  # nothing new was saved
-    assert engine.prefill(request("d", tokens[:70]), range(5)) == (64, set())  # a good load clears the pages
+    assert engine.prefill(request("d", tokens[:100]), range(7)) == (64, set())  # a good load clears the pages
+    assert engine.scheduler.get_num_new_matched_tokens(request("e", tokens), 0) == (96, False)
 
 
 def test_a_daemon_that_goes_away_costs_hits_alone(engines, kvantd_process, caplog):
@@ -248,6 +273,20 @@ def test_the_connector_overrides_its_base_as_declared():
     engine_sources.check_overrides(ours, engine_sources.class_in(vllm_standin.__file__, "KVConnectorBase_V1"))
 
 
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_pages_of_torch(name):
+    torch = pytest.importorskip("torch")
+    spec = kvant.StoreSpec(name="pages", model=name, tokenizer="none", layers=2, kv_heads=HEADS, head_dim=DIM, keys="f32", values="f32", block_tokens=32)
+    prefixes = Prefixes(spec, Settings())
+    caches = {name_of(layer): torch.randn(20, HEADS, PAGE, 2 * DIM).to(getattr(torch, name)) for layer in range(2)}
+    saved = Transfer(list(range(64)), 0, [3, 9, 1, 7])
+    prefixes.save(saved.tokens, Pages(caches, spec, PAGE).reader(saved))
+    other = {layer: torch.zeros_like(cache) for layer, cache in caches.items()}
+    with prefixes.find(saved.tokens) as sequence:
+        Pages(other, spec, PAGE).fill(Transfer(saved.tokens, 16, [0, 2, 4, 6]), sequence)
+    assert all(torch.equal(other[layer][[2, 4, 6]], caches[layer][[9, 1, 7]]) and not other[layer][0].any() for layer in caches)
+
+
 SOURCES = os.environ.get("KVANT_VLLM_SOURCES")
 
 
@@ -263,7 +302,7 @@ def test_the_sources_of_vllm_are_as_the_stand_ins_say():
     assert set(engine_sources.methods_of(stand_in)) <= set(engine_sources.methods_of(base))
     for path, name, used in (
         ("v1/core/sched/output.py", "NewRequestData", {"req_id", "block_ids", "num_computed_tokens"}),
-        ("v1/core/sched/output.py", "CachedRequestData", {"req_ids", "resumed_req_ids", "new_block_ids", "num_computed_tokens"}),
+        ("v1/core/sched/output.py", "CachedRequestData", {"req_ids", "new_block_ids", "num_computed_tokens"}),
         ("v1/core/sched/output.py", "SchedulerOutput", {"scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens"}),
         ("v1/core/kv_cache_manager.py", "KVCacheBlocks", {"get_block_ids"}),
         (

@@ -45,7 +45,7 @@ class KvantMetadata(KVConnectorMetadata):
 
 
 class _Request:
-    """A request that is being served, as the scheduler's side follows it."""
+    """A request that is being served, as the scheduler's side follows it; a new one each time vLLM gives it pages from the first on."""
 
     def __init__(self, request):
         self.request = request
@@ -108,19 +108,16 @@ class KvantConnector(KVConnectorBase_V1):
         meta = KvantMetadata(loads=self._loads)
         self._loads = []
         for new in scheduler_output.scheduled_new_reqs:
-            self._follow(meta, scheduler_output, new.req_id, new.num_computed_tokens, new.block_ids, replace=True)
+            self._follow(meta, scheduler_output, new.req_id, new.num_computed_tokens, new.block_ids)
         cached = scheduler_output.scheduled_cached_reqs
         for at, name in enumerate(cached.req_ids):
-            replace = name in cached.resumed_req_ids
-            self._follow(meta, scheduler_output, name, cached.num_computed_tokens[at], cached.new_block_ids[at], replace=replace)
+            self._follow(meta, scheduler_output, name, cached.num_computed_tokens[at], cached.new_block_ids[at])
         return meta
 
-    def _follow(self, meta, scheduler_output, name, computed, block_ids, *, replace):
+    def _follow(self, meta, scheduler_output, name, computed, block_ids):
         entry = self._requests.get(name)
         if entry is None:
             return
-        if replace:
-            entry.block_ids = []
         if block_ids is not None:
             entry.block_ids += block_ids[0]
         # Tokens that are scheduled but not known are a draft's, and may be taken back.
@@ -150,8 +147,6 @@ class KvantConnector(KVConnectorBase_V1):
             pages = set(self._pages.of(load))
             try:
                 with self._prefixes.find(load.tokens) as sequence:
-                    if sequence.cached_tokens < len(load.tokens):
-                        raise kvant.NotFoundError(f"{len(load.tokens)} tokens were found, now {sequence.cached_tokens}")
                     self._pages.fill(load, sequence)
             except kvant.Error as error:
                 _log.error("load of %d tokens: %s", len(load.tokens) - load.first, error)
