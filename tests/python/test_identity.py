@@ -73,3 +73,24 @@ def test_weights_and_configuration_count_and_names_of_tools_do_not(tmp_path):
     assert kvant.model_identity(tmp_path) == first
     (tmp_path / "config.json").write_text(json.dumps({**fields, "hidden_size": 16}))
     assert kvant.model_identity(tmp_path) != first
+
+
+def test_a_model_is_found_by_path_name_or_what_was_loaded_from_it(byte6m, tmp_path, monkeypatch):
+    digest = kvant.model_identity(byte6m)
+
+    class Loaded:
+        name_or_path = str(byte6m)
+
+    assert kvant.model_identity(Loaded()) == kvant.model_identity(str(byte6m)) == digest
+    with pytest.raises(FileNotFoundError, match="some/model"):
+        kvant.model_identity("some/model")
+    with pytest.raises(FileNotFoundError, match="no/such/model/at all"):
+        kvant.model_identity("no/such/model/at all")
+    hub = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    repo = tmp_path / "models--some--model"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    (repo / "snapshots").mkdir()
+    (repo / "snapshots" / "abc").symlink_to(byte6m)
+    assert kvant.model_identity("some/model") == digest

@@ -87,7 +87,7 @@ def test_a_mask_of_the_models_own_is_refused(tmp_path):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     model = AutoModelForCausalLM.from_config(MODELS["normalized keys"])
-    with pytest.raises(kvant.InvalidArgumentError, match="model_path"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         kt.attach(model, kvant.KVCacheConfig(model_path=str(tmp_path / "nowhere")))
 
 

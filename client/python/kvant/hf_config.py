@@ -6,7 +6,7 @@ import math
 import pathlib
 
 from kvant._core import InvalidArgumentError, UnsupportedError
-from kvant.identity import model_identity, tokenizer_identity
+from kvant.identity import checkpoint, model_identity, tokenizer_identity
 from kvant.spec import Rope, StoreSpec
 
 _MAX_POSITIONS = 1 << 30
@@ -127,10 +127,10 @@ def store_spec(path, *, dtype, config=None, **fields):
     """The spec of a checkpoint's store. `path`: its folder, or a GGUF file, which has no config.json: `config` is then the
     configuration that the engine made of it. dtype: what keys and values are computed in. `fields` are those of kvant.StoreSpec that
     the checkpoint does not say: keys, values, sink_tokens, block_tokens, adapter, salt, artifact, name, layers."""
-    path = pathlib.Path(path)
+    given, path = path, checkpoint(path)
     config = read_config(path) if config is None else config
     spec = {
-        "name": path.resolve().name,
+        "name": path.resolve().name if pathlib.Path(given).exists() else pathlib.Path(given).name,  # a folder of the hub is named by a commit
         "model": model_identity(path),
         "tokenizer": tokenizer_identity(path),
         "rope": rope_of(config),

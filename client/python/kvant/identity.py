@@ -1,6 +1,7 @@
 """Digests by which engines find each other's blocks. The recipe is that of client/examples/README.md in the source tree, which the
 reference engine follows too: engines that fill in a store's spec by it share prefixes."""
 
+import contextlib
 import json
 import pathlib
 
@@ -55,13 +56,35 @@ def _digest_file(path):
     return state.hexdigest()
 
 
-def model_identity(path):
-    """Digest of a checkpoint's config.json and weights (*.safetensors) in the folder `path`, as engines load it, or of the GGUF file
-    `path`, which holds both.
+def checkpoint(model):
+    """The folder of a checkpoint, or its GGUF file, as a path. `model` is that path, the name of a model that huggingface_hub has
+    downloaded, or a loaded model of transformers, which knows where it comes from.
+
+    Raises FileNotFoundError where there is no such thing.
+    """
+    path = pathlib.Path(getattr(model, "name_or_path", model))
+    if path.exists():
+        return path
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        with contextlib.suppress(HFValidationError):
+            config = try_to_load_from_cache(str(path), "config.json")
+            if isinstance(config, str):
+                return pathlib.Path(config).parent
+    except ImportError:
+        pass
+    raise FileNotFoundError(f"checkpoint: {str(path)!r} is no folder, no GGUF file, and no model that huggingface_hub has downloaded")
+
+
+def model_identity(model):
+    """Digest of what computes keys and values: a checkpoint's config.json and weights (*.safetensors), or its GGUF file, which holds
+    both. `model`: see checkpoint(). The same for every engine.
 
     Raises FileNotFoundError if config.json or the weights are missing.
     """
-    folder = pathlib.Path(path)
+    folder = checkpoint(model)
     if folder.is_file():
         return xxhash.xxh3_128_hexdigest(f"kvant model 1\ngguf {_digest_file(folder)}\n".encode())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -75,7 +98,7 @@ def model_identity(path):
     return xxhash.xxh3_128_hexdigest(lines.encode())
 
 
-def tokenizer_identity(path):
-    """Digest of the tokenizer.json in a checkpoint's folder, or of a GGUF file, which holds its tokenizer."""
-    path = pathlib.Path(path)
+def tokenizer_identity(model):
+    """Digest of a checkpoint's tokenizer.json, or of its GGUF file, which holds its tokenizer. `model`: see checkpoint()."""
+    path = checkpoint(model)
     return _digest_file(path if path.is_file() else path / "tokenizer.json")

@@ -61,7 +61,7 @@ class KVCacheConfig:
     # kvant's own.
     keys: str | None = None
     values: str | None = None
-    model_path: str | None = None  # the checkpoint's folder: other engines then find its blocks, too
+    model_path: str | None = None  # the checkpoint (kvant.identity.checkpoint): other engines then find its blocks, too
     uri: str = "embedded:"
     placement: str = "local"
     block_tokens: int = 128

@@ -12,7 +12,6 @@ client's counters say so.
 
 import dataclasses
 import inspect
-import pathlib
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -23,6 +22,7 @@ from kvant.conversation import Conversation
 from kvant.hf_batch import Batch
 from kvant.hf_cache import KvantCache
 from kvant.hf_config import read_config, store_spec
+from kvant.identity import checkpoint
 
 __all__ = ["KvantCache", "attach", "detach"]
 
@@ -147,9 +147,7 @@ def _spec(model, config):
     other = sorted({type(layer).__name__ for layer in DynamicCache(config=model_config).layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"})
     if other:
         raise kvant.UnsupportedError(f"attach: layers of {name} keep {', '.join(other)}; kvant holds keys and values of attention")
-    path = pathlib.Path(config.model_path or model_config.name_or_path)
-    if not path.exists():
-        raise kvant.InvalidArgumentError(f"attach: KVCacheConfig.model_path: no folder {str(path)!r}; it must name the checkpoint's files")
+    path = checkpoint(config.model_path or model)
     if getattr(model, "hf_quantizer", None) and not (config.adapter or path.is_file() or "quantization_config" in read_config(path)):
         raise kvant.UnsupportedError(f"attach: {name} was quantized while loading; say how in KVCacheConfig.adapter, so that its keys are its own")
     spec = store_spec(

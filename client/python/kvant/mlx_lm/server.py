@@ -7,12 +7,10 @@ All other options are mlx_lm.server's own.
 
 import argparse
 import json
-import pathlib
 import sys
 
 import mlx_lm.server
 from mlx_lm.models.cache import LRUPromptCache
-from mlx_lm.utils import hf_repo_to_path
 
 import kvant
 import kvant.mlx_lm
@@ -31,17 +29,13 @@ class Models(mlx_lm.server.ModelProvider):
         super()._load(model_path, adapter_path, draft_model_path)
         config = kvant.KVCacheConfig(
             **self.settings,
-            model_path=str(_folder(model_path)),
+            model_path=model_path,
             adapter=adapter_identity(adapter_path) if adapter_path is not None else "",
         )
         kvant.mlx_lm.patch_mlx_lm(self.model, config)
         self.by_key.clear()
         if self.draft_model is None:  # a draft model reads the whole prompt, so nothing of it may be left out
             self.by_key[self.model_key] = self.model
-
-
-def _folder(model_path):
-    return model_path if pathlib.Path(model_path).exists() else hf_repo_to_path(model_path)
 
 
 class PromptCache(LRUPromptCache):
