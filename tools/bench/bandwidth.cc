@@ -11,8 +11,8 @@ namespace kvant::tools {
 namespace {
 
 // Eight independent sums so that neither latency nor the adders are the limit. Cloned for wide loads: a 16-byte load per
-// instruction is too slow for some caches.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// instruction is too slow for some caches. The choice among clones is made before ThreadSanitizer is there to watch it.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
 __attribute__((target_clones("default", "avx2", "avx512f")))
 #endif
 std::uint64_t
