@@ -65,6 +65,7 @@ Result<Sent> WriteItem(Session& session, const Sequence& sequence, const quantiz
   Sent sent;
   item.setSequence(sequence.id());
   item.setLayer(static_cast<std::uint32_t>(std::min<std::size_t>(request.layer, UINT32_MAX)));
+  item.setUnnamed(static_cast<std::uint32_t>(sequence.unnamed()));
   item.setNewTokens(static_cast<std::uint32_t>(request.new_rows));
   if (auto placed = PlaceInput(session, request.q, item.initQ()); !placed) return placed.error();
   auto out = PlaceOutput(session, request.out, item.initOut());

@@ -18,7 +18,8 @@ Result<SequenceOptions> Options(const kvant_sequence_options* options, const cha
                          .recent_tokens = given.recent_tokens,
                          .max_step_tokens = given.max_step_tokens,
                          .tail_type = static_cast<ElementType>(given.tail_type),
-                         .label = Text(given.label)};
+                         .label = Text(given.label),
+                         .unnamed_tokens = given.unnamed_tokens};
 }
 
 }  // namespace kvant::c
@@ -64,6 +65,10 @@ void kvant_sequence_close(kvant_sequence* sequence) { delete sequence; }
 uint64_t kvant_sequence_id(const kvant_sequence* sequence) { return sequence == nullptr ? 0 : sequence->sequence.id(); }
 
 uint64_t kvant_sequence_length(const kvant_sequence* sequence) { return sequence == nullptr ? 0 : sequence->sequence.length(); }
+
+uint64_t kvant_sequence_unnamed(const kvant_sequence* sequence) {
+  return sequence == nullptr ? 0 : sequence->sequence.unnamed();
+}
 
 uint64_t kvant_sequence_prefix_hit_tokens(const kvant_sequence* sequence) {
   return sequence == nullptr ? 0 : sequence->sequence.prefix_hit_tokens();
@@ -134,6 +139,21 @@ kvant_code kvant_sequence_advance(kvant_sequence* sequence, const kvant_token* t
     const auto advanced = of.Advance(std::span(tokens, count));
     sequence->rows = {};
     return Answer(advanced, error);
+  });
+}
+
+kvant_code kvant_sequence_advance_unnamed(kvant_sequence* sequence, size_t count, kvant_error* error) {
+  return With(sequence, "advance", error, [&](kvant::Sequence& of) {
+    const auto advanced = of.AdvanceUnnamed(count);
+    sequence->rows = {};
+    return Answer(advanced, error);
+  });
+}
+
+kvant_code kvant_sequence_name(kvant_sequence* sequence, const kvant_token* tokens, size_t count, kvant_error* error) {
+  return With(sequence, "name", error, [&](kvant::Sequence& of) {
+    if (tokens == nullptr && count > 0) return Refuse("name: tokens is null", error);
+    return Answer(of.Name(std::span(tokens, count)), error);
   });
 }
 

@@ -87,14 +87,15 @@ Result<void> Sequence::PrepareTail(const SequenceOptions& options) {
   // With local placement the daemon hears of tokens a block at a time, so its steps are longer by up to a block. The tail is as
   // large with service placement: where the ring wraps decides the order of additions, and both placements give the same bits.
   // The spare rows behind the ring are for one step.
-  const std::uint64_t daemon_step = std::uint64_t{options.max_step_tokens} + spec.block_tokens;
+  const std::uint64_t daemon_step = std::uint64_t{options.max_step_tokens} + options.unnamed_tokens + spec.block_tokens;
   const std::uint64_t rows = daemon_step > UINT32_MAX ? UINT64_MAX
                                                       : quantizers::TailCapacity(spec.block_tokens, options.recent_tokens,
                                                                                  static_cast<std::uint32_t>(daemon_step));
   constexpr std::uint64_t kMostRows = std::uint64_t{1} << 30;  // with 1024 layers, heads and dimensions sizes stay below 2^64
   if (rows > kMostRows) {
-    return InvalidArgument("open sequence: recent_tokens " + std::to_string(options.recent_tokens) + " and max_step_tokens " +
-                           std::to_string(options.max_step_tokens) + " need a tail of more than 2^30 rows");
+    return InvalidArgument("open sequence: recent_tokens " + std::to_string(options.recent_tokens) + ", max_step_tokens " +
+                           std::to_string(options.max_step_tokens) + " and unnamed_tokens " +
+                           std::to_string(options.unnamed_tokens) + " need a tail of more than 2^30 rows");
   }
   tail_.layout = {.layers = spec.layers,
                   .kv_heads = spec.kv_heads,

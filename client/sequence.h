@@ -27,13 +27,16 @@ namespace kvant::client {
 /// call that is answered when that block is encoded, and looks at the answer when the block must switch. Both sides drive a
 /// quantizers::Progress through the same lengths and marks, so both read the same blocks as codes.
 ///
+/// Unnamed tokens are the client's affair: to the daemon they are rows behind the sequence's length that calls count as its
+/// own. They lie in the ring behind the named ones, and naming them is an advance whose rows are there already.
+///
 /// An advance whose answer is late (kDeadlineExceeded) has not grown the sequence yet: it does when the answer comes, which the
 /// next call waits for (Ready).
 class Sequence {
  public:
   static Result<std::shared_ptr<Sequence>> Open(std::shared_ptr<Store> store, std::span<const TokenId> tokens,
                                                 const SequenceOptions& options);
-  /// `length` empty: all tokens.
+  /// `length` empty: all tokens that the daemon knows of.
   static Result<std::shared_ptr<Sequence>> ForkOf(std::shared_ptr<Store> store, SequenceId source,
                                                   std::optional<std::uint64_t> length, const SequenceOptions& options);
   static Result<std::shared_ptr<Sequence>> Read(std::shared_ptr<Store> store, SequenceId source);
@@ -50,7 +53,9 @@ class Sequence {
   [[nodiscard]] bool local() const noexcept { return options_.placement == Placement::kLocal && !read_only_; }
   [[nodiscard]] bool read_only() const noexcept { return read_only_; }
   [[nodiscard]] SequenceId id() const noexcept { return id_; }
-  [[nodiscard]] std::uint64_t length() const noexcept { return progress_.length(); }
+  [[nodiscard]] std::uint64_t length() const noexcept { return named() + unnamed_; }
+  [[nodiscard]] std::uint64_t named() const noexcept { return progress_.length(); }  ///< tokens whose ids are known
+  [[nodiscard]] std::uint64_t unnamed() const noexcept { return unnamed_; }          ///< tokens behind those
   [[nodiscard]] std::uint64_t prefix_hit_tokens() const noexcept { return prefix_hit_tokens_; }
   [[nodiscard]] std::size_t reserved() const noexcept { return reserved_; }
 
@@ -75,12 +80,15 @@ class Sequence {
 
   // sequence_advance.cc
   Result<void> Advance(std::span<const TokenId> tokens);
+  Result<void> AdvanceUnnamed(std::size_t tokens);
+  Result<void> Name(std::span<const TokenId> tokens);
   /// Tells the daemon all tokens it has not heard of, waits until it stands where this stands.
   Result<void> Flush(std::string_view operation);
   /// What other calls begin with: waits for an advance whose answer is late.
   Result<void> Ready(std::string_view operation);
 
   // sequence_marks.cc
+  Result<std::shared_ptr<Sequence>> Fork(std::optional<std::uint64_t> length);
   Result<void> Trim(std::uint64_t length);
   Result<Mark> SetMark();
   Result<void> Rewind(const Mark& mark);
@@ -96,13 +104,16 @@ class Sequence {
   Result<void> Adopt(wire::SequenceState::Reader state);
   Result<void> AdoptTable(wire::BlockTable::Reader table);
   Result<void> Writable(std::string_view operation) const;
+  [[nodiscard]] std::string WhyNotSealed() const;
   /// Remembers that the outcome of a call is unknown, if it is.
   Error Lose(Error error);
   /// Ends the reservation: the rows behind the length are to be reserved anew.
   void ForgetReserved() noexcept;
   /// Refuses to let rows become part of the sequence that neither Append nor attention has found finite, and that are not.
   Result<void> CheckUnseenRows(std::size_t tokens) const;
-  /// Makes the first `tokens` reserved rows part of the sequence.
+  /// The reservation has become `tokens` tokens: counts them, and ends it.
+  void TakeReserved(std::uint64_t tokens) noexcept;
+  /// `tokens` more tokens are named: unnamed ones, or the first reserved rows if there are none of those.
   void Grow(std::uint64_t tokens) noexcept;
 
   // sequence_copy.cc
@@ -122,7 +133,8 @@ class Sequence {
   SequenceOptions options_;
   bool read_only_ = false;
   SequenceId id_ = 0;
-  quantizers::Progress progress_;
+  quantizers::Progress progress_;  // of the named tokens
+  std::uint64_t unnamed_ = 0;
   std::uint64_t prefix_hit_tokens_ = 0;
   ArenaMemory tail_memory_;
   quantizers::Tail tail_;

@@ -17,6 +17,10 @@ Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
     return Error{ErrorCode::kInvalidArgument,
                  "advance: " + std::to_string(tokens.size()) + " tokens, " + std::to_string(reserved_) + " rows are reserved"};
   }
+  if (unnamed_ > 0 && !tokens.empty()) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "advance: " + std::to_string(unnamed_) + " tokens before these have no ids yet; name them first (Name)"};
+  }
   if (auto good = CheckTokens(tokens, "advance"); !good) return good;
   if (auto finite = CheckUnseenRows(tokens.size()); !finite) return finite;
   // Rows beyond the tokens are given up, whatever the number of tokens. Growth does that; here nothing grows.
@@ -28,14 +32,48 @@ Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
   return local() ? AdvanceLocal(tokens) : AdvanceInService(tokens);
 }
 
-void Sequence::Grow(std::uint64_t tokens) noexcept {
+Result<void> Sequence::AdvanceUnnamed(std::size_t tokens) {
+  if (auto writable = Writable("advance"); !writable) return writable;
+  if (auto ready = Ready("advance"); !ready) return ready;
+  if (tokens == 0 || tokens > reserved_) {
+    return Error{ErrorCode::kInvalidArgument, "advance: " + std::to_string(tokens) + " tokens without ids, " +
+                                                  std::to_string(reserved_) + " rows are reserved"};
+  }
+  if (auto finite = CheckUnseenRows(tokens); !finite) return finite;
+  quantizers::FoldNewRows(tail_, length(), tokens);
+  TakeReserved(tokens);
+  unnamed_ += tokens;
+  return {};
+}
+
+Result<void> Sequence::Name(std::span<const TokenId> tokens) {
+  if (auto writable = Writable("name"); !writable) return writable;
+  if (auto ready = Ready("name"); !ready) return ready;
+  if (tokens.size() > unnamed_) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "name: " + std::to_string(tokens.size()) + " ids, " + std::to_string(unnamed_) + " tokens have none"};
+  }
+  if (auto good = CheckTokens(tokens, "name"); !good) return good;
+  if (tokens.empty()) return {};
+  return local() ? AdvanceLocal(tokens) : AdvanceInService(tokens);
+}
+
+void Sequence::TakeReserved(std::uint64_t tokens) noexcept {
   ClientCounters& counters = session().counters();
   counters.tokens_advanced += tokens;
   counters.bytes_zero_copy +=
       2 * tail_.layout.kv_heads * tokens * tail_.layout.row_bytes() * (tail_.layout.layers - reserved_layers_copied_);
-  progress_.Grow(tokens);
   if (poisoned_rows_) poisoned_rows_ = 0;
   ForgetReserved();
+}
+
+void Sequence::Grow(std::uint64_t tokens) noexcept {
+  if (unnamed_ > 0) {
+    unnamed_ -= tokens;
+  } else {
+    TakeReserved(tokens);
+  }
+  progress_.Grow(tokens);
 }
 
 Result<void> Sequence::AdvanceInService(std::span<const TokenId> tokens) {
@@ -45,7 +83,7 @@ Result<void> Sequence::AdvanceInService(std::span<const TokenId> tokens) {
 }
 
 Result<void> Sequence::AdvanceLocal(std::span<const TokenId> tokens) {
-  const std::uint64_t length = progress_.length() + tokens.size();
+  const std::uint64_t length = named() + tokens.size();
   const quantizers::SealCounts counts = progress_.ScheduledAt(length);
   bool told = false;
   if (counts.due > told_due_) {
@@ -65,7 +103,7 @@ Result<void> Sequence::AdvanceLocal(std::span<const TokenId> tokens) {
   if (!told) {
     for (const TokenId token : tokens) untold_.push_back(static_cast<std::uint32_t>(token));
   }
-  if (length > progress_.length()) Grow(length - progress_.length());  // unless the answer has come, and with it the growth
+  if (length > named()) Grow(length - named());  // unless the answer has come, and with it the growth
   progress_.SwitchTo(counts.switched);
   if (progress_.switched_blocks() < counts.switched && seal_error_) return *seal_error_;
   return {};
@@ -113,8 +151,8 @@ Result<void> Sequence::AdoptAdvanced(wire::Advanced::Reader outcome, std::string
   if (!status) seal_error_ = status.error();
   if (outcome.hasWarning()) store_->set_warning({outcome.getWarning().begin(), outcome.getWarning().size()});
   if (outcome.getLength() != told_length_) {
-    if (!status && outcome.getLength() == length()) {  // refused: nothing changed
-      told_length_ = length();
+    if (!status && outcome.getLength() == named()) {  // refused: nothing changed
+      told_length_ = named();
       return status;
     }
     lost_ =
@@ -129,14 +167,14 @@ Result<void> Sequence::AdoptAdvanced(wire::Advanced::Reader outcome, std::string
   } else {
     progress_.SetSealed(std::max<std::uint64_t>(progress_.sealed_blocks(), outcome.getSwitchedBlocks()));
   }
-  if (told_length_ > length()) Grow(told_length_ - length());
+  if (told_length_ > named()) Grow(told_length_ - named());
   progress_.SwitchTo(outcome.getSwitchedBlocks());
   return {};
 }
 
 Result<void> Sequence::Ready(std::string_view operation) {
   if (lost_) return Error{lost_->code, std::string(operation) + ": " + lost_->message};
-  if (local() && told_length_ <= length()) return {};  // the answer is wanted when its block switches
+  if (local() && told_length_ <= named()) return {};  // the answer is wanted when its block switches
   return Settle(operation);
 }
 

@@ -47,6 +47,7 @@ Sequence::~Sequence() {
 
 SequenceId Sequence::id() const noexcept { return state_ ? state_->id() : 0; }
 std::uint64_t Sequence::length() const noexcept { return state_ ? state_->length() : 0; }
+std::uint64_t Sequence::unnamed() const noexcept { return state_ ? state_->unnamed() : 0; }
 std::uint64_t Sequence::prefix_hit_tokens() const noexcept { return state_ ? state_->prefix_hit_tokens() : 0; }
 bool Sequence::read_only() const noexcept { return state_ && state_->read_only(); }
 
@@ -99,6 +100,22 @@ Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
   });
 }
 
+Result<void> Sequence::AdvanceUnnamed(std::size_t tokens) {
+  return Guard("advance", [&]() -> Result<void> {
+    auto entered = Enter(state_, "advance");
+    if (!entered) return entered.error();
+    return (*entered)->AdvanceUnnamed(tokens);
+  });
+}
+
+Result<void> Sequence::Name(std::span<const TokenId> tokens) {
+  return Guard("name", [&]() -> Result<void> {
+    auto entered = Enter(state_, "name");
+    if (!entered) return entered.error();
+    return (*entered)->Name(tokens);
+  });
+}
+
 Result<void> Sequence::CopyRows(std::size_t layer, std::uint64_t first, std::size_t count, const TensorView& keys,
                                 const TensorView& values) {
   return Guard("copy rows", [&]() -> Result<void> {
@@ -148,8 +165,7 @@ Result<Sequence> Sequence::Fork(std::optional<std::uint64_t> length) {
       return Error{ErrorCode::kUnsupported,
                    "fork: this sequence was opened for reading and has no options of its own; use Store::Fork"};
     }
-    if (auto flushed = (*entered)->Flush("fork"); !flushed) return flushed.error();
-    auto forked = client::Sequence::ForkOf((*entered)->shared_store(), (*entered)->id(), length, (*entered)->options());
+    auto forked = (*entered)->Fork(length);
     if (!forked) return forked.error();
     return Sequence(std::move(*forked));
   });

@@ -54,6 +54,7 @@ Result<void> Sequence::CopyRowsInService(const quantizers::RowsRequest& request)
     call.setSequence(id_);
     call.setLayer(static_cast<std::uint32_t>(piece.layer));
     call.setFirst(piece.first);
+    call.setUnnamed(static_cast<std::uint32_t>(unnamed_));
     PlacedOutput keys, values;
     if (piece.keys.data != nullptr) {
       auto placed = PlaceOutput(session(), piece.keys, call.initKeys());

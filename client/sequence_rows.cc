@@ -16,7 +16,13 @@ Error InvalidArgument(std::string message) { return {ErrorCode::kInvalidArgument
 
 std::size_t Sequence::reservable() const noexcept {
   if (read_only_) return 0;
-  return std::min<std::size_t>(options_.max_step_tokens, tail_.layout.capacity - progress_.raw_tokens());
+  return std::min<std::size_t>(options_.max_step_tokens, tail_.layout.capacity - progress_.raw_tokens() - unnamed_);
+}
+
+std::string Sequence::WhyNotSealed() const {
+  if (seal_error_) return seal_error_->message;
+  if (unnamed_ > 0) return std::to_string(unnamed_) + " of them have no ids yet; name them (Name)";
+  return "a mark is held, or the store is full";
 }
 
 Result<Sequence::Rows> Sequence::Reserve(std::size_t tokens) {
@@ -32,9 +38,8 @@ Result<Sequence::Rows> Sequence::Reserve(std::size_t tokens) {
   if (tokens > reservable()) {
     return Error{ErrorCode::kTailFull,
                  "reserve: " + std::to_string(tokens) + " tokens, the tail has room for " + std::to_string(reservable()) +
-                     ": " + std::to_string(progress_.raw_tokens()) + " of its " + std::to_string(layout.capacity) +
-                     " rows hold tokens that are not sealed (" +
-                     (seal_error_ ? seal_error_->message : std::string("a mark is held, or the store is full")) + ")"};
+                     ": " + std::to_string(progress_.raw_tokens() + unnamed_) + " of its " + std::to_string(layout.capacity) +
+                     " rows hold tokens that are not sealed (" + WhyNotSealed() + ")"};
   }
   if (tokens != reserved_) {
     ForgetReserved();

@@ -15,7 +15,8 @@ constexpr std::size_t kPartsOfFewQueries = 2048;
 Result<void> AttendJob::Add(std::size_t index, std::uint64_t id, const AttendCall& call) {
   auto request = RequestOf(call);
   if (!request) return request.error();
-  items_.push_back({.index = index, .sequence = id, .pinned = PinnedSequence(*call.sequence), .request = *request});
+  items_.push_back(
+      {.index = index, .sequence = id, .pinned = PinnedSequence(*call.sequence, call.unnamed), .request = *request});
   const StoreSpec& spec = items_.back().pinned.plan().spec();
   // Two parts per query, or runs of few queries; each with sums in the codec's space and in that of rows.
   const std::size_t parts = 2 * std::max<std::size_t>(std::size_t{call.q.tokens} * call.q.heads, kPartsOfFewQueries);

@@ -44,7 +44,7 @@ bool AttendService::Long(std::span<const AttendCall> calls) noexcept {
   double multiplications = 0;  // shapes come from a message: integers might overflow
   for (const AttendCall& call : calls) {
     const auto queries = static_cast<double>(call.q.tokens);
-    double tokens = static_cast<double>(call.sequence->length()) + call.new_tokens;
+    double tokens = static_cast<double>(call.sequence->length()) + call.unnamed + call.new_tokens;
     if (call.window != 0) tokens = std::min(tokens, call.window + queries);
     multiplications += tokens * queries * static_cast<double>(call.q.heads) * static_cast<double>(call.q.dim);
   }
@@ -61,7 +61,8 @@ void AttendService::Run(std::span<const AttendCall> calls) {
       *call.outcome = request.error();
       continue;
     }
-    const auto item = quantizers::MakeItem(*call.sequence->store().plan(), call.sequence->Cache(), *request, views_[i]);
+    const auto item =
+        quantizers::MakeItem(*call.sequence->store().plan(), call.sequence->Cache(call.unnamed), *request, views_[i]);
     if (item) {
       items_.push_back(*item);
     } else {

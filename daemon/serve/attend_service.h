@@ -19,7 +19,8 @@ namespace kvant::daemon {
 struct AttendCall {
   const Sequence* sequence = nullptr;
   std::uint32_t layer = 0;
-  std::uint32_t new_tokens = 0;  ///< rows behind the sequence's length that the client has written
+  std::uint32_t unnamed = 0;     ///< rows behind the sequence's length that count as its own; at most its free rows
+  std::uint32_t new_tokens = 0;  ///< rows behind those that the client has written
   ConstTensorView q;             ///< [tokens, q_heads, head_dim]
   TensorView out;
   float* lse = nullptr;  ///< room for [lse_floats]; null if not wanted

@@ -7,9 +7,9 @@
 
 namespace kvant::daemon {
 
-CopyJob::CopyJob(std::vector<std::shared_ptr<const Arena>> arenas, const Sequence& sequence,
+CopyJob::CopyJob(std::vector<std::shared_ptr<const Arena>> arenas, const Sequence& sequence, std::uint64_t unnamed,
                  const quantizers::RowsRequest& request)
-    : arenas_(std::move(arenas)), pinned_(sequence), request_(request), decoder_(pinned_.plan()) {}
+    : arenas_(std::move(arenas)), pinned_(sequence, unnamed), request_(request), decoder_(pinned_.plan()) {}
 
 std::size_t CopyJob::scratch_bytes() const noexcept {
   const StoreSpec& spec = pinned_.plan().spec();

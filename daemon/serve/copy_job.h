@@ -19,8 +19,10 @@ namespace kvant::daemon {
 /// Works off its rows a block at a time. The outcome may be read once it has ended.
 class CopyJob final : public LongJob {
  public:
-  /// `arenas` are kept mapped: the request names places there. Requires: the request is checked.
-  CopyJob(std::vector<std::shared_ptr<const Arena>> arenas, const Sequence& sequence, const quantizers::RowsRequest& request);
+  /// `arenas` are kept mapped: the request names places there. `unnamed` as in Sequence::Cache. Requires: the request is
+  /// checked.
+  CopyJob(std::vector<std::shared_ptr<const Arena>> arenas, const Sequence& sequence, std::uint64_t unnamed,
+          const quantizers::RowsRequest& request);
 
   bool Continue(quantizers::Executor& executor, const std::function<bool()>& pause) override;
   void Cancel() noexcept override { cancelled_.store(true, std::memory_order_relaxed); }

@@ -4,12 +4,12 @@
 
 namespace kvant::daemon {
 
-PinnedSequence::PinnedSequence(const Sequence& sequence)
+PinnedSequence::PinnedSequence(const Sequence& sequence, std::uint64_t unnamed)
     : store_(sequence.store().shared_from_this()),
       id_(sequence.id()),
       rewrites_(sequence.rewrites()),
       mapping_(sequence.tail().mapping),
-      cache_(sequence.Cache()) {
+      cache_(sequence.Cache(unnamed)) {
   blocks_.assign(cache_.blocks.begin(), cache_.blocks.end());
   cache_.blocks = blocks_;
   if (blocks_.empty()) return;

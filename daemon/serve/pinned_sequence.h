@@ -16,7 +16,8 @@ namespace kvant::daemon {
 /// the mapping they lie in. Made and destroyed on the loop thread.
 class PinnedSequence {
  public:
-  explicit PinnedSequence(const Sequence& sequence);
+  /// `unnamed` as in Sequence::Cache.
+  explicit PinnedSequence(const Sequence& sequence, std::uint64_t unnamed = 0);
   PinnedSequence(PinnedSequence&& other) noexcept;
   PinnedSequence& operator=(PinnedSequence&&) = delete;
   ~PinnedSequence();

@@ -226,6 +226,14 @@ Result<UsableSequence> Session::OwnOrRead(std::uint64_t id) const {
   return UsableSequence{*source, Placement::kService};
 }
 
+Result<UsableSequence> Session::WithUnnamed(std::uint64_t id, std::uint32_t unnamed) const {
+  auto usable = unnamed == 0 ? OwnOrRead(id) : Own(id);
+  if (!usable || unnamed <= usable->sequence->free_rows()) return usable;
+  return Error{ErrorCode::kTailFull, "sequence " + std::to_string(id) + ": " + std::to_string(unnamed) +
+                                         " unnamed rows, its tail has " + std::to_string(usable->sequence->free_rows()) +
+                                         " free ones"};
+}
+
 BlockRange Session::TellAllBlocks(std::uint64_t id) {
   const auto found = sequences_.find(id);
   if (found == sequences_.end() || found->second.placement != Placement::kLocal) return {};

@@ -155,6 +155,9 @@ class Session {
   [[nodiscard]] Result<UsableSequence> Own(std::uint64_t id) const;
   /// One of its own, or what one of its readers reads.
   [[nodiscard]] Result<UsableSequence> OwnOrRead(std::uint64_t id) const;
+  /// The same, for a call in which `unnamed` rows behind the sequence's length count as its own: kTailFull if there is no room
+  /// for so many, and of readers none do.
+  [[nodiscard]] Result<UsableSequence> WithUnnamed(std::uint64_t id, std::uint32_t unnamed) const;
 
   /// The sealed blocks that the client of this sequence has to be told of: all of them, or those that it was not told of yet.
   /// From then on it counts as told. Empty unless attention runs in the client.

@@ -92,6 +92,7 @@ std::vector<std::uint32_t> ReadTokens(capnp::List<std::uint32_t>::Reader from) {
 Result<AttendCall> ReadAttend(const Session& session, wire::AttendItem::Reader from) {
   AttendCall call;
   call.layer = from.getLayer();
+  call.unnamed = from.getUnnamed();
   call.new_tokens = from.getNewTokens();
   call.scale = from.getScale();
   call.softcap = from.getSoftcap();

@@ -22,14 +22,15 @@ struct CopyCall {
 };
 
 Result<std::shared_ptr<CopyJob>> MakeJob(const Session& session, wire::Session::CopyRowsParams::Reader params) {
-  auto usable = session.OwnOrRead(params.getSequence());
+  const std::uint32_t unnamed = params.getUnnamed();
+  auto usable = session.WithUnnamed(params.getSequence(), unnamed);
   if (!usable) return usable.error();
   auto request = ReadRowsRequest(session, params);
   if (!request) return request.error();
   const Sequence& sequence = *usable->sequence;
-  if (auto good = quantizers::CheckRowsRequest(sequence.store().spec(), sequence.length(), *request); !good)
-    return good.error();
-  return std::make_shared<CopyJob>(session.Arenas(), sequence, *request);
+  auto good = quantizers::CheckRowsRequest(sequence.store().spec(), sequence.length() + unnamed, *request);
+  if (!good) return good.error();
+  return std::make_shared<CopyJob>(session.Arenas(), sequence, unnamed, *request);
 }
 
 kj::Promise<void> Answer(CopyCall& call, const Result<void>& outcome) {

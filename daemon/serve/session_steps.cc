@@ -18,7 +18,7 @@ namespace {
 
 /// What an item asks for, its places checked.
 Result<AttendCall> CallOf(const Session& session, wire::AttendItem::Reader item) {
-  auto usable = session.OwnOrRead(item.getSequence());
+  auto usable = session.WithUnnamed(item.getSequence(), item.getUnnamed());
   if (!usable) return usable.error();
   auto call = ReadAttend(session, item);
   if (call) call->sequence = usable->sequence;

@@ -152,11 +152,11 @@ Result<std::unique_ptr<Sequence>> Sequence::Fork(const Sequence& source, std::ui
   return fork;
 }
 
-quantizers::CachedSequence Sequence::Cache() const noexcept {
+quantizers::CachedSequence Sequence::Cache(std::uint64_t unnamed) const noexcept {
   return {.blocks = std::span(payloads_).first(static_cast<std::size_t>(switched_blocks())),
           .sinks = blocks_.empty() ? quantizers::Sinks() : SinksOf(*blocks_.front(), store_->spec()),
           .tail = tail_,
-          .length = length()};
+          .length = length() + unnamed};
 }
 
 Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t rows, const quantizers::Tail& to,

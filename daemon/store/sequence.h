@@ -91,8 +91,9 @@ class Sequence {
   /// Sealed blocks in order; the first switched_blocks() of them are read as codes.
   [[nodiscard]] std::span<Block* const> blocks() const noexcept { return blocks_; }
 
-  /// What attention reads of it. Valid until the sequence changes.
-  [[nodiscard]] quantizers::CachedSequence Cache() const noexcept;
+  /// What attention reads of it, `unnamed` rows behind length() as if they were its own. Valid until the sequence changes.
+  /// Requires: unnamed <= free_rows().
+  [[nodiscard]] quantizers::CachedSequence Cache(std::uint64_t unnamed = 0) const noexcept;
 
   /// Makes the rows behind length() part of the sequence, begins to seal blocks that fell due and calls `done` once: from
   /// inside the call if nothing has to be waited for, else from the loop when encodings have ended. kTailFull,

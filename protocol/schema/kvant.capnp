@@ -12,7 +12,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("kvant::wire");
 
-const protocolVersion :UInt32 = 8;
+const protocolVersion :UInt32 = 9;
 # Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
 
 const maxFdsPerMessage :UInt32 = 8;
@@ -275,6 +275,8 @@ struct AttendItem {
   # n rows behind the sequence's length must be written in this layer's tail, and query t sees those up to its own position
   # (q.tokens <= n). With newTokens = 0 (a reader, a probe) the query must be alone (q.tokens = 1) and sees the sequence's
   # length tokens (of them, with a window, the last window - 1); if that is none the call is refused.
+  # unnamed: so many rows behind the sequence's length count as its own in this call: everything above is meant with a length
+  # that is larger by them. They lie in the ring, as rows of the sequence do. Of the session's own sequences only.
   sequence @0 :UInt64;
   layer @1 :UInt32;
   newTokens @2 :UInt32;
@@ -285,6 +287,7 @@ struct AttendItem {
   scale @7 :Float32;
   softcap @8 :Float32;        # 0: off
   window @9 :UInt32;          # tokens; 0: unlimited
+  unnamed @10 :UInt32;
 }
 
 struct AdvanceItem {
@@ -350,10 +353,10 @@ interface Session {
   release @13 (sequence :UInt64, mark :Mark) -> Advanced;
   # Lets go of a mark. Sealing goes on from here, so blocks may switch as in an advance without tokens.
 
-  copyRows @14 (sequence :UInt64, layer :UInt32, first :UInt64, keys :Tensor, values :Tensor) -> Status;
+  copyRows @14 (sequence :UInt64, layer :UInt32, first :UInt64, keys :Tensor, values :Tensor, unnamed :UInt32) -> Status;
   # Copies the rows of positions first .. first + tokens of one layer to `keys` and `values`, [tokens, kv_heads, head_dim] of any
   # element type; either may be absent. Raw rows and sinks come as they were written, those of switched blocks decoded. Of a
-  # reader too.
+  # reader too. unnamed as in AttendItem.
 }
 
 # ----------------------------------------------------------------------------------------------------------- bootstrap

@@ -183,6 +183,32 @@ static void Sharing(void) {
   kvant_client_close(client);
 }
 
+static void Unnamed(void) {
+  kvant_client* client = Connect();
+  kvant_store* store = OpenStore(client, "f32");
+  kvant_sequence* sequence = Open(store, NULL, 0);
+  Feed(sequence, 20, 8);
+  OK(kvant_sequence_reserve(sequence, 5, &error));
+  for (size_t layer = 0; layer < kLayers; ++layer) {
+    kvant_tensor keys, values;
+    OK(kvant_sequence_rows(sequence, layer, &keys, &values, &error));
+    Fill(&keys, 0, layer, 20);
+    Fill(&values, 1, layer, 20);
+  }
+  OK(kvant_sequence_advance_unnamed(sequence, 5, &error));
+  CHECK(kvant_sequence_length(sequence) == 25 && kvant_sequence_unnamed(sequence) == 5);
+  CHECK(Probe(client, sequence, 1) < kTolerance);
+  const kvant_token ids[6] = {20, 21, 22, 23, 24, 25};
+  CHECK(kvant_sequence_name(sequence, ids, 6, &error) == KVANT_INVALID_ARGUMENT);
+  OK(kvant_sequence_name(sequence, ids, 5, &error));
+  CHECK(kvant_sequence_length(sequence) == 25 && kvant_sequence_unnamed(sequence) == 0);
+  Feed(sequence, 60, 8);
+  CHECK(Probe(client, sequence, 0) < kTolerance);
+  kvant_sequence_close(sequence);
+  kvant_store_close(store);
+  kvant_client_close(client);
+}
+
 static void Marks(void) {
   kvant_client* client = Connect();
   kvant_store* store = OpenStore(client, "f32");
@@ -349,7 +375,7 @@ int main(int argc, char** argv) {
   static const struct {
     const char* name;
     void (*run)(void);
-  } kCases[] = {{"attention", Attention}, {"sharing", Sharing}, {"marks", Marks},     {"rows", Rows},
+  } kCases[] = {{"attention", Attention}, {"sharing", Sharing}, {"marks", Marks},     {"rows", Rows},       {"unnamed", Unnamed},
                 {"errors", Errors},       {"structs", Structs}, {"threads", Threads}, {"fork", Fork}};
   for (size_t i = 0; argc == 2 && i < sizeof(kCases) / sizeof(kCases[0]); ++i) {
     if (strcmp(argv[1], kCases[i].name) == 0) {
@@ -357,6 +383,6 @@ int main(int argc, char** argv) {
       return 0;
     }
   }
-  fprintf(stderr, "usage: c_interface_test attention|sharing|marks|rows|errors|structs|threads|fork\n");
+  fprintf(stderr, "usage: c_interface_test attention|sharing|marks|rows|unnamed|errors|structs|threads|fork\n");
   return 2;
 }

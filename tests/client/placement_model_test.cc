@@ -1,5 +1,5 @@
-// Random histories of a sequence (growth, marks, rewinds, releases, trims, forks) through client and daemon together, in both
-// placements: against attention in double, and against each other bit by bit.
+// Random histories of a sequence (growth with and without ids, naming, marks, rewinds, releases, trims, forks) through client
+// and daemon together, in both placements: against attention in double, and against each other bit by bit.
 #include <random>
 #include <string>
 #include <vector>
@@ -44,7 +44,7 @@ class History {
     for (int step = 0; step < steps && !::testing::Test::HasFailure(); ++step) {
       SCOPED_TRACE("step " + std::to_string(step));
       Talk& talk = talks_[Below(talks_.size())];
-      switch (Below(10)) {
+      switch (Below(11)) {
         case 0: SetMark(talk); break;
         case 1: Rewind(talk); break;
         case 2: Release(talk); break;
@@ -56,6 +56,7 @@ class History {
             talks_.erase(talks_.begin() + static_cast<std::ptrdiff_t>(Below(talks_.size())));
           }
           break;
+        case 5: Name(talk, Below(talk.in[0].sequence().unnamed() + 1)); break;
         default: Feed(talk); break;
       }
       Check(talks_[Below(talks_.size())]);
@@ -85,11 +86,14 @@ class History {
 
   void Open() {
     const auto recent = static_cast<std::uint32_t>(Below(3) * 20);
+    const auto unnamed = static_cast<std::uint32_t>(Below(3) * 50);
     std::vector<Sequence> sequences;
     for (std::size_t i = 0; i < placements_.size(); ++i) {
-      auto opened = stores_[i].Open(
-          {},
-          {.placement = placements_[i], .recent_tokens = recent, .max_step_tokens = kMaxStep, .tail_type = ElementType::kF32});
+      auto opened = stores_[i].Open({}, {.placement = placements_[i],
+                                         .recent_tokens = recent,
+                                         .max_step_tokens = kMaxStep,
+                                         .tail_type = ElementType::kF32,
+                                         .unnamed_tokens = unnamed});
       if (!opened && opened.error().code == ErrorCode::kStoreFull) return;  // no room for its record
       ASSERT_TRUE(opened) << opened.error().message;
       sequences.push_back(std::move(*opened));
@@ -110,14 +114,35 @@ class History {
     Add(std::move(sequences), {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(at)});
   }
 
+  void Name(Talk& talk, std::size_t count) {
+    for (Conversation& conversation : talk.in) {
+      Sequence& sequence = conversation.sequence();
+      const std::size_t unnamed = sequence.unnamed();
+      const auto ids = std::span(conversation.tokens()).last(unnamed).first(count);
+      const auto named = sequence.Name(ids);
+      ASSERT_TRUE(named || named.error().code == ErrorCode::kStoreFull) << named.error().message;
+      ASSERT_EQ(sequence.unnamed(), unnamed - count);
+    }
+  }
+
+  /// A step whose tokens get their ids later, if ever.
+  static Result<void> StepUnnamed(Conversation& conversation, std::span<const TokenId> tokens) {
+    if (auto attended = conversation.AttendOnly(tokens, WriteMode::kInPlace, {}); !attended) return attended;
+    if (auto advanced = conversation.sequence().AdvanceUnnamed(tokens.size()); !advanced) return advanced;
+    conversation.tokens().insert(conversation.tokens().end(), tokens.begin(), tokens.end());
+    return {};
+  }
+
   void Feed(Talk& talk) {
+    const bool with_ids = Below(3) != 0;
+    if (with_ids) Name(talk, talk.in[0].sequence().unnamed());
     std::size_t left = 1 + Below(90);
     while (left > 0 && talk.in[0].sequence().length() + left < kMostTokens) {
       const std::vector<TokenId> tokens = RandomTokens(std::min<std::size_t>(left, 1 + Below(kMaxStep)), random_());
       left -= tokens.size();
       for (Conversation& conversation : talk.in) {
         const std::uint64_t before = conversation.sequence().length();
-        const auto stepped = conversation.Step(tokens, WriteMode::kInPlace, {});
+        const auto stepped = with_ids ? conversation.Step(tokens, WriteMode::kInPlace, {}) : StepUnnamed(conversation, tokens);
         const std::uint64_t grown = conversation.sequence().length() - before;
         if (stepped) {
           ASSERT_GT(grown, 0u);
@@ -145,7 +170,7 @@ class History {
   }
 
   void SetMark(Talk& talk) {
-    if (talk.marks[0].size() >= 3) return;
+    if (talk.marks[0].size() >= 3 || talk.in[0].sequence().unnamed() > 0) return;
     for (std::size_t i = 0; i < talk.in.size(); ++i) {
       auto mark = talk.in[i].sequence().SetMark();
       ASSERT_TRUE(mark) << mark.error().message;

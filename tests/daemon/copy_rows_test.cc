@@ -50,7 +50,7 @@ class CopyJobTest : public ::testing::Test {
 
 TEST_F(CopyJobTest, LetsOthersGoBetweenBlocks) {
   ASSERT_EQ(held_.sequence->switched_blocks(), 5u);
-  CopyJob job({}, *held_.sequence, Request());
+  CopyJob job({}, *held_.sequence, 0, Request());
   std::size_t last = 0;
   for (const std::size_t expected : {6u, 22u, 38u, 54u, 70u}) {
     bool asked = false;
@@ -64,7 +64,7 @@ TEST_F(CopyJobTest, LetsOthersGoBetweenBlocks) {
 }
 
 TEST_F(CopyJobTest, EndsWhenCancelled) {
-  CopyJob job({}, *held_.sequence, Request());
+  CopyJob job({}, *held_.sequence, 0, Request());
   bool asked = false;
   EXPECT_FALSE(job.Continue(team_, [&] { return std::exchange(asked, true); }));
   job.Cancel();
@@ -74,7 +74,7 @@ TEST_F(CopyJobTest, EndsWhenCancelled) {
 }
 
 TEST_F(CopyJobTest, KeepsItsBlocksAndKnowsThatTheSequenceMovedOn) {
-  CopyJob job({}, *held_.sequence, Request());
+  CopyJob job({}, *held_.sequence, 0, Request());
   EXPECT_TRUE(job.pinned().Unchanged(core_.core.sequences));
   ASSERT_TRUE(held_.sequence->Trim(0));
   EXPECT_FALSE(job.pinned().Unchanged(core_.core.sequences));
@@ -166,6 +166,7 @@ TEST_F(CopyRowsRpcTest, HostileCallsAreRefusedAndNamed) {
     r.getKeys().setTokens(2);
   });
   refused(ErrorCode::kInvalidArgument, "0 rows", [](Request& r) { r.disownKeys(); });
+  refused(ErrorCode::kTailFull, "unnamed rows", [](Request& r) { r.setUnnamed(UINT32_MAX); });
   refused(ErrorCode::kStaleDaemon, "sequence", [](Request& r) { r.setSequence(123456789); });
   // An output over the sequence's own tail gives wrong numbers, nothing worse.
   Request over = Good();

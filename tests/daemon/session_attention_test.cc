@@ -145,5 +145,40 @@ TEST_F(SessionRpcTest, RowsThatAreNotFiniteAreRefused) {
   ExpectAttention(id, reference, 3, 1, 1);
 }
 
+TEST_F(SessionRpcTest, RowsBehindTheLengthCountAsTheSequencesOwn) {
+  const std::uint64_t id = client_.OpenSequence(store_, arena_, tail_).getSequence();
+  Reference reference(tail_.spec, 4);
+  Feed(id, reference, 40, tail_);
+  for (int i = 0; i < 10; ++i) reference.Append();
+  WriteRows(reference, 40, tail_);
+  const auto attend = [&](std::uint64_t sequence, std::uint32_t unnamed, std::uint32_t new_tokens) {
+    auto request = client_.session().attendRequest();
+    auto item = request.initItems(1)[0];
+    FillAttend(item, sequence, 1, 1, new_tokens);
+    item.setUnnamed(unnamed);
+    return Attend(request);
+  };
+  std::fill_n(client_.floats(kQ), kQHeads * tail_.spec.head_dim, 0.5f);
+  for (const std::uint32_t new_tokens : {0u, 1u}) {
+    ASSERT_TRUE(attend(id, 10 - new_tokens, new_tokens));
+    double lse = 0;
+    const auto expected = reference.Attend(client_.floats(kQ), 0, 1, 50, 0.25, &lse);
+    EXPECT_NEAR(client_.floats(kLse)[0], lse, 1e-4);
+    for (std::size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(client_.floats(kOut)[i], expected[i], 1e-4);
+  }
+  ASSERT_EQ(switched_, 1u) << "24 of 64 rows are taken";
+  EXPECT_TRUE(attend(id, 40, 0));
+  const auto beyond = attend(id, 41, 0);
+  EXPECT_EQ(beyond.error().code, ErrorCode::kTailFull);
+  EXPECT_THAT(beyond.error().message, HasSubstr("41 unnamed rows, its tail has 40 free ones"));
+  EXPECT_EQ(attend(id, UINT32_MAX, 0).error().code, ErrorCode::kTailFull);
+  EXPECT_EQ(attend(id, 40, 1).error().code, ErrorCode::kTailFull);
+  auto read = client_.session().readRequest();
+  read.setStore(store_);
+  read.setSource(id);
+  const auto reader = client_.Wait(read.send());
+  EXPECT_EQ(attend(reader.getOk().getSequence(), 1, 0).error().code, ErrorCode::kUnsupported);
+}
+
 }  // namespace
 }  // namespace kvant::daemon

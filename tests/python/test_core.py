@@ -118,6 +118,31 @@ def test_a_batch_gives_what_each_sequence_gives_alone(placement):
         client.attend_batch(1, calls, 0.125)
 
 
+@pytest.mark.parametrize("placement", ["local", "service"])
+def test_tokens_are_named_later(store, placement):
+    rng = np.random.default_rng(9)
+    sequence = store.open((), placement=placement, recent_tokens=16, max_step_tokens=8, tail="f32", unnamed_tokens=64)
+    keys, values = rows(rng, 80)
+    for at in range(0, 80, 8):
+        sequence.reserve(8)
+        for layer in range(LAYERS):
+            sequence.append(layer, keys[layer, at : at + 8], values[layer, at : at + 8])
+        sequence.advance_unnamed(8)
+        if at >= 32:
+            sequence.name(range(at - 32, at - 24))
+        q = rng.standard_normal((1, Q_HEADS, DIM), dtype=np.float32)
+        out = np.empty_like(q)
+        sequence.attend(1, q, out, 0.125)
+        assert np.abs(out - plain(q, keys[1, : at + 8], values[1, : at + 8], 0.125)).max() < 1e-5
+    assert len(sequence) == 80 and sequence.unnamed == 32
+    with pytest.raises(kvant.InvalidArgumentError, match="name them first"):
+        sequence.reserve(1)
+        sequence.advance([1])
+    sequence.name(range(48, 80))
+    assert sequence.unnamed == 0
+    assert store.open(range(80)).cached_tokens == 64
+
+
 def test_rows_are_views_of_shared_memory(store):
     sequence = store.open((), tail="f32")
     sequence.reserve(3)

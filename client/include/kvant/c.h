@@ -232,6 +232,7 @@ typedef struct kvant_sequence_options {
   uint32_t max_step_tokens;     /* most tokens of one step; 512 */
   kvant_element_type tail_type; /* of raw rows; KVANT_F16 */
   const char* label;            /* shown to operators */
+  uint32_t unnamed_tokens;      /* room in the tail for tokens without ids beside a step; 0 */
 } kvant_sequence_options;
 
 KVANT_API void kvant_sequence_options_init(kvant_sequence_options* options, size_t struct_size);
@@ -248,6 +249,7 @@ KVANT_API void kvant_sequence_close(kvant_sequence* sequence);
 
 KVANT_API uint64_t kvant_sequence_id(const kvant_sequence* sequence);                /* 0 for null, as all of these */
 KVANT_API uint64_t kvant_sequence_length(const kvant_sequence* sequence);            /* tokens held */
+KVANT_API uint64_t kvant_sequence_unnamed(const kvant_sequence* sequence);           /* of those, the newest without ids */
 KVANT_API uint64_t kvant_sequence_prefix_hit_tokens(const kvant_sequence* sequence); /* of those, found sealed at open */
 KVANT_API size_t kvant_sequence_reservable(const kvant_sequence* sequence);          /* most tokens of a reserve now */
 
@@ -280,6 +282,11 @@ KVANT_API kvant_code kvant_sequence_attend(kvant_sequence* sequence, size_t laye
 /* Makes `count` reserved tokens part of the sequence. KVANT_STORE_FULL: they are, but a block could not be sealed. */
 KVANT_API kvant_code kvant_sequence_advance(kvant_sequence* sequence, const kvant_token* tokens, size_t count,
                                             kvant_error* error);
+/* Makes `count` reserved tokens part of the sequence whose ids are not known yet: attended, trimmed and forked like others, but
+ * raw and unseen by others until they are named. */
+KVANT_API kvant_code kvant_sequence_advance_unnamed(kvant_sequence* sequence, size_t count, kvant_error* error);
+/* Gives the oldest unnamed tokens their ids. Errors as kvant_sequence_advance. */
+KVANT_API kvant_code kvant_sequence_name(kvant_sequence* sequence, const kvant_token* tokens, size_t count, kvant_error* error);
 /* Copies the rows of positions [first, first + count) of one layer, as Sequence::CopyRows in kvant/client.h, to `keys` and
  * `values`, [count, kv_heads, head_dim] each; a null one is a side that is not wanted. */
 KVANT_API kvant_code kvant_sequence_copy_rows(kvant_sequence* sequence, size_t layer, uint64_t first, size_t count,

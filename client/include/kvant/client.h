@@ -109,6 +109,8 @@ struct SequenceOptions {
   std::uint32_t max_step_tokens = 512;
   ElementType tail_type = ElementType::kF16;  ///< element type of raw rows
   std::string label{};                        ///< shown to operators
+  /// Room in the tail for so many tokens without ids (AdvanceUnnamed) beside a step.
+  std::uint32_t unnamed_tokens = 0;
 };
 
 /// Sizes of one open store.
@@ -188,6 +190,7 @@ class KVANT_API Sequence {
 
   [[nodiscard]] SequenceId id() const noexcept;
   [[nodiscard]] std::uint64_t length() const noexcept;             ///< tokens held (advanced); of a reader: when it was opened
+  [[nodiscard]] std::uint64_t unnamed() const noexcept;            ///< of those, the newest whose ids are not known yet
   [[nodiscard]] std::uint64_t prefix_hit_tokens() const noexcept;  ///< of those, found already sealed at Open
   [[nodiscard]] bool read_only() const noexcept;                   ///< opened with Store::Read
 
@@ -195,8 +198,8 @@ class KVANT_API Sequence {
   /// first one on. kOutOfRange for more than max_step_tokens; kTailFull where the tail has no room for so many now: its rows
   /// hold tokens that could not be sealed.
   Result<NewRows> Reserve(std::size_t tokens);
-  /// The most tokens that Reserve gives now: max_step_tokens, unless a held mark or a full store keeps blocks from being
-  /// sealed. Never less than one step of max_step_tokens otherwise.
+  /// The most tokens that Reserve gives now: max_step_tokens, unless a held mark, a full store or more unnamed tokens than
+  /// SequenceOptions::unnamed_tokens keep blocks from being sealed. Never less than one step of max_step_tokens otherwise.
   [[nodiscard]] std::size_t reservable() const noexcept;
 
   /// Copies keys and values [tokens, kv_heads, head_dim] of the reserved tokens into their rows, from any memory, element type
@@ -221,6 +224,14 @@ class KVANT_API Sequence {
   /// other error length() is as before; kDeadlineExceeded leaves open whether the advance takes effect, and the next call
   /// tells.
   Result<void> Advance(std::span<const TokenId> tokens);
+
+  /// Makes `tokens` reserved tokens part of the sequence whose ids the engine does not know yet. They are attended, copied,
+  /// trimmed and forked like others, but stay raw, and nobody else sees them, until Name; a sequence that ends before loses
+  /// them. Errors as Advance. No call to the daemon.
+  Result<void> AdvanceUnnamed(std::size_t tokens);
+  /// Gives the oldest unnamed tokens their ids and seals blocks as Advance does, whose errors it has. What is reserved stays.
+  /// Named tokens come before unnamed ones: Advance is refused (kInvalidArgument) until all are named, as is SetMark.
+  Result<void> Name(std::span<const TokenId> tokens);
 
   /// Copies the rows of positions [first, first + count) of one layer, as attention reads them, to `keys` and `values`:
   /// [count, kv_heads, head_dim] of any element type and strides, in any memory; a view without data is a side that is not

@@ -34,7 +34,7 @@ auto Unlocked(Call&& call) {
 }
 
 SequenceOptions Options(const std::string& placement, std::uint32_t recent_tokens, std::uint32_t max_step_tokens,
-                        const std::string& tail, const std::string& label) {
+                        const std::string& tail, const std::string& label, std::uint32_t unnamed_tokens) {
   SequenceOptions options;
   if (placement == "local") {
     options.placement = Placement::kLocal;
@@ -45,6 +45,7 @@ SequenceOptions Options(const std::string& placement, std::uint32_t recent_token
   options.max_step_tokens = max_step_tokens;
   options.tail_type = ParseElementType(tail);
   options.label = label;
+  options.unnamed_tokens = unnamed_tokens;
   return options;
 }
 
@@ -190,6 +191,27 @@ void AddSequence(nb::module_& module) {
             Take(Unlocked([&] { return sequence.Advance(ids); }));
           },
           "tokens"_a, "Makes reserved tokens part of the sequence; every layer's rows must be written.")
+      .def_prop_ro(
+          "unnamed", [](PySequence& self) { return self.Open("unnamed").unnamed(); },
+          "The newest tokens, whose ids are not known yet: len() counts them.")
+      .def(
+          "advance_unnamed",
+          [](PySequence& self, std::size_t tokens) {
+            Sequence& sequence = self.Open("advance_unnamed");
+            self.rows = {};
+            Take(Unlocked([&] { return sequence.AdvanceUnnamed(tokens); }));
+          },
+          "tokens"_a,
+          "Makes so many reserved tokens part of the sequence whose ids are not known yet. They are attended, trimmed and "
+          "forked like others, but stay raw and unseen by others until name(). open() makes room for unnamed_tokens of them.")
+      .def(
+          "name",
+          [](PySequence& self, nb::handle tokens) {
+            Sequence& sequence = self.Open("name");
+            const std::vector<TokenId> ids = Tokens(tokens);
+            Take(Unlocked([&] { return sequence.Name(ids); }));
+          },
+          "tokens"_a, "Gives the oldest unnamed tokens their ids; blocks are sealed as by advance().")
       .def(
           "copy_rows",
           [](PySequence& self, std::size_t layer, std::uint64_t first, std::size_t count, const std::optional<WriteArray>& keys,
@@ -270,27 +292,28 @@ void AddStore(nb::module_& module) {
       .def(
           "open",
           [](PyStore& self, nb::handle tokens, const std::string& placement, std::uint32_t recent_tokens,
-             std::uint32_t max_step_tokens, const std::string& tail, const std::string& label) {
+             std::uint32_t max_step_tokens, const std::string& tail, const std::string& label, std::uint32_t unnamed_tokens) {
             Store& store = self.Open("open");
             const std::vector<TokenId> ids = Tokens(tokens);
-            const SequenceOptions options = Options(placement, recent_tokens, max_step_tokens, tail, label);
+            const SequenceOptions options = Options(placement, recent_tokens, max_step_tokens, tail, label, unnamed_tokens);
             return PySequence{Take(Unlocked([&] { return store.Open(ids, options); })), {}};
           },
           "tokens"_a = nb::make_tuple(), nb::kw_only(), "placement"_a = "local", "recent_tokens"_a = 64,
-          "max_step_tokens"_a = 512, "tail"_a = "f16", "label"_a = "",
+          "max_step_tokens"_a = 512, "tail"_a = "f16", "label"_a = "", "unnamed_tokens"_a = 0,
           "A sequence that already holds the longest sealed prefix of `tokens`. To get the logits of the last prompt token an "
           "engine "
           "passes all tokens but the last.")
       .def(
           "fork",
           [](PyStore& self, SequenceId source, std::optional<std::uint64_t> length, const std::string& placement,
-             std::uint32_t recent_tokens, std::uint32_t max_step_tokens, const std::string& tail, const std::string& label) {
+             std::uint32_t recent_tokens, std::uint32_t max_step_tokens, const std::string& tail, const std::string& label,
+             std::uint32_t unnamed_tokens) {
             Store& store = self.Open("fork");
-            const SequenceOptions options = Options(placement, recent_tokens, max_step_tokens, tail, label);
+            const SequenceOptions options = Options(placement, recent_tokens, max_step_tokens, tail, label, unnamed_tokens);
             return PySequence{Take(Unlocked([&] { return store.Fork(source, length, options); })), {}};
           },
           "source"_a, "length"_a = nb::none(), nb::kw_only(), "placement"_a = "local", "recent_tokens"_a = 64,
-          "max_step_tokens"_a = 512, "tail"_a = "f16", "label"_a = "",
+          "max_step_tokens"_a = 512, "tail"_a = "f16", "label"_a = "", "unnamed_tokens"_a = 0,
           "A copy-on-write copy of a live sequence of any process that has this store open.")
       .def("close", [](PyStore& self) { Unlocked([&] { self.store.reset(); }); });
 }
