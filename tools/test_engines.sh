@@ -18,6 +18,6 @@ fi
 (cd "$kvant_root" && cmake --preset release -DKVANT_PYTHON=ON "-DPython_EXECUTABLE=$environment/bin/python" </dev/null >build/release.configure.log 2>&1) ||
   kvant_fail "cmake --preset release -DKVANT_PYTHON=ON (all of it in build/release.configure.log)"
 kvant_say "Building the package with $(kvant_jobs) jobs in build/release"
-cmake --build "$kvant_root/build/release" --parallel "$(kvant_jobs)" --target kvant_python </dev/null
+cmake --build "$kvant_root/build/release" --parallel "$(kvant_jobs)" --target kvant_python kvantd </dev/null
 kvant_say "Running tests/python"
 PYTHONPATH="$kvant_root/build/release/python" exec "$environment/bin/python" -m pytest -q "$kvant_root/tests/python" "$@"

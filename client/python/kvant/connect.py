@@ -3,18 +3,27 @@
 import os
 import threading
 
-from kvant._core import Client
+from kvant._core import Client, DaemonGoneError
 
 _of_thread = threading.local()
 
 
 def connect(uri="embedded:", **options):
-    """This thread's client of `uri`, made at its first call here. Options are those of kvant.Client and count at that first call.
+    """This thread's client of `uri`, made at its first call here, and anew after the daemon has gone. Options are those of kvant.Client
+    and count when a client is made.
 
     "embedded:" is a daemon inside this process for this thread alone: threads that shall share prefixes connect to a kvantd.
     """
     clients = _of_thread.__dict__.setdefault("clients", {})
     key = (os.getpid(), uri)  # after a fork the parent's clients are inert
-    if key not in clients:
+    if key not in clients or not _lives(clients[key]):
         clients[key] = Client(uri, **options)
     return clients[key]
+
+
+def _lives(client):
+    try:
+        client.ping()
+    except DaemonGoneError:
+        return False
+    return True
