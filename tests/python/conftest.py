@@ -21,41 +21,49 @@ def prompt():
     return (ROOT / "client" / "sequence.cc").read_text(encoding="utf-8")[:1500]
 
 
-def _daemon(folder, *options):
-    """A daemon of this test's own, of the build whose package is tested; its socket is `.socket`."""
-    program = pathlib.Path(kvant._core.__file__).parents[2] / "bin" / "kvantd"
-    if not program.exists():
-        pytest.skip(f"{program} is not built")
-    process = subprocess.Popen([program, "--socket", folder / "kvantd.sock", "--log-level", "warn", *options])
-    process.socket = str(folder / "kvantd.sock")
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(process.socket) == 0:
-                return process
-        time.sleep(0.01)
-    process.kill()
-    pytest.fail(f"{program} does not answer")
+class Daemon:
+    """A kvantd of a test's own, of the build whose package is tested."""
+
+    def __init__(self, socket_path, *options):
+        self.socket, self._options, self._process = str(socket_path), options, None
+        self._program = pathlib.Path(kvant._core.__file__).parents[2] / "bin" / "kvantd"
+        if not self._program.exists():
+            pytest.skip(f"{self._program} is not built")
+
+    def start(self):
+        self._process = subprocess.Popen([self._program, "--socket", self.socket, "--log-level", "error", *self._options])
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(self.socket) == 0:
+                    return
+            time.sleep(0.01)
+        self.kill()
+        pytest.fail(f"{self._program} does not answer")
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()
 
 
 @pytest.fixture
-def kvantd_process(tmp_path):
-    process = _daemon(tmp_path)
-    yield process
-    process.kill()
-    process.wait()
+def daemon(tmp_path):
+    daemon = Daemon(tmp_path / "kvantd.sock")
+    daemon.start()
+    yield daemon
+    daemon.kill()
 
 
 @pytest.fixture
-def kvantd(kvantd_process):
-    """The daemon's socket."""
-    return kvantd_process.socket
+def kvantd(daemon):
+    """A daemon's socket."""
+    return daemon.socket
 
 
 @pytest.fixture
 def kvantd_small(tmp_path):
     """Socket of a daemon whose budget holds some hundred blocks of 100 KiB."""
-    process = _daemon(tmp_path, "--budget", "24MiB")
-    yield process.socket
-    process.kill()
-    process.wait()
+    daemon = Daemon(tmp_path / "kvantd.sock", "--budget", "24MiB")
+    daemon.start()
+    yield daemon.socket
+    daemon.kill()

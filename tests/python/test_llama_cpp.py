@@ -94,6 +94,17 @@ def test_misuse_is_loud(model):
     assert store.prefixes.count(range(32)) == 0
 
 
+def test_a_daemon_that_goes_away_is_a_typed_error_and_a_new_one_is_found(model, daemon):
+    keys, values = some_rows(32)
+    store = kl.LlamaPrefixes(model, METADATA, kl.Settings(uri=daemon.socket, **RAW))
+    assert store.save(range(32), written(keys, values)) == 32
+    daemon.kill()
+    with pytest.raises(kvant.DaemonGoneError):
+        store.load(range(33), read_state(written(keys, values), SHAPE).format)
+    daemon.start()
+    assert store.save(range(32), written(keys, values)) == 32
+
+
 @pytest.mark.parametrize(
     "change, says",
     [

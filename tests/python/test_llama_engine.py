@@ -1,5 +1,5 @@
-"""llama.cpp itself in two processes over one kvantd: what one has decoded, the other finds, and goes on with the same text. Needs a GGUF
-file, named by KVANT_TEST_GGUF, and the cyllama wheel (pip install cyllama==0.2.18)."""
+"""llama.cpp itself in two processes over one kvantd: what one has decoded, the other finds, and goes on with the same text. On the small
+model of the tree, or on the GGUF file that KVANT_TEST_GGUF names."""
 
 import json
 import os
@@ -10,14 +10,24 @@ import sys
 import pytest
 
 pytest.importorskip("cyllama")
-MODEL = os.environ.get("KVANT_TEST_GGUF")
-pytestmark = pytest.mark.skipif(not MODEL, reason="KVANT_TEST_GGUF names no GGUF file")
+pytest.importorskip("gguf")
+import byte6m_gguf  # noqa: E402
+
 HERE = pathlib.Path(__file__).parent
 
 
-def process(mode, socket, text, **options):
+@pytest.fixture(scope="module")
+def model(byte6m, tmp_path_factory):
+    if path := os.environ.get("KVANT_TEST_GGUF"):
+        return path
+    path = tmp_path_factory.mktemp("gguf") / "byte6m.gguf"
+    byte6m_gguf.convert(byte6m, path)
+    return str(path)
+
+
+def process(mode, model, socket, text, **options):
     done = subprocess.run(
-        [sys.executable, HERE / "llama_engine.py", mode, MODEL, socket, json.dumps({"text": text, **options})],
+        [sys.executable, HERE / "llama_engine.py", mode, model, socket, json.dumps({"text": text, **options})],
         capture_output=True,
         timeout=900,
         check=False,
@@ -37,18 +47,18 @@ def process(mode, socket, text, **options):
     ],
     ids=str,
 )
-def test_a_raw_plan_goes_on_with_llama_cpps_own_text(kvantd, prompt, by, params, plan):
+def test_a_raw_plan_goes_on_with_llama_cpps_own_text(model, kvantd, prompt, by, params, plan):
     options = {"by": by, "params": params, "settings": {"keys": plan, "values": plan}}
-    first = process("write", kvantd, prompt, **options)
-    second = process("read", kvantd, prompt, **options)
+    first = process("write", model, kvantd, prompt, **options)
+    second = process("read", model, kvantd, prompt, **options)
     assert first["evaluated"] == first["prompt"] and first["count"] == first["split"] > 0
     assert second["count"] == first["split"] and second["evaluated"] == second["prompt"] - second["count"]
     assert second["greedy"] == first["greedy"]
 
 
-def test_codes_hold_less_and_are_found(kvantd, prompt):
-    first = process("write", kvantd, prompt)
-    second = process("read", kvantd, prompt)
+def test_codes_hold_less_and_are_found(model, kvantd, prompt):
+    first = process("write", model, kvantd, prompt)
+    second = process("read", model, kvantd, prompt)
     assert second["count"] == first["split"] and second["evaluated"] == second["prompt"] - second["count"]
     assert first["held_bytes_per_token"] < first["state_bytes_per_token"] / 3.4  # 4.125 bits and sinks, from 16
     print(f"\n{second['prompt']} tokens, {second['count']} found, {second['evaluated']} decoded")

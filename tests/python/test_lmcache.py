@@ -115,15 +115,17 @@ def test_other_chunks_are_left_out_and_logged(kvantd, chunk, caplog):
     assert f"put of {key(1)}: chunk of format" in caplog.text
 
 
-def test_a_daemon_that_goes_away_costs_hits_alone(kvantd_process, caplog):
-    one = storage(kvantd_process.socket)
+def test_a_daemon_that_goes_away_costs_hits_alone(daemon, caplog):
+    one = storage(daemon.socket)
     one.batched_submit_put_task([key(1)], [Chunk(rows(1))])
-    kvantd_process.kill()
-    kvantd_process.wait()
+    daemon.kill()
     assert not one.contains(key(1)) and one.get_blocking(key(1)) is None and not one.pin(key(1))
     one.batched_submit_put_task([key(2)], [Chunk(rows(2))])
     for operation in ("look-up", "get", "pin", "put"):
         assert f"{operation} of m@1@0" in caplog.text
+    daemon.start()
+    one.batched_submit_put_task([key(3)], [Chunk(rows(3))])
+    assert one.contains(key(3)) and not one.contains(key(1))
 
 
 @pytest.mark.parametrize(

@@ -228,13 +228,15 @@ def test_a_load_that_fails_is_reported_and_poisons_nothing(engines):
     assert engine.scheduler.get_num_new_matched_tokens(request("e", tokens), 0) == (96, False)
 
 
-def test_a_daemon_that_goes_away_costs_hits_alone(engines, kvantd_process, caplog):
+def test_a_daemon_that_goes_away_costs_hits_alone(engines, daemon, caplog):
     engine = engines()
     engine.prefill(request("a", range(64)), range(4))
-    kvantd_process.kill()
-    kvantd_process.wait()
+    daemon.kill()
     assert engine.prefill(request("b", range(64)), range(4)) == (0, set())
     assert "look-up of request b" in caplog.text and "save of 64 tokens" in caplog.text
+    daemon.start()
+    assert engine.prefill(request("c", range(65)), range(5)) == (0, set())
+    assert engine.prefill(request("d", range(65)), range(5)) == (64, set())
 
 
 @pytest.mark.parametrize(
