@@ -61,7 +61,7 @@ def go_on(model, inputs, cache, name="cache", **options):
 
 @pytest.mark.parametrize("placement", ["local", "service"])
 def test_an_f32_plan_writes_the_engines_own_text(model, inputs, exact, byte6m, placement):
-    with kt.attach(model, settings(byte6m, placement=placement, salt=placement)):
+    with kt.attach(model, settings(byte6m, placement=placement, salt=f"transformers {placement}")):
         cache = kt.KvantCache(model, **inputs)
         assert cache.cached_tokens == [0]
         assert torch.equal(go_on(model, inputs, cache), exact)

@@ -74,7 +74,7 @@ class Attachment:
             "placement": c.placement,
             "recent_tokens": c.recent_tokens,
             "max_step_tokens": c.max_step_tokens,
-            "tail": c.tail or "f32",
+            "tail": c.tail or self.spec.dtype,
             "capacity": c.capacity,
             "label": "transformers",
         }
