@@ -263,6 +263,14 @@ def test_misuse_is_loud(model, tokenizer, inputs, byte6m):
         with pytest.raises(kvant.InvalidArgumentError, match="batch of 2, the cache holds 1"):
             model(ids, cache=cache)
             model(ids.repeat(2, 1), cache=cache)
+
+        def changes(module, args, kwargs):
+            return args, {**kwargs, "attention_mask": torch.tensor([[0, 0] + [1] * 6])}
+
+        hook = model.base_model.register_forward_pre_hook(changes, with_kwargs=True)
+        with pytest.raises(kvant.UnsupportedError, match="changed its attention_mask"):
+            model(ids, cache=kt.KvantCache(model))
+        hook.remove()
         model.set_attn_implementation("sdpa")
         with pytest.raises(kvant.UnsupportedError, match="'sdpa'"):
             model(ids, cache=cache)

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import kvant
@@ -106,12 +107,18 @@ def test_a_daemon_that_goes_away_is_an_error_and_no_more(daemon, model, inputs, 
 
 
 def test_a_full_store_is_an_error_and_leaves_the_rows_as_they_were(model, inputs, byte6m):
-    client = kvant.Client("embedded:", embedded_budget=2 << 20)
-    attachment = kt.attach(model, kvant.KVCacheConfig(model_path=str(byte6m), keys="f32", values="f32"))
-    cache = kt.KvantCache(model)
-    cache.batch._open = lambda tokens, store=client.open_store(attachment.spec): kvant.conversation.Conversation(
-        store, attachment.spec.layers, block_tokens=128, tokens=tokens, tail="f32"
-    )
-    with pytest.raises(kvant.StoreFullError):
-        go_on(model, inputs, cache)
-    assert cache.get_seq_length() == cache.rows[0].length
+    kt.attach(model, kvant.KVCacheConfig(model_path=str(byte6m), keys="f32", values="f32", client_options={"embedded_budget": 2 << 20}))
+    seen = []
+
+    def fill():
+        cache = kt.KvantCache(model)
+        try:
+            go_on(model, inputs, cache)
+        except kvant.Error as error:
+            seen.extend([error, cache.get_seq_length(), cache.rows[0].length])
+
+    thread = threading.Thread(target=fill)  # whose client is a new one: the budget counts
+    thread.start()
+    thread.join()
+    assert isinstance(seen[0], kvant.StoreFullError)
+    assert seen[1] == seen[2] and seen[1] % 512 == 0

@@ -1,19 +1,23 @@
 """kvant caches in models with sliding windows, soft caps and attention sinks: small ones with random weights, against transformers' own
 eager attention."""
 
+import os
+import pathlib
+
 import kvant
 import pytest
 
 torch = pytest.importorskip("torch")
 import kvant.transformers as kt  # noqa: E402
 from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma2Config,
     GptOssConfig,
     Llama4TextConfig,
     MambaConfig,
     MistralConfig,
     Qwen3Config,
-    AutoModelForCausalLM,
 )
 
 SIZES = {
@@ -67,6 +71,7 @@ def test_logits_are_those_of_eager_attention(kind, tmp_path):
                 parts.append(model(ids[:, column : column + 1], attention_mask=padding[:, : column + 1], cache=cache).logits)
     got = torch.cat(parts, 1)
     # f32 sums of some hundred products of magnitude 1 in another order, through four layers.
+    assert torch.isfinite(got).all()
     assert (got - expected)[padding.bool()].abs().max() < 2e-4 * expected.abs().max()
     assert [row.length for row in cache.rows] == [90, 73]
 
@@ -100,3 +105,19 @@ def test_a_gguf_file_is_named_by_its_bytes(tmp_path):
     assert kvant.model_identity(tmp_path / "other.gguf") == first
     path.write_bytes(b"GGUF two")
     assert kvant.model_identity(path) != first
+
+
+@pytest.mark.skipif("KVANT_TEST_GGUF" not in os.environ, reason="KVANT_TEST_GGUF names no GGUF file")
+@pytest.mark.parametrize("placement", ["local", "service"])
+def test_a_model_from_a_gguf_file_writes_its_own_text(placement):
+    path = pathlib.Path(os.environ["KVANT_TEST_GGUF"])
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    inputs = tokenizer(pathlib.Path(__file__).read_text(encoding="utf-8")[:2000], return_tensors="pt")
+    options = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
+    exact = model.generate(**inputs, **options)
+    with kt.attach(model, kt.Settings(str(path), keys="f32", values="f32", salt=placement, placement=placement)):
+        assert torch.equal(model.generate(**inputs, cache=kt.KvantCache(model, **inputs), **options), exact)
+        cache = kt.KvantCache(model, **inputs)
+        assert cache.cached_tokens[0] >= 128
+        assert torch.equal(model.generate(**inputs, cache=cache, **options), exact)

@@ -63,7 +63,10 @@ class Batch:
     def _count_real(self, attention_mask, new):
         """Tokens of each row in this pass, padding on the left left out."""
         columns = self.columns + new
+        unpadded = all(row.length == self.columns for row in self.rows)
         if attention_mask is None:
+            if unpadded:
+                return [new] * len(self.rows)
             real = torch.ones((len(self.rows), columns), dtype=torch.bool)
         elif attention_mask.ndim != 2 or attention_mask.shape[1] != columns:
             raise kvant.UnsupportedError(
@@ -72,7 +75,7 @@ class Batch:
             )
         else:
             real = attention_mask.bool()
-        if all(row.length == self.columns for row in self.rows) and real.all():
+        if unpadded and real.all():
             return [new] * len(self.rows)
         return [_real_tokens(real[index], row.length, new, index) for index, row in enumerate(self.rows)]
 
@@ -84,7 +87,7 @@ class Batch:
             )
         if self._pass.handed_out is not None:
             self._fail_unattended()
-        if keys.device.type != "cpu":
+        if not keys.is_cpu:
             raise kvant.UnsupportedError(f"update: keys on {keys.device}; kvant attends on CPUs (not on GPUs yet)")
         self._pass.handed_out = layer
 

@@ -87,7 +87,8 @@ class Attachment:
         cache = _cache_among(given)
         if cache is None:
             return None
-        _check_same_model(cache.attachment.spec, self.spec)
+        if cache.attachment is not self:
+            _check_same_model(cache.attachment.spec, self.spec)
         if not hf_attention.is_chosen(module.config):
             raise kvant.UnsupportedError(
                 f"forward: attn_implementation is {module.config._attn_implementation!r}, a KvantCache needs {hf_attention.NAME!r}: attach again"
@@ -142,6 +143,8 @@ def _spec(model, config):
         raise kvant.UnsupportedError(f"attach: {name} has inputs besides tokens, and kvant shares keys and values by tokens")
     if model.device.type != "cpu":
         raise kvant.UnsupportedError(f"attach: {name} is on {model.device}; kvant attends on CPUs (not on GPUs yet)")
+    if model.dtype not in _DTYPES:
+        raise kvant.UnsupportedError(f"attach: {name} computes in {model.dtype}; float32, float16 or bfloat16 is wanted")
     if not config.adapter and (getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False)):
         raise kvant.UnsupportedError(f"attach: {name} has an adapter loaded; name it in KVCacheConfig.adapter, so that its keys are shared with none other's")
     other = sorted({type(layer).__name__ for layer in DynamicCache(config=model_config).layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"})
