@@ -64,19 +64,32 @@ class Conversation:
     def step(self, layer, keys, values, q, out, scale, **style):
         """Keys and values [tokens, kv_heads, head_dim] of one layer become rows, and q's attention goes to out. `style`: window, softcap,
         sink_logits as kvant.Sequence.step."""
+        self._reach(layer, keys.shape[0])
+        self._sequence.step(layer, keys, values, q, out, scale, **style)
+        self._leave(layer)
+
+    def append(self, layer, keys, values):
+        """As step, for rows whose attention nobody asks for."""
+        self._reach(layer, keys.shape[0])
+        self._sequence.append(layer, keys, values)
+        self._leave(layer)
+
+    def _reach(self, layer, tokens):
         if layer == 0:
-            self._start(keys.shape[0])
+            self._start(tokens)
         elif layer != self._next_layer:
             raise InvalidArgumentError(f"attention: layer {layer} after layer {self._next_layer - 1}; layers come in order")
+
+    def _leave(self, layer):
         self._next_layer = layer + 1
-        self._sequence.step(layer, keys, values, q, out, scale, **style)
-        if self._next_layer == self._layers:
-            tokens = self._pending
-            self.abandon()
-            try:
-                self._sequence.advance(tokens)
-            finally:  # a store that is full says so and holds the tokens all the same
-                self.tokens += tokens[: self.length - len(self.tokens)]
+        if self._next_layer < self._layers:
+            return
+        tokens = self._pending
+        self.abandon()
+        try:
+            self._sequence.advance(tokens)
+        finally:  # a store that is full says so and holds the tokens all the same
+            self.tokens += tokens[: self.length - len(self.tokens)]
 
     def _start(self, tokens):
         if self._pending is None:
