@@ -60,7 +60,7 @@ class Server:
 
 
 def test_clients_and_servers_share_a_system_prompt(byte6m, prompt, tmp_path):
-    system = {"role": "system", "content": prompt[:600]}
+    system = {"role": "system", "content": prompt[:400]}
 
     def messages(question):
         return [system, {"role": "user", "content": question}]
@@ -70,14 +70,14 @@ def test_clients_and_servers_share_a_system_prompt(byte6m, prompt, tmp_path):
             first, none = server.ask("/v1/chat/completions", messages=messages("int main("))
             assert none == 0
             second, shared = server.ask("/v1/chat/completions", messages=messages("for (auto"))
-            assert shared >= 512  # the system prompt, in the server's own prompt cache
-            text, _ = server.ask("/v1/completions", prompt=prompt)
+            assert shared >= 352  # the system prompt, in the server's own prompt cache
+            text, _ = server.ask("/v1/completions", prompt=prompt[-400:])
         with Server(byte6m, daemon, tmp_path / "second.log") as server:
             again, found = server.ask("/v1/chat/completions", messages=messages("int main("))
-            assert found >= 512 and found % 32 == 0  # whole blocks, by way of the daemon
+            assert found >= 320 and found % 32 == 0  # whole blocks, by way of the daemon
             assert again == first
-            again, found = server.ask("/v1/completions", prompt=prompt)
-            assert found >= 1300
+            again, found = server.ask("/v1/completions", prompt=prompt[-400:])
+            assert found >= 300
             assert again == text
             # The daemon dies and comes back empty: requests are computed again, the server goes on.
             daemon.kill()

@@ -26,6 +26,11 @@ PUBLISHED = [
 
 
 @pytest.fixture(scope="module")
+def prompt(prompt):
+    return prompt[-300:]
+
+
+@pytest.fixture(scope="module")
 def loaded(byte6m):
     model, tokenizer = mlx_lm.load(str(byte6m))
     return model, tokenizer

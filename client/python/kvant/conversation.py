@@ -75,21 +75,28 @@ class Conversation:
         self._sequence.step(layer, keys, values, q, out, scale, **style)
         self._leave(layer)
 
+    def append(self, layer, keys, values):
+        """As step, for rows whose attention nobody asks for."""
+        self._enter(layer, keys.shape[0])
+        self._sequence.append(layer, keys, values)
+        self._leave(layer)
+
     def _enter(self, layer, tokens):
         if layer == 0:
             self._start(tokens)
         elif layer != self._next_layer:
             raise InvalidArgumentError(f"attention: layer {layer} after layer {self._next_layer - 1}; layers come in order")
-        self._next_layer = layer + 1
 
     def _leave(self, layer):
-        if layer + 1 == self._layers:
-            tokens = self._pending
-            self.abandon()
-            try:
-                self._sequence.advance(tokens)
-            finally:  # a store that is full says so and holds the tokens all the same
-                self.tokens += tokens[: self.length - len(self.tokens)]
+        self._next_layer = layer + 1
+        if self._next_layer < self._layers:
+            return
+        tokens = self._pending
+        self.abandon()
+        try:
+            self._sequence.advance(tokens)
+        finally:  # a store that is full says so and holds the tokens all the same
+            self.tokens += tokens[: self.length - len(self.tokens)]
 
     def _start(self, tokens):
         if self._pending is None:

@@ -1,7 +1,7 @@
 """What mlx_lm.save_prompt_cache keeps of a conversation, and how it comes back: in another process, against the same daemon.
 
-Saved are the tokens and the identity of the store. Keys and values stay in the store, sealed; those that no block holds are computed
-again when the cache is loaded.
+Saved are the tokens, the identity of the store, and the rows that no block holds yet. What is sealed stays in the store; where the store
+has lost it, it is computed again when the cache is loaded.
 """
 
 import json
@@ -10,6 +10,7 @@ import warnings
 import weakref
 
 import mlx.core as mx
+import numpy as np
 
 import kvant
 
@@ -22,37 +23,47 @@ _loading = threading.local()
 
 def saved_state(conversation, layer):
     """The state of one layer's cache as mlx_lm writes it: arrays, numbers and texts."""
-    if layer:
-        return {"layer": layer}
-    spec = conversation.caches.spec
-    return {
-        "layer": 0,
-        "tokens": mx.array(conversation.tokens, dtype=mx.int32),
-        "sealed": conversation.sealed_tokens,
-        "store": conversation.caches.identity,
-        "spec": json.dumps({name: getattr(spec, name) for name in _FIELDS}),
-    }
+    spec, first = conversation.caches.spec, conversation.sealed_tokens
+    rows = np.empty((2, conversation.length - first, spec.kv_heads, spec.head_dim), np.float32)
+    if rows.size:
+        conversation.sequence.copy_rows(layer, first, rows.shape[1], rows[0], rows[1])
+    state = {"layer": layer, "rows": mx.array(rows)}
+    if layer == 0:
+        state["tokens"] = mx.array(conversation.tokens, dtype=mx.int32)
+        state["store"] = conversation.caches.identity
+        state["spec"] = json.dumps({name: getattr(spec, name) for name in _FIELDS})
+    return state
 
 
 def loaded_conversation(state):
-    """The conversation of a state's layer. mlx_lm loads the layers of a cache in order: the first brings the conversation."""
-    if state["layer"] == 0:
-        _loading.conversation = _reopen(state["tokens"].tolist(), state["sealed"], state["store"], json.loads(state["spec"]))
-    return _loading.conversation
+    """The conversation of a state's layer. mlx_lm loads the layers of a cache in order: the first brings the conversation, and each the
+    rows that are missing behind what the store holds."""
+    layer, rows = state["layer"], np.array(state["rows"])
+    if layer == 0:
+        _loading.tokens = state["tokens"].tolist()
+        caches = _caches_of(state["store"], json.loads(state["spec"]))
+        _loading.conversation = _reopened(caches, _loading.tokens, len(_loading.tokens) - rows.shape[1])
+        if missing := _loading.tokens[_loading.conversation.length :]:
+            _loading.conversation.begin(missing)
+    conversation = _loading.conversation
+    if conversation.begun:
+        first = conversation.length - len(_loading.tokens)
+        conversation.append(layer, rows[0, first:], rows[1, first:])
+    return conversation
 
 
-def _reopen(tokens, sealed, identity, spec):
-    caches = _caches_of(identity, spec)
+def _reopened(caches, tokens, sealed):
+    """A conversation that holds at least the `sealed` first of the tokens."""
     opened = caches.open(tokens)
     conversation = opened[0].conversation
-    if conversation.cached_tokens < sealed:
+    if conversation.length < sealed:
         warnings.warn(
-            f"load_prompt_cache: the store has {conversation.cached_tokens} of {sealed} tokens that were compressed when the cache was saved;"
+            f"load_prompt_cache: the store has {conversation.length} of {sealed} tokens that were compressed when the cache was saved;"
             " the others are computed again",
-            stacklevel=4,
+            stacklevel=5,
         )
-    while (at := conversation.length) < len(tokens):
-        caches.model()(mx.array([tokens[at : at + _STEP]]), cache=opened)
+    while (at := conversation.length) < sealed:
+        caches.model()(mx.array([tokens[at : min(at + _STEP, sealed)]]), cache=opened)
     return conversation
 
 
