@@ -183,9 +183,10 @@ def _spec(vllm_config, settings):
         raise kvant.InvalidArgumentError("vLLM: uri: scheduler and worker are two processes; name the socket of a kvantd")
     if vllm_config.parallel_config.world_size != 1:
         raise kvant.UnsupportedError(f"vLLM: parallel_config.world_size {vllm_config.parallel_config.world_size}: one worker is known")
-    if vllm_config.cache_config.cache_dtype not in ("auto", str(model.dtype).removeprefix("torch.")):
-        raise kvant.UnsupportedError(f"vLLM: cache_config.cache_dtype {vllm_config.cache_config.cache_dtype!r}: pages of the model's own type are known")
+    dtype = str(model.dtype).removeprefix("torch.")
+    held = vllm_config.cache_config.cache_dtype
+    if held not in ("auto", dtype):
+        raise kvant.UnsupportedError(f"vLLM: cache_config.cache_dtype {held!r}: pages of the model's own type are known")
     if not pathlib.Path(model.model).is_dir():
         raise kvant.InvalidArgumentError(f"vLLM: model {model.model!r}: give the checkpoint's folder, whose files identify the model")
-    dtype = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[str(model.dtype).removeprefix("torch.")]
-    return store_spec(model.model, dtype=dtype, **settings.plan())
+    return store_spec(model.model, dtype={"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[dtype], **settings.plan())
