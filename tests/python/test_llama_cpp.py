@@ -52,6 +52,15 @@ def test_rows_of_a_raw_plan_come_back_bit_for_bit(model, form):
     assert bytes(data) == expected
 
 
+def test_cells_beyond_the_tokens_are_left_out(model):
+    # llama-cpp-python drops the cells of a conversation only when it decodes again.
+    keys, values = some_rows(64)
+    store = kl.LlamaPrefixes(model, METADATA, kl.Settings(**RAW))
+    assert store.save(range(32), written(keys, values)) == 32
+    count, data = store.load(range(64), read_state(written(keys, values), SHAPE).format)
+    assert bytes(data) == written(keys[:, :32], values[:, :32], sequence=0) and count == 32
+
+
 def test_codes_come_back_as_near_as_their_bits(model):
     keys, values = some_rows(256)
     store = kl.LlamaPrefixes(model, METADATA, kl.Settings(block_tokens=128))
@@ -110,6 +119,7 @@ def test_a_daemon_that_goes_away_is_a_typed_error_and_a_new_one_is_found(model, 
     [
         ({"general.architecture": "mamba"}, "general.architecture 'mamba'"),
         ({"llama.attention.head_count_kv": "[3, 4]"}, "llama.attention.head_count_kv is"),
+        ({"llama.attention.head_count": "0"}, "head_count is 0"),
         ({"llama.attention.value_length": "32"}, "value_length"),
         ({"llama.attention.sliding_window": "512"}, "sliding_window"),
     ],

@@ -34,6 +34,10 @@ def config(byte6m, socket, **changes):
     )
 
 
+def groups(count=1):
+    return types.SimpleNamespace(kv_cache_groups=[None] * count)
+
+
 def row_of(token, position, layer, side):
     """What the model computes for a token, so to speak."""
     return np.random.default_rng((token, position, layer, side)).standard_normal((HEADS, DIM), dtype=np.float32)
@@ -47,7 +51,7 @@ class Worker:
     """Pages as vLLM's CPU attention keeps them, and forward passes that fill them."""
 
     def __init__(self, settings):
-        self.connector = KvantConnector(settings, KVConnectorRole.WORKER, None)
+        self.connector = KvantConnector(settings, KVConnectorRole.WORKER, groups())
         self.caches = {name_of(layer): np.zeros((PAGES, HEADS, PAGE, 2 * DIM), np.float32) for layer in range(LAYERS)}
         self.connector.register_kv_caches(self.caches)
 
@@ -114,7 +118,7 @@ class Engine:
 
     def __init__(self, byte6m, socket, **changes):
         settings = config(byte6m, socket, **changes)
-        self.scheduler = KvantConnector(settings, KVConnectorRole.SCHEDULER, None)
+        self.scheduler = KvantConnector(settings, KVConnectorRole.SCHEDULER, groups())
         self.worker = Worker(settings)
 
     def admit(self, req, ids, local=0):
@@ -250,7 +254,12 @@ def test_a_daemon_that_goes_away_costs_hits_alone(engines, daemon, caplog):
 )
 def test_what_is_not_known_is_refused_by_name(byte6m, changes, error, says):
     with pytest.raises(error, match=says):
-        KvantConnector(config(byte6m, "/nowhere", **changes), KVConnectorRole.SCHEDULER, None)
+        KvantConnector(config(byte6m, "/nowhere", **changes), KVConnectorRole.SCHEDULER, groups())
+
+
+def test_layers_of_several_kinds_are_refused(byte6m):
+    with pytest.raises(kvant.UnsupportedError, match="2 kv_cache_groups"):
+        KvantConnector(config(byte6m, "/nowhere"), KVConnectorRole.WORKER, groups(2))
 
 
 @pytest.mark.parametrize(
@@ -258,13 +267,13 @@ def test_what_is_not_known_is_refused_by_name(byte6m, changes, error, says):
     [((PAGES, HEADS, PAGE, DIM), LAYERS, "has pages"), ((PAGES, HEADS, PAGE, 2 * DIM), 5, "5 layers have caches")],
 )
 def test_pages_that_are_not_as_the_model_says_are_refused(byte6m, shape, layers, says):
-    connector = KvantConnector(config(byte6m, "/nowhere"), KVConnectorRole.WORKER, None)
+    connector = KvantConnector(config(byte6m, "/nowhere"), KVConnectorRole.WORKER, groups())
     with pytest.raises(kvant.UnsupportedError, match=says):
         connector.register_kv_caches({f"model.layers.{layer}.attn": np.zeros(shape, np.float32) for layer in range(layers)})
 
 
 def test_packed_pages_are_refused(byte6m, monkeypatch):
-    connector = KvantConnector(config(byte6m, "/nowhere"), KVConnectorRole.WORKER, None)
+    connector = KvantConnector(config(byte6m, "/nowhere"), KVConnectorRole.WORKER, groups())
     monkeypatch.setattr("kvant.vllm._get_attn_isa", lambda *_: "amx")
     with pytest.raises(kvant.UnsupportedError, match="amx"):
         connector.register_kv_caches({f"model.layers.{layer}.attn": np.zeros((PAGES, HEADS, PAGE, 2 * DIM), np.float32) for layer in range(LAYERS)})
@@ -306,6 +315,7 @@ def test_the_sources_of_vllm_are_as_the_stand_ins_say():
         ("v1/core/sched/output.py", "NewRequestData", {"req_id", "block_ids", "num_computed_tokens"}),
         ("v1/core/sched/output.py", "CachedRequestData", {"req_ids", "new_block_ids", "num_computed_tokens"}),
         ("v1/core/sched/output.py", "SchedulerOutput", {"scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens"}),
+        ("v1/kv_cache_interface.py", "KVCacheConfig", {"kv_cache_groups"}),
         ("v1/core/kv_cache_manager.py", "KVCacheBlocks", {"get_block_ids"}),
         (
             "v1/request.py",

@@ -76,6 +76,8 @@ def store_spec(model_path, metadata, settings, *, dtype="f16"):
     if data.architecture not in _PAIRING:
         raise kvant.UnsupportedError(f"GGUF metadata: general.architecture {data.architecture!r} is not known: {', '.join(_PAIRING)}")
     heads = data.number("attention.head_count")
+    if heads < 1:
+        raise kvant.UnsupportedError(f"GGUF metadata: attention.head_count is {heads}")
     head_dim = data.number("attention.key_length", data.number("embedding_length") // heads)
     if data.number("attention.value_length", head_dim) != head_dim:
         raise kvant.UnsupportedError("GGUF metadata: attention.value_length differs from attention.key_length")

@@ -6,9 +6,10 @@
         storage_plugin.kvant.class_name: KvantStorage
         kvant.uri: unix:/run/kvant/kvantd.sock        # and other fields of kvant.prefixes.Settings; block_tokens is LMCache's chunk_size
 
-What kvant cannot check here: LMCache hands over hashes of chunks, not tokens. A chunk is found by 128 bits of a digest of LMCache's key, and
-whether the tokens are the same rests on LMCache's own hash (with its "builtin" one, processes need one PYTHONHASHSEED), and whether the weights are the same on its model_name. Other engines' adapters
-verify every token and digest the weights; their stores and this one are never shared.
+What kvant cannot check here: LMCache hands over hashes of chunks, not tokens. A chunk is found by 128 bits of a digest of LMCache's key;
+whether the tokens are the same rests on LMCache's own hash (with its "builtin" one, processes need one PYTHONHASHSEED), and whether the
+weights are the same on its model_name. Other engines' adapters verify every token and digest the weights; their stores and this one are
+never shared.
 
 Whole chunks of the KV_2LTD format on the CPU are taken; unfull chunks, layerwise and MLA formats are left out and logged, asynchronous
 loading is not offered. Errors of kvant are logged and are misses. Written against the sources of LMCache 0.5.6 and tested with stand-ins: it

@@ -33,7 +33,7 @@ class Settings:
 class Prefixes:
     """The prefixes of one store. Any thread may use it: each has a client of its own (kvant.connect)."""
 
-    _STEP = 512  # tokens that are handed over at a time
+    _STEP = 128  # tokens that are handed over at a time: few, since their rows stand raw in the arena
 
     def __init__(self, spec, settings):
         self.spec = spec

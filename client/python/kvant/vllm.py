@@ -65,6 +65,8 @@ class KvantConnector(KVConnectorBase_V1):
 
     def __init__(self, vllm_config, role, kv_cache_config):
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
+        if len(kv_cache_config.kv_cache_groups) != 1:
+            raise kvant.UnsupportedError(f"vLLM: {len(kv_cache_config.kv_cache_groups)} kv_cache_groups: layers of one kind are known")
         settings = Settings(**vllm_config.kv_transfer_config.kv_connector_extra_config)
         self._prefixes = Prefixes(_spec(vllm_config, settings), settings)
         self._page_tokens = vllm_config.cache_config.block_size
@@ -121,11 +123,11 @@ class KvantConnector(KVConnectorBase_V1):
         if block_ids is not None:
             entry.block_ids += block_ids[0]
         # Tokens that are scheduled but not known are a draft's, and may be taken back.
-        known = list(entry.request.all_token_ids)
+        known = entry.request.all_token_ids
         whole = self._prefixes.whole(min(computed + scheduler_output.num_scheduled_tokens[name], len(known)))
         if whole > entry.saved:
             entry.saved = whole
-            meta.saves.append(Transfer(known[:whole], 0, list(entry.block_ids)))
+            meta.saves.append(Transfer(list(known)[:whole], 0, list(entry.block_ids)))
 
     def request_finished(self, request, block_ids):
         self._requests.pop(request.request_id, None)
@@ -181,9 +183,10 @@ def _spec(vllm_config, settings):
         raise kvant.InvalidArgumentError("vLLM: uri: scheduler and worker are two processes; name the socket of a kvantd")
     if vllm_config.parallel_config.world_size != 1:
         raise kvant.UnsupportedError(f"vLLM: parallel_config.world_size {vllm_config.parallel_config.world_size}: one worker is known")
-    if vllm_config.cache_config.cache_dtype not in ("auto", str(model.dtype).removeprefix("torch.")):
-        raise kvant.UnsupportedError(f"vLLM: cache_config.cache_dtype {vllm_config.cache_config.cache_dtype!r}: pages of the model's own type are known")
+    dtype = str(model.dtype).removeprefix("torch.")
+    held = vllm_config.cache_config.cache_dtype
+    if held not in ("auto", dtype):
+        raise kvant.UnsupportedError(f"vLLM: cache_config.cache_dtype {held!r}: pages of the model's own type are known")
     if not pathlib.Path(model.model).is_dir():
         raise kvant.InvalidArgumentError(f"vLLM: model {model.model!r}: give the checkpoint's folder, whose files identify the model")
-    dtype = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[str(model.dtype).removeprefix("torch.")]
-    return store_spec(model.model, dtype=dtype, **settings.plan())
+    return store_spec(model.model, dtype={"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[dtype], **settings.plan())

@@ -17,12 +17,12 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 import kvant
-from kvant import hf_attention
 from kvant.conversation import Conversation
-from kvant.hf_batch import Batch
-from kvant.hf_cache import KvantCache
 from kvant.hf_config import read_config, store_spec
 from kvant.identity import checkpoint
+from kvant.transformers import attention
+from kvant.transformers.batch import Batch
+from kvant.transformers.cache import KvantCache
 
 __all__ = ["KvantCache", "attach", "detach"]
 
@@ -38,9 +38,9 @@ class Attachment:
         self.spec = _spec(model, config)
         self._implementation = model.config._attn_implementation
         self._chunk = model.generation_config.prefill_chunk_size if model.can_generate() else None
-        hf_attention.register()
-        model.set_attn_implementation(hf_attention.NAME)
-        if model.config._attn_implementation != hf_attention.NAME:
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        if model.config._attn_implementation != attention.NAME:
             raise kvant.UnsupportedError(f"attach: the attention of {type(model).__name__} cannot be chosen; transformers says why in its log")
         if model.can_generate() and self._chunk is None:
             model.generation_config.prefill_chunk_size = config.max_step_tokens
@@ -89,9 +89,9 @@ class Attachment:
             return None
         if cache.attachment is not self:
             _check_same_model(cache.attachment.spec, self.spec)
-        if not hf_attention.is_chosen(module.config):
+        if not attention.is_chosen(module.config):
             raise kvant.UnsupportedError(
-                f"forward: attn_implementation is {module.config._attn_implementation!r}, a KvantCache needs {hf_attention.NAME!r}: attach again"
+                f"forward: attn_implementation is {module.config._attn_implementation!r}, a KvantCache needs {attention.NAME!r}: attach again"
             )
         if given.get("input_ids") is None:
             raise kvant.InvalidArgumentError(

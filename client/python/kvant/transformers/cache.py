@@ -4,7 +4,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 import kvant
-from kvant.hf_batch import Batch
+from kvant.transformers.batch import Batch
 
 
 class KvantLayer(CacheLayerMixin):
