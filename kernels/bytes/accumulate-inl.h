@@ -25,10 +25,11 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Vectors of dims whose sums stay in registers together; fewer where there are more queries, or where bytes are widened and
-/// take two registers each.
+/// Vectors of dims whose sums stay in registers together: four for a single query, which has nothing else to share weights and
+/// the loop with; fewer where there are more queries, or where bytes are widened and take two registers each.
 template <class E, std::size_t kQueries>
-inline constexpr std::size_t kVectorsAtOnce = HWY_CAP_GE512&& kQueries != kManyQueries && (E::kWords || MultipliesBytes<E>())
+inline constexpr std::size_t kVectorsAtOnce = kQueries == 1 || (HWY_CAP_GE512 && kQueries != kManyQueries &&
+                                                                (E::kWords || MultipliesBytes<E>()))
                                                   ? 4
                                                   : 2;
 
@@ -169,7 +170,7 @@ HWY_INLINE void Accumulate(const E& expander, const std::uint16_t* scales, const
     }
   }
 #endif
-  const std::size_t pass_bytes = hn::Lanes(CodeTag()) * kVectorsAtOnce<E, 1>;
+  const std::size_t pass_bytes = hn::Lanes(CodeTag()) * (args.queries == 1 ? kVectorsAtOnce<E, 1> : kVectorsAtOnce<E, 2>);
   const std::size_t passes = (4 * args.dim + pass_bytes - 1) / pass_bytes;
   each_run(passes * args.tokens / (4 * E::kFields),
            [&](Prefetch& prefetch) HWY_ATTR { AccumulateRun(expander, args, run, prefetch); });

@@ -27,7 +27,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 /// Fields of 16 tokens whose sums stay in registers together.
 template <class E, std::size_t kQueries>
-inline constexpr std::size_t kFieldsAtOnce = kQueries == kManyQueries || (E::kWords && !HWY_CAP_GE512) ? 2 : 4;
+inline constexpr std::size_t kFieldsAtOnce = kQueries == kManyQueries || (E::kWords && !HWY_CAP_GE512 && kQueries != 1) ? 2 : 4;
 
 /// kCount fields from field kPlace of tiles from `tile` on, whose tokens begin at `token`, against kQueries queries.
 template <std::size_t kPlace, std::size_t kCount, std::size_t kQueries, class E, class Rows>
