@@ -155,7 +155,7 @@ Admin::~Admin() {
 
 Result<Admin> Admin::Connect(std::string_view uri, const ClientOptions& options) {
   return Guard("connect", [&]() -> Result<Admin> {
-    auto connection = Connection::Connect(uri, options);
+    auto connection = Connection::Connect({.uri = std::string(uri), .options = options, .daemon = nullptr});
     if (!connection) return connection.error();
     auto daemon = (*connection)->Bootstrap();
     auto request = daemon.adminRequest();

@@ -102,6 +102,8 @@ Result<void> AttendInService(Session& session, std::size_t layer, std::span<cons
   auto items = call.initItems(static_cast<unsigned>(requests.size()));
   std::vector<Sent> sent(requests.size());
   for (unsigned i = 0; i < items.size(); ++i) {
+    const CountFor counted(*requests[i].sequence);
+    ++session.counters().attend_calls;
     auto request = ReadArgs(*requests[i].sequence, layer, *requests[i].args);
     if (!request) return request.error();
     auto item = WriteItem(session, *requests[i].sequence, *request, items[i]);
@@ -126,6 +128,7 @@ Result<void> AttendInService(Session& session, std::size_t layer, std::span<cons
       }
       continue;
     }
+    const CountFor counted(*requests[i].sequence);
     FinishOutput(session, sent[i].out);
     requests[i].sequence->RowsAreFinite(layer, requests[i].args->q.tokens);
     if (sent[i].staged_lse != nullptr) {
@@ -142,6 +145,8 @@ Result<void> AttendHere(Session& session, std::size_t layer, std::span<const Att
   local.items.clear();
   for (std::size_t i = 0; i < requests.size(); ++i) {
     Sequence& sequence = *requests[i].sequence;
+    const CountFor counted(sequence);
+    ++session.counters().attend_calls;
     auto plan = sequence.store().plan();
     if (!plan) return plan.error();
     auto request = ReadArgs(sequence, layer, *requests[i].args);
@@ -171,9 +176,9 @@ Result<void> Attend(std::size_t layer, std::span<const AttendCall> requests) {
     if (&request.sequence->session() != &session)
       return InvalidArgument("the sequences of a batch belong to different clients");
     if (request.sequence->local() != local) return InvalidArgument("the sequences of a batch have different placements");
+    const CountFor counted(*request.sequence);
     if (auto ready = request.sequence->Ready("attend"); !ready) return ready;
   }
-  session.counters().attend_calls += requests.size();
   return local ? AttendHere(session, layer, requests) : AttendInService(session, layer, requests);
 }
 

@@ -77,6 +77,16 @@ kvant_code kvant_client_connect(const char* uri, const kvant_client_options* opt
   });
 }
 
+kvant_code kvant_client_for_this_thread(const kvant_client* client, kvant_client** made, kvant_error* error) {
+  return Guarded("connect", error, [&] {
+    if (client == nullptr || made == nullptr) return Refuse("connect: client or made is null", error);
+    auto another = client->client.ForThisThread();
+    if (!another) return Refuse(another.error(), error);
+    *made = new kvant_client{std::move(*another)};
+    return KVANT_OK;
+  });
+}
+
 void kvant_client_close(kvant_client* client) { delete client; }
 
 kvant_code kvant_client_ping(kvant_client* client, uint64_t* nanoseconds, kvant_error* error) {

@@ -19,7 +19,8 @@ Result<SequenceOptions> Options(const kvant_sequence_options* options, const cha
                          .max_step_tokens = given.max_step_tokens,
                          .tail_type = static_cast<ElementType>(given.tail_type),
                          .label = Text(given.label),
-                         .unnamed_tokens = given.unnamed_tokens};
+                         .unnamed_tokens = given.unnamed_tokens,
+                         .want_state = given.want_state != 0};
 }
 
 }  // namespace kvant::c
@@ -76,6 +77,20 @@ uint64_t kvant_sequence_prefix_hit_tokens(const kvant_sequence* sequence) {
 
 size_t kvant_sequence_reservable(const kvant_sequence* sequence) {
   return sequence == nullptr ? 0 : sequence->sequence.reservable();
+}
+
+kvant_code kvant_sequence_get_counters(const kvant_sequence* sequence, kvant_sequence_counters* counters, kvant_error* error) {
+  return Guarded("counters", error, [&] {
+    if (sequence == nullptr || counters == nullptr) return Refuse("counters: sequence or counters is null", error);
+    const kvant::SequenceCounters now = sequence->sequence.counters();
+    kvant_sequence_counters values = {};
+    values.attend_calls = now.attend_calls;
+    values.tokens_advanced = now.tokens_advanced;
+    values.bytes_copied = now.bytes_copied;
+    values.bytes_zero_copy = now.bytes_zero_copy;
+    WriteStruct(values, counters, counters->struct_size);
+    return KVANT_OK;
+  });
 }
 
 kvant_code kvant_sequence_reserve(kvant_sequence* sequence, size_t tokens, kvant_error* error) {
@@ -162,6 +177,31 @@ kvant_code kvant_sequence_copy_rows(kvant_sequence* sequence, size_t layer, uint
   return With(sequence, "copy rows", error, [&](kvant::Sequence& of) {
     const auto wanted = [](const kvant_tensor* side) { return side == nullptr ? kvant::TensorView{} : View(*side); };
     return Answer(of.CopyRows(layer, first, count, wanted(keys), wanted(values)), error);
+  });
+}
+
+kvant_code kvant_sequence_put_state(kvant_sequence* sequence, const void* state, size_t bytes, kvant_error* error) {
+  return With(sequence, "put state", error, [&](kvant::Sequence& of) {
+    if (state == nullptr && bytes > 0) return Refuse("put state: state is null", error);
+    return Answer(of.PutState({static_cast<const std::byte*>(state), bytes}), error);
+  });
+}
+
+kvant_code kvant_sequence_find_state(kvant_sequence* sequence, uint64_t* length, size_t* bytes, kvant_error* error) {
+  return With(sequence, "find state", error, [&](kvant::Sequence& of) {
+    if (length == nullptr || bytes == nullptr) return Refuse("find state: length or bytes is null", error);
+    const auto found = of.FindState();
+    if (!found) return Refuse(found.error(), error);
+    *length = found->length;
+    *bytes = found->bytes;
+    return KVANT_OK;
+  });
+}
+
+kvant_code kvant_sequence_copy_state(kvant_sequence* sequence, void* to, size_t bytes, kvant_error* error) {
+  return With(sequence, "copy state", error, [&](kvant::Sequence& of) {
+    if (to == nullptr && bytes > 0) return Refuse("copy state: to is null", error);
+    return Answer(of.CopyState({static_cast<std::byte*>(to), bytes}), error);
   });
 }
 

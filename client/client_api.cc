@@ -60,7 +60,21 @@ Client::~Client() {
 
 Result<Client> Client::Connect(std::string_view uri, const ClientOptions& options) {
   return Guard("connect", [&]() -> Result<Client> {
-    auto session = client::Session::Open(uri, options);
+    auto session = client::Session::Open({.uri = std::string(uri), .options = options, .daemon = nullptr});
+    if (!session) return session.error();
+    return Client(std::move(*session));
+  });
+}
+
+Result<Client> Client::ForThisThread() const {
+  return Guard("connect", [&]() -> Result<Client> {
+    if (!session_) return MovedFrom("connect");
+    client::Connection& connection = session_->connection();
+    if (connection.loop().Inherited() && connection.endpoint().daemon != nullptr) {
+      return Error{ErrorCode::kDisconnected,
+                   "connect: the daemon runs in the process that this one was forked from; connect to one of its own"};
+    }
+    auto session = client::Session::Open(connection.endpoint());
     if (!session) return session.error();
     return Client(std::move(*session));
   });

@@ -45,31 +45,34 @@ struct Connection::Rpc {
   capnp::RpcSystem<capnp::rpc::twoparty::VatId> system;
 };
 
-Connection::Connection(std::shared_ptr<ThreadLoop> loop, const ClientOptions& options)
+Connection::Connection(std::shared_ptr<ThreadLoop> loop, Endpoint endpoint)
     : loop_(std::move(loop)),
-      client_name_(options.name.empty() ? ProgramName() : options.name),
-      // Looking out is part of the wait.
-      spin_(std::min<std::chrono::microseconds>(options.spin,
-                                                std::min<std::chrono::milliseconds>(options.deadline, kLongestDeadline))),
-      deadline_(std::min<std::chrono::milliseconds>(options.deadline, kLongestDeadline)) {}
+      endpoint_(std::move(endpoint)),
+      client_name_(endpoint_.options.name.empty() ? ProgramName() : endpoint_.options.name),
+      deadline_(std::min<std::chrono::milliseconds>(endpoint_.options.deadline, kLongestDeadline)) {
+  spin_ = std::min<std::chrono::nanoseconds>(endpoint_.options.spin, deadline_);  // looking out is part of the wait
+}
 
-Result<std::unique_ptr<Connection>> Connection::Connect(std::string_view uri, const ClientOptions& options) {
+Result<std::unique_ptr<Connection>> Connection::Connect(Endpoint endpoint) {
   auto loop = ThreadLoop::ForThisThread();
   if (!loop) return loop.error();
-  std::unique_ptr<Connection> connection(new Connection(std::move(*loop), options));
+  std::unique_ptr<Connection> connection(new Connection(std::move(*loop), std::move(endpoint)));
   int fd = -1;
-  if (uri == kEmbedded) {
-    DaemonOptions inside;
-    inside.budget_bytes = options.embedded_budget_bytes;
-    auto daemon = Daemon::Start(std::move(inside));
-    if (!daemon) return daemon.error();
-    connection->daemon_ = std::move(*daemon);
+  if (connection->endpoint_.uri == kEmbedded) {
+    std::shared_ptr<Daemon>& inside = connection->endpoint_.daemon;
+    if (inside == nullptr) {
+      DaemonOptions options;
+      options.budget_bytes = connection->endpoint_.options.embedded_budget_bytes;
+      auto daemon = Daemon::Start(std::move(options));
+      if (!daemon) return daemon.error();
+      inside = std::move(*daemon);
+    }
     connection->peer_ = kEmbedded;
-    auto socket = connection->daemon_->Connect();
+    auto socket = inside->Connect();
     if (!socket) return socket.error();
     fd = *socket;
   } else {
-    auto path = protocol::ParseSocketPath(uri);
+    auto path = protocol::ParseSocketPath(connection->endpoint_.uri);
     if (!path) return path.error();
     connection->peer_ = *path;
     auto socket = protocol::ConnectUnixSocket(*path, connection->deadline_);

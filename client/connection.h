@@ -72,11 +72,19 @@ class Inflight {
   kj::Promise<void> task_;  // last: runs over the others
 };
 
-/// Belongs to the thread that connected; only InThisThread and Abandon may be called elsewhere.
+/// Whom to connect to, and how.
+struct Endpoint {
+  std::string uri;
+  ClientOptions options;
+  std::shared_ptr<Daemon> daemon;  ///< of `embedded:`, shared by all connections to it; null: started by the first
+};
+
+/// Belongs to the thread that connected; only InThisThread, Abandon and endpoint may be called elsewhere.
 class Connection {
  public:
-  /// kDisconnected names the path and errno if nobody answers there.
-  static Result<std::unique_ptr<Connection>> Connect(std::string_view uri, const ClientOptions& options);
+  /// kDisconnected names the path and errno if nobody answers there, or that the daemon stayed in the process that this one was
+  /// forked from.
+  static Result<std::unique_ptr<Connection>> Connect(Endpoint endpoint);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -86,6 +94,8 @@ class Connection {
   [[nodiscard]] Result<void> Enter(std::string_view operation);
 
   [[nodiscard]] wire::Daemon::Client Bootstrap();
+  /// What another thread needs for a connection of its own.
+  [[nodiscard]] const Endpoint& endpoint() const noexcept { return endpoint_; }
   [[nodiscard]] const std::string& peer() const noexcept { return peer_; }
   [[nodiscard]] const std::string& client_name() const noexcept { return client_name_; }
   [[nodiscard]] ThreadLoop& loop() noexcept { return *loop_; }
@@ -141,7 +151,7 @@ class Connection {
   void Abandon() noexcept;
 
  private:
-  Connection(std::shared_ptr<ThreadLoop> loop, const ClientOptions& options);
+  Connection(std::shared_ptr<ThreadLoop> loop, Endpoint endpoint);
 
   /// Turns the loop until `done()` or the deadline.
   template <typename Done>
@@ -155,10 +165,10 @@ class Connection {
   [[nodiscard]] Error Failed(const kj::Exception& exception, std::string_view operation);
 
   std::shared_ptr<ThreadLoop> loop_;  // shared by the thread's connections; outlives all below
-  std::unique_ptr<Daemon> daemon_;    // `embedded:` only
+  Endpoint endpoint_;                 // not changed once connected
   std::string peer_;                  // the socket's path, or "embedded:"
   std::string client_name_;
-  std::chrono::nanoseconds spin_;
+  std::chrono::nanoseconds spin_{};
   std::chrono::nanoseconds deadline_;
   std::uint64_t calls_ = 0;
   std::optional<Error> dead_;

@@ -37,6 +37,7 @@ Result<std::shared_ptr<Sequence>> Sequence::Open(std::shared_ptr<Store> store, s
   auto ids = request.initTokens(static_cast<unsigned>(tokens.size()));
   for (unsigned i = 0; i < ids.size(); ++i) ids.set(i, static_cast<std::uint32_t>(tokens[i]));
   sequence->WriteOptions(request.initOptions());
+  request.getOptions().setWantState(options.want_state);
   if (auto opened = sequence->CallForState(request, "open sequence"); !opened) return opened.error();
   return sequence;
 }
@@ -52,6 +53,7 @@ Result<std::shared_ptr<Sequence>> Sequence::ForkOf(std::shared_ptr<Store> store,
   sequence->WriteOptions(request.initOptions());
   if (auto forked = sequence->CallForState(request, "fork"); !forked) return forked.error();
   // The daemon copied the raw rows for us.
+  const CountFor counted(*sequence);
   const quantizers::TailLayout& layout = sequence->tail_.layout;
   sequence->session().counters().bytes_copied +=
       sequence->progress_.raw_tokens() * layout.row_bytes() * 2 * layout.kv_heads * layout.layers;

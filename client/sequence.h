@@ -59,6 +59,8 @@ class Sequence {
   [[nodiscard]] std::uint64_t prefix_hit_tokens() const noexcept { return prefix_hit_tokens_; }
   [[nodiscard]] std::size_t reserved() const noexcept { return reserved_; }
 
+  [[nodiscard]] const SequenceCounters& counters() const noexcept { return counters_; }
+
   // sequence_rows.cc
   struct Rows {
     TensorView keys;    ///< of layer 0
@@ -78,6 +80,11 @@ class Sequence {
   // sequence_copy.cc
   Result<void> CopyRows(const quantizers::RowsRequest& request);
 
+  // sequence_state.cc
+  Result<void> PutState(std::span<const std::byte> state);
+  Result<StateInfo> FindState();
+  Result<void> CopyState(std::span<std::byte> to);
+
   // sequence_advance.cc
   Result<void> Advance(std::span<const TokenId> tokens);
   Result<void> AdvanceUnnamed(std::size_t tokens);
@@ -95,6 +102,7 @@ class Sequence {
   Result<void> Release(const Mark& mark);
 
  private:
+  friend class CountFor;
   explicit Sequence(std::shared_ptr<Store> store);
 
   Result<void> PrepareTail(const SequenceOptions& options);
@@ -120,6 +128,9 @@ class Sequence {
   Result<void> CopyRowsHere(const quantizers::RowsRequest& request);
   Result<void> CopyRowsInService(const quantizers::RowsRequest& request);
 
+  // sequence_state.cc
+  Result<capnp::Response<wire::Outcome<wire::StateInfo>>> GetState(std::string_view operation);
+
   // sequence_advance.cc
   Result<void> AdvanceLocal(std::span<const TokenId> tokens);
   Result<void> AdvanceInService(std::span<const TokenId> tokens);
@@ -133,6 +144,7 @@ class Sequence {
   SequenceOptions options_;
   bool read_only_ = false;
   SequenceId id_ = 0;
+  SequenceCounters counters_;
   quantizers::Progress progress_;  // of the named tokens
   std::uint64_t unnamed_ = 0;
   std::uint64_t prefix_hit_tokens_ = 0;
@@ -155,6 +167,26 @@ class Sequence {
   std::vector<SlotView> blocks_;            ///< sealed
   std::vector<const std::byte*> payloads_;  ///< of blocks_
   std::optional<SlotView> sinks_;
+};
+
+/// What the session counts while this lives counts for the sequence too.
+class CountFor {
+ public:
+  explicit CountFor(Sequence& sequence) noexcept : sequence_(sequence), before_(sequence.session().counters()) {}
+  ~CountFor() {
+    const ClientCounters& now = sequence_.session().counters();
+    SequenceCounters& own = sequence_.counters_;
+    own.attend_calls += now.attend_calls - before_.attend_calls;
+    own.tokens_advanced += now.tokens_advanced - before_.tokens_advanced;
+    own.bytes_copied += now.bytes_copied - before_.bytes_copied;
+    own.bytes_zero_copy += now.bytes_zero_copy - before_.bytes_zero_copy;
+  }
+  CountFor(const CountFor&) = delete;
+  CountFor& operator=(const CountFor&) = delete;
+
+ private:
+  Sequence& sequence_;
+  const ClientCounters before_;
 };
 
 /// kInvalidArgument for ids that are no tokens.

@@ -20,6 +20,17 @@ Result<client::Sequence*> Enter(const std::shared_ptr<client::Sequence>& state, 
   return state.get();
 }
 
+/// A call on a sequence; what its session counts meanwhile counts for the sequence too.
+template <typename Body>
+auto On(const std::shared_ptr<client::Sequence>& state, std::string_view operation, Body body) -> decltype(body(*state)) {
+  return Guard(operation, [&]() -> decltype(body(*state)) {
+    auto entered = Enter(state, operation);
+    if (!entered) return entered.error();
+    const client::CountFor counted(**entered);
+    return body(**entered);
+  });
+}
+
 /// A view moved by `layers` layers.
 TensorView Shifted(TensorView view, std::size_t bytes) noexcept {
   if (view.data != nullptr) view.data = static_cast<std::byte*>(view.data) + bytes;
@@ -49,6 +60,7 @@ SequenceId Sequence::id() const noexcept { return state_ ? state_->id() : 0; }
 std::uint64_t Sequence::length() const noexcept { return state_ ? state_->length() : 0; }
 std::uint64_t Sequence::unnamed() const noexcept { return state_ ? state_->unnamed() : 0; }
 std::uint64_t Sequence::prefix_hit_tokens() const noexcept { return state_ ? state_->prefix_hit_tokens() : 0; }
+SequenceCounters Sequence::counters() const noexcept { return state_ ? state_->counters() : SequenceCounters{}; }
 bool Sequence::read_only() const noexcept { return state_ && state_->read_only(); }
 
 std::size_t Sequence::reservable() const noexcept { return state_ ? state_->reservable() : 0; }
@@ -70,11 +82,7 @@ Result<NewRows> Sequence::Reserve(std::size_t tokens) {
 }
 
 Result<void> Sequence::Append(std::size_t layer, const ConstTensorView& keys, const ConstTensorView& values) {
-  return Guard("append", [&]() -> Result<void> {
-    auto entered = Enter(state_, "append");
-    if (!entered) return entered.error();
-    return (*entered)->Append(layer, keys, values);
-  });
+  return On(state_, "append", [&](client::Sequence& sequence) { return sequence.Append(layer, keys, values); });
 }
 
 Result<void> Sequence::Attend(std::size_t layer, const AttendArgs& args) {
@@ -93,68 +101,50 @@ Result<void> Sequence::Step(std::size_t layer, const ConstTensorView& keys, cons
 }
 
 Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
-  return Guard("advance", [&]() -> Result<void> {
-    auto entered = Enter(state_, "advance");
-    if (!entered) return entered.error();
-    return (*entered)->Advance(tokens);
-  });
+  return On(state_, "advance", [&](client::Sequence& sequence) { return sequence.Advance(tokens); });
 }
 
 Result<void> Sequence::AdvanceUnnamed(std::size_t tokens) {
-  return Guard("advance", [&]() -> Result<void> {
-    auto entered = Enter(state_, "advance");
-    if (!entered) return entered.error();
-    return (*entered)->AdvanceUnnamed(tokens);
-  });
+  return On(state_, "advance", [&](client::Sequence& sequence) { return sequence.AdvanceUnnamed(tokens); });
 }
 
 Result<void> Sequence::Name(std::span<const TokenId> tokens) {
-  return Guard("name", [&]() -> Result<void> {
-    auto entered = Enter(state_, "name");
-    if (!entered) return entered.error();
-    return (*entered)->Name(tokens);
-  });
+  return On(state_, "name", [&](client::Sequence& sequence) { return sequence.Name(tokens); });
 }
 
 Result<void> Sequence::CopyRows(std::size_t layer, std::uint64_t first, std::size_t count, const TensorView& keys,
                                 const TensorView& values) {
-  return Guard("copy rows", [&]() -> Result<void> {
-    auto entered = Enter(state_, "copy rows");
-    if (!entered) return entered.error();
-    return (*entered)->CopyRows({.layer = layer, .first = first, .count = count, .keys = keys, .values = values});
+  return On(state_, "copy rows", [&](client::Sequence& sequence) {
+    return sequence.CopyRows({.layer = layer, .first = first, .count = count, .keys = keys, .values = values});
   });
+}
+
+Result<void> Sequence::PutState(std::span<const std::byte> state) {
+  return On(state_, "put state", [&](client::Sequence& sequence) { return sequence.PutState(state); });
+}
+
+Result<StateInfo> Sequence::FindState() {
+  return On(state_, "find state", [&](client::Sequence& sequence) { return sequence.FindState(); });
+}
+
+Result<void> Sequence::CopyState(std::span<std::byte> to) {
+  return On(state_, "copy state", [&](client::Sequence& sequence) { return sequence.CopyState(to); });
 }
 
 Result<void> Sequence::Trim(std::uint64_t length) {
-  return Guard("trim", [&]() -> Result<void> {
-    auto entered = Enter(state_, "trim");
-    if (!entered) return entered.error();
-    return (*entered)->Trim(length);
-  });
+  return On(state_, "trim", [&](client::Sequence& sequence) { return sequence.Trim(length); });
 }
 
 Result<Mark> Sequence::SetMark() {
-  return Guard("mark", [&]() -> Result<Mark> {
-    auto entered = Enter(state_, "mark");
-    if (!entered) return entered.error();
-    return (*entered)->SetMark();
-  });
+  return On(state_, "mark", [&](client::Sequence& sequence) { return sequence.SetMark(); });
 }
 
 Result<void> Sequence::Rewind(const Mark& mark) {
-  return Guard("rewind", [&]() -> Result<void> {
-    auto entered = Enter(state_, "rewind");
-    if (!entered) return entered.error();
-    return (*entered)->Rewind(mark);
-  });
+  return On(state_, "rewind", [&](client::Sequence& sequence) { return sequence.Rewind(mark); });
 }
 
 Result<void> Sequence::Release(const Mark& mark) {
-  return Guard("release", [&]() -> Result<void> {
-    auto entered = Enter(state_, "release");
-    if (!entered) return entered.error();
-    return (*entered)->Release(mark);
-  });
+  return On(state_, "release", [&](client::Sequence& sequence) { return sequence.Release(mark); });
 }
 
 Result<Sequence> Sequence::Fork(std::optional<std::uint64_t> length) {

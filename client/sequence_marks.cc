@@ -19,6 +19,7 @@ Result<std::shared_ptr<Sequence>> Sequence::Fork(std::optional<std::uint64_t> le
   }
   auto fork = ForkOf(store_, id_, wanted - unnamed, options_);
   if (!fork || unnamed == 0) return fork;
+  const CountFor counted(**fork);
   auto copied = quantizers::CopyRows(tail_, (*fork)->tail_, named(), unnamed);
   if (!copied) return Error{copied.error().code, "fork: " + copied.error().message};
   session().counters().bytes_copied += *copied;

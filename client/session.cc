@@ -33,16 +33,16 @@ void WriteHello(std::string_view client_name, wire::Hello::Builder to) {
 }
 
 Session::Session(std::unique_ptr<Connection> connection, wire::Session::Client remote, DaemonInfo daemon,
-                 std::chrono::milliseconds lease, const ClientOptions& options)
+                 std::chrono::milliseconds lease)
     : connection_(std::move(connection)),
       remote_(kj::mv(remote)),
       daemon_(std::move(daemon)),
       lease_(lease),
-      arena_bytes_(options.arena_bytes),
-      threads_(std::max<std::size_t>(1, options.threads)) {}
+      arena_bytes_(connection_->endpoint().options.arena_bytes),
+      threads_(std::max<std::size_t>(1, connection_->endpoint().options.threads)) {}
 
-Result<std::shared_ptr<Session>> Session::Open(std::string_view uri, const ClientOptions& options) {
-  auto connection = Connection::Connect(uri, options);
+Result<std::shared_ptr<Session>> Session::Open(Endpoint endpoint) {
+  auto connection = Connection::Connect(std::move(endpoint));
   if (!connection) return connection.error();
   auto daemon = (*connection)->Bootstrap();
   auto request = daemon.helloRequest();
@@ -53,7 +53,7 @@ Result<std::shared_ptr<Session>> Session::Open(std::string_view uri, const Clien
   const auto welcome = answer->getOk();
   const std::chrono::milliseconds lease(welcome.getDaemon().getLeaseMs());
   return std::shared_ptr<Session>(
-      new Session(std::move(*connection), welcome.getSession(), ReadDaemonInfo(welcome.getDaemon()), lease, options));
+      new Session(std::move(*connection), welcome.getSession(), ReadDaemonInfo(welcome.getDaemon()), lease));
 }
 
 Result<std::shared_ptr<Arena>> Session::GetArena() {

@@ -38,7 +38,7 @@ struct LocalAttention {
 /// All methods but the destructor belong to the thread that connected; Connection::Enter has been called before them.
 class Session {
  public:
-  static Result<std::shared_ptr<Session>> Open(std::string_view uri, const ClientOptions& options);
+  static Result<std::shared_ptr<Session>> Open(Endpoint endpoint);
 
   [[nodiscard]] Connection& connection() noexcept { return *connection_; }
   [[nodiscard]] wire::Session::Client& remote() noexcept { return remote_; }
@@ -84,7 +84,7 @@ class Session {
 
  private:
   Session(std::unique_ptr<Connection> connection, wire::Session::Client remote, DaemonInfo daemon,
-          std::chrono::milliseconds lease, const ClientOptions& options);
+          std::chrono::milliseconds lease);
 
   std::unique_ptr<Connection> connection_;
   wire::Session::Client remote_;

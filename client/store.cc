@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "protocol/block_format.h"
 #include "protocol/digest.h"
 #include "protocol/memfd.h"
 #include "protocol/wire.h"
@@ -122,8 +123,14 @@ Result<SlotView> Store::Slot(wire::BlockRef::Reader ref, protocol::BlockKind kin
     return bad("its header is not that of generation " + std::to_string(ref.getGeneration()));
   }
   return SlotView{.payload = slot + protocol::PayloadOffset(spec_.block_tokens),
+                  .payload_bytes = header.payload_bytes,
                   .element_type = static_cast<ElementType>(header.element_type),
                   .slab = *slab};
+}
+
+Result<void> Store::Verify(const SlotView& slot) const {
+  const std::span whole(slot.payload - protocol::PayloadOffset(spec_.block_tokens), slot.slab->header.slot_bytes);
+  return protocol::VerifySlot(whole, spec_.block_tokens);
 }
 
 void Store::MapPages(const SlotView& slot) {

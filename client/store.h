@@ -24,6 +24,7 @@ struct Slab {
 /// A slot of a slab that a sequence of ours holds: it is not rewritten until that sequence lets go of it.
 struct SlotView {
   const std::byte* payload = nullptr;
+  std::uint64_t payload_bytes = 0;
   ElementType element_type = ElementType::kF32;  ///< of sink rows
   std::shared_ptr<const Slab> slab;              ///< shared by all slots in it
 };
@@ -45,6 +46,8 @@ class Store {
 
   /// The slot, its slab mapped if it is not yet. kCorrupt if the slot is not what the daemon said it is.
   Result<SlotView> Slot(wire::BlockRef::Reader ref, protocol::BlockKind kind);
+  /// kCorrupt if a checksum of the slot differs. Reads all of it.
+  [[nodiscard]] Result<void> Verify(const SlotView& slot) const;
   /// Lets the pages of a slot be mapped before they are needed.
   void MapPages(const SlotView& slot);
 

@@ -58,7 +58,7 @@ Result<void> VerifySlot(std::span<const std::byte> slot, std::uint32_t block_tok
     return Corrupt("layout version " + std::to_string(header.layout_version) + ", expected " +
                    std::to_string(kSegmentLayoutVersion));
   }
-  if (header.kind != BlockKind::kCodes && header.kind != BlockKind::kSinks) {
+  if (header.kind != BlockKind::kCodes && header.kind != BlockKind::kSinks && header.kind != BlockKind::kState) {
     return Corrupt("kind " + std::to_string(static_cast<unsigned>(header.kind)));
   }
   if (header.token_count > block_tokens) return Corrupt("token count " + std::to_string(header.token_count));

@@ -51,6 +51,7 @@ enum class BlockKind : std::uint16_t {
   kFree = 0,   ///< nothing; the rest of the header is meaningless
   kCodes = 1,  ///< encoded rows of block_tokens tokens
   kSinks = 2,  ///< raw f32/f16/bf16 rows of the first tokens of a sequence; companion of the kCodes block at position 0
+  kState = 3,  ///< an engine's private bytes at the end of a block; companion of a kCodes block
 };
 
 /// First bytes of a slot. Then token_count u32 token ids, zero padding to 64 bytes, and the payload.
@@ -59,7 +60,7 @@ struct BlockHeader {
   BlockKind kind;
   std::uint16_t layout_version;
   std::uint32_t token_count;
-  std::uint32_t element_type;    ///< of kSinks rows (ElementType); 0 for kCodes
+  std::uint32_t element_type;    ///< of kSinks rows (ElementType); 0 for others
   Digest identity;               ///< of the store
   Digest chain;                  ///< hash of parent chain and this block's tokens
   Digest parent;                 ///< chain of the block before; the identity digest for the first

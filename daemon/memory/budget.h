@@ -78,6 +78,7 @@ class Budget {
 /// Estimates of what records take in the daemon's private memory, allocator overhead included; charged as metadata.
 inline constexpr std::size_t kBlockRecordBytes = 512;        ///< and 4 bytes per token id
 inline constexpr std::size_t kSequenceRecordBytes = 2048;    ///< and 4 bytes per row of tail capacity
+inline constexpr std::size_t kStateRecordBytes = 256;        ///< per state
 inline constexpr std::size_t kTableEntryBytes = 32;          ///< per block that a sequence holds
 inline constexpr std::size_t kStoreRecordBytes = 12 * 1024;  ///< and its plan (PlanBytes), and thrice the plan's artifact
 

@@ -148,7 +148,8 @@ SequenceConfig Session::ConfigOf(const NewSequence& options) const {
   return {.recent_tokens = options.recent_tokens,
           .max_step_tokens = options.max_step_tokens,
           .client = client_,
-          .label = options.label};
+          .label = options.label,
+          .want_state = options.want_state};
 }
 
 Sequence* Session::Keep(std::unique_ptr<Sequence> sequence, Placement placement) {

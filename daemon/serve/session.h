@@ -74,6 +74,7 @@ struct NewSequence {
   std::uint32_t recent_tokens = 0;
   std::uint32_t max_step_tokens = 0;
   std::string label;
+  bool want_state = false;
 };
 
 /// A sequence that a session may use, and where attention over it runs.

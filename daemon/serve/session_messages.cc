@@ -11,6 +11,7 @@
 namespace kvant::daemon {
 namespace {
 
+static_assert(wire::MAX_STATE_BYTES == kMaxStateBytes);
 static_assert(wire::kMaxOverrides == quantizers::kMaxOverrides, "what a message may hold is what a plan takes");
 
 Result<TensorView> ReadTensor(const Session& session, std::string_view what, wire::Tensor::Reader from) {
@@ -79,6 +80,7 @@ Result<NewSequence> ReadOptions(wire::SequenceOptions::Reader from) {
                   .spare_tokens = tail.getSpareTokens()};
   options.recent_tokens = from.getRecentTokens();
   options.max_step_tokens = from.getMaxStepTokens();
+  options.want_state = from.getWantState();
   options.label = StringOf(from.getLabel(), wire::MAX_LABEL_TEXT);
   return options;
 }

@@ -1,5 +1,6 @@
 // wire::Session: translates messages to Session's calls and their outcomes back. session_server.cc has the calls on arenas,
-// stores and sequences, session_steps.cc those that a decoding step is made of, session_rows.cc the one that reads rows back.
+// stores and sequences, session_steps.cc those that a decoding step is made of, session_states.cc those on states,
+// session_rows.cc the one that reads rows back.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +40,8 @@ class SessionServer final : public wire::Session::Server {
   kj::Promise<void> rewind(RewindContext context) override;
   kj::Promise<void> release(ReleaseContext context) override;
   kj::Promise<void> copyRows(CopyRowsContext context) override;
+  kj::Promise<void> putState(PutStateContext context) override;
+  kj::Promise<void> getState(GetStateContext context) override;
 
  private:
   /// Runs `body` (nothing -> nothing) when the call on sequences `ids` may begin.

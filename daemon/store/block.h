@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include <kvant/tensor.h>
@@ -13,6 +14,7 @@
 
 namespace kvant::daemon {
 
+class StateSlot;
 class Store;
 
 /// One piece of a block: its codes, or the raw rows of sinks. Each lies in a slot of its own, as large as it needs.
@@ -33,6 +35,8 @@ struct Block {
   std::uint64_t generation = 0;
   std::vector<std::uint32_t> tokens;
   std::vector<BlockPart> parts;  ///< the codes first
+  /// An engine's state at the block's end; null for none. Shared with sequences that held it before the block was sealed.
+  std::shared_ptr<const StateSlot> state = nullptr;
   Charge charge{};
   Store* store = nullptr;  ///< whose index holds it
 

@@ -57,6 +57,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
 
   std::vector<FoundPart> codes;
   std::map<std::pair<protocol::Digest, std::uint64_t>, FoundPart> sinks;  // by chain and generation
+  std::multimap<protocol::Digest, FoundPart> states;                      // by chain
   std::size_t parts = 0;
   std::vector<std::shared_ptr<Slab>> adopted;
   for (const int fd : slabs) {
@@ -71,7 +72,9 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
       if (!protocol::VerifySlot((*slab)->slot_bytes(i), spec.block_tokens) || found.header.identity != store.identity())
         continue;
       core.next_generation = std::max(core.next_generation, found.header.generation + 1);
-      if (found.header.kind == protocol::BlockKind::kSinks) {
+      if (found.header.kind == protocol::BlockKind::kState) {
+        states.emplace(found.header.chain, found);
+      } else if (found.header.kind == protocol::BlockKind::kSinks) {
         sinks.emplace(std::pair(found.header.chain, found.header.generation), found);
       } else {
         codes.push_back(found);
@@ -118,6 +121,19 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
     linked.emplace(header.chain, *block);
     kept += count;
     ++restored.blocks;
+    const auto [first_state, last_state] = states.equal_range(header.chain);
+    for (auto it = first_state; it != last_state && (*block)->state == nullptr; ++it) {
+      const FoundPart& state = it->second;
+      if (state.header.parent != header.parent || state.header.first_position != header.first_position ||
+          state.header.payload_bytes == 0 || state.header.token_count != spec.block_tokens ||
+          !std::ranges::equal(protocol::SlotTokens(state.begin, spec.block_tokens), tokens)) {
+        continue;
+      }
+      auto adopted_state = store.AdoptState(state.slot, state.header.payload_bytes, state.header.generation);
+      if (!adopted_state) break;  // no room
+      (*block)->state = std::move(*adopted_state);
+      ++kept;
+    }
   }
   restored.dropped_parts = parts - kept;
   for (const std::shared_ptr<Slab>& slab : adopted) slab->DropStrayPages();

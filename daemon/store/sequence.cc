@@ -85,6 +85,7 @@ Result<void> Sequence::Lease(Block& block) {
   payloads_.push_back(block.codes().payload);
   progress_.SetSealed(blocks_.size());
   block_charges_.push_back(std::move(*charge));
+  MoveStateTo(block, blocks_.size() - 1);
   return {};
 }
 
@@ -112,7 +113,8 @@ Result<std::unique_ptr<Sequence>> Sequence::Make(std::shared_ptr<Store> store, s
 Result<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<Store> store, std::span<const std::uint32_t> tokens,
                                                  TailView tail, const SequenceConfig& config) {
   const std::uint32_t block_tokens = store->spec().block_tokens;
-  const std::vector<Block*> prefix = store->index().LongestPrefix(store->identity(), tokens, block_tokens);
+  std::vector<Block*> prefix = store->index().LongestPrefix(store->identity(), tokens, block_tokens);
+  while (config.want_state && !prefix.empty() && prefix.back()->state == nullptr) prefix.pop_back();
   Result<std::unique_ptr<Sequence>> sequence = Make(store, prefix, std::move(tail), config);
   if (!sequence) return sequence;
   (*sequence)->progress_.Start(prefix.size() * block_tokens, prefix.size());
@@ -148,6 +150,9 @@ Result<std::unique_ptr<Sequence>> Sequence::Fork(const Sequence& source, std::ui
   if (!copied) return Error{copied.error().code, what + copied.error().message};
   copy.tail_tokens_.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(raw));
   copy.progress_.Start(length, shared);
+  for (std::uint64_t block = shared; block < length / block_tokens; ++block) {
+    if (auto state = source.StateOf(block)) copy.states_.emplace(block, std::move(state));
+  }
   copy.store_->counters().bytes_copied += *copied;
   return fork;
 }
@@ -216,6 +221,7 @@ Result<void> Sequence::Trim(std::uint64_t length) {
   prefix_hit_tokens_ = std::min(prefix_hit_tokens_, whole_blocks * block_tokens);
   DropSeals(whole_blocks);
   DropBlocks(whole_blocks);
+  states_.erase(states_.lower_bound(whole_blocks), states_.end());
   return {};
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -15,8 +16,10 @@
 
 #include "daemon/memory/tail.h"
 #include "daemon/store/core.h"
+#include "daemon/store/state_slot.h"
 #include "daemon/store/stats.h"
 #include "daemon/store/store.h"
+#include "protocol/block_format.h"
 #include "quantizers/sequence/progress.h"
 #include "quantizers/sequence/view.h"
 
@@ -29,6 +32,22 @@ struct SequenceConfig {
   std::uint32_t max_step_tokens = 512;
   std::string client;  ///< shown to operators
   std::string label;   ///< shown to operators
+  /// Open: the longest sealed prefix at whose end a state stands.
+  bool want_state = false;
+};
+
+/// A state on its way into a sequence: its slot and what the slot's header says.
+struct NewState {
+  std::uint64_t block = 0;          ///< at whose end it stands
+  std::shared_ptr<StateSlot> slot;  ///< null if there is a state already
+  protocol::BlockInfo info;
+  std::vector<std::uint32_t> tokens;  ///< of the block
+};
+
+/// A state that a sequence holds, behind `length` tokens.
+struct StateAt {
+  std::uint64_t length = 0;
+  std::shared_ptr<const StateSlot> slot;
 };
 
 /// Where a sequence stands after an advance.
@@ -60,7 +79,8 @@ class Sequence {
  public:
   using Done = std::function<void(Result<Advanced>)>;
 
-  /// A sequence that already holds the longest sealed prefix of `tokens`, in whole blocks. kInvalidArgument if the tail does
+  /// A sequence that already holds the longest sealed prefix of `tokens`, in whole blocks, or of those the longest at whose end
+  /// a state stands. kInvalidArgument if the tail does
   /// not fit the store or the options, kStoreFull if the budget has no room for its records.
   static Result<std::unique_ptr<Sequence>> Open(std::shared_ptr<Store> store, std::span<const std::uint32_t> tokens,
                                                 TailView tail, const SequenceConfig& config);
@@ -125,6 +145,15 @@ class Sequence {
   void Release(std::uint64_t mark, Done done);
   [[nodiscard]] std::span<const std::uint64_t> marks() const noexcept { return progress_.marks(); }
 
+  /// Room for a state at the present end, charged; KeepState makes it the sequence's once it is written. kInvalidArgument
+  /// unless length() is a positive multiple of block_tokens and 1 <= bytes <= kMaxStateBytes, kStoreFull if there is no room.
+  /// Requires: settled().
+  Result<NewState> ReserveState(std::uint64_t bytes);
+  /// Requires: the sequence has not been trimmed since. Where a state stands already it stays.
+  void KeepState(std::uint64_t block, std::shared_ptr<const StateSlot> state);
+  /// The state behind most tokens; none if there is none.
+  [[nodiscard]] std::optional<StateAt> NewestState() const;
+
   [[nodiscard]] SequenceFigures Figures() const;
   /// Lists sealed blocks from number `first_block` on and verifies their checksums, which reads them: about `most_bytes` of
   /// them, at least one.
@@ -150,6 +179,10 @@ class Sequence {
   Result<std::uint64_t> DecodeRows(const Block& block, std::uint64_t rows, const quantizers::Tail& to, DecodePass pass) const;
   void DropBlocks(std::size_t keep);
 
+  // sequence_states.cc
+  [[nodiscard]] std::shared_ptr<const StateSlot> StateOf(std::uint64_t block) const;
+  void MoveStateTo(Block& sealed, std::uint64_t block);
+
   // sequence_sealing.cc
   void Continue(SealWait wait, Done done);
   void StartSeals(std::uint64_t due);
@@ -173,8 +206,9 @@ class Sequence {
   quantizers::Progress progress_;
   std::uint64_t prefix_hit_tokens_ = 0;
   std::uint64_t rewrites_ = 0;
-  std::vector<std::uint32_t> tail_tokens_;   // of positions [tail_first_position, length)
-  std::deque<std::unique_ptr<Seal>> seals_;  // of blocks blocks_.size(), +1, ...
+  std::vector<std::uint32_t> tail_tokens_;                            // of positions [tail_first_position, length)
+  std::deque<std::unique_ptr<Seal>> seals_;                           // of blocks blocks_.size(), +1, ...
+  std::map<std::uint64_t, std::shared_ptr<const StateSlot>> states_;  // by block, of blocks that are not sealed
   std::deque<Waiter> waiters_;
   std::shared_ptr<Sequence*> self_;  // null inside once the sequence is gone; jobs hold it weakly
 };

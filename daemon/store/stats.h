@@ -20,6 +20,8 @@ struct StoreGauges {
   std::uint64_t logical_f16_bytes = 0;
   std::uint64_t compressed_bytes = 0;
   std::uint64_t resident_bytes = 0;
+  std::uint64_t states = 0;
+  std::uint64_t state_bytes = 0;
   std::uint64_t unfit_key_heads = 0;
 };
 
@@ -39,6 +41,8 @@ inline constexpr auto kStoreGauges = DescribeFigures<StoreGauges>({
      {"sequences", FigureKind::kGauge, FigureUnit::kCount, "live sequences, readers of others included"}},
     {&StoreGauges::slabs, {"slabs", FigureKind::kGauge, FigureUnit::kCount, "memory segments that hold blocks"}},
     {&StoreGauges::slab_bytes, {"slab_bytes", FigureKind::kGauge, FigureUnit::kBytes, "size of these segments"}},
+    {&StoreGauges::states, {"states", FigureKind::kGauge, FigureUnit::kCount, "states that engines put at the ends of blocks"}},
+    {&StoreGauges::state_bytes, {"state_bytes", FigureKind::kGauge, FigureUnit::kBytes, "what is in them"}},
     {&StoreGauges::unfit_key_heads,
      {"unfit_key_heads", FigureKind::kGauge, FigureUnit::kCount,
       "KV heads whose keys share a mean that their codec cannot serve"}},

@@ -1,6 +1,7 @@
 #include "daemon/store/store.h"
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <string>
 #include <utility>
@@ -22,6 +23,12 @@ std::uint64_t SlotBytesFor(std::uint32_t block_tokens, std::uint64_t payload_byt
 
 std::uint64_t SinkBytesFor(const StoreSpec& spec, ElementType type) {
   return std::uint64_t{spec.sink_tokens} * spec.layers * 2 * spec.kv_heads * spec.head_dim * ElementBytes(type);
+}
+
+/// A state's slot is larger than it needs to be by an eighth at most, so that states of many sizes share slabs.
+std::uint64_t StateSlotBytes(std::uint32_t block_tokens, std::uint64_t bytes) {
+  const std::uint64_t unit = std::max<std::uint64_t>(64, std::bit_floor(bytes) / 8);
+  return SlotBytesFor(block_tokens, (bytes + unit - 1) / unit * unit);
 }
 
 std::size_t BlockRecordBytes(const StoreSpec& spec) { return kBlockRecordBytes + spec.block_tokens * sizeof(std::uint32_t); }
@@ -137,6 +144,7 @@ std::uint64_t Store::SlotBytes(std::uint64_t payload_bytes) const noexcept {
 std::uint64_t Store::SlotBytesOf(const Block& block) const noexcept {
   std::uint64_t bytes = 0;
   for (const BlockPart& part : block.parts) bytes += SlotBytes(part.payload_bytes);
+  if (block.state != nullptr) bytes += StateSlotBytes(spec().block_tokens, block.state->bytes());
   return bytes;
 }
 
@@ -154,6 +162,31 @@ Result<SlotRef> Store::AllocateSlot(std::uint64_t slot_bytes) {
     if (slot || slot.error().code != ErrorCode::kStoreFull) return slot;
     if (!core_.make_room(BlockPool::LeastBytes(slot_bytes))) return slot;
   }
+}
+
+Result<std::shared_ptr<StateSlot>> Store::ReserveState(std::uint64_t bytes) {
+  Result<Charge> charge = TakeMetadata(kStateRecordBytes, "the record of a state");
+  if (!charge) return charge.error();
+  Result<SlotRef> slot = AllocateSlot(StateSlotBytes(spec().block_tokens, bytes));
+  if (!slot) return slot.error();
+  return std::make_shared<StateSlot>(*this, *slot, bytes, core_.next_generation++, std::move(*charge));
+}
+
+Result<std::shared_ptr<StateSlot>> Store::AdoptState(SlotRef slot, std::uint64_t bytes, std::uint64_t generation) {
+  Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, kStateRecordBytes, "the record of a state");
+  if (!charge) return charge.error();
+  if (Result<void> used = pool_.AdoptSlot(slot); !used) return used.error();
+  return std::make_shared<StateSlot>(*this, slot, bytes, generation, std::move(*charge));
+}
+
+void Store::StateHeld(std::uint64_t bytes) noexcept {
+  ++states_;
+  state_bytes_ += bytes;
+}
+
+void Store::StateFreed(std::uint64_t bytes) noexcept {
+  --states_;
+  state_bytes_ -= bytes;
 }
 
 Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) {
@@ -281,15 +314,19 @@ StoreFigures Store::Figures() const {
   figures.logical_f16_bytes = index_.size() * plan_->logical_bytes();
   figures.compressed_bytes = index_.size() * plan_->payload_bytes();
   figures.resident_bytes = pool_.resident_bytes();
+  figures.states = states_;
+  figures.state_bytes = state_bytes_;
   figures.unfit_key_heads = key_means_.unfit_heads();
   figures.counters = counters_;
   return figures;
 }
 
 BlockFigures Store::Inspect(const Block& block) const {
-  const bool verified = std::ranges::all_of(block.parts, [this](const BlockPart& part) {
-    return protocol::VerifySlot(pool_.slab(part.slot.slab)->slot_bytes(part.slot.slot), spec().block_tokens).has_value();
-  });
+  const auto whole = [this](SlotRef slot) {
+    return protocol::VerifySlot(pool_.slab(slot.slab)->slot_bytes(slot.slot), spec().block_tokens).has_value();
+  };
+  const bool verified =
+      std::ranges::all_of(block.parts, whole, &BlockPart::slot) && (block.state == nullptr || whole(block.state->slot()));
   return {.first_position = block.first_position,
           .chain = protocol::DigestHex(block.chain),
           .slab = block.codes().slot.slab,

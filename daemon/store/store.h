@@ -18,6 +18,7 @@
 #include "daemon/store/identity.h"
 #include "daemon/store/key_mean.h"
 #include "daemon/store/prefix_index.h"
+#include "daemon/store/state_slot.h"
 #include "daemon/store/stats.h"
 #include "protocol/memfd.h"
 #include "quantizers/plan.h"
@@ -84,13 +85,21 @@ class Store : public std::enable_shared_from_this<Store> {
   /// there is none. The slots are cleared.
   Result<PendingBlock> Reserve(std::optional<ElementType> sink_type);
 
+  /// A slot for a state of so many bytes, making room if need be; kStoreFull if there is none. The slot is cleared.
+  Result<std::shared_ptr<StateSlot>> ReserveState(std::uint64_t bytes);
+  /// The state that a slot holds already; uses it. kStoreFull if the budget has no room, nothing is evicted. Requires: the slot
+  /// is cold.
+  Result<std::shared_ptr<StateSlot>> AdoptState(SlotRef slot, std::uint64_t bytes, std::uint64_t generation);
+  void StateHeld(std::uint64_t bytes) noexcept;
+  void StateFreed(std::uint64_t bytes) noexcept;
+
   /// Makes a block of slots that hold it already; uses them. kStoreFull if the budget has no room, nothing is evicted.
   /// Requires: the slots are cold, parent in the index.
   Result<Block*> Adopt(Block block);
   /// A read-only descriptor of the manifest (protocol/SEGMENT.md).
   [[nodiscard]] int manifest_fd() const noexcept { return manifest_fd_.get(); }
 
-  /// Of all its parts.
+  /// Of all its parts, and of its state.
   [[nodiscard]] std::uint64_t SlotBytesOf(const Block& block) const noexcept;
   /// Frees the block's slots. Requires: one of this store's, without leases and children.
   void Evict(Block& block);
@@ -147,6 +156,8 @@ class Store : public std::enable_shared_from_this<Store> {
   const Charge charge_;
   Charge manifest_charge_;
   protocol::UniqueFd manifest_fd_;
+  std::uint64_t states_ = 0;  // before the index, whose blocks hold some
+  std::uint64_t state_bytes_ = 0;
   BlockPool pool_;
   PrefixIndex index_;
   Counters counters_;

@@ -25,6 +25,9 @@ const maxBatch :UInt32 = 1024;
 const maxLabelText :UInt32 = 256;
 # Bytes of a client's name or a sequence's label that are kept; the rest is dropped.
 
+const maxStateBytes :UInt64 = 268435456;
+# Most bytes of one state: 256 MiB.
+
 const maxArtifactBytes :UInt64 = 268435456;
 # Most bytes of a plan's artifact: 256 MiB. They are charged to the budget before they are copied.
 
@@ -245,6 +248,7 @@ struct SequenceOptions {
   maxStepTokens @2 :UInt32;   # most tokens of one advance
   label @3 :Text;             # shown to operators; maxLabelText
   tail @4 :Tail;
+  wantState @5 :Bool;         # openSequence: the longest sealed prefix at whose end a state stands
 }
 
 struct BlockRef {
@@ -311,6 +315,12 @@ struct Mark {
   length @0 :UInt64;
 }
 
+struct StateInfo {
+  length @0 :UInt64;          # tokens behind which it stands
+  bytes @1 :UInt64;
+  place @2 :BlockRef;         # of its slot, as long as the sequence holds that length
+}
+
 interface Session {
   # What one connection holds: arenas, open stores, sequences. Dropping it, or the end of the connection, frees all of it.
   # Calls that change something can only name what belongs to their own session, so none can reach another daemon by mistake:
@@ -357,6 +367,13 @@ interface Session {
   # Copies the rows of positions first .. first + tokens of one layer to `keys` and `values`, [tokens, kv_heads, head_dim] of any
   # element type; either may be absent. Raw rows and sinks come as they were written, those of switched blocks decoded. Of a
   # reader too. unnamed as in AttendItem.
+
+  putState @15 (sequence :UInt64, state :Range) -> Status;
+  # Copies an engine's private bytes (1..maxStateBytes) to the end of the sequence, whose length must be a positive multiple of
+  # blockTokens. They go with that block: forks and whoever opens the prefix find them, its eviction ends them. Where a state
+  # stands already it stays.
+  getState @16 (sequence :UInt64) -> Outcome(StateInfo);
+  # The newest state of a sequence of the session's own; notFound if it holds none.
 }
 
 # ----------------------------------------------------------------------------------------------------------- bootstrap

@@ -230,6 +230,38 @@ static void Marks(void) {
   kvant_client_close(client);
 }
 
+static void States(void) {
+  kvant_client* client = Connect();
+  kvant_store* store = OpenStore(client, "int8");
+  kvant_sequence* sequence = Open(store, NULL, 0);
+  uint64_t length = 0;
+  size_t bytes = 0;
+  const char state[] = "what a recurrent layer holds";
+  CHECK(kvant_sequence_find_state(sequence, &length, &bytes, &error) == KVANT_NOT_FOUND);
+  CHECK(kvant_sequence_put_state(sequence, state, sizeof(state), &error) == KVANT_INVALID_ARGUMENT); /* no block ends here */
+  Feed(sequence, 2 * kBlock, 8);
+  OK(kvant_sequence_put_state(sequence, state, sizeof(state), &error));
+  Feed(sequence, 100, 8);
+  kvant_token tokens[100];
+  for (size_t i = 0; i < 100; ++i) tokens[i] = (kvant_token)i;
+  kvant_sequence_options options;
+  kvant_sequence_options_init(&options, sizeof(options));
+  options.want_state = 1;
+  kvant_sequence* found = NULL;
+  OK(kvant_sequence_open(store, tokens, 100, &options, &found, &error));
+  CHECK(kvant_sequence_length(found) == 2 * kBlock);
+  OK(kvant_sequence_find_state(found, &length, &bytes, &error));
+  CHECK(length == 2 * kBlock && bytes == sizeof(state));
+  char copy[sizeof(state)];
+  OK(kvant_sequence_copy_state(found, copy, sizeof(copy), &error));
+  CHECK(memcmp(copy, state, sizeof(state)) == 0);
+  CHECK(kvant_sequence_copy_state(found, copy, 1, &error) == KVANT_INVALID_ARGUMENT);
+  kvant_sequence_close(found);
+  kvant_sequence_close(sequence);
+  kvant_store_close(store);
+  kvant_client_close(client);
+}
+
 static void Rows(void) {
   kvant_client* client = Connect();
   kvant_store* store = OpenStore(client, "f32"); /* without loss: blocks decode to what was written */
@@ -332,11 +364,21 @@ static void Structs(void) {
   kvant_client_close(client);
 }
 
+static kvant_client* shared_client;
+
 static void* ReserveElsewhere(void* sequence) {
   kvant_error in_thread;
   const kvant_code code = kvant_sequence_reserve(sequence, 1, &in_thread);
   kvant_client* client = Connect(); /* a thread may have a client of its own */
   kvant_client_close(client);
+  kvant_client* same = NULL; /* and one of another thread's daemon */
+  OK(kvant_client_for_this_thread(shared_client, &same, &in_thread));
+  kvant_store* store = OpenStore(same, "f32");
+  kvant_store_info info = {.struct_size = sizeof(info)};
+  OK(kvant_store_get_info(store, &info, &in_thread));
+  CHECK(!info.created);
+  kvant_store_close(store);
+  kvant_client_close(same);
   kvant_sequence_close(sequence); /* and may close what is another's */
   return code == KVANT_WRONG_THREAD ? sequence : NULL;
 }
@@ -345,6 +387,11 @@ static void Threads(void) {
   kvant_client* client = Connect();
   kvant_store* store = OpenStore(client, "f32");
   kvant_sequence* sequence = Open(store, NULL, 0);
+  kvant_sequence_counters counters = {.struct_size = sizeof(counters)};
+  Feed(sequence, 10, 8);
+  OK(kvant_sequence_get_counters(sequence, &counters, &error));
+  CHECK(counters.tokens_advanced == 10 && counters.attend_calls == 0 && counters.bytes_copied == 0);
+  shared_client = client;
   pthread_t thread;
   void* answer = NULL;
   CHECK(pthread_create(&thread, NULL, ReserveElsewhere, sequence) == 0);
@@ -375,7 +422,7 @@ int main(int argc, char** argv) {
   static const struct {
     const char* name;
     void (*run)(void);
-  } kCases[] = {{"attention", Attention}, {"sharing", Sharing}, {"marks", Marks},     {"rows", Rows},       {"unnamed", Unnamed},
+  } kCases[] = {{"attention", Attention}, {"sharing", Sharing}, {"marks", Marks},     {"rows", Rows},       {"unnamed", Unnamed}, {"states", States},
                 {"errors", Errors},       {"structs", Structs}, {"threads", Threads}, {"fork", Fork}};
   for (size_t i = 0; argc == 2 && i < sizeof(kCases) / sizeof(kCases[0]); ++i) {
     if (strcmp(argv[1], kCases[i].name) == 0) {
@@ -383,6 +430,6 @@ int main(int argc, char** argv) {
       return 0;
     }
   }
-  fprintf(stderr, "usage: c_interface_test attention|sharing|marks|rows|unnamed|errors|structs|threads|fork\n");
+  fprintf(stderr, "usage: c_interface_test attention|sharing|marks|rows|unnamed|states|errors|structs|threads|fork\n");
   return 2;
 }

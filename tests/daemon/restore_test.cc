@@ -10,6 +10,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "protocol/block_format.h"
 #include "protocol/manifest.h"
 #include "protocol/mapped_segment.h"
 #include "tests/daemon/core_support.h"
@@ -116,6 +117,55 @@ TEST_F(RestoreTest, ABlockWithoutItsSinksIsNotWhole) {
   const RestoredStore restored = RestoreStore(after.core, descriptors.manifest.get(), descriptors.numbers()).value();
   EXPECT_EQ(restored.blocks, 0u);
   EXPECT_EQ(after.budget.metadata_bytes() > 0, true);
+}
+
+/// Puts a state at the end of the sequence, as a job would.
+void PutState(TestSequence& sequence, const std::vector<std::byte>& bytes) {
+  Store& of = sequence.sequence->store();
+  NewState state = sequence.sequence->ReserveState(bytes.size()).value();
+  ASSERT_NE(state.slot, nullptr);
+  std::byte* const slot = state.slot->slab()->slot(state.slot->slot().slot);
+  ASSERT_TRUE(state.slot->slab()->Populate(state.slot->slot().slot));
+  std::memcpy(slot + protocol::PayloadOffset(of.spec().block_tokens), bytes.data(), bytes.size());
+  protocol::FinishSlot(slot, of.spec().block_tokens, state.info, state.tokens, bytes.size());
+  sequence.sequence->KeepState(state.block, state.slot);
+}
+
+TEST_F(RestoreTest, StatesComeBackWithTheirBlocks) {
+  const std::vector<std::byte> kept(5000, std::byte{7}), damaged(7000, std::byte{8}), lost(9000, std::byte{9});
+  auto text = Tokens(130, 5);
+  TestSequence sequence = TestSequence::Open(store, text, kConfig);
+  Grow(before, sequence, {text.begin(), text.begin() + 16});
+  PutState(sequence, kept);
+  Grow(before, sequence, {text.begin(), text.begin() + 48});
+  PutState(sequence, damaged);
+  Grow(before, sequence, {text.begin(), text.begin() + 128});
+  PutState(sequence, lost);  // its block is not sealed
+  const auto prefix = store->index().LongestPrefix(store->identity(), text, 16);
+  ASSERT_GE(prefix.size(), 5u);
+  ASSERT_NE(prefix[0]->state, nullptr);
+  ASSERT_NE(prefix[2]->state, nullptr);
+  const StateSlot& broken = *prefix[2]->state;
+  broken.slab()->slot(broken.slot().slot)[protocol::PayloadOffset(16) + 100] ^= std::byte{1};
+  EXPECT_FALSE(store->Inspect(*prefix[2]).checksum_ok);
+  descriptors = Duplicate(*store);
+
+  TestCore after;
+  const RestoredStore restored = RestoreStore(after.core, descriptors.manifest.get(), descriptors.numbers()).value();
+  EXPECT_EQ(restored.dropped_parts, 2u);
+  EXPECT_EQ(restored.store->Figures().states, 1u);
+  EXPECT_EQ(restored.store->Figures().state_bytes, kept.size());
+  SequenceConfig config = kConfig;
+  config.want_state = true;
+  TestSequence again = TestSequence::Open(restored.store, text, config);
+  EXPECT_EQ(again.sequence->length(), 16u);
+  const auto newest = again.sequence->NewestState();
+  ASSERT_TRUE(newest);
+  EXPECT_EQ(newest->length, 16u);
+  ASSERT_EQ(newest->slot->bytes(), kept.size());
+  const std::byte* const bytes = newest->slot->slab()->slot(newest->slot->slot().slot) + protocol::PayloadOffset(16);
+  EXPECT_EQ(std::memcmp(bytes, kept.data(), kept.size()), 0);
+  EXPECT_EQ(restored.store->pool().resident_bytes(), after.budget.slab_bytes());
 }
 
 TEST_F(RestoreTest, ADamagedManifestIsRefused) {

@@ -144,6 +144,59 @@ def test_tokens_are_named_later(store, placement):
     assert store.open(range(80)).cached_tokens == 64
 
 
+def test_states_go_with_the_prefix(store):
+    rng = np.random.default_rng(10)
+    sequence = store.open((), recent_tokens=16, max_step_tokens=8, tail="f32")
+    keys, values = rows(rng, 80)
+    state = rng.standard_normal((3, 100), dtype=np.float32)
+    assert sequence.find_state() is None
+    for at in range(0, 80, 8):
+        sequence.reserve(8)
+        for layer in range(LAYERS):
+            sequence.append(layer, keys[layer, at : at + 8], values[layer, at : at + 8])
+        sequence.advance(np.arange(at, at + 8))
+        if len(sequence) == 32:
+            sequence.put_state(state)
+    assert store.open(range(80)).cached_tokens == 48
+    found = store.open(range(80), want_state=True)
+    assert found.cached_tokens == 32 and found.find_state() == (32, state.nbytes)
+    copy = np.empty_like(state)
+    found.copy_state(copy)
+    assert (copy == state).all()
+    sequence.trim(16)
+    sequence.put_state(b"bytes, too")
+    assert sequence.find_state() == (16, 10)
+    with pytest.raises(kvant.InvalidArgumentError, match="end of a block of 16"):
+        sequence.trim(15)
+        sequence.put_state(b"here")
+
+
+def test_worker_threads_have_clients_of_one_daemon():
+    client = kvant.Client()
+    rng = np.random.default_rng(11)
+    sequence = client.open_store(spec()).open((), recent_tokens=16, max_step_tokens=8, tail="f32")
+    keys, values = rows(rng, 80)
+    for at in range(0, 80, 8):
+        sequence.reserve(8)
+        for layer in range(LAYERS):
+            sequence.append(layer, keys[layer, at : at + 8], values[layer, at : at + 8])
+        sequence.advance(np.arange(at, at + 8))
+    assert sequence.counters["tokens_advanced"] == 80
+    found = []
+
+    def work():
+        own = client.for_this_thread()
+        found.append(own.open_store(spec()).open(range(80)).cached_tokens)
+        own.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [48] * 4
+
+
 def test_rows_are_views_of_shared_memory(store):
     sequence = store.open((), tail="f32")
     sequence.reserve(3)

@@ -102,6 +102,9 @@ KVANT_API void kvant_client_options_init(kvant_client_options* options, size_t s
 /* `uri`: "unix:PATH" or "PATH" for a daemon's socket, "embedded:" for a daemon inside this process. `options` may be null. */
 KVANT_API kvant_code kvant_client_connect(const char* uri, const kvant_client_options* options, kvant_client** client,
                                           kvant_error* error);
+/* Another client of the same daemon ("embedded:" included), with the same options, for the calling thread. May be called in any
+ * thread while `client` is open. */
+KVANT_API kvant_code kvant_client_for_this_thread(const kvant_client* client, kvant_client** made, kvant_error* error);
 KVANT_API void kvant_client_close(kvant_client* client);
 /* The time of one round trip to the daemon, in nanoseconds. */
 KVANT_API kvant_code kvant_client_ping(kvant_client* client, uint64_t* nanoseconds, kvant_error* error);
@@ -233,6 +236,7 @@ typedef struct kvant_sequence_options {
   kvant_element_type tail_type; /* of raw rows; KVANT_F16 */
   const char* label;            /* shown to operators */
   uint32_t unnamed_tokens;      /* room in the tail for tokens without ids beside a step; 0 */
+  int want_state;               /* open: of the sealed prefixes, the longest at whose end a state stands; 0 */
 } kvant_sequence_options;
 
 KVANT_API void kvant_sequence_options_init(kvant_sequence_options* options, size_t struct_size);
@@ -252,6 +256,18 @@ KVANT_API uint64_t kvant_sequence_length(const kvant_sequence* sequence);       
 KVANT_API uint64_t kvant_sequence_unnamed(const kvant_sequence* sequence);           /* of those, the newest without ids */
 KVANT_API uint64_t kvant_sequence_prefix_hit_tokens(const kvant_sequence* sequence); /* of those, found sealed at open */
 KVANT_API size_t kvant_sequence_reservable(const kvant_sequence* sequence);          /* most tokens of a reserve now */
+
+/* What the calls on one sequence did. */
+typedef struct kvant_sequence_counters {
+  size_t struct_size; /* set by the caller */
+  uint64_t attend_calls;
+  uint64_t tokens_advanced;
+  uint64_t bytes_copied;
+  uint64_t bytes_zero_copy;
+} kvant_sequence_counters;
+
+KVANT_API kvant_code kvant_sequence_get_counters(const kvant_sequence* sequence, kvant_sequence_counters* counters,
+                                                 kvant_error* error);
 
 /* Rows for exactly the next `tokens` tokens of every layer; kvant_sequence_rows tells where they are. */
 KVANT_API kvant_code kvant_sequence_reserve(kvant_sequence* sequence, size_t tokens, kvant_error* error);
@@ -291,6 +307,13 @@ KVANT_API kvant_code kvant_sequence_name(kvant_sequence* sequence, const kvant_t
  * `values`, [count, kv_heads, head_dim] each; a null one is a side that is not wanted. */
 KVANT_API kvant_code kvant_sequence_copy_rows(kvant_sequence* sequence, size_t layer, uint64_t first, size_t count,
                                               const kvant_tensor* keys, const kvant_tensor* values, kvant_error* error);
+/* Keeps an engine's private bytes at the present length, a positive multiple of block_tokens, as Sequence::PutState in
+ * kvant/client.h. */
+KVANT_API kvant_code kvant_sequence_put_state(kvant_sequence* sequence, const void* state, size_t bytes, kvant_error* error);
+/* Where the newest state stands and how large it is; KVANT_NOT_FOUND if there is none. */
+KVANT_API kvant_code kvant_sequence_find_state(kvant_sequence* sequence, uint64_t* length, size_t* bytes, kvant_error* error);
+/* Copies that state; `bytes` must be its size. */
+KVANT_API kvant_code kvant_sequence_copy_state(kvant_sequence* sequence, void* to, size_t bytes, kvant_error* error);
 KVANT_API kvant_code kvant_sequence_trim(kvant_sequence* sequence, uint64_t length, kvant_error* error);
 
 /* A mark is the length at which it was set; while one is held nothing newer is sealed. */

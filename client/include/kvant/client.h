@@ -13,18 +13,17 @@
 //   }
 //
 // Threads: a Client and all that was opened from it belong to the thread that connected (kWrongThread otherwise); several
-// clients in several threads are fine. Accessors and destructors may run in any thread: what is destroyed elsewhere is given
-// back when the connecting thread next calls the library, or at once if that thread has ended. The library runs a kj event loop
-// in the connecting thread while a call waits (a host with a kj loop of its own connects from another thread), keeps one
-// background thread per client, and ignores SIGPIPE for the process. After fork() the child's
-// copies are inert: calls answer kDisconnected, destructors do nothing, and nothing reaches the parent's connection; the child
-// connects anew from a new thread. (Tensor memory stays shared with the parent: a child must not write there.) Lifetimes:
-// Store, Sequence, Tensor keep the connection alive; destroying a Sequence gives its blocks back to the store, where they stay
-// for others until evicted. Errors: every call that can fail returns Result; every call that waits has a deadline
-// (ClientOptions::deadline).
-// Debugging: KVANT_POISON_ROWS=1 in the environment marks rows as unwritten when they are reserved; Attend and Advance then
-// name the layer, KV head and position of a row that the engine forgot to write, which otherwise holds what the ring held
-// before.
+// clients in several threads are fine, and Client::ForThisThread makes one of the same daemon in a worker thread. Accessors and
+// destructors may run in any thread: what is destroyed elsewhere is given back when the connecting thread next calls the
+// library, or at once if that thread has ended. The library runs a kj event loop in the connecting thread while a call waits (a
+// host with a kj loop of its own connects from another thread), keeps one background thread per client, and ignores SIGPIPE for
+// the process. After fork() the child's copies are inert: calls answer kDisconnected, destructors do nothing, and nothing
+// reaches the parent's connection; the child connects anew from a new thread. (Tensor memory stays shared with the parent: a
+// child must not write there.) Lifetimes: Store, Sequence, Tensor keep the connection alive; destroying a Sequence gives its
+// blocks back to the store, where they stay for others until evicted. Errors: every call that can fail returns Result; every
+// call that waits has a deadline (ClientOptions::deadline). Debugging: KVANT_POISON_ROWS=1 in the environment marks rows as
+// unwritten when they are reserved; Attend and Advance then name the layer, KV head and position of a row that the engine
+// forgot to write, which otherwise holds what the ring held before.
 #pragma once
 
 #include <chrono>
@@ -101,6 +100,15 @@ struct ClientCounters {
   std::uint64_t bytes_zero_copy = 0;  ///< tensor bytes that were written in place by the engine
 };
 
+/// What the calls on one sequence did: what an engine reports of a request. In the same units as ClientCounters; how many
+/// tokens need not be computed at all, Sequence::prefix_hit_tokens says.
+struct SequenceCounters {
+  std::uint64_t attend_calls = 0;
+  std::uint64_t tokens_advanced = 0;
+  std::uint64_t bytes_copied = 0;
+  std::uint64_t bytes_zero_copy = 0;
+};
+
 struct SequenceOptions {
   Placement placement = Placement::kService;
   /// Newest tokens that stay raw. A block is encoded once all its tokens are older than these.
@@ -111,6 +119,8 @@ struct SequenceOptions {
   std::string label{};                        ///< shown to operators
   /// Room in the tail for so many tokens without ids (AdvanceUnnamed) beside a step.
   std::uint32_t unnamed_tokens = 0;
+  /// Store::Open: of the sealed prefixes, the longest at whose end a state stands (Sequence::PutState); none without a state.
+  bool want_state = false;
 };
 
 /// Sizes of one open store.
@@ -181,6 +191,12 @@ struct Mark {
   std::uint64_t length = 0;
 };
 
+/// An engine's state that a sequence holds.
+struct StateInfo {
+  std::uint64_t length = 0;  ///< tokens behind which it stands
+  std::uint64_t bytes = 0;
+};
+
 /// Tokens of one conversation: sealed blocks shared with others, and an open tail of its own.
 class KVANT_API Sequence {
  public:
@@ -193,6 +209,7 @@ class KVANT_API Sequence {
   [[nodiscard]] std::uint64_t unnamed() const noexcept;            ///< of those, the newest whose ids are not known yet
   [[nodiscard]] std::uint64_t prefix_hit_tokens() const noexcept;  ///< of those, found already sealed at Open
   [[nodiscard]] bool read_only() const noexcept;                   ///< opened with Store::Read
+  [[nodiscard]] SequenceCounters counters() const noexcept;        ///< since it was opened
 
   /// Rows for exactly the next `tokens` tokens, of every layer. Reserving again before Advance gives the same rows, from the
   /// first one on. kOutOfRange for more than max_step_tokens; kTailFull where the tail has no room for so many now: its rows
@@ -241,6 +258,19 @@ class KVANT_API Sequence {
   /// beyond a tensor's type, kDisconnected as Attend; the tensors are then garbage.
   Result<void> CopyRows(std::size_t layer, std::uint64_t first, std::size_t count, const TensorView& keys,
                         const TensorView& values);
+
+  /// Keeps an engine's private bytes at the present length: what its recurrent layers hold behind these tokens, say. length()
+  /// must be a positive multiple of StoreSpec::block_tokens, since the state goes with the block that ends there: forks and
+  /// whoever opens the prefix with want_state find it, a trim below drops it from this sequence, the block's eviction ends it.
+  /// Where a state stands already it stays: the same tokens make the same state. 1 .. 2^28 bytes, in any memory, charged to the
+  /// daemon's budget. kInvalidArgument for another length, size or unnamed tokens, kStoreFull if there is no room; nothing
+  /// changed then.
+  Result<void> PutState(std::span<const std::byte> state);
+  /// The newest state that this sequence holds; kNotFound if it holds none. An engine whose layers need it trims to its length
+  /// and computes the tokens behind it again.
+  Result<StateInfo> FindState();
+  /// Copies that state to `to`, whose size must be its bytes. kCorrupt if its checksum differs.
+  Result<void> CopyState(std::span<std::byte> to);
 
   /// Drops tokens from the end; new length `length`. Inside a sealed block the rows that stay are decoded back into the tail.
   Result<void> Trim(std::uint64_t length);
@@ -296,6 +326,11 @@ class KVANT_API Client {
  public:
   /// `uri`: "unix:PATH" or "PATH" for a daemon's socket, "embedded:" for a daemon inside this process.
   static Result<Client> Connect(std::string_view uri, const ClientOptions& options = {});
+
+  /// A new client of the same daemon, `embedded:` included, with the same options, for the calling thread: how worker threads
+  /// share stores and prefixes. May be called in any thread while this client is not moved from or destroyed; what is opened
+  /// from it belongs to the calling thread. kDisconnected in a forked child, where there is no embedded daemon.
+  Result<Client> ForThisThread() const;
 
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;

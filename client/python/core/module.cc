@@ -3,9 +3,12 @@
 // Every call that may wait or compute gives up the interpreter's lock. A client and what it opened belong to the thread that
 // connected, as in C++; the library itself refuses calls from another.
 #include <chrono>
+#include <cstddef>
 #include <optional>
+#include <span>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <nanobind/nanobind.h>
@@ -48,6 +51,10 @@ SequenceOptions Options(const std::string& placement, std::uint32_t recent_token
   options.unnamed_tokens = unnamed_tokens;
   return options;
 }
+
+/// Memory of any elements, without gaps.
+using Bytes = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using WritableBytes = nb::ndarray<nb::c_contig, nb::device::cpu>;
 
 /// What a handle holds until it is closed.
 template <typename T>
@@ -124,6 +131,18 @@ void AddSequence(nb::module_& module) {
       .def_prop_ro(
           "cached_tokens", [](PySequence& self) { return self.Open("cached_tokens").prefix_hit_tokens(); },
           "Tokens that were found sealed when the sequence was opened: they need not be computed.")
+      .def_prop_ro(
+          "counters",
+          [](PySequence& self) {
+            const SequenceCounters counters = self.Open("counters").counters();
+            nb::dict dict;
+            dict["attend_calls"] = counters.attend_calls;
+            dict["tokens_advanced"] = counters.tokens_advanced;
+            dict["bytes_copied"] = counters.bytes_copied;
+            dict["bytes_zero_copy"] = counters.bytes_zero_copy;
+            return dict;
+          },
+          "What the calls on this sequence did, as Client.counters.")
       .def_prop_ro(
           "reservable", [](PySequence& self) { return self.Open("reservable").reservable(); },
           "The most tokens that reserve() gives now.")
@@ -213,6 +232,35 @@ void AddSequence(nb::module_& module) {
           },
           "tokens"_a, "Gives the oldest unnamed tokens their ids; blocks are sealed as by advance().")
       .def(
+          "put_state",
+          [](PySequence& self, const Bytes& state) {
+            Sequence& sequence = self.Open("put_state");
+            const std::span bytes(static_cast<const std::byte*>(state.data()), state.nbytes());
+            Take(Unlocked([&] { return sequence.PutState(bytes); }));
+          },
+          "state"_a,
+          "Keeps an engine's private bytes (any contiguous buffer or array) at the present length, a positive multiple of "
+          "block_tokens: forks, and whoever opens the prefix with want_state, find them. Where a state stands already it "
+          "stays.")
+      .def(
+          "find_state",
+          [](PySequence& self) -> nb::object {
+            Sequence& sequence = self.Open("find_state");
+            auto found = Unlocked([&] { return sequence.FindState(); });
+            if (!found && found.error().code == ErrorCode::kNotFound) return nb::none();
+            const StateInfo info = Take(std::move(found));
+            return nb::make_tuple(info.length, info.bytes);
+          },
+          "(tokens behind which the newest state stands, its bytes); None if the sequence holds none.")
+      .def(
+          "copy_state",
+          [](PySequence& self, const WritableBytes& to) {
+            Sequence& sequence = self.Open("copy_state");
+            const std::span bytes(static_cast<std::byte*>(to.data()), to.nbytes());
+            Take(Unlocked([&] { return sequence.CopyState(bytes); }));
+          },
+          "to"_a, "Copies the newest state to a contiguous array of its bytes.")
+      .def(
           "copy_rows",
           [](PySequence& self, std::size_t layer, std::uint64_t first, std::size_t count, const std::optional<WriteArray>& keys,
              const std::optional<WriteArray>& values) {
@@ -292,17 +340,19 @@ void AddStore(nb::module_& module) {
       .def(
           "open",
           [](PyStore& self, nb::handle tokens, const std::string& placement, std::uint32_t recent_tokens,
-             std::uint32_t max_step_tokens, const std::string& tail, const std::string& label, std::uint32_t unnamed_tokens) {
+             std::uint32_t max_step_tokens, const std::string& tail, const std::string& label, std::uint32_t unnamed_tokens,
+             bool want_state) {
             Store& store = self.Open("open");
             const std::vector<TokenId> ids = Tokens(tokens);
-            const SequenceOptions options = Options(placement, recent_tokens, max_step_tokens, tail, label, unnamed_tokens);
+            SequenceOptions options = Options(placement, recent_tokens, max_step_tokens, tail, label, unnamed_tokens);
+            options.want_state = want_state;
             return PySequence{Take(Unlocked([&] { return store.Open(ids, options); })), {}};
           },
           "tokens"_a = nb::make_tuple(), nb::kw_only(), "placement"_a = "local", "recent_tokens"_a = 64,
-          "max_step_tokens"_a = 512, "tail"_a = "f16", "label"_a = "", "unnamed_tokens"_a = 0,
+          "max_step_tokens"_a = 512, "tail"_a = "f16", "label"_a = "", "unnamed_tokens"_a = 0, "want_state"_a = false,
           "A sequence that already holds the longest sealed prefix of `tokens`. To get the logits of the last prompt token an "
           "engine "
-          "passes all tokens but the last.")
+          "passes all tokens but the last. want_state: the longest such prefix at whose end a state stands (put_state).")
       .def(
           "fork",
           [](PyStore& self, SequenceId source, std::optional<std::uint64_t> length, const std::string& placement,
@@ -339,6 +389,13 @@ void AddClient(nb::module_& module) {
           "uri: \"unix:PATH\" or PATH for a daemon's socket, \"embedded:\" for a daemon inside this process. deadline in "
           "seconds, sizes in "
           "bytes.")
+      .def(
+          "for_this_thread",
+          [](PyClient& self) {
+            Client& client = self.Open("for_this_thread");
+            return PyClient{Take(Unlocked([&] { return client.ForThisThread(); }))};
+          },
+          "A new client of the same daemon (\"embedded:\" included) for the calling thread. May be called in any thread.")
       .def("__enter__", [](nb::handle self) { return nb::borrow(self); })
       .def("__exit__", [](PyClient& self, nb::args) { Unlocked([&] { self.client.reset(); }); })
       .def(
