@@ -186,6 +186,7 @@ def test_rows_are_selected_repeated_copied_cropped_and_dropped(model, tokenizer,
     other = copy.deepcopy(cache)
     cache.crop(-9)
     assert (cache.get_seq_length(), other.get_seq_length()) == (590, 599)
+    assert [row.length for row in cache.rows] == [590] * 4
     cache.batch_select_indices(torch.tensor([True, False, True, False]))
     for given, order in ((cache, [1, 0]), (other, [1, 1, 0, 0])):
         ids = inputs.input_ids[order]

@@ -35,10 +35,10 @@ SIZES = {
 }
 
 MODELS = {
-    "sliding window": MistralConfig(**SIZES, sliding_window=24),
+    "sliding window": MistralConfig(**{**SIZES, "num_key_value_heads": 1}, sliding_window=24),
     "soft cap and windows in turns": Gemma2Config(**SIZES, sliding_window=24, attn_logit_softcapping=2.0, query_pre_attn_scalar=32),
     "sinks and windows in turns": GptOssConfig(**SIZES, sliding_window=24, num_local_experts=2, num_experts_per_tok=1),
-    "normalized keys": Qwen3Config(**SIZES),
+    "normalized keys": Qwen3Config(**{**SIZES, "num_key_value_heads": 4}),
 }
 
 
@@ -69,11 +69,16 @@ def test_logits_are_those_of_eager_attention(kind, tmp_path):
             parts = [model(ids[:, :60], attention_mask=padding[:, :60], cache=cache).logits]
             for column in range(60, 90):
                 parts.append(model(ids[:, column : column + 1], attention_mask=padding[:, : column + 1], cache=cache).logits)
+            # The padded row's keys stand where an unpadded text has them.
+            found = kt.KvantCache(model, ids[1:, 17:])
+            rest = model(ids[1:, 17 + found.get_seq_length() :], cache=found).logits
     got = torch.cat(parts, 1)
     # f32 sums of some hundred products of magnitude 1 in another order, through four layers.
     assert torch.isfinite(got).all()
     assert (got - expected)[padding.bool()].abs().max() < 2e-4 * expected.abs().max()
     assert [row.length for row in cache.rows] == [90, 73]
+    assert found.cached_tokens[0] >= 32
+    assert (rest - expected[1:, 17 + found.cached_tokens[0] :]).abs().max() < 2e-4 * expected.abs().max()
 
 
 def test_models_that_keep_more_than_keys_and_values_are_refused(tmp_path):
