@@ -112,6 +112,8 @@ def test_the_protocol_of_a_batch(patched, prompts):
     single = [c.extract(1) for c in batch]
     assert single[0].offset == lengths[1] - 2
     assert len({id(c.conversation) for c in single}) == 1
+    assert [c.trim(1) for c in batch] == [1] * len(batch)
+    assert single[0].offset == lengths[1] - 2  # a copy: the batch goes on without it
     with pytest.raises(kvant.UnsupportedError, match="left"):
         batch[0].prepare(left_padding=[1, 0, 0, 0, 0])
     with pytest.raises(kvant.InvalidArgumentError, match="2 rows for a batch of 5"):

@@ -96,6 +96,8 @@ def test_merge_and_extend_with_empty_caches(model):
     for cache in batch:
         cache.finalize()
     assert batch[0].offset.tolist() == [10, 28, 12, 7, 11]
+    (row, *_) = [cache.extract(4) for cache in batch]
+    assert row.conversation.tokens == ids(11)[0].tolist()  # padding is no token: others would look for the wrong ones
     alone = filled(model, 20)
     assert close(answer[1, :8], model(ids(8), cache=alone)[0])
     assert close(answer[4, :11], model(ids(11), cache=make_prompt_cache(model))[0])

@@ -77,3 +77,6 @@ def test_guesses_are_what_followed():
     assert lookup(mx.array([[9]]), [read])[0, 0].argmax().item() == 9  # nothing like it before
     assert read.trim(1) == 1 and read.tokens.tolist() == [1, 2, 3, 1, 2]
     assert lookup(mx.array([[7, 1, 2]]), [read])[0, 0].argmax().item() == 7  # the newest occurrence
+    lookup = km.PromptLookup(600, ngram=2)
+    # The bytes of 1, 0 stand in those of 256, 0, 512, where no token begins.
+    assert lookup(mx.array([[256, 0, 512, 1, 0]]), lookup.make_cache())[0, 0].argmax().item() == 0
