@@ -41,7 +41,7 @@ def reference(*arguments):
 
 def test_misuse_has_a_message_and_an_exit_code(capsys, text, tmp_path):
     assert main(["quality", str(tmp_path / "none"), "--text", str(text)]) == 1
-    assert "none: no such model" in capsys.readouterr().err
+    assert "none' is no folder" in capsys.readouterr().err
     for wrong in (["nonsense", "x"], ["generate", "x"], ["rows", "x", "--text", "y", "--rows-out", "z", "--tokens", "0"]):
         with pytest.raises(SystemExit) as exit:
             main(wrong)

@@ -9,6 +9,7 @@ import json
 import sys
 
 import kvant
+import kvant.identity
 from kvant.command import calibrate, generate, quality, rows
 
 _MODULES = {"generate": generate, "calibrate": calibrate, "quality": quality, "rows": rows}
@@ -21,7 +22,7 @@ def parser():
     for name, module in _MODULES.items():
         summary = module.__doc__.splitlines()[0]
         command = commands.add_parser(name, help=summary, description=summary)
-        command.add_argument("model", metavar="MODEL", help="a checkpoint's folder, or a GGUF file")
+        command.add_argument("model", metavar="MODEL", help="a checkpoint's folder, a GGUF file, or the name of a model that was downloaded")
         module.add_arguments(command)
         command.add_argument("-o", dest="output", choices=["text", "json"], default="text", help="what to print (text)")
     return whole
@@ -32,7 +33,11 @@ def main(argv=None):
     arguments = parser().parse_args(argv)
     module = _MODULES[arguments.command]
     try:
+        arguments.model = str(kvant.identity.checkpoint(arguments.model))
         result = module.run(arguments)
+    except ModuleNotFoundError as error:
+        print(f"kvant {arguments.command}: {error}: pip install 'kvant[transformers,plot]' brings what the command wants", file=sys.stderr)
+        return 1
     except (kvant.Error, OSError, ValueError, ImportError) as error:
         print(f"kvant {arguments.command}: {error}", file=sys.stderr)
         return 1

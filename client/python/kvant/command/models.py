@@ -10,12 +10,10 @@ MAX_TEXT_BYTES = 64 << 20
 
 def load(path):
     """(model in f32 on the CPU, tokenizer) of a checkpoint's folder or a GGUF file."""
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such model")
     import torch
     import transformers
 
+    path = pathlib.Path(path)
     place = (str(path.parent), {"gguf_file": path.name}) if path.is_file() else (str(path), {})
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
