@@ -10,7 +10,7 @@ values: keys, values and outputs are copied once each (the copies of outputs are
 values in the client's counters), queries are read in place.
 
 Threads: caches belong to the thread that made them. A patched model may be used from several; each has a client of its own
-(kvant.connect), so "embedded:" is a store for one thread and threads that shall share prefixes name a kvantd's socket.
+(kvant.connect); "embedded:" is one daemon for all threads of the process.
 """
 
 from mlx_lm import batch_generate, generate, load
