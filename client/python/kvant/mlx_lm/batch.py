@@ -8,6 +8,7 @@ import numpy as np
 from mlx_lm.models import cache as mlx_cache
 
 import kvant
+from kvant.conversation import step_together
 from kvant.mlx_lm.cache import KvantKVCache
 from kvant.mlx_lm.masks import mask_for, style_of
 
@@ -150,8 +151,12 @@ class BatchKvantKVCache(mlx_cache._BaseCache):
         ]
         mx.eval(views)
         out = np.zeros((q.shape[0], q.shape[2], q.shape[1], q.shape[3]), np.float32)
-        for row, count, (q_row, k_row, v_row), out_row in zip(batch.rows, batch.counts, views, out):
-            if count:
-                style = style_of(mask, sinks, row.caches.config.sliding_window)
-                row.attend(self._layer, q_row, k_row, v_row, out_row[:count], scale, style)
+        rows = zip(batch.rows, batch.counts, views, out)
+        calls = [(row, k_row, v_row, q_row, out_row[:count]) for row, count, (q_row, k_row, v_row), out_row in rows if count]
+        for caches in dict.fromkeys(row.caches for row, *_ in calls):  # one, unless caches of several configurations were merged
+            of_caches = [call for call in calls if call[0].caches is caches]
+            style = style_of(mask, sinks, caches.config.sliding_window)
+            step_together(caches.client(), self._layer, of_caches, scale, **style)
+        for row, *_, out_row in calls:
+            row.copied_bytes += out_row.nbytes
         return mx.array(out).astype(q.dtype).transpose(0, 2, 1, 3)

@@ -19,9 +19,13 @@ class ModelCaches:
         self.identity = self.store().info["identity"]
         living.add(self)
 
+    def client(self):
+        """This thread's client."""
+        return kvant.connect(self.config.uri, **self.config.client_options)
+
     def store(self):
         """The store, by this thread's client."""
-        return kvant.connect(self.config.uri, **self.config.client_options).open_store(self.spec)
+        return self.client().open_store(self.spec)
 
     def open(self, tokens=()):
         """Fresh caches of all layers, which hold the longest prefix of `tokens` that is sealed."""
