@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the methods of the published package VeloxQuant-MLX cost in quality, and kvant's plans beside them: one model, one text, one process.
+"""What the methods of the published package VeloxQuant-MLX cost in quality beside kvant's plans: one model, one text, one process.
 
   published_methods.py MODEL [--text FILE ...] [--windows 2] [--only NAME ...]
 
