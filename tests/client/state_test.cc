@@ -1,6 +1,10 @@
 // Engines' private states: put at the ends of blocks, found by forks and by whoever opens the prefix.
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
 #include <random>
 #include <string>
 #include <vector>
@@ -29,6 +33,25 @@ Bytes RandomBytes(std::size_t count, std::uint32_t seed) {
   Bytes bytes(count);
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
   return bytes;
+}
+
+/// Turns over a bit wherever these bytes lie in shared memory that this process may write, the daemon's slabs among it. Returns
+/// how often.
+int Damage(const Bytes& wanted) {
+  int found = 0;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find(" rw-s ") == std::string::npos || line.find("/memfd:") == std::string::npos) continue;
+    std::uintptr_t first = 0;
+    std::uintptr_t end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx", &first, &end) != 2) continue;
+    auto* const at = static_cast<std::byte*>(::memmem(reinterpret_cast<void*>(first), end - first, wanted.data(),
+                                                      wanted.size()));  // NOLINT: addresses are text there
+    if (at == nullptr) continue;
+    at[wanted.size() / 2] ^= std::byte{1};
+    ++found;
+  }
+  return found;
 }
 
 class StateTest : public ::testing::TestWithParam<Placement> {
@@ -231,6 +254,20 @@ TEST_P(StateTest, InTheArenaItIsCopiedOnce) {
   std::vector<float> out(1000);
   ASSERT_TRUE(talk.sequence().CopyState(std::as_writable_bytes(std::span(out))));
   EXPECT_EQ(out, std::vector<float>(1000, 0.5f));
+}
+
+TEST_P(StateTest, ADamagedOneIsNotHandedOut) {
+  Client client = env_.Connect();
+  Store store = OpenStore(client);
+  Conversation talk = Talk(client, store.Open({}, Options()).value());
+  Feed(talk, 64, {64});
+  ExpectState(talk.sequence(), 64);
+  Bytes bytes = StateAt(64);
+  ASSERT_GE(Damage(bytes), 1);
+  const auto copied = talk.sequence().CopyState(bytes);
+  ASSERT_FALSE(copied);
+  EXPECT_EQ(copied.error().code, ErrorCode::kCorrupt) << copied.error().message;
+  EXPECT_TRUE(bytes == StateAt(64)) << "the caller's memory is as it was";
 }
 
 INSTANTIATE_TEST_SUITE_P(Placements, StateTest, ::testing::Values(Placement::kService, Placement::kLocal),
