@@ -10,6 +10,7 @@
 #include "quantizers/attention/worker_team.h"
 #include "tests/daemon/core_support.h"
 #include "tests/daemon/rpc_client.h"
+#include "tests/daemon/session_fixture.h"
 
 namespace kvant::daemon {
 namespace {
@@ -83,15 +84,13 @@ TEST_F(CopyJobTest, KeepsItsBlocksAndKnowsThatTheSequenceMovedOn) {
   EXPECT_EQ(Copied(), 80u) << "nobody has written to the tail since";
 }
 
-class CopyRowsRpcTest : public ::testing::Test {
+class CopyRowsRpcTest : public SessionRpcTest {
  protected:
   static constexpr std::uint64_t kOut = 512 << 10;
   static constexpr std::uint32_t kTokens = 60;
 
   void SetUp() override {
-    client_.Hello();
-    arena_ = client_.MakeArena(1 << 20);
-    store_ = client_.OpenStore(tail_.spec);
+    SessionRpcTest::SetUp();
     id_ = client_.OpenSequence(store_, arena_, tail_).getSequence();
   }
   /// Row numbers that tell position, and a call that makes `count` of them part of the sequence.
@@ -118,12 +117,6 @@ class CopyRowsRpcTest : public ::testing::Test {
   }
   Result<void> Send(Request request) { return wire::ReadStatus(client_.Wait(request.send())); }
 
-  std::unique_ptr<Daemon> daemon_ = Daemon::Start(RpcOptions()).value();
-  std::unique_ptr<kj::AsyncIoContext> io_ = MakeLoop();
-  RpcClient client_{*io_, daemon_->Connect().value()};
-  RpcTail tail_;
-  std::uint32_t arena_ = 0;
-  std::uint32_t store_ = 0;
   std::uint64_t id_ = 0;
 };
 

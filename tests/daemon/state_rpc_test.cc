@@ -10,6 +10,7 @@
 #include "quantizers/attention/worker_team.h"
 #include "tests/daemon/core_support.h"
 #include "tests/daemon/rpc_client.h"
+#include "tests/daemon/session_fixture.h"
 
 namespace kvant::daemon {
 namespace {
@@ -65,12 +66,10 @@ TEST_F(StateJobTest, GivesItsRoomBackWhenCancelled) {
   EXPECT_EQ(core_.budget.slab_bytes(), 0u);
 }
 
-class StateRpcTest : public ::testing::Test {
+class StateRpcTest : public SessionRpcTest {
  protected:
   void SetUp() override {
-    client_.Hello();
-    arena_ = client_.MakeArena(1 << 20);
-    store_ = client_.OpenStore(tail_.spec);
+    SessionRpcTest::SetUp();
     id_ = client_.OpenSequence(store_, arena_, tail_).getSequence();
     const std::vector<std::uint32_t> tokens(16, 7);
     client_.Wait(AdvanceRequest(client_, id_, tokens).send());
@@ -87,12 +86,6 @@ class StateRpcTest : public ::testing::Test {
   }
   Result<void> Send(Request request) { return wire::ReadStatus(client_.Wait(request.send())); }
 
-  std::unique_ptr<Daemon> daemon_ = Daemon::Start(RpcOptions()).value();
-  std::unique_ptr<kj::AsyncIoContext> io_ = MakeLoop();
-  RpcClient client_{*io_, daemon_->Connect().value()};
-  RpcTail tail_;
-  std::uint32_t arena_ = 0;
-  std::uint32_t store_ = 0;
   std::uint64_t id_ = 0;
 };
 
