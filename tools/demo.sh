@@ -11,17 +11,7 @@ kvant_install_packages
 kvant_build release kvantd kvantctl kvant_generate
 bin="$kvant_root/build/release/bin"
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/kvant-demo.XXXXXX") || exit 1
-socket="$work/kvantd.sock"
-children=()
-clean_up() {
-  local child
-  for child in "${children[@]}"; do kill "$child" 2>/dev/null; done
-  wait 2>/dev/null
-  rm -rf "$work"
-}
-trap clean_up EXIT
-trap 'exit 1' INT TERM
+. "$kvant_root/tools/ci/demo_folder.sh"
 
 # json FILE FIELD...: one value of a JSON file, nested fields one after the other.
 json() {

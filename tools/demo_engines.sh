@@ -14,17 +14,7 @@ bin="$kvant_root/build/release/bin"
 model="$kvant_root/tests/models/byte6m"
 export PYTHONPATH="$kvant_root/build/release/python" PYTHONWARNINGS=ignore TQDM_DISABLE=1 TRANSFORMERS_VERBOSITY=error
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/kvant-demo.XXXXXX") || exit 1
-socket="$work/kvantd.sock"
-children=()
-clean_up() {
-  local child
-  for child in "${children[@]}"; do kill "$child" 2>/dev/null; done
-  wait 2>/dev/null
-  rm -rf "$work"
-}
-trap clean_up EXIT
-trap 'exit 1' INT TERM
+. "$kvant_root/tools/ci/demo_folder.sh"
 
 field() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$@"; }
 # wait_for FILE PROCESS: until the process has written the file.
