@@ -6,6 +6,7 @@ import numpy as np
 
 from kvant._core import InvalidArgumentError, OutOfRangeError
 from kvant.connect import connect
+from kvant.conversation import Conversation
 from kvant.spec import StoreSpec
 
 
@@ -18,7 +19,6 @@ class LayerCache:
         self._heads, self._dim = num_heads, head_dim
         self._capacity = min(max_seq_len, config.capacity or max_seq_len)
         self._window = config.sliding_window or 0
-        self._tail = config.tail or "f32"
         unique = uuid.uuid4().hex
         self._store = connect(config.uri, **config.client_options).open_store(
             StoreSpec(
@@ -26,24 +26,28 @@ class LayerCache:
                 keys=keys, values=values, block_tokens=config.block_tokens, sink_tokens=config.sink_tokens, artifact=config.artifact,
             )
         )  # fmt: skip
-        self._options = {"placement": config.placement, "recent_tokens": config.recent_tokens, "tail": self._tail}
-        self._block_tokens, self._recent_tokens = config.block_tokens, config.recent_tokens
+        self._options = {
+            "block_tokens": config.block_tokens,
+            "placement": config.placement,
+            "recent_tokens": config.recent_tokens,
+            "tail": config.tail or "f32",
+        }
         self.reset()
 
     def reset(self):
         """Drops all tokens."""
-        self._sequence = self._store.open((), max_step_tokens=1, **self._options)
+        self._conversation = Conversation(self._store, 1, max_step_tokens=1, **self._options)
 
     def __len__(self):
-        return len(self._sequence)
+        return self._conversation.length
 
     def append(self, key, value):
         """One token: key and value [num_heads, head_dim] (or [head_dim] for one head), any float array."""
         if len(self) >= self._capacity:
             raise OutOfRangeError(f"append: the cache holds {len(self)} tokens and is for {self._capacity}")
-        self._sequence.reserve(1)
-        self._sequence.append(0, self._row(key, "key"), self._row(value, "value"))
-        self._sequence.advance([len(self)])
+        key, value = self._row(key, "key"), self._row(value, "value")
+        self._conversation.begin([len(self)])
+        self._conversation.append(0, key, value)
 
     def attend(self, q, scale=None):
         """softmax(scale q.k) v over all tokens, or the newest `sliding_window`. q [q_heads, head_dim] (or [head_dim]), q_heads a multiple of
@@ -54,7 +58,7 @@ class LayerCache:
         out = np.empty_like(rows)
         # The query stands behind the newest token and is none itself: the token that a window counts last.
         window = self._window + 1 if self._window else 0
-        self._sequence.attend(0, rows, out, self._dim**-0.5 if scale is None else scale, window=window)
+        self._conversation.sequence.attend(0, rows, out, self._dim**-0.5 if scale is None else scale, window=window)
         out = out.reshape(q.shape)
         if type(q).__module__.startswith("mlx."):
             import mlx.core as mx
@@ -64,10 +68,7 @@ class LayerCache:
 
     def memory_bytes(self):
         """Bytes of codes and of rows that are not compressed yet."""
-        info, element = self._store.info, 4 if self._tail in ("f32", "float32") else 2
-        sealed = max(0, len(self) - self._recent_tokens) // self._block_tokens
-        raw = len(self) - sealed * self._block_tokens
-        return sealed * info["block_bytes"] + raw * 2 * self._heads * self._dim * element
+        return self._conversation.nbytes
 
     def _row(self, array, what):
         row = np.asarray(array, np.float32)
