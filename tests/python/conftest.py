@@ -1,10 +1,7 @@
 import pathlib
-import socket
-import subprocess
-import time
 
-import kvant
 import pytest
+from kvantd_process import Kvantd
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -21,37 +18,24 @@ def prompt():
     return (ROOT / "client" / "sequence.cc").read_text(encoding="utf-8")[:1500]
 
 
-class Daemon:
-    """A kvantd of a test's own, of the build whose package is tested."""
+@pytest.fixture(scope="module")
+def engine(byte6m):
+    """byte6m in mlx_lm, in f32: (model, tokenizer). Unpatched at the end of each module."""
+    mx = pytest.importorskip("mlx.core")
+    import kvant.mlx_lm
+    import mlx_lm
 
-    def __init__(self, socket_path, *options):
-        self.socket, self._options, self._process = str(socket_path), options, None
-        self._program = pathlib.Path(kvant._core.__file__).parents[2] / "bin" / "kvantd"
-        if not self._program.exists():
-            pytest.skip(f"{self._program} is not built")
-
-    def start(self):
-        self._process = subprocess.Popen([self._program, "--socket", self.socket, "--log-level", "error", *self._options])
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(self.socket) == 0:
-                    return
-            time.sleep(0.01)
-        self.kill()
-        pytest.fail(f"{self._program} does not answer")
-
-    def kill(self):
-        self._process.kill()
-        self._process.wait()
+    model, tokenizer = mlx_lm.load(str(byte6m))
+    model.set_dtype(mx.float32)
+    yield model, tokenizer
+    kvant.mlx_lm.unpatch_mlx_lm(model)
 
 
 @pytest.fixture
-def daemon(tmp_path):
-    daemon = Daemon(tmp_path / "kvantd.sock")
-    daemon.start()
-    yield daemon
-    daemon.kill()
+def daemon():
+    """A Kvantd that runs."""
+    with Kvantd() as daemon:
+        yield daemon
 
 
 @pytest.fixture
@@ -61,9 +45,7 @@ def kvantd(daemon):
 
 
 @pytest.fixture
-def kvantd_small(tmp_path):
+def kvantd_small():
     """Socket of a daemon whose budget holds some hundred blocks of 100 KiB."""
-    daemon = Daemon(tmp_path / "kvantd.sock", "--budget", "24MiB")
-    daemon.start()
-    yield daemon.socket
-    daemon.kill()
+    with Kvantd("24MiB") as daemon:
+        yield daemon.socket

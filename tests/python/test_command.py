@@ -1,16 +1,14 @@
 """The command `kvant`: its figures against those of the reference engine, its messages, its exit codes."""
 
 import json
-import os
-import pathlib
 import re
 import subprocess
 
 import pytest
 from conftest import ROOT
 from kvant.command import main
+from kvantd_process import program
 
-BIN = pathlib.Path(os.environ.get("KVANT_BIN", ROOT / "build" / "release" / "bin"))
 TOKENS = 2048
 
 
@@ -34,9 +32,7 @@ def answer(capsys, *arguments):
 
 def reference(*arguments):
     """What kvant-generate prints."""
-    if not (BIN / "kvant-generate").exists():
-        pytest.skip(f"no kvant-generate in {BIN}")
-    return subprocess.run([BIN / "kvant-generate", *map(str, arguments)], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([program("kvant-generate"), *map(str, arguments)], check=True, capture_output=True, text=True).stdout
 
 
 def test_misuse_has_a_message_and_an_exit_code(capsys, text, tmp_path):

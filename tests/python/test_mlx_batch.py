@@ -14,14 +14,6 @@ TOKENS = 12
 
 
 @pytest.fixture(scope="module")
-def engine(byte6m):
-    model, tokenizer = mlx_lm.load(str(byte6m))
-    model.set_dtype(mx.float32)
-    yield model, tokenizer
-    km.unpatch_mlx_lm(model)
-
-
-@pytest.fixture(scope="module")
 def prompts(engine, prompt):
     return [engine[1].encode(text) for text in (prompt[:300], prompt[100:170], prompt[40:260])]
 

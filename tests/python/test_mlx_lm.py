@@ -14,15 +14,6 @@ TOKENS = 40
 
 
 @pytest.fixture(scope="module")
-def engine(byte6m):
-
-    model, tokenizer = mlx_lm.load(str(byte6m))
-    model.set_dtype(mx.float32)
-    yield model, tokenizer
-    km.unpatch_mlx_lm(model)
-
-
-@pytest.fixture(scope="module")
 def exact(engine, prompt):
     """The engine's own text."""
     return mlx_lm.generate(*engine, prompt, max_tokens=TOKENS)

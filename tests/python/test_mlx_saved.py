@@ -33,14 +33,6 @@ print(json.dumps([caches[0].offset - %d, km.cached_tokens(caches), [str(w.messag
 
 
 @pytest.fixture(scope="module")
-def engine(byte6m):
-    model, tokenizer = mlx_lm.load(str(byte6m))
-    model.set_dtype(mx.float32)
-    yield model, tokenizer
-    km.unpatch_mlx_lm(model)
-
-
-@pytest.fixture(scope="module")
 def exact(engine, start):
     return mlx_lm.generate(*engine, start, max_tokens=TOKENS)
 

@@ -13,14 +13,6 @@ PROMPT = "".join(f"  counters.{name} = other.{name};\n" for name in ("hits", "mi
 
 
 @pytest.fixture(scope="module")
-def engine(byte6m):
-    model, tokenizer = mlx_lm.load(str(byte6m))
-    model.set_dtype(mx.float32)
-    yield model, tokenizer
-    km.unpatch_mlx_lm(model)
-
-
-@pytest.fixture(scope="module")
 def exact(engine):
     return [answer.token for answer in mlx_lm.stream_generate(*engine, PROMPT, max_tokens=TOKENS)]
 
