@@ -45,7 +45,11 @@ struct CodeForm {
   ScaleFormat scale_format = ScaleFormat::kNone;
   std::size_t scale_offset = 0;  ///< bytes from the start of the first part to the scales, one per token, adjacent
   bool rotated = false;          ///< codes are of the rotated row (quantizers/rotation.h)
-  bool centered = false;         ///< codes are of the row without its calibrated mean
+  bool centered = false;         ///< codes are of the row without a mean, the calibrated one or the block's
+  /// Not 0: bytes from the start of the first part to the block's own mean, head_dim f16, and to its gains, head_dim bytes, by
+  /// which rows were divided (kernels/gauge/gauge.h).
+  std::size_t mean_offset = 0;
+  std::size_t gain_offset = 0;
 };
 
 }  // namespace kvant::quantizers

@@ -77,6 +77,8 @@ struct CodecConfig {
   std::uint32_t head_end = 0;
   std::uint32_t head_dim = 0;
   std::uint32_t block_tokens = 0;
+  /// Rows of the block at position 0 that the store keeps as they are, too, so that nobody reads their codes (sinks).
+  std::uint32_t exact_rows = 0;
   std::string_view model;  ///< the identity's model digest: rotation seeds depend on it (codecs.md §1.2)
   RopeSpec rope = {};
   Params params = {};                  ///< of this codec, checked

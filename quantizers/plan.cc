@@ -177,6 +177,7 @@ Result<std::unique_ptr<const Plan>> Plan::Make(const Registry& registry, const S
                                .head_end = choice.end,
                                .head_dim = spec.head_dim,
                                .block_tokens = spec.block_tokens,
+                               .exact_rows = spec.sink_tokens,
                                .model = plan->spec_.model,
                                .rope = plan->spec_.rope,
                                .artifact = plan->artifact_.get(),

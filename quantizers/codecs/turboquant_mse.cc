@@ -29,6 +29,7 @@
 #include "quantizers/artifact.h"
 #include "quantizers/byte_codes.h"
 #include "quantizers/codec.h"
+#include "quantizers/gauged_keys.h"
 #include "quantizers/lloyd_error.h"
 #include "quantizers/rotation.h"
 #include "quantizers/strided_rows.h"
@@ -41,12 +42,24 @@ using kernels::LloydLayout;
 using kernels::LloydScale;
 
 constexpr std::string_view kName = "turboquant_mse";
-constexpr std::uint32_t kVersion = 2;
+constexpr std::uint32_t kVersion = 3;
+/// Of the rotations' seeds: those of version 2, whose bytes gauge=none still writes.
+constexpr std::uint32_t kRotationVersion = 2;
 
 static_assert(kernels::LloydBlockBytes(4, 128, 128) == 8448 && kernels::LloydBlockBytes(2, 128, 128) == 4352 &&
               kernels::LloydBlockBytes(3, 128, 128) == 6400 && kernels::LloydBlockBytes(4, 80, 64) == 64 * 40 + 128);
 
-enum Param : std::size_t { kBits, kCenter, kScale };
+enum Param : std::size_t { kBits, kCenter, kScale, kGauge };
+
+enum Gauge : std::size_t { kAuto, kNone, kMean, kBlock, kMatrix };
+constexpr std::string_view kGaugeNames[] = {"auto", "none", "mean", "block", "matrix"};
+
+/// Keys have a common part and strong channels, which cost some models everything; values do not.
+Gauge GaugeOf(const CodecConfig& config) {
+  const auto chosen = static_cast<Gauge>(config.params.Choice(kGauge));
+  if (chosen != kAuto) return chosen;
+  return config.side == Side::kKeys && config.params.Integer(kCenter) == 0 ? kBlock : kNone;
+}
 
 constexpr std::string_view kScaleNames[] = {"auto", "norm", "norm_kept", "least_squares", "unbiased"};
 static_assert(static_cast<int>(LloydScale::kRaw) == 1 && static_cast<int>(LloydScale::kUnbiased) == 4,
@@ -94,7 +107,7 @@ class LloydBlocks {
     }
     blocks.first_head_ = config.head_begin;
     for (std::uint32_t head = config.head_begin; head < config.head_end; ++head) {
-      const RotationKey key{kName, kVersion, config.model, config.layer, head, config.side, config.stream};
+      const RotationKey key{kName, kRotationVersion, config.model, config.layer, head, config.side, config.stream};
       blocks.rotations_.emplace_back(config.head_dim, RotationRounds(config.head_dim), RotationSeed(key));
     }
     return blocks;
@@ -278,16 +291,35 @@ class LloydValues final : public ValueCodec {
   LloydBlocks blocks_;
 };
 
-template <class Made, class Base>
-Result<std::unique_ptr<Base>> MakeSide(const CodecConfig& config) {
+Result<std::unique_ptr<KeyCodec>> MakeLloydKeys(const CodecConfig& config) {
+  const Gauge gauge = GaugeOf(config);
+  if (gauge != kNone && config.params.Integer(kCenter) != 0) {
+    return Error{ErrorCode::kInvalidArgument, std::string(kName) + ": center=1 and gauge=" + std::string(kGaugeNames[gauge]) +
+                                                  " both take a mean away from keys; choose one"};
+  }
   auto blocks = LloydBlocks::Make(config);
   if (!blocks) return std::move(blocks).error();
-  return std::unique_ptr<Base>(std::make_unique<Made>(std::move(*blocks)));
+  auto keys = std::make_unique<LloydKeys>(std::move(*blocks));
+  if (gauge == kNone) return std::unique_ptr<KeyCodec>(std::move(keys));
+  const GaugeKind kind = gauge == kMean ? GaugeKind::kMean : gauge == kBlock ? GaugeKind::kGains : GaugeKind::kMatrix;
+  return MakeGaugedKeys(kind, config, std::move(keys));
+}
+
+Result<std::unique_ptr<ValueCodec>> MakeLloydValues(const CodecConfig& config) {
+  const Gauge gauge = GaugeOf(config);
+  if (gauge != kNone) {
+    return Error{ErrorCode::kUnsupported,
+                 std::string(kName) + ": gauge=" + std::string(kGaugeNames[gauge]) + " is of keys alone"};
+  }
+  auto blocks = LloydBlocks::Make(config);
+  if (!blocks) return std::move(blocks).error();
+  return std::unique_ptr<ValueCodec>(std::make_unique<LloydValues>(std::move(*blocks)));
 }
 
 /// Means unlike each other in every channel and head, and rows around them.
 Example ExampleMeans(const CodecConfig& config) {
   Example example;
+  if (config.side == Side::kKeys && GaugeOf(config) == kMatrix) example.tensors = ExampleGauge(config);
   if (config.params.Integer(kCenter) == 0) return example;
   const std::size_t dim = config.head_dim;
   example.mean.resize(config.kv_heads * dim);
@@ -307,6 +339,11 @@ constexpr ParamSpec kParams[] = {
      .default_value = "auto",
      .meaning = "meaning of a row's scale; auto is unbiased for keys, least_squares for values",
      .choices = kScaleNames},
+    {.name = "gauge",
+     .kind = ParamKind::kChoice,
+     .default_value = "auto",
+     .meaning = "keys: what is taken out before coding; auto is block, with center=1 none; none is the published code",
+     .choices = kGaugeNames},
 };
 
 }  // namespace
@@ -318,8 +355,8 @@ extern const Codec kTurboQuantMse{
     .params = kParams,
     .block_multiple =
         [](const Params& params) { return kernels::LloydBlockMultiple(static_cast<std::uint32_t>(params.Integer(kBits))); },
-    .make_keys = MakeSide<LloydKeys, KeyCodec>,
-    .make_values = MakeSide<LloydValues, ValueCodec>,
+    .make_keys = MakeLloydKeys,
+    .make_values = MakeLloydValues,
     .example = ExampleMeans,
 };
 

@@ -1,0 +1,327 @@
+#include "quantizers/gauged_keys.h"
+
+#include <algorithm>
+#include <array>
+#include <cfloat>
+#include <cmath>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/gauge/gauge.h"
+#include "kernels/gauge/matrix.h"
+#include "kernels/raw/rows.h"
+#include "quantizers/artifact.h"
+#include "quantizers/strided_rows.h"
+
+namespace kvant::quantizers {
+namespace {
+
+std::string GaugeTensor(const CodecConfig& config, const char* what) {
+  return "layers." + std::to_string(config.layer) + ".keys." + what;
+}
+
+constexpr std::size_t Aligned(std::size_t bytes) noexcept { return (bytes + 63) / 64 * 64; }
+
+/// Gains of channels from their mean squares: the square root of the channel's root mean square, as far as it differs from that
+/// of the median channel by the exponent that measurements chose.
+void ChooseGains(std::span<const float> squares, std::span<float> scratch, std::uint8_t* gains) {
+  std::ranges::copy(squares, scratch.begin());
+  const float largest = std::ranges::max(scratch);
+  const std::size_t dim = squares.size();
+  if (!(largest > 0.0f)) {
+    std::fill_n(gains, dim, kernels::GainByte(1.0f));
+    return;
+  }
+  for (std::size_t i = 0; i < dim; ++i) {
+    // Relative to the largest, so that no channel of any block leaves the range of gains.
+    gains[i] = kernels::GainByte(std::sqrt(std::sqrt(squares[i] / largest)));
+  }
+}
+
+/// Prepared queries, where they serve all blocks.
+class GaugedKeys final : public KeyCodec {
+ public:
+  GaugedKeys(GaugeKind kind, const CodecConfig& config, std::unique_ptr<KeyCodec> inner)
+      : kind_(kind),
+        dim_(config.head_dim),
+        tokens_(config.block_tokens),
+        exact_rows_(config.exact_rows),
+        stretch_(Stretch(kind, config)),
+        inner_(std::move(inner)) {}
+
+  /// [kv_heads, dim, dim] of the artifact.
+  void set_matrices(std::span<const float> gauge, std::span<const float> inverse) {
+    gauge_ = gauge;
+    inverse_ = inverse;
+    double longest = 0;  // of the matrices' Frobenius norms, which no row is stretched more than
+    for (std::size_t first = 0; first < gauge.size(); first += dim_ * dim_) {
+      double squares = 0;
+      for (const float number : gauge.subspan(first, dim_ * dim_)) squares += double{number} * double{number};
+      longest = std::max(longest, std::sqrt(squares));
+    }
+    stretch_ = static_cast<float>(2 * longest);
+  }
+
+  [[nodiscard]] std::size_t parts() const noexcept override { return inner_->parts(); }
+  [[nodiscard]] std::size_t part_bytes(std::size_t part) const noexcept override {
+    return inner_->part_bytes(part) + (part == 0 ? gauge_bytes() : 0);
+  }
+  [[nodiscard]] std::size_t memory_bytes() const noexcept override { return sizeof(*this) + inner_->memory_bytes(); }
+  [[nodiscard]] bool pre_rope() const noexcept override { return inner_->pre_rope(); }
+  [[nodiscard]] CodecTraits traits() const noexcept override {
+    CodecTraits traits = inner_->traits();
+    traits.exact_zero = false;  // beside other rows, zeros differ from the mean
+    traits.largest_norm = std::min(traits.largest_norm / stretch_, FLT_MAX / 4);
+    return traits;
+  }
+  [[nodiscard]] CodeForm form() const noexcept override {
+    CodeForm form = inner_->form();
+    form.centered = true;
+    form.mean_offset = inner_->part_bytes(0);
+    form.gain_offset = kind_ == GaugeKind::kGains ? form.mean_offset + dim_ * sizeof(std::uint16_t) : 0;
+    return form;
+  }
+  /// Of normal rows: their mean takes one of block_tokens degrees of freedom with it. How much a matrix changes is not known.
+  [[nodiscard]] std::optional<double> expected_error(std::size_t parts) const override {
+    if (kind_ == GaugeKind::kMatrix) return std::nullopt;
+    const std::optional<double> inner = inner_->expected_error(parts);
+    if (!inner) return std::nullopt;
+    return *inner * (1.0 - 1.0 / static_cast<double>(tokens_));
+  }
+
+  [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
+    const Needs inner = inner_->needs(n);
+    const std::size_t rows = Aligned(n * dim_ * sizeof(float));
+    const std::size_t block = Aligned(tokens_ * dim_ * sizeof(float));
+    Needs needs;
+    needs.encode = 2 * block + Aligned(3 * dim_ * sizeof(float)) + inner.encode;
+    needs.decode = Aligned(2 * dim_ * sizeof(float)) + inner.decode;
+    needs.prepared = kind_ == GaugeKind::kGains ? 0 : inner.prepared;
+    const std::size_t prepare = rows + inner.scratch;
+    const std::size_t score = Aligned(n * sizeof(float)) + (kind_ == GaugeKind::kGains ? rows + Aligned(inner.prepared) : 0);
+    needs.scratch = std::max(prepare, score + inner.scratch);
+    return needs;
+  }
+
+  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {
+    auto* rows = reinterpret_cast<float*>(args.scratch);
+    std::byte* next = args.scratch + Aligned(tokens_ * dim_ * sizeof(float));
+    for (std::size_t t = 0; t < tokens_; ++t) {
+      const auto* row = static_cast<const std::byte*>(args.rows.data) + t * args.rows.stride * ElementBytes(args.rows.type);
+      const float largest = kernels::LoadRow(row, args.rows.type, dim_, rows + t * dim_);
+      if (!(largest <= FLT_MAX)) {
+        return Error{ErrorCode::kNotFinite, "encode keys around the mean of their block: row " + std::to_string(t) +
+                                                " of KV head " + std::to_string(args.head) + " holds NaN or infinity"};
+      }
+    }
+    const kernels::BlockGauge gauge = Measure(args, rows, reinterpret_cast<float*>(next));
+    next += Aligned(3 * dim_ * sizeof(float));
+    kernels::ApplyGauge(gauge, dim_, tokens_, rows);
+    // Nobody reads the codes of rows that the store keeps exactly; far from the others, they must not decide anything.
+    std::fill_n(rows, ExactRows(args) * dim_, 0.0f);
+    if (kind_ == GaugeKind::kMatrix) {
+      auto* turned = reinterpret_cast<float*>(next);
+      next += Aligned(tokens_ * dim_ * sizeof(float));
+      kernels::RowsTimesMatrix(rows, dim_, tokens_, dim_, Of(gauge_, args.head), turned);
+      rows = turned;
+    }
+    EncodeArgs coded = args;
+    coded.rows = {rows, ElementType::kF32, tokens_, dim_, dim_};
+    coded.scratch = next;
+    return inner_->Encode(coded);
+  }
+
+  /// Scratch: two rows, then the inner codec's.
+  void Decode(const DecodeArgs& args) const override {
+    const kernels::BlockGauge gauge = GaugeOf(args.block);
+    auto* row = reinterpret_cast<float*>(args.scratch);
+    float* turned = row + dim_;
+    for (std::size_t t = args.begin; t < args.end; ++t) {
+      DecodeArgs one = args;
+      one.begin = t;
+      one.end = t + 1;
+      one.rows = row;
+      one.row_stride = dim_;
+      one.add = false;
+      one.scratch = args.scratch + Aligned(2 * dim_ * sizeof(float));
+      inner_->Decode(one);
+      if (kind_ == GaugeKind::kMatrix) {
+        kernels::RowsTimesMatrix(row, dim_, 1, dim_, Of(inverse_, args.head), turned);
+        std::copy_n(turned, dim_, row);
+      }
+      kernels::RemoveGauge(gauge, dim_, 1, row, dim_);
+      PutRows(row, 1, dim_, args.rows + (t - args.begin) * args.row_stride, args.row_stride, args.add);
+    }
+  }
+
+  void Prepare(const PrepareArgs& args) const override {
+    if (kind_ == GaugeKind::kGains) return;  // every block has its own
+    PrepareArgs coded = args;
+    if (kind_ == GaugeKind::kMatrix) {
+      auto* turned = reinterpret_cast<float*>(args.scratch);
+      kernels::RowsTimesMatrix(args.queries, args.query_stride, args.n, dim_, Of(inverse_, args.head), turned);
+      coded.queries = turned;
+      coded.query_stride = dim_;
+      coded.scratch = args.scratch + Aligned(args.n * dim_ * sizeof(float));
+    }
+    inner_->Prepare(coded);
+  }
+
+  void Score(const ScoreArgs& args) const override {
+    auto* bias = reinterpret_cast<float*>(args.scratch);
+    std::byte* next = args.scratch + Aligned(args.n * sizeof(float));
+    auto* scaled = reinterpret_cast<float*>(next);
+    kernels::GaugeQueries(GaugeOf(args.block), dim_, args.queries, args.query_stride, args.n, scaled, bias);
+    ScoreArgs coded = args;
+    if (kind_ == GaugeKind::kGains) {
+      next += Aligned(args.n * dim_ * sizeof(float));
+      std::byte* prepared = next;
+      next += Aligned(inner_->needs(args.n).prepared);
+      inner_->Prepare({args.head, scaled, dim_, args.n, prepared, next});
+      coded.queries = scaled;
+      coded.query_stride = dim_;
+      coded.prepared = prepared;
+    }
+    coded.scratch = next;
+    inner_->Score(coded);
+    for (std::size_t i = 0; i < args.n; ++i) kernels::AddNumber(args.logits + i * args.stride, tokens_, bias[i]);
+  }
+
+ private:
+  /// How much longer than all rows a row may become. Without its mean: twice. With gains: a number is at most
+  /// sqrt(block_tokens) root mean squares of its channel, and gains bring channels at most to the root mean square of the
+  /// largest.
+  static float Stretch(GaugeKind kind, const CodecConfig& config) noexcept {
+    if (kind != GaugeKind::kGains) return 2.0F;
+    return 2.0F * std::sqrt(static_cast<float>(config.block_tokens) * static_cast<float>(config.head_dim)) * 1.07F;
+  }
+  [[nodiscard]] std::size_t gauge_bytes() const noexcept {
+    return dim_ * sizeof(std::uint16_t) + (kind_ == GaugeKind::kGains ? dim_ : 0);
+  }
+  [[nodiscard]] const float* Of(std::span<const float> matrices, std::size_t head) const {
+    return matrices.data() + head * dim_ * dim_;
+  }
+  [[nodiscard]] std::size_t ExactRows(const EncodeArgs& args) const {
+    return args.first_position == 0 ? std::min(exact_rows_, tokens_) : 0;
+  }
+  [[nodiscard]] kernels::BlockGauge GaugeOf(const ConstBlockView& block) const {
+    const std::byte* at = block.part[0] + inner_->part_bytes(0);
+    return {reinterpret_cast<const std::uint16_t*>(at),
+            kind_ == GaugeKind::kGains ? reinterpret_cast<const std::uint8_t*>(at + dim_ * sizeof(std::uint16_t)) : nullptr};
+  }
+
+  /// Writes the block's gauge. Scratch: three rows.
+  kernels::BlockGauge Measure(const EncodeArgs& args, const float* rows, float* scratch) const {
+    std::size_t skipped = ExactRows(args);
+    if (skipped == tokens_) skipped = 0;
+    rows += skipped * dim_;
+    const std::size_t n = tokens_ - skipped;
+    std::byte* at = args.block.part[0] + inner_->part_bytes(0);
+    auto* mean = reinterpret_cast<std::uint16_t*>(at);
+    kernels::MeanOfRows(rows, n, dim_, scratch);
+    // What f16 rounds away stays in the rows.
+    for (std::size_t d = 0; d < dim_; ++d) scratch[d] = std::clamp(scratch[d], -kLargestF16, kLargestF16);
+    kernels::StoreRow(scratch, dim_, ElementType::kF16, mean);
+    std::uint8_t* gains = nullptr;
+    if (kind_ == GaugeKind::kGains) {
+      gains = reinterpret_cast<std::uint8_t*>(at + dim_ * sizeof(std::uint16_t));
+      kernels::SpreadOfRows(rows, n, dim_, mean, scratch);
+      ChooseGains({scratch, dim_}, {scratch + dim_, dim_}, gains);
+    }
+    return {mean, gains};
+  }
+
+  static constexpr float kLargestF16 = 65504.0f;
+
+  GaugeKind kind_;
+  std::size_t dim_;
+  std::size_t tokens_;
+  std::size_t exact_rows_;
+  float stretch_;
+  std::unique_ptr<KeyCodec> inner_;
+  std::span<const float> gauge_;
+  std::span<const float> inverse_;
+};
+
+/// Whether x S is x G in the order of the other axis, and x G S is x, for a vector x and every head: cheap, and no wrong tensor
+/// passes.
+Result<void> CheckGauge(const CodecConfig& config, std::span<const float> gauge, std::span<const float> inverse) {
+  const std::size_t dim = config.head_dim;
+  for (std::size_t head = 0; head < config.kv_heads; ++head) {
+    const float* g = gauge.data() + head * dim * dim;
+    const float* s = inverse.data() + head * dim * dim;
+    for (const float* matrix : {g, s}) {
+      float largest = 0.0f;
+      for (std::size_t i = 0; i < dim * dim; ++i) largest = std::max(largest, std::fabs(matrix[i]));
+      for (std::size_t i = 0; i < dim; ++i) {
+        for (std::size_t j = 0; j < i; ++j) {
+          if (!(std::fabs(matrix[i * dim + j] - matrix[j * dim + i]) <= 1e-4f * largest)) {
+            return Error{ErrorCode::kInvalidArgument, GaugeTensor(config, matrix == g ? "gauge" : "gauge_inverse") +
+                                                          " of KV head " + std::to_string(head) + " is not symmetric"};
+          }
+        }
+      }
+    }
+    std::vector<double> once(dim), back(dim);
+    double wrong = 0;
+    for (std::size_t i = 0; i < dim; ++i) {
+      for (std::size_t j = 0; j < dim; ++j) once[j] += (i % 2 == 0 ? 1.0 : -1.0) * static_cast<double>(g[i * dim + j]);
+    }
+    for (std::size_t i = 0; i < dim; ++i) {
+      for (std::size_t j = 0; j < dim; ++j) back[j] += once[i] * static_cast<double>(s[i * dim + j]);
+    }
+    for (std::size_t j = 0; j < dim; ++j) wrong = std::max(wrong, std::fabs(back[j] - (j % 2 == 0 ? 1.0 : -1.0)));
+    if (!(wrong <= 0.01)) {
+      return Error{ErrorCode::kInvalidArgument, GaugeTensor(config, "gauge_inverse") + " of KV head " + std::to_string(head) +
+                                                    " is not the inverse of " + GaugeTensor(config, "gauge")};
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<KeyCodec>> MakeGaugedKeys(GaugeKind kind, const CodecConfig& config, std::unique_ptr<KeyCodec> inner) {
+  auto keys = std::make_unique<GaugedKeys>(kind, config, std::move(inner));
+  if (kind == GaugeKind::kMatrix) {
+    std::array<std::span<const float>, 2> tensors;
+    constexpr std::array kNames = {"gauge", "gauge_inverse"};
+    for (std::size_t i = 0; i < 2; ++i) {
+      const std::string name = GaugeTensor(config, kNames[i]);
+      if (config.artifact == nullptr) {
+        return Error{ErrorCode::kInvalidArgument, "gauge=matrix needs tensor " + name + ", but the plan has no artifact"};
+      }
+      auto found = config.artifact->Find(name, {config.kv_heads, config.head_dim, config.head_dim});
+      if (!found) return Error{found.error().code, "gauge=matrix: " + found.error().message};
+      tensors[i] = *found;
+    }
+    if (auto ok = CheckGauge(config, tensors[0], tensors[1]); !ok) return std::move(ok).error();
+    keys->set_matrices(tensors[0], tensors[1]);
+  }
+  return std::unique_ptr<KeyCodec>(std::move(keys));
+}
+
+std::vector<ExampleTensor> ExampleGauge(const CodecConfig& config) {
+  const std::size_t dim = config.head_dim;
+  std::vector<float> gauge(config.kv_heads * dim * dim), inverse(gauge.size());
+  for (std::size_t head = 0; head < config.kv_heads; ++head) {
+    // Pairs of channels mixed: [[a, b], [b, a]] and its inverse [[a, -b], [-b, a]] / (a a - b b).
+    for (std::size_t i = 0; i < dim; i += 2) {
+      const float a = 1.0F + static_cast<float>((i / 2 + head) % 4), b = 0.5F;
+      const float det = a * a - b * b;
+      const std::size_t at = head * dim * dim + i * dim + i;
+      gauge[at] = gauge[at + dim + 1] = a;
+      gauge[at + 1] = gauge[at + dim] = b;
+      inverse[at] = inverse[at + dim + 1] = a / det;
+      inverse[at + 1] = inverse[at + dim] = -b / det;
+    }
+  }
+  const std::vector<std::size_t> shape{config.kv_heads, dim, dim};
+  return {{GaugeTensor(config, "gauge"), shape, std::move(gauge)},
+          {GaugeTensor(config, "gauge_inverse"), shape, std::move(inverse)}};
+}
+
+}  // namespace kvant::quantizers

@@ -1,0 +1,38 @@
+// Keys of any codec behind a gauge: a change of coordinates that leaves every <q, k> as it is and lets the codes lose less of
+// it.
+//
+// Softmax does not see a vector that is added to all keys, and <q, k> = <q g, k / g>. So each block's keys are coded without
+// their own mean, and in coordinates in which no channel stands out: divided by gains that the block itself carries, or
+// multiplied by a matrix from calibration. Both are needed for models whose keys have a large common part (codecs.md §1.2b; the
+// figures are in quantizers/README.md). Blocks stay pure functions of their rows.
+//
+//   code rows z = (k - mean) / gain   or   (k - mean) G        <q, k> = <q, mean> + <q gain, z>   or   <q, mean> + <q G^-1, z>
+//
+// Block: the inner codec's first part, then the gauge: head_dim means as f16, then head_dim gains as bytes where there are
+// gains (kernels/gauge/gauge.h), adjacent: 16 / block_tokens or 24 / block_tokens bits per element more than the inner codec.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "quantizers/codec.h"
+
+namespace kvant::quantizers {
+
+enum class GaugeKind : std::uint8_t {
+  kMean,    ///< the block's mean
+  kGains,   ///< the block's mean and a gain per channel
+  kMatrix,  ///< the block's mean, then a calibrated matrix
+};
+
+/// Puts a gauge before a codec of keys. kMatrix needs "layers.<layer>.keys.gauge" and "layers.<layer>.keys.gauge_inverse", both
+/// [kv_heads, head_dim, head_dim], symmetric, each other's inverse: errors name the tensor. Requires: inner->pre_rope() is
+/// false or the gauge is of keys before RoPE, too.
+[[nodiscard]] Result<std::unique_ptr<KeyCodec>> MakeGaugedKeys(GaugeKind kind, const CodecConfig& config,
+                                                               std::unique_ptr<KeyCodec> inner);
+
+/// Tensors with which kMatrix can be made.
+[[nodiscard]] std::vector<ExampleTensor> ExampleGauge(const CodecConfig& config);
+
+}  // namespace kvant::quantizers

@@ -1,0 +1,232 @@
+// Block means, gains and calibrated matrices before the codes of keys: what they cost, what they cure, what is refused.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "quantizers/gauged_keys.h"
+#include "tests/quantizers/turboquant_mse_fixture.h"
+
+namespace kvant::quantizers {
+namespace {
+
+constexpr std::uint32_t kSeed = 52;
+constexpr std::size_t kTokens = 128;
+
+std::string Gauged(std::uint32_t bits, const char* gauge) { return TurboSpec(bits, std::string(",gauge=") + gauge); }
+
+/// Rows of N(0, 1) times a factor per channel, plus a mean.
+std::vector<float> Rows(std::size_t dim, const std::vector<float>& spread, const std::vector<float>& mean,
+                        std::mt19937& random) {
+  auto rows = NormalNumbers(kTokens * dim, random);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = rows[i] * spread[i % dim] + mean[i % dim];
+  return rows;
+}
+
+/// A direction of some norm, most of it in few channels, as biases of projections are.
+std::vector<float> Bias(std::size_t dim, float norm, std::mt19937& random) {
+  auto bias = NormalNumbers(dim, random);
+  double square = 0;
+  for (auto& b : bias) {
+    b = b * b * b;
+    square += double{b} * double{b};
+  }
+  for (auto& b : bias) b *= norm / static_cast<float>(std::sqrt(square));
+  return bias;
+}
+
+/// The mean square of what scores of some random queries are off by, divided by the queries' dims.
+double ScoreError(const KeyCodec& keys, const std::vector<float>& rows, std::size_t dim, std::mt19937& random) {
+  AlignedBytes block(keys.block_bytes());
+  EncodeBlock(keys, 0, 0, RowsOf(rows, dim), block.data()).value();
+  constexpr std::size_t kQueries = 8;
+  const auto queries = NormalNumbers(kQueries * dim, random);
+  const auto logits = ScoreBlock(keys, 0, queries, kQueries, block.data(), kTokens);
+  double error = 0;
+  for (std::size_t i = 0; i < kQueries; ++i) {
+    for (std::size_t t = 0; t < kTokens; ++t) {
+      error += std::pow(static_cast<double>(logits[i * kTokens + t]) - Dot(&queries[i * dim], &rows[t * dim], dim), 2);
+    }
+  }
+  return error / static_cast<double>(kQueries * kTokens * dim);
+}
+
+TEST(GaugeSizeTest, AMeanTakesTwoBytesPerChannelAndGainsOne) {
+  for (const std::uint32_t dim : {64u, 80u, 96u, 128u, 256u}) {
+    for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
+      const auto bytes = [&](const char* gauge) {
+        return TurboQuant{.spec = Gauged(bits, gauge), .head_dim = dim}.Keys()->block_bytes();
+      };
+      const std::size_t plain = kTokens * dim * bits / 8 + kTokens * 2;
+      EXPECT_EQ(bytes("none"), plain);
+      EXPECT_EQ(bytes("mean"), plain + 2 * dim);
+      EXPECT_EQ(bytes("block"), plain + 3 * dim);
+      EXPECT_EQ((TurboQuant{.spec = TurboSpec(bits), .head_dim = dim}.Keys()->block_bytes()), plain + 3 * dim) << "the default";
+      EXPECT_EQ((TurboQuant{.spec = TurboSpec(bits), .head_dim = dim}.Values()->block_bytes()), plain) << "values have none";
+    }
+  }
+}
+
+/// T16 and the matrix of biases: a common part of any size changes nothing but what rounding the mean to f16 leaves, at most
+/// half a unit of its last place: 2^-11 of the number, spread over its rows as a bias of at most that much.
+TEST(GaugeTest, ACommonPartCostsNothing) {
+  constexpr std::size_t kDim = 64;
+  for (const std::uint32_t bits : {2u, 4u}) {
+    for (const float norm : {0.0f, 22.0f, 605.0f, 921.0f}) {
+      std::mt19937 random(kSeed);
+      const std::vector<float> ones(kDim, 1.0f);
+      const auto bias = Bias(kDim, norm, random);
+      const auto rows = Rows(kDim, ones, bias, random);
+      double rounded = 0;
+      for (const float b : bias) rounded += std::pow(std::ldexp(double{b}, -11), 2) / kDim;
+      for (const char* gauge : {"mean", "block"}) {
+        const TurboQuant codec{.spec = Gauged(bits, gauge), .head_dim = kDim};
+        const double declared = codec.Declared(Side::kKeys);
+        // Rows are unit rows around the mean, so the error of a score over |q|^2 is the declared one; 128 rows and 8 queries
+        // leave 10 %.
+        EXPECT_LT(ScoreError(*codec.Keys(), rows, kDim, random), 1.2 * declared * (1 + rounded))
+            << bits << " bits, " << gauge << ", a common part of norm " << norm;
+      }
+      const TurboQuant plain{.spec = Gauged(bits, "none"), .head_dim = kDim};
+      if (norm > 100.0f) {
+        EXPECT_GT(ScoreError(*plain.Keys(), rows, kDim, random), 100 * plain.Declared(Side::kKeys)) << "this test has power";
+      }
+    }
+  }
+}
+
+/// With gains the error of a channel grows with the root of its own spread, no longer with the largest one.
+TEST(GaugeTest, LoudChannelsDoNotDrownQuietOnes) {
+  constexpr std::size_t kDim = 128;
+  std::mt19937 random(kSeed + 1);
+  std::vector<float> spread(kDim, 1.0f);
+  for (const std::size_t loud : {3u, 40u, 77u, 101u}) spread[loud] = 100.0f;
+  const auto rows = Rows(kDim, spread, std::vector<float>(kDim, 0.0f), random);
+  const auto decoded = [&](const char* gauge) {
+    return RoundTrip(*TurboQuant{.spec = Gauged(4, gauge)}.Keys(), 0, rows, kDim);
+  };
+  const auto quiet = [&](const std::vector<float>& read) {
+    double error = 0;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (spread[i % kDim] == 1.0f) error += std::pow(static_cast<double>(read[i]) - double{rows[i]}, 2);
+    }
+    return error / static_cast<double>(kTokens * (kDim - 4));
+  };
+  const double with_mean = quiet(decoded("mean")), with_gains = quiet(decoded("block"));
+  EXPECT_GT(with_mean, 1.0) << "the mean alone leaves quiet channels below the noise";
+  EXPECT_LT(with_gains, 0.1 * with_mean);
+}
+
+TEST(GaugeTest, ConstantChannelsAndConstantBlocksComeBack) {
+  constexpr std::size_t kDim = 64;
+  std::mt19937 random(kSeed + 2);
+  std::vector<float> spread(kDim, 1.0f), mean(kDim, 0.0f);
+  spread[7] = 0.0f;
+  mean[7] = 316.25f;  // an f16
+  const TurboQuant codec{.spec = Gauged(4, "block"), .head_dim = kDim};
+  const auto rows = Rows(kDim, spread, mean, random);
+  const auto read = RoundTrip(*codec.Keys(), 0, rows, kDim);
+  for (std::size_t t = 0; t < kTokens; ++t) EXPECT_NEAR(read[t * kDim + 7], 316.25f, 1e-3f);
+  for (const float number : {0.0f, 1.0f, -921.0f}) {
+    const std::vector<float> same(kTokens * kDim, number);
+    EXPECT_EQ(RoundTrip(*codec.Keys(), 0, same, kDim), same);
+  }
+}
+
+TEST(GaugeTest, SinksDecideNothing) {
+  constexpr std::size_t kDim = 64;
+  std::mt19937 random(kSeed + 3);
+  const std::vector<float> ones(kDim, 1.0f), zeros(kDim, 0.0f);
+  auto rows = Rows(kDim, ones, zeros, random);
+  const TurboQuant codec{.spec = Gauged(4, "block"), .head_dim = kDim};
+  CodecConfig config = codec.Config();
+  config.exact_rows = 4;
+  const auto keys = MakeKeys(Registry::Builtin().Parse(codec.spec).value(), config).value();
+  const auto calm = RoundTrip(*keys, 0, rows, kDim);
+  for (std::size_t i = 0; i < 4 * kDim; ++i) rows[i] = i % kDim == 5 ? 5000.0f : 40.0f;
+  const auto loud = RoundTrip(*keys, 0, rows, kDim);
+  for (std::size_t i = 4 * kDim; i < rows.size(); ++i) ASSERT_EQ(calm[i], loud[i]);
+  // Elsewhere than at the beginning of a sequence all rows count.
+  AlignedBytes block(keys->block_bytes());
+  EncodeBlock(*keys, 0, kTokens, RowsOf(rows, kDim), block.data()).value();
+  std::vector<float> later(rows.size());
+  DecodeBlock(*keys, 0, kTokens, block.data(), 0, kTokens, later.data(), kDim);
+  EXPECT_NE(std::vector<float>(later.begin() + 4 * kDim, later.end()), std::vector<float>(loud.begin() + 4 * kDim, loud.end()));
+}
+
+/// A matrix turns the error into the metric of the queries: keys whose strong directions the queries do not look at.
+TEST(GaugeTest, AMatrixPutsTheErrorWhereQueriesDoNotLook) {
+  constexpr std::size_t kDim = 64;
+  std::mt19937 random(kSeed + 4);
+  // Diagonal for the test: keys of spread s, queries of spread 1 / s, whose gauge is 1 / s.
+  std::vector<float> spread(kDim), gauge(kDim * kDim), inverse(kDim * kDim);
+  for (std::size_t i = 0; i < kDim; ++i) {
+    spread[i] = i % 2 == 0 ? 8.0f : 0.125f;
+    gauge[i * kDim + i] = 1.0f / spread[i];
+    inverse[i * kDim + i] = spread[i];
+  }
+  const std::vector<ExampleTensor> tensors{{"layers.0.keys.gauge", {1, kDim, kDim}, gauge},
+                                           {"layers.0.keys.gauge_inverse", {1, kDim, kDim}, inverse}};
+  const auto artifact = Artifact::Make(ArtifactImage(tensors)).value();
+  const auto rows = Rows(kDim, spread, std::vector<float>(kDim, 5.0f), random);
+  auto queries = NormalNumbers(8 * kDim, random);
+  for (std::size_t i = 0; i < queries.size(); ++i) queries[i] /= spread[i % kDim];
+  const auto error = [&](const char* kind) {
+    const TurboQuant codec{.spec = Gauged(3, kind), .head_dim = kDim, .artifact = artifact.get()};
+    const auto keys = codec.Keys();
+    AlignedBytes block(keys->block_bytes());
+    EncodeBlock(*keys, 0, 0, RowsOf(rows, kDim), block.data()).value();
+    const auto logits = ScoreBlock(*keys, 0, queries, 8, block.data(), kTokens);
+    double sum = 0;
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      sum += std::pow(double{logits[i]} - Dot(&queries[i / kTokens * kDim], &rows[i % kTokens * kDim], kDim), 2);
+    }
+    return sum / static_cast<double>(logits.size());
+  };
+  // Scores are sums of kDim products of unit normals, each off by the code's relative error.
+  const double declared = TurboQuant{.spec = Gauged(3, "none"), .head_dim = kDim}.Declared(Side::kKeys);
+  EXPECT_LT(error("matrix"), 1.2 * declared * kDim);
+  EXPECT_GT(error("mean"), 10 * error("matrix"));
+}
+
+void ExpectRefused(const TurboQuant& codec, const std::string& what) {
+  const auto keys = codec.TryKeys();
+  ASSERT_FALSE(keys) << codec.spec;
+  EXPECT_NE(keys.error().message.find(what), std::string::npos) << keys.error().message;
+}
+
+TEST(GaugeTest, WhatCannotWorkIsRefusedByName) {
+  ExpectRefused({.spec = TurboSpec(4, ",center=1,gauge=block")}, "center=1 and gauge=block");
+  ExpectRefused({.spec = Gauged(4, "matrix")}, "layers.0.keys.gauge");
+  const auto values = TurboQuant{.spec = Gauged(4, "block")}.TryValues();
+  ASSERT_FALSE(values);
+  EXPECT_NE(values.error().message.find("gauge=block is of keys alone"), std::string::npos) << values.error().message;
+
+  constexpr std::size_t kDim = 8;
+  const TurboQuant shape{.spec = Gauged(4, "matrix"), .head_dim = kDim};
+  auto tensors = ExampleGauge(shape.Config());
+  const auto with = [&](const std::vector<ExampleTensor>& made, const std::string& what) {
+    const auto artifact = Artifact::Make(ArtifactImage(made)).value();
+    TurboQuant codec = shape;
+    codec.artifact = artifact.get();
+    if (what.empty()) {
+      EXPECT_TRUE(codec.TryKeys());
+    } else {
+      ExpectRefused(codec, what);
+    }
+  };
+  with(tensors, "");
+  auto crooked = tensors;
+  crooked[0].values[1] += 0.1f;
+  with(crooked, "layers.0.keys.gauge of KV head 0 is not symmetric");
+  auto other = tensors;
+  for (float& number : other[1].values) number *= 1.1f;
+  with(other, "is not the inverse of");
+}
+
+}  // namespace
+}  // namespace kvant::quantizers
