@@ -4,6 +4,8 @@
 
 #include <xxhash.h>
 
+#include "quantizers/random_numbers.h"
+
 namespace kvant::quantizers {
 namespace {
 
@@ -14,14 +16,6 @@ void AppendNumber(std::string& text, std::uint32_t number) {
 void AppendText(std::string& text, std::string_view part) {
   AppendNumber(text, static_cast<std::uint32_t>(part.size()));
   text += part;
-}
-
-std::uint64_t NextSplitMix(std::uint64_t& state) {
-  state += 0x9E3779B97F4A7C15u;
-  std::uint64_t z = state;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  return z ^ (z >> 31);
 }
 
 }  // namespace

@@ -48,7 +48,7 @@ template <std::uint32_t kBits>
 struct LloydExpander {
   static constexpr bool kWords = false;
   static constexpr std::size_t kFields = kBits == 3 ? 8 : 8 / kBits;
-  static constexpr int kLargest = LloydLargest(kBits);
+  static constexpr int kLargest = LloydLimit(kBits);
 
   const LloydTable& table;
   const std::uint8_t* codes;

@@ -1,28 +1,29 @@
 #include "kernels/lloyd/table.h"
 
 #include <cstdint>
+#include <span>
 
 namespace kvant::kernels {
 namespace {
 
-template <std::size_t kHalf>
-constexpr LloydTable MakeTable(std::uint32_t bits, float unit, const std::int16_t (&magnitudes)[kHalf]) {
+constexpr LloydTable MakeTableOf(std::uint32_t bits, float unit, std::span<const std::int16_t> magnitudes) {
+  const std::size_t half = magnitudes.size();
   LloydTable table;
   table.bits = bits;
   table.unit = unit;
-  for (std::size_t i = 0; i < kHalf; ++i) table.magnitudes[i] = magnitudes[i];
-  for (std::size_t i = 0; i + 1 < kHalf; ++i) {
+  for (std::size_t i = 0; i < half; ++i) table.magnitudes[i] = magnitudes[i];
+  for (std::size_t i = 0; i + 1 < half; ++i) {
     const int sum = magnitudes[i] + magnitudes[i + 1];
     table.thresholds[i] = bits == 8 ? static_cast<float>((sum + 1) / 2) : static_cast<float>(sum) * 0.5f;
   }
   if (bits == 8) {
     std::uint8_t index = 0;
     for (std::size_t z = 0; z < table.grid.size(); ++z) {
-      while (index + 1u < kHalf && static_cast<float>(z) >= table.thresholds[index]) ++index;
+      while (index + 1u < half && static_cast<float>(z) >= table.thresholds[index]) ++index;
       table.grid[z] = index;
     }
     for (std::uint32_t i = 0; i < 256; ++i) table.centroids[i] = static_cast<std::int16_t>(table.Centroid(i));
-    for (std::size_t i = 0; i < kHalf; ++i) {
+    for (std::size_t i = 0; i < half; ++i) {
       table.low_bytes[i] = static_cast<std::uint8_t>(magnitudes[i] & 0xFF);
       table.high_bytes[i] = static_cast<std::uint8_t>(magnitudes[i] >> 8);
     }
@@ -42,6 +43,11 @@ constexpr LloydTable MakeTable(std::uint32_t bits, float unit, const std::int16_
     }
   }
   return table;
+}
+
+template <std::size_t kHalf>
+constexpr LloydTable MakeTable(std::uint32_t bits, float unit, const std::int16_t (&magnitudes)[kHalf]) {
+  return MakeTableOf(bits, unit, magnitudes);
 }
 
 constexpr LloydTable kBits1 = MakeTable(1, 1.2533141f, {1});
@@ -75,6 +81,10 @@ const LloydTable* FindLloydTable(std::uint32_t bits) noexcept {
     case 8: return &kBits8;
     default: return nullptr;
   }
+}
+
+LloydTable MakeLloydTable(std::uint32_t bits, float unit, std::span<const std::int16_t> magnitudes) noexcept {
+  return MakeTableOf(bits, unit, magnitudes);
 }
 
 }  // namespace kvant::kernels

@@ -6,13 +6,17 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace kvant::kernels {
 
-/// The largest centroid.
+/// The largest centroid of Lloyd's own tables.
 constexpr int LloydLargest(std::uint32_t bits) noexcept {
   return bits == 1 ? 1 : bits == 2 ? 10 : bits == 3 ? 88 : bits == 4 ? 104 : 2046;
 }
+
+/// The largest magnitude that scores and weighted sums take at this number of bits, from any table.
+constexpr int LloydLimit(std::uint32_t bits) noexcept { return bits <= 2 ? 64 : LloydLargest(bits); }
 
 struct LloydTable {
   std::uint32_t bits = 0;
@@ -44,5 +48,9 @@ struct LloydTable {
 
 /// The table of 1, 2, 3, 4 or 8 bits; null for any other number.
 [[nodiscard]] const LloydTable* FindLloydTable(std::uint32_t bits) noexcept;
+
+/// A table of other levels: 2^(bits-1) magnitudes, ascending, the first perhaps 0, at most LloydLimit. `unit` says what they
+/// are worth: a magnitude m stands for m / unit standard deviations. Requires: bits is 1, 2, 3, 4 or 8.
+[[nodiscard]] LloydTable MakeLloydTable(std::uint32_t bits, float unit, std::span<const std::int16_t> magnitudes) noexcept;
 
 }  // namespace kvant::kernels
