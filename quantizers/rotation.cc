@@ -4,6 +4,7 @@
 
 #include <xxhash.h>
 
+#include "kernels/lloyd/query.h"
 #include "quantizers/random_numbers.h"
 
 namespace kvant::quantizers {
@@ -42,6 +43,10 @@ Rotation::Rotation(std::uint32_t head_dim, std::size_t rounds, std::uint64_t see
   if (kernels::HasQuarters(shape_)) {
     quarter_signs_.resize(signs_.size());
     kernels::QuarterSigns(shape_, rounds_, signs_.data(), quarter_signs_.data());
+  }
+  if (kernels::HasQueryTurns(shape_, rounds_)) {
+    query_turns_.resize((rounds_ - 1) * head_dim);
+    kernels::QueryTurns(shape_, rounds_, signs_.data(), query_turns_.data());
   }
 }
 

@@ -42,11 +42,13 @@ class Rotation {
   /// Beside the object itself, what the allocator adds included.
   [[nodiscard]] std::size_t memory_bytes() const noexcept {
     constexpr std::size_t kOfAllocator = 24;
-    return (signs_.capacity() + quarter_signs_.capacity()) * sizeof(std::uint32_t) + 2 * kOfAllocator;
+    return (signs_.capacity() + quarter_signs_.capacity()) * sizeof(std::uint32_t) +
+           query_turns_.capacity() * sizeof(std::int16_t) + 3 * kOfAllocator;
   }
   /// Lives as long as this.
   [[nodiscard]] kernels::HadamardMap map() const noexcept {
-    return {shape_, rounds_, signs_.data(), quarter_signs_.empty() ? nullptr : quarter_signs_.data()};
+    return {shape_, rounds_, signs_.data(), quarter_signs_.empty() ? nullptr : quarter_signs_.data(),
+            query_turns_.empty() ? nullptr : query_turns_.data()};
   }
 
  private:
@@ -54,6 +56,7 @@ class Rotation {
   std::size_t rounds_;
   std::vector<std::uint32_t> signs_;
   std::vector<std::uint32_t> quarter_signs_;  ///< empty where the shape has none
+  std::vector<std::int16_t> query_turns_;     ///< empty where the shape has none
 };
 
 }  // namespace kvant::quantizers

@@ -34,9 +34,9 @@ HWY_INLINE void Butterfly(ColumnVec& a, ColumnVec& b) {
 /// The transform of kRadix vectors, distances growing.
 template <std::size_t kRadix, bool kSaturate>
 HWY_INLINE void Mix(ColumnVec (&v)[kRadix]) {
-#pragma GCC unroll 4
+#pragma GCC unroll 5
   for (std::size_t h = 1; h < kRadix; h *= 2) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (std::size_t i = 0; i < kRadix; ++i) {
       if ((i & h) == 0) Butterfly<kSaturate>(v[i], v[i + h]);
     }

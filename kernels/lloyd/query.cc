@@ -160,6 +160,16 @@ HWY_INLINE void PrepareFew(const LloydQueryConfig& config, const float* HWY_REST
   }
 }
 
+/// Biases alone.
+void BiasAll(const LloydQueryConfig& config, const float* queries, std::size_t n, std::byte* prepared) {
+  const std::size_t dim = config.map.shape.dim;
+  for (std::size_t i = 0; i < n; ++i) {
+    std::byte* batch = prepared + i / kQueryBatch * LloydQueryBatchBytes(config.table->bits, dim);
+    reinterpret_cast<QueryHead*>(batch)->bias[i % kQueryBatch] =
+        config.mean == nullptr ? 0.0f : BiasOfRow(dim, config.mean, queries + i * dim);
+  }
+}
+
 void PrepareAll(const LloydQueryConfig& config, const float* queries, std::size_t n, float to_logit, std::byte* prepared,
                 std::byte* scratch) {
   const LaneTag d;
@@ -197,10 +207,51 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace kvant::kernels {
 
+namespace {
+
+QueryRotation MakeRotation(std::size_t dim) noexcept {
+  const double root = std::sqrt(static_cast<double>(dim));
+  const double most = 32767.0 / root * (127.0 / 128.0) - root / 2;
+  QueryRotation made;
+  made.limit = static_cast<float>(most);
+  made.turn = static_cast<std::int16_t>(32768.0 / root * (most / (most + root / 2)));
+  double shrunk = double{made.limit} * root * root;  // the first round's transform, and the root that stored scales hold
+  for (double& restore : made.restore) {
+    const auto rounds = static_cast<double>(&restore - made.restore);
+    restore = rounds == 0 ? 0 : 32768.0 / shrunk;
+    if (rounds > 0) shrunk *= made.turn / 32768.0 * root;
+  }
+  return made;
+}
+
+}  // namespace
+
+const QueryRotation& QueryRotation::Of(std::size_t dim) noexcept {
+  static const QueryRotation kRotations[] = {MakeRotation(64), MakeRotation(128), MakeRotation(256)};
+  return kRotations[dim / 128];
+}
+
+void QueryTurns(const HadamardShape& shape, std::size_t rounds, const std::uint32_t* signs, std::int16_t* turns) noexcept {
+  const std::int16_t turn = QueryRotation::Of(shape.dim).turn;
+  for (std::size_t round = 1; round < rounds; ++round, turns += shape.dim) {
+    for (std::size_t at = 0; at < shape.dim; ++at) {
+      const std::size_t lane = at % 8, column = at / 8;
+      const std::size_t number = round % 2 == 0 ? at : 8 * (column / 8 * 8 + lane) + column % 8;
+      turns[at] = static_cast<std::int16_t>(signs[round * shape.dim + number] != 0 ? -turn : turn);
+    }
+  }
+}
+
 HWY_EXPORT(PrepareAll);
+HWY_EXPORT(BiasAll);
 
 void LloydPrepareQueries(const LloydQueryConfig& config, const float* queries, std::size_t n, std::byte* prepared,
                          std::byte* scratch) noexcept {
+  if (PreparesInIntegers(config)) {
+    LloydPrepareInIntegers(config, queries, n, prepared);
+    HWY_DYNAMIC_DISPATCH(BiasAll)(config, queries, n, prepared);
+    return;
+  }
   // A row reads back as scale * code / (unit * sqrt(dim)); the integer query is (limit / largest) * gain times the rotated one.
   const HadamardShape& shape = config.map.shape;
   const double to_logit = 1.0 / (LloydQueryMax(config.table->bits, shape.dim) * shape.gain(config.map.rounds) *

@@ -49,6 +49,7 @@ struct HadamardMap {
   std::size_t rounds = 0;
   const std::uint32_t* signs = nullptr;          ///< shape.sign_words(rounds)
   const std::uint32_t* quarter_signs = nullptr;  ///< QuarterSigns of them, or null: then few rows cost as much as 16
+  const std::int16_t* query_turns = nullptr;     ///< QueryTurns (lloyd/query.h) of them, or null
 };
 
 /// columns <- gain * Q columns, Q orthogonal. `columns` is 64-byte aligned.

@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/lloyd/query.h"
 #include "kernels/rotation/hadamard.h"
 #include "tests/kernels/query_counts.h"
 
@@ -19,12 +20,20 @@ inline std::vector<std::uint32_t> RandomSigns(const HadamardShape& shape, std::s
   return signs;
 }
 
-/// With quarter signs (kept in `quarter`) where the shape has them.
+/// What a map's other forms point to.
+struct MapTables {
+  std::vector<std::uint32_t> quarter;
+  std::vector<std::int16_t> turns;
+};
+
 inline HadamardMap MapOf(const HadamardShape& shape, std::size_t rounds, const std::vector<std::uint32_t>& signs,
-                         std::vector<std::uint32_t>& quarter) {
-  quarter.resize(HasQuarters(shape) ? signs.size() : 0);
-  if (!quarter.empty()) QuarterSigns(shape, rounds, signs.data(), quarter.data());
-  return {shape, rounds, signs.data(), quarter.empty() ? nullptr : quarter.data()};
+                         MapTables& tables) {
+  tables.quarter.resize(HasQuarters(shape) ? signs.size() : 0);
+  if (!tables.quarter.empty()) QuarterSigns(shape, rounds, signs.data(), tables.quarter.data());
+  tables.turns.resize(HasQueryTurns(shape, rounds) ? (rounds - 1) * shape.dim : 0);
+  if (!tables.turns.empty()) QueryTurns(shape, rounds, signs.data(), tables.turns.data());
+  return {shape, rounds, signs.data(), tables.quarter.empty() ? nullptr : tables.quarter.data(),
+          tables.turns.empty() ? nullptr : tables.turns.data()};
 }
 
 inline std::vector<float> RandomNormal(std::size_t n, std::mt19937& random) {

@@ -37,18 +37,23 @@ TEST_P(LloydScoreTest, LogitsAreTheScalarTwinsBitForBit) {
   std::mt19937 random(kSeed);
   for (const std::uint32_t dim : {8u, 40u, 64u, 72u, 80u, 128u, 256u}) {
     const auto shape = HadamardShape::For(dim);
-    const auto signs = RandomSigns(shape, 3, random);
-    std::vector<std::uint32_t> quarter;
+    MapTables tables;
     const auto mean = RandomNormal(dim, random);
     for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
       for (const auto& [n, tiles] : kQueryCounts) {
         AllowTiles(tiles);
+        const std::size_t rounds = 2 + random() % 3;
+        const auto signs = RandomSigns(shape, rounds, random);
         const std::size_t tokens = LloydBlockMultiple(bits) * (1 + random() % 3);
         GuardedBytes block(LloydBlockBytes(bits, dim, tokens));
         FillBlock(bits, dim, tokens, block, random);
         auto queries = RandomNormal(n * dim, random);
         if (n > 2) std::fill(queries.begin() + dim, queries.begin() + 2 * dim, 0.0f);
-        const LloydQueryConfig config{FindLloydTable(bits), MapOf(shape, 3, signs, quarter),
+        if (n > 3) {  // numbers whose squares are too large or too small
+          for (std::size_t k = 0; k < dim; ++k) queries[k] *= n % 2 == 0 ? 1e25f : 1e-25f;
+          queries[2 * dim + 3] = 1e3f;  // one channel above all others
+        }
+        const LloydQueryConfig config{FindLloydTable(bits), MapOf(shape, rounds, signs, tables),
                                       random() % 2 == 0 ? nullptr : mean.data()};
         GuardedBytes prepared((n + kLanes - 1) / kLanes * LloydQueryBatchBytes(bits, dim));
         GuardedBytes rotation(RotationScratchBytes(dim));
@@ -80,7 +85,7 @@ TEST_P(LloydScoreTest, LargestSumsDoNotOverflow) {
     const auto shape = HadamardShape::For(dim);
     std::mt19937 random(kSeed);
     const auto signs = RandomSigns(shape, 1, random);
-    std::vector<std::uint32_t> quarter;
+    MapTables tables;
     for (const std::uint32_t bits : {4u, 8u}) {
       const std::size_t tokens = LloydBlockMultiple(bits);
       GuardedBytes block(LloydBlockBytes(bits, dim, tokens));
@@ -96,7 +101,7 @@ TEST_P(LloydScoreTest, LargestSumsDoNotOverflow) {
       HadamardInverse(shape, 1, signs.data(), x);
       std::vector<float> query(dim);
       for (std::size_t i = 0; i < dim; ++i) query[i] = x[i * kLanes];
-      const LloydQueryConfig config{FindLloydTable(bits), MapOf(shape, 1, signs, quarter), nullptr};
+      const LloydQueryConfig config{FindLloydTable(bits), MapOf(shape, 1, signs, tables), nullptr};
       GuardedBytes prepared(LloydQueryBatchBytes(bits, dim));
       GuardedBytes rotation(RotationScratchBytes(dim));
       LloydPrepareQueries(config, query.data(), 1, prepared.raw(), rotation.raw());
@@ -114,13 +119,13 @@ TEST_P(LloydScoreTest, QueriesThatAreNotFiniteStayWithinTheirMemory) {
   std::mt19937 random(kSeed);
   const auto shape = HadamardShape::For(64);
   const auto signs = RandomSigns(shape, 3, random);
-  std::vector<std::uint32_t> quarter;
+  MapTables tables;
   GuardedBytes block(LloydBlockBytes(4, 64, 32));
   FillBlock(4, 64, 32, block, random);
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3e38f}) {
     std::vector<float> queries(3 * 64, bad);
     GuardedBytes prepared(LloydQueryBatchBytes(4, 64)), rotation(RotationScratchBytes(64));
-    LloydPrepareQueries({FindLloydTable(4), MapOf(shape, 3, signs, quarter), nullptr}, queries.data(), 3, prepared.raw(),
+    LloydPrepareQueries({FindLloydTable(4), MapOf(shape, 3, signs, tables), nullptr}, queries.data(), 3, prepared.raw(),
                         rotation.raw());
     std::vector<float> logits(3 * 32 + 1, 5.0f);
     LloydScore(*FindLloydTable(4), {64, 32, block.raw(), prepared.raw(), 3, logits.data(), 32, nullptr, nullptr, 0});

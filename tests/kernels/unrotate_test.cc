@@ -22,8 +22,8 @@ TEST_P(UnrotateTest, RowsAreTheScalarTwinsBitForBitHoweverManyThereAre) {
   for (const std::uint32_t dim : {8u, 32u, 64u, 72u, 96u, 128u, 256u}) {
     const auto shape = HadamardShape::For(dim);
     const auto signs = RandomSigns(shape, 3, random);
-    std::vector<std::uint32_t> quarter;
-    const HadamardMap map = MapOf(shape, 3, signs, quarter);
+    MapTables tables;
+    const HadamardMap map = MapOf(shape, 3, signs, tables);
     const auto mean = RandomNormal(dim, random);
     for (const std::size_t n : {1u, 2u, 3u, 4u, 5u, 7u, 8u, 9u, 16u, 21u}) {
       for (const bool centred : {false, true}) {

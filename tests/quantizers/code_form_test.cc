@@ -50,9 +50,9 @@ TEST(CodeFormTest, ScalarCodesReadBackAsTheyDecode) {
   std::vector<float> rows(kTokens * kDim);
   for (float& x : rows) x = normal(random);
   std::size_t checked = 0;
-  for (const std::string& spec :
-       std::vector<std::string>{"int8", "turboquant_mse:bits=1", "turboquant_mse:bits=2", "turboquant_mse:bits=3",
-                                "turboquant_mse:bits=4", "turboquant_mse:bits=8"}) {
+  for (const std::string& spec : std::vector<std::string>{
+           "int8", "turboquant_mse:bits=1,gauge=none", "turboquant_mse:bits=2,gauge=none", "turboquant_mse:bits=3,gauge=none",
+           "turboquant_mse:bits=4,gauge=none", "turboquant_mse:bits=8,gauge=none"}) {
     for (const Side side : {Side::kKeys, Side::kValues}) {
       const auto codec = std::move(tools::MakeCodec(registry, spec, side, kDim, kTokens)).value();
       const CodeForm form = codec->form();

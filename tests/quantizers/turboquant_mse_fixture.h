@@ -53,8 +53,9 @@ struct TurboQuant {
   }
 };
 
+/// The code alone, without a gauge before it.
 inline std::string TurboSpec(std::uint32_t bits, const std::string& more = "") {
-  return "turboquant_mse:bits=" + std::to_string(bits) + more;
+  return "turboquant_mse:bits=" + std::to_string(bits) + ",gauge=none" + more;
 }
 
 inline RowsView RowsOf(const std::vector<float>& rows, std::size_t dim) {

@@ -17,7 +17,10 @@ namespace {
 constexpr std::uint32_t kSeed = 52;
 constexpr std::size_t kTokens = 128;
 
-std::string Gauged(std::uint32_t bits, const char* gauge) { return TurboSpec(bits, std::string(",gauge=") + gauge); }
+std::string Spec(std::uint32_t bits, const std::string& more = "") {
+  return "turboquant_mse:bits=" + std::to_string(bits) + more;
+}
+std::string Gauged(std::uint32_t bits, const char* gauge) { return Spec(bits, std::string(",gauge=") + gauge); }
 
 /// Rows of N(0, 1) times a factor per channel, plus a mean.
 std::vector<float> Rows(std::size_t dim, const std::vector<float>& spread, const std::vector<float>& mean,
@@ -65,8 +68,8 @@ TEST(GaugeSizeTest, AMeanTakesTwoBytesPerChannelAndGainsOne) {
       EXPECT_EQ(bytes("none"), plain);
       EXPECT_EQ(bytes("mean"), plain + 2 * dim);
       EXPECT_EQ(bytes("block"), plain + 3 * dim);
-      EXPECT_EQ((TurboQuant{.spec = TurboSpec(bits), .head_dim = dim}.Keys()->block_bytes()), plain + 3 * dim) << "the default";
-      EXPECT_EQ((TurboQuant{.spec = TurboSpec(bits), .head_dim = dim}.Values()->block_bytes()), plain) << "values have none";
+      EXPECT_EQ((TurboQuant{.spec = Spec(bits), .head_dim = dim}.Keys()->block_bytes()), plain + 3 * dim) << "the default";
+      EXPECT_EQ((TurboQuant{.spec = Spec(bits), .head_dim = dim}.Values()->block_bytes()), plain) << "values have none";
     }
   }
 }
@@ -200,7 +203,7 @@ void ExpectRefused(const TurboQuant& codec, const std::string& what) {
 }
 
 TEST(GaugeTest, WhatCannotWorkIsRefusedByName) {
-  ExpectRefused({.spec = TurboSpec(4, ",center=1,gauge=block")}, "center=1 and gauge=block");
+  ExpectRefused({.spec = Spec(4, ",center=1,gauge=block")}, "center=1 and gauge=block");
   ExpectRefused({.spec = Gauged(4, "matrix")}, "layers.0.keys.gauge");
   const auto values = TurboQuant{.spec = Gauged(4, "block")}.TryValues();
   ASSERT_FALSE(values);
