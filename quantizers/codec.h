@@ -144,7 +144,8 @@ struct ScoreArgs {
   std::uint64_t first_position = 0;  ///< token of the block's first row
   const float* queries = nullptr;    ///< as Prepare got them, for a codec whose blocks carry their own mean or gains
   std::size_t query_stride = 0;
-  const std::byte* prepared = nullptr;
+  /// As Prepare left it, or earlier calls with other blocks: a codec may keep there what it made for one block, for the next.
+  std::byte* prepared = nullptr;
   std::size_t n = 0;
   ConstBlockView block = {};
   float* logits = nullptr;  ///< query i, token t of the block: logits[i * stride + t]

@@ -4,6 +4,7 @@
 #include <array>
 #include <cfloat>
 #include <cmath>
+#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
@@ -25,23 +26,29 @@ std::string GaugeTensor(const CodecConfig& config, const char* what) {
 
 constexpr std::size_t Aligned(std::size_t bytes) noexcept { return (bytes + 63) / 64 * 64; }
 
-/// Gains of channels from their mean squares: the square root of the channel's root mean square, as far as it differs from that
-/// of the median channel by the exponent that measurements chose.
+/// Gains of channels from their mean squares: 1 for most; for a channel whose root mean square r is above twice the median
+/// channel's, the square root of r / (2 median), to the nearest power of two. Measured on real models, stronger or finer gains
+/// are not better (quantizers/README.md), and so few and so coarse ones are mostly the same in the next block.
 void ChooseGains(std::span<const float> squares, std::span<float> scratch, std::uint8_t* gains) {
   std::ranges::copy(squares, scratch.begin());
-  const float largest = std::ranges::max(scratch);
-  const std::size_t dim = squares.size();
-  if (!(largest > 0.0f)) {
-    std::fill_n(gains, dim, kernels::GainByte(1.0f));
-    return;
-  }
-  for (std::size_t i = 0; i < dim; ++i) {
-    // Relative to the largest, so that no channel of any block leaves the range of gains.
-    gains[i] = kernels::GainByte(std::sqrt(std::sqrt(squares[i] / largest)));
+  const auto middle = scratch.begin() + static_cast<std::ptrdiff_t>((scratch.size() - 1) / 2);
+  std::nth_element(scratch.begin(), middle, scratch.end());
+  const float median = *middle, largest = *std::max_element(middle, scratch.end());
+  const float base = std::max(4 * median, largest * 0x1p-56f);  // gains end at 2^14 even where most channels are constant
+  for (std::size_t i = 0; i < squares.size(); ++i) {
+    // log2 of the gain is a quarter of log2(ratio), rounded: the exponent of the ratio decides.
+    const float ratio = squares[i] > base ? squares[i] / base : 1.0f;
+    const int power = (std::ilogb(ratio) + 2) / 4;
+    gains[i] = kernels::GainByte(std::ldexp(1.0f, power));
   }
 }
 
-/// Prepared queries, where they serve all blocks.
+/// What Score keeps of the block before: most blocks have the same gains.
+struct KeptQueries {
+  bool known = false;  ///< behind this: gains [dim], aligned; the inner codec's prepared queries
+};
+constexpr std::size_t kKeptBytes = 64;
+
 class GaugedKeys final : public KeyCodec {
  public:
   GaugedKeys(GaugeKind kind, const CodecConfig& config, std::unique_ptr<KeyCodec> inner)
@@ -49,7 +56,6 @@ class GaugedKeys final : public KeyCodec {
         dim_(config.head_dim),
         tokens_(config.block_tokens),
         exact_rows_(config.exact_rows),
-        stretch_(Stretch(kind, config)),
         inner_(std::move(inner)) {}
 
   /// [kv_heads, dim, dim] of the artifact.
@@ -99,9 +105,9 @@ class GaugedKeys final : public KeyCodec {
     Needs needs;
     needs.encode = 2 * block + Aligned(3 * dim_ * sizeof(float)) + inner.encode;
     needs.decode = Aligned(2 * dim_ * sizeof(float)) + inner.decode;
-    needs.prepared = kind_ == GaugeKind::kGains ? 0 : inner.prepared;
+    needs.prepared = inner.prepared + (kind_ == GaugeKind::kGains ? kept_bytes() : 0);
     const std::size_t prepare = rows + inner.scratch;
-    const std::size_t score = Aligned(n * sizeof(float)) + (kind_ == GaugeKind::kGains ? rows + Aligned(inner.prepared) : 0);
+    const std::size_t score = Aligned(n * sizeof(float)) + (kind_ == GaugeKind::kGains ? rows : 0);
     needs.scratch = std::max(prepare, score + inner.scratch);
     return needs;
   }
@@ -158,7 +164,10 @@ class GaugedKeys final : public KeyCodec {
   }
 
   void Prepare(const PrepareArgs& args) const override {
-    if (kind_ == GaugeKind::kGains) return;  // every block has its own
+    if (kind_ == GaugeKind::kGains) {  // when the first block comes
+      reinterpret_cast<KeptQueries*>(args.prepared)->known = false;
+      return;
+    }
     PrepareArgs coded = args;
     if (kind_ == GaugeKind::kMatrix) {
       auto* turned = reinterpret_cast<float*>(args.scratch);
@@ -171,33 +180,30 @@ class GaugedKeys final : public KeyCodec {
   }
 
   void Score(const ScoreArgs& args) const override {
+    const kernels::BlockGauge gauge = GaugeOf(args.block);
     auto* bias = reinterpret_cast<float*>(args.scratch);
-    std::byte* next = args.scratch + Aligned(args.n * sizeof(float));
-    auto* scaled = reinterpret_cast<float*>(next);
-    kernels::GaugeQueries(GaugeOf(args.block), dim_, args.queries, args.query_stride, args.n, scaled, bias);
     ScoreArgs coded = args;
+    coded.scratch = args.scratch + Aligned(args.n * sizeof(float));
+    kernels::DotsWithMean(gauge, dim_, args.queries, args.query_stride, args.n, bias);
     if (kind_ == GaugeKind::kGains) {
-      next += Aligned(args.n * dim_ * sizeof(float));
-      std::byte* prepared = next;
-      next += Aligned(inner_->needs(args.n).prepared);
-      inner_->Prepare({args.head, scaled, dim_, args.n, prepared, next});
-      coded.queries = scaled;
-      coded.query_stride = dim_;
-      coded.prepared = prepared;
+      auto* kept = reinterpret_cast<KeptQueries*>(args.prepared);
+      std::byte* gains = args.prepared + kKeptBytes;
+      coded.prepared = args.prepared + kept_bytes();
+      if (!kept->known || std::memcmp(gains, gauge.gains, dim_) != 0) {
+        auto* scaled = reinterpret_cast<float*>(coded.scratch);
+        kernels::ScaleQueries(gauge, dim_, args.queries, args.query_stride, args.n, scaled);
+        inner_->Prepare(
+            {args.head, scaled, dim_, args.n, coded.prepared, coded.scratch + Aligned(args.n * dim_ * sizeof(float))});
+        std::memcpy(gains, gauge.gains, dim_);
+        kept->known = true;
+      }
     }
-    coded.scratch = next;
     inner_->Score(coded);
-    for (std::size_t i = 0; i < args.n; ++i) kernels::AddNumber(args.logits + i * args.stride, tokens_, bias[i]);
+    kernels::AddToRows(args.logits, args.stride, args.n, tokens_, bias);
   }
 
  private:
-  /// How much longer than all rows a row may become. Without its mean: twice. With gains: a number is at most
-  /// sqrt(block_tokens) root mean squares of its channel, and gains bring channels at most to the root mean square of the
-  /// largest.
-  static float Stretch(GaugeKind kind, const CodecConfig& config) noexcept {
-    if (kind != GaugeKind::kGains) return 2.0F;
-    return 2.0F * std::sqrt(static_cast<float>(config.block_tokens) * static_cast<float>(config.head_dim)) * 1.07F;
-  }
+  [[nodiscard]] std::size_t kept_bytes() const noexcept { return kKeptBytes + Aligned(dim_); }
   [[nodiscard]] std::size_t gauge_bytes() const noexcept {
     return dim_ * sizeof(std::uint16_t) + (kind_ == GaugeKind::kGains ? dim_ : 0);
   }
@@ -240,7 +246,7 @@ class GaugedKeys final : public KeyCodec {
   std::size_t dim_;
   std::size_t tokens_;
   std::size_t exact_rows_;
-  float stretch_;
+  float stretch_ = 2.0F;  ///< how much longer than all rows a row may become: without its mean, twice
   std::unique_ptr<KeyCodec> inner_;
   std::span<const float> gauge_;
   std::span<const float> inverse_;

@@ -79,31 +79,73 @@ void RemoveTarget(const BlockGauge& gauge, std::size_t dim, std::size_t n, float
   });
 }
 
-void QueriesTarget(const BlockGauge& gauge, std::size_t dim, const float* queries, std::size_t stride, std::size_t n,
-                   float* scaled, float* bias) {
-  HWY_ALIGN float sums[kWide];
-  for (std::size_t i = 0; i < n; ++i) {
-    const float* query = queries + i * stride;
-    for (float& sum : sums) sum = 0.0f;
-    ForDims(dim, [&](auto d, std::size_t at) HWY_ATTR {
-      const auto q = hn::LoadU(d, query + at);
-      float* sum = sums + at % kWide;
-      hn::StoreU(hn::Add(hn::LoadU(d, sum), hn::Mul(q, Means(d, gauge.mean + at))), d, sum);
-      if (gauge.gains != nullptr) hn::StoreU(hn::Mul(q, Gains(d, gauge.gains + at)), d, scaled + i * dim + at);
-    });
-    for (std::size_t half = kWide / 2; half > 0; half /= 2) {
-      for (std::size_t k = 0; k < half; ++k) sums[k] += sums[k + half];
+/// kRows queries at once: the mean is widened once for all of them.
+template <std::size_t kRows>
+HWY_INLINE void Dots(const std::uint16_t* HWY_RESTRICT mean, std::size_t dim, const float* HWY_RESTRICT queries,
+                     std::size_t stride, float* HWY_RESTRICT dots) {
+  const WideTag d;
+  constexpr std::size_t kVectors = kWide / hn::MaxLanes(d);
+  hn::Vec<WideTag> sums[kRows][kVectors];
+  for (auto& row : sums) {
+    for (auto& sum : row) sum = hn::Zero(d);
+  }
+  std::size_t at = 0;
+  for (; at + kWide <= dim; at += kWide) {
+#pragma GCC unroll 4
+    for (std::size_t p = 0; p < kVectors; ++p) {
+      const std::size_t i = at + p * hn::MaxLanes(d);
+      const auto m = Means(d, mean + i);
+#pragma GCC unroll 4
+      for (std::size_t r = 0; r < kRows; ++r) {
+        sums[r][p] = hn::Add(sums[r][p], hn::Mul(hn::LoadU(d, queries + r * stride + i), m));
+      }
     }
-    bias[i] = sums[0];
+  }
+  for (std::size_t r = 0; r < kRows; ++r) {
+    HWY_ALIGN float each[kWide];
+    for (std::size_t p = 0; p < kVectors; ++p) hn::Store(sums[r][p], d, each + p * hn::MaxLanes(d));
+    if (at < dim) {  // eight more
+      const NarrowTag narrow;
+      for (std::size_t i = 0; i < 8; i += hn::Lanes(narrow)) {
+        const auto product = hn::Mul(hn::LoadU(narrow, queries + r * stride + at + i), Means(narrow, mean + at + i));
+        hn::Store(hn::Add(hn::Load(narrow, each + i), product), narrow, each + i);
+      }
+    }
+    const hn::CappedTag<float, 8> d8;
+    const hn::CappedTag<float, 4> d4;
+    for (std::size_t k = 0; k < 8; k += hn::Lanes(d8)) {
+      hn::Store(hn::Add(hn::Load(d8, each + k), hn::Load(d8, each + 8 + k)), d8, each + k);
+    }
+    hn::Store(hn::Add(hn::Load(d4, each), hn::Load(d4, each + 4)), d4, each);
+    dots[r] = (each[0] + each[2]) + (each[1] + each[3]);
   }
 }
 
-void AddTarget(float* row, std::size_t n, float number) {
-  const hn::ScalableTag<float> d;
-  const auto v = hn::Set(d, number);
+void DotsTarget(const BlockGauge& gauge, std::size_t dim, const float* queries, std::size_t stride, std::size_t n,
+                float* dots) {
   std::size_t i = 0;
-  for (; i + hn::Lanes(d) <= n; i += hn::Lanes(d)) hn::StoreU(hn::Add(hn::LoadU(d, row + i), v), d, row + i);
-  for (; i < n; ++i) row[i] += number;
+  for (; i + 4 <= n; i += 4) Dots<4>(gauge.mean, dim, queries + i * stride, stride, dots + i);
+  for (; i < n; ++i) Dots<1>(gauge.mean, dim, queries + i * stride, stride, dots + i);
+}
+
+void ScaleTarget(const BlockGauge& gauge, std::size_t dim, const float* queries, std::size_t stride, std::size_t n,
+                 float* scaled) {
+  ForDims(dim, [&](auto d, std::size_t at) HWY_ATTR {
+    const auto gain = Gains(d, gauge.gains + at);
+    for (std::size_t i = 0; i < n; ++i)
+      hn::StoreU(hn::Mul(hn::LoadU(d, queries + i * stride + at), gain), d, scaled + i * dim + at);
+  });
+}
+
+void AddTarget(float* rows, std::size_t stride, std::size_t n, std::size_t width, const float* numbers) {
+  const hn::ScalableTag<float> d;
+  for (std::size_t i = 0; i < n; ++i) {
+    float* row = rows + i * stride;
+    const auto v = hn::Set(d, numbers[i]);
+    std::size_t t = 0;
+    for (; t + hn::Lanes(d) <= width; t += hn::Lanes(d)) hn::StoreU(hn::Add(hn::LoadU(d, row + t), v), d, row + t);
+    for (; t < width; ++t) row[t] += numbers[i];
+  }
 }
 
 }  // namespace kvant::kernels::HWY_NAMESPACE
@@ -116,7 +158,8 @@ HWY_EXPORT(MeanTarget);
 HWY_EXPORT(SpreadTarget);
 HWY_EXPORT(ApplyTarget);
 HWY_EXPORT(RemoveTarget);
-HWY_EXPORT(QueriesTarget);
+HWY_EXPORT(DotsTarget);
+HWY_EXPORT(ScaleTarget);
 HWY_EXPORT(AddTarget);
 
 void MeanOfRows(const float* rows, std::size_t n, std::size_t dim, float* mean) noexcept {
@@ -135,12 +178,19 @@ void RemoveGauge(const BlockGauge& gauge, std::size_t dim, std::size_t n, float*
   HWY_DYNAMIC_DISPATCH(RemoveTarget)(gauge, dim, n, rows, stride);
 }
 
-void GaugeQueries(const BlockGauge& gauge, std::size_t dim, const float* queries, std::size_t stride, std::size_t n,
-                  float* scaled, float* bias) noexcept {
-  HWY_DYNAMIC_DISPATCH(QueriesTarget)(gauge, dim, queries, stride, n, scaled, bias);
+void DotsWithMean(const BlockGauge& gauge, std::size_t dim, const float* queries, std::size_t stride, std::size_t n,
+                  float* dots) noexcept {
+  HWY_DYNAMIC_DISPATCH(DotsTarget)(gauge, dim, queries, stride, n, dots);
 }
 
-void AddNumber(float* row, std::size_t n, float number) noexcept { HWY_DYNAMIC_DISPATCH(AddTarget)(row, n, number); }
+void ScaleQueries(const BlockGauge& gauge, std::size_t dim, const float* queries, std::size_t stride, std::size_t n,
+                  float* scaled) noexcept {
+  HWY_DYNAMIC_DISPATCH(ScaleTarget)(gauge, dim, queries, stride, n, scaled);
+}
+
+void AddToRows(float* rows, std::size_t stride, std::size_t n, std::size_t width, const float* numbers) noexcept {
+  HWY_DYNAMIC_DISPATCH(AddTarget)(rows, stride, n, width, numbers);
+}
 
 }  // namespace kvant::kernels
 #endif  // HWY_ONCE

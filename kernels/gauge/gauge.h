@@ -43,12 +43,15 @@ void ApplyGauge(const BlockGauge& gauge, std::size_t dim, std::size_t n, float* 
 /// rows <- rows * gain + mean: n rows, row i at rows + i * stride.
 void RemoveGauge(const BlockGauge& gauge, std::size_t dim, std::size_t n, float* rows, std::size_t stride) noexcept;
 
-/// n queries, query i at queries + i * stride: scaled[i * dim + d] = query * gain (not written where there are no gains) and
-/// bias[i] = <query, mean>.
-void GaugeQueries(const BlockGauge& gauge, std::size_t dim, const float* queries, std::size_t stride, std::size_t n,
-                  float* scaled, float* bias) noexcept;
+/// dots[i] = <query i, mean>: n queries, query i at queries + i * stride.
+void DotsWithMean(const BlockGauge& gauge, std::size_t dim, const float* queries, std::size_t stride, std::size_t n,
+                  float* dots) noexcept;
 
-/// row[i] += number.
-void AddNumber(float* row, std::size_t n, float number) noexcept;
+/// scaled[i * dim + d] = query i's number * gain.
+void ScaleQueries(const BlockGauge& gauge, std::size_t dim, const float* queries, std::size_t stride, std::size_t n,
+                  float* scaled) noexcept;
+
+/// rows[i * stride + t] += numbers[i], t < width.
+void AddToRows(float* rows, std::size_t stride, std::size_t n, std::size_t width, const float* numbers) noexcept;
 
 }  // namespace kvant::kernels

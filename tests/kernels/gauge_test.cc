@@ -106,32 +106,31 @@ TEST_P(GaugeTest, QueriesAreTheScalarTwinsBitForBit) {
     for (const std::size_t n : {1u, 4u, 9u}) {
       const std::size_t stride = dim + 3;
       const auto queries = Normal(n * stride, random_);
-      for (const bool gained : {false, true}) {
-        const BlockGauge gauge = made.With(gained);
-        std::vector<float> scaled(n * dim + 1, kUntouched), bias(n + 1, kUntouched);
-        GaugeQueries(gauge, dim, queries.data(), stride, n, scaled.data(), bias.data());
-        for (std::size_t i = 0; i < n; ++i) {
-          const float* query = queries.data() + i * stride;
-          ASSERT_EQ(bias[i], reference::Bias(gauge, dim, query)) << "query " << i << " of " << n << ", " << dim << " dims";
-          for (std::size_t d = 0; d < dim; ++d) {
-            ASSERT_EQ(scaled[i * dim + d], gained ? query[d] * reference::Gain(gauge, d) : kUntouched);
-          }
-        }
-        EXPECT_EQ(scaled.back(), kUntouched);
-        EXPECT_EQ(bias.back(), kUntouched);
+      const BlockGauge gauge = made.With(true);
+      std::vector<float> scaled(n * dim + 1, kUntouched), dots(n + 1, kUntouched);
+      DotsWithMean(gauge, dim, queries.data(), stride, n, dots.data());
+      ScaleQueries(gauge, dim, queries.data(), stride, n, scaled.data());
+      for (std::size_t i = 0; i < n; ++i) {
+        const float* query = queries.data() + i * stride;
+        ASSERT_EQ(dots[i], reference::DotWithMean(gauge, dim, query)) << "query " << i << " of " << n << ", " << dim << " dims";
+        for (std::size_t d = 0; d < dim; ++d) ASSERT_EQ(scaled[i * dim + d], query[d] * reference::Gain(gauge, d));
       }
+      EXPECT_EQ(scaled.back(), kUntouched);
+      EXPECT_EQ(dots.back(), kUntouched);
     }
   }
 }
 
-TEST_P(GaugeTest, ANumberIsAddedToAllOfARow) {
-  for (const std::size_t n : {1u, 7u, 16u, 33u, 128u}) {
-    const auto row = Normal(n, random_);
-    auto sum = row;
-    sum.push_back(kUntouched);
-    AddNumber(sum.data(), n, 2.5f);
-    for (std::size_t i = 0; i < n; ++i) ASSERT_EQ(sum[i], row[i] + 2.5f);
-    EXPECT_EQ(sum.back(), kUntouched);
+TEST_P(GaugeTest, ANumberIsAddedToAllOfItsRow) {
+  constexpr std::size_t kRows = 3, kStride = 140;
+  const float numbers[kRows] = {2.5f, -1.0f, 0.0f};
+  for (const std::size_t width : {1u, 7u, 16u, 33u, 128u}) {
+    const auto rows = Normal(kRows * kStride, random_);
+    auto sums = rows;
+    AddToRows(sums.data(), kStride, kRows, width, numbers);
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+      ASSERT_EQ(sums[i], i % kStride < width ? rows[i] + numbers[i / kStride] : rows[i]);
+    }
   }
 }
 

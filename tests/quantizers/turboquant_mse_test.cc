@@ -11,6 +11,7 @@
 
 #include "hwy/targets.h"
 #include "kernels/lloyd/layout.h"
+#include "kernels/lloyd/query.h"
 #include "kernels/lloyd/reference/encode.h"
 #include "kernels/rotation/reference/hadamard.h"
 #include "quantizers/rotation.h"
@@ -94,15 +95,20 @@ TEST(TurboQuantMseTest, ScoresAreDotProductsWithDecodedRowsWithinQueryRounding) 
         double largest = 0.0;
         for (const float v : rotated) largest = std::max(largest, std::fabs(static_cast<double>(v)));
         const double step = largest / rotation.shape().gain(rotation.rounds()) / (bits == 8 ? 2047 : 127);
+        // Rotated in integers, each dim is rounded once per round before that, to units of the norm's `limit`-th part.
+        const bool in_integers = bits <= 4 && kernels::HasQueryTurns(rotation.shape(), rotation.rounds());
+        const auto roundings = static_cast<double>(rotation.rounds());
+        const double unit = in_integers ? std::sqrt(query2) / double{kernels::QueryRotation::Of(dim).limit} : 0.0;
         for (std::size_t t = 0; t < 128; ++t) {
           const float* row = &decoded[t * dim];
           const double norm2 = Dot(row, row, dim);
           const double error = logits[i * 128 + t] - Dot(&queries[i * dim], row, dim);
           // Every dim of the rotated query is off by at most half a step; Cauchy and Schwarz. A little for float.
-          ASSERT_LE(std::fabs(error), 0.5 * step * std::sqrt(dim * norm2) + 1e-5 * std::sqrt(query2 * norm2))
+          ASSERT_LE(std::fabs(error),
+                    0.5 * (step + roundings * unit) * std::sqrt(dim * norm2) + 1e-5 * std::sqrt(query2 * norm2))
               << dim << " " << bits;
           squared += error * error;
-          predicted += step * step / 12.0 * norm2;
+          predicted += (step * step + roundings * unit * unit) / 12.0 * norm2;
           key_noise += query2 * norm2 * declared / dim;
         }
       }

@@ -40,7 +40,7 @@ inline float SpreadOfColumn(const float* rows, std::size_t n, std::size_t dim, s
 }
 
 /// <query, mean>: sixteen running sums, then halves added until one is left.
-inline float Bias(const BlockGauge& gauge, std::size_t dim, const float* query) noexcept {
+inline float DotWithMean(const BlockGauge& gauge, std::size_t dim, const float* query) noexcept {
   float sums[16] = {};
   for (std::size_t d = 0; d < dim; ++d) sums[d % 16] += query[d] * HalfToFloat(gauge.mean[d]);
   for (std::size_t half = 8; half > 0; half /= 2) {
