@@ -111,8 +111,9 @@ TEST(AdminClientTest, KeysThatTheirCodecCannotServeAreSaidToBe) {
     float bias_norm;
     bool unfit;
   };
-  for (const Case& c : {Case{"turboquant_mse:bits=4", 0.0f, false}, Case{"turboquant_mse:bits=4", 605.0f, true},
-                        Case{"int8", 605.0f, true}, Case{"f32", 605.0f, false}}) {
+  for (const Case& c :
+       {Case{"turboquant_mse:bits=4", 0.0f, false}, Case{"turboquant_mse:bits=4", 605.0f, false},
+        Case{"turboquant_mse:bits=4,gauge=none", 605.0f, true}, Case{"int8", 605.0f, true}, Case{"f32", 605.0f, false}}) {
     SCOPED_TRACE(c.codec + std::string(" ") + std::to_string(c.bias_norm));
     const std::string name = std::string(c.codec) + "/" + std::to_string(static_cast<int>(c.bias_norm));
     Store store = client.OpenStore(KeySpec(name, c.codec)).value();

@@ -200,7 +200,7 @@ TEST_F(KvantctlTest, InspectSaysWhatTheBytesOfAStoreAre) {
   EXPECT_GT(unit, 0);
   EXPECT_EQ(lloyd["scale_format"], "ufloat16");
   EXPECT_EQ(lloyd["scale_offset"], 64 * kHeadDim * 2 / 8);
-  EXPECT_EQ(lloyd["part_bytes"], Json({64 * kHeadDim * 2 / 8 + 64 * 2}));
+  EXPECT_EQ(lloyd["part_bytes"], Json({64 * kHeadDim * 2 / 8 + 64 * 2 + 3 * kHeadDim}));
   EXPECT_EQ(codecs[1]["spec"], "f16@1");
   EXPECT_EQ(codecs[1]["heads"], 1);
   EXPECT_EQ(codecs[1]["form"]["family"], "raw");
@@ -217,7 +217,7 @@ TEST_F(KvantctlTest, InspectSaysWhatTheBytesOfAStoreAre) {
   const std::string table = Ctl({"inspect", "mixed"}).out;
   EXPECT_THAT(table,
               testing::ContainsRegex("keys +turboquant_mse@[0-9]+:bits=2[^ ]* +3 +scalar +key_tiles +2 +-.* ufloat16 at byte "
-                                     "1024 +rotated +1,152 bytes"));
+                                     "1024 +centred, rotated +1,344 bytes"));
   EXPECT_THAT(table, testing::ContainsRegex("keys +f16@1 +1 +raw +rows +16 +- +- +as they are +8,192 bytes"));
   EXPECT_THAT(table, testing::ContainsRegex("values +int8@1 +4 +scalar +value_tiles +8 +-"));
 }
@@ -370,8 +370,8 @@ TEST(KvantctlCommandLineTest, CodecsGivesRealSizesWithoutADaemon) {
   };
   EXPECT_EQ(bits_of("f32"), 32.0);
   EXPECT_EQ(bits_of("f16"), 16.0);
-  EXPECT_EQ(bits_of("turboquant_mse:bits=4"), 4.125);  // 4 bits and a 16-bit scale per 128 numbers
-  EXPECT_EQ(bits_of("turboquant_mse:bits=2"), 2.125);
+  EXPECT_EQ(bits_of("turboquant_mse:bits=4"), 4.125 + 24.0 / 128);  // 4 bits and a 16-bit scale per 128 numbers
+  EXPECT_EQ(bits_of("turboquant_mse:bits=2"), 2.125 + 24.0 / 128);
   EXPECT_THAT(Kvantctl({"codecs"}).out, testing::HasSubstr("turboquant_mse:bits"));
 }
 
