@@ -1,0 +1,30 @@
+// Plans by name, for those who do not want to know codecs. Chosen by measurement on real models (quantizers/README.md); safe
+// without calibration. A name stands wherever a codec spec may, and means what it meant when the store was made: plans and
+// identities spell out the codecs.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <kvant/tensor.h>
+
+#include "quantizers/codec.h"
+
+namespace kvant::quantizers {
+
+struct Preset {
+  std::string_view name;
+  std::string_view keys;  ///< codec specs; empty: the model's own element type
+  std::string_view values;
+  std::string_view summary;
+};
+
+/// From the most exact to the smallest.
+[[nodiscard]] std::span<const Preset> Presets() noexcept;
+
+/// The codec spec that a preset's name stands for on that side of a store whose model computes in `dtype`; any other text as it
+/// is.
+[[nodiscard]] std::string ResolvePreset(std::string_view text, Side side, ElementType dtype);
+
+}  // namespace kvant::quantizers
