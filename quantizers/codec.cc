@@ -29,6 +29,15 @@ Example ExampleOf(const ParsedSpec& spec, CodecConfig config) {
   return spec.codec->example(config);
 }
 
+std::size_t HeadBytes(const ParsedSpec& spec, std::uint32_t head_dim) {
+  std::size_t bytes =
+      spec.codec->head_bytes == nullptr ? kHeadBytesPerNumber * head_dim : spec.codec->head_bytes(spec.params, head_dim);
+  for (std::size_t i = 0; i < spec.params.size(); ++i) {
+    if (spec.codec->params[i].kind == ParamKind::kSpec) bytes += HeadBytes(Params(spec.params).Spec(i), head_dim);
+  }
+  return bytes;
+}
+
 std::uint32_t BlockMultiple(const ParsedSpec& spec) {
   return spec.codec->block_multiple == nullptr ? 1 : spec.codec->block_multiple(spec.params);
 }

@@ -96,6 +96,10 @@ constexpr std::uint32_t ChildStream(std::uint32_t parent, std::uint32_t child) n
   return parent * kMaxChildren + child + 1;
 }
 
+/// Memory per number of a row and KV head that a daemon makes room for before it makes a plan (PlanBytes), unless the codec
+/// says that it takes more (Codec::head_bytes).
+inline constexpr std::size_t kHeadBytesPerNumber = 66;
+
 /// Properties that tests, plans and tools go by instead of names.
 struct CodecTraits {
   bool exact_zero = true;        ///< a row of zeros reads back as zeros
@@ -198,8 +202,7 @@ class BlockCodec {
   }
 
   [[nodiscard]] virtual Needs needs(std::size_t n) const noexcept = 0;
-  /// Memory that the object holds beside itself and the artifact: rotations, tables. At most 66 bytes per number of a row, head
-  /// by head, is what a daemon makes room for before it makes a plan (PlanBytes).
+  /// Memory that the object holds beside itself and the artifact: rotations, tables. Head by head at most what HeadBytes says.
   [[nodiscard]] virtual std::size_t memory_bytes() const noexcept { return 0; }
   [[nodiscard]] virtual CodecTraits traits() const noexcept { return {}; }
   [[nodiscard]] virtual CodeForm form() const noexcept { return {}; }
@@ -276,6 +279,10 @@ struct Codec {
   Result<std::unique_ptr<KeyCodec>> (*make_keys)(const CodecConfig&) = nullptr;
   Result<std::unique_ptr<ValueCodec>> (*make_values)(const CodecConfig&) = nullptr;
 
+  /// The most that memory_bytes counts for one KV head, where that may exceed kHeadBytesPerNumber * head_dim; what nested specs
+  /// make is counted by theirs. Null: that much.
+  std::size_t (*head_bytes)(const Params& params, std::uint32_t head_dim) = nullptr;
+
   /// Artifact tensors with which this configuration can be made (config.artifact is not read), so that conformance tests,
   /// benchmarks and listings serve calibrated codecs like all others. Null: none are needed for any parameters.
   Example (*example)(const CodecConfig&) = nullptr;
@@ -287,6 +294,8 @@ struct Codec {
 [[nodiscard]] Result<std::unique_ptr<ValueCodec>> MakeValues(const ParsedSpec& spec, CodecConfig config);
 /// The codec's example for this spec; empty if it has none.
 [[nodiscard]] Example ExampleOf(const ParsedSpec& spec, CodecConfig config);
+/// The most memory that the spec's codec, and those it makes, hold for one KV head.
+[[nodiscard]] std::size_t HeadBytes(const ParsedSpec& spec, std::uint32_t head_dim);
 /// What block_tokens must be a multiple of.
 [[nodiscard]] std::uint32_t BlockMultiple(const ParsedSpec& spec);
 

@@ -106,7 +106,6 @@ constexpr std::size_t kRunBytes = 1536;
 constexpr std::size_t kHeadBytes = 32;
 constexpr std::size_t kRopeBytes = 128;  // per number of a row: cosines and sines
 constexpr std::size_t kOverrideBytes = 256;
-constexpr std::size_t kCodecBytes = 66;  // of memory, per number of a row and side
 
 std::size_t FixedBytes(const StoreSpec& spec, std::size_t runs, std::size_t canonical_bytes) {
   const std::size_t heads = std::size_t{spec.layers} * spec.kv_heads;
@@ -122,11 +121,20 @@ std::size_t SpecBytes(const StoreSpec& spec) {
   return bytes;
 }
 
-std::size_t PlanBytes(const StoreSpec& spec) {
+std::size_t PlanBytes(const Registry& registry, const StoreSpec& spec) {
   const std::size_t heads = std::size_t{spec.layers} * spec.kv_heads;
   std::size_t longest = spec.plan.keys.size() + spec.plan.values.size();
   std::size_t runs = spec.layers;
+  std::size_t key_bytes = kHeadBytesPerNumber * spec.head_dim, value_bytes = key_bytes;
+  const auto count = [&](std::size_t& most, const std::string& text) {
+    const auto parsed = registry.Parse(text);
+    if (parsed) most = std::max(most, HeadBytes(*parsed, spec.head_dim));
+  };
+  count(key_bytes, spec.plan.keys);
+  count(value_bytes, spec.plan.values);
   for (const LayerPlan& entry : spec.plan.overrides) {
+    count(key_bytes, entry.keys);
+    count(value_bytes, entry.values);
     longest = std::max(longest, entry.keys.size() + entry.values.size());
     if (entry.first_layer <= entry.last_layer && entry.last_layer < spec.layers) {
       runs += 2 * (entry.last_layer - entry.first_layer + 1);  // it may cut a run in three
@@ -135,7 +143,7 @@ std::size_t PlanBytes(const StoreSpec& spec) {
   runs = std::min({runs, heads, spec.layers + 2 * kMaxOverrideLayers});
   constexpr std::size_t kLineBytes = 128;  // beside the specs: what they leave at its default stands there, too
   const std::size_t canonical = std::min(runs * (kLineBytes + longest), kMaxPlanText + kLineBytes + longest);
-  return FixedBytes(spec, runs, canonical) + heads * (256 + 2 * kCodecBytes * spec.head_dim);
+  return FixedBytes(spec, runs, canonical) + heads * (256 + key_bytes + value_bytes);
 }
 
 std::size_t Plan::memory_bytes() const noexcept {

@@ -31,8 +31,9 @@ inline constexpr std::size_t kMaxPlanText = std::size_t{1} << 20;
 [[nodiscard]] std::size_t SpecBytes(const StoreSpec& spec);
 
 /// The most that a plan of this spec takes in memory, its own copy of the spec included, its artifact not: to be charged before
-/// it is made, when nothing more is known. Requires: CheckStoreSpec.
-[[nodiscard]] std::size_t PlanBytes(const StoreSpec& spec);
+/// it is made, when nothing more is known. Requires: CheckStoreSpec. A codec that `registry` does not know counts as one that
+/// says nothing of its memory: Plan::Make will refuse it.
+[[nodiscard]] std::size_t PlanBytes(const Registry& registry, const StoreSpec& spec);
 
 /// Where the encoded blocks of one side of one KV head lie: part p begins `offset[p]` bytes from the start of a slot's payload,
 /// a multiple of 64, and takes `room[p]` bytes, of which the codec writes the first `bytes[p]`.

@@ -20,6 +20,8 @@ extern const Codec kInt8;
 extern const Codec kTurboQuantMse;
 extern const Codec kTurboQuantRvq;
 extern const Codec kRabitq;
+extern const Codec kQjl;
+extern const Codec kTurboQuantProd;
 
 namespace {
 
@@ -229,7 +231,7 @@ std::string ParsedSpec::Canonical() const {
 Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
-      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse, &kTurboQuantRvq, &kRabitq,
+      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse, &kTurboQuantRvq, &kRabitq, &kQjl, &kTurboQuantProd,
   };
   return registry;
 }

@@ -68,9 +68,9 @@ Result<std::shared_ptr<Store>> Store::Create(Core& core, std::shared_ptr<const q
   return store;
 }
 
-std::size_t Store::RecordBytes(const StoreSpec& spec, std::size_t artifact_bytes) {
+std::size_t Store::RecordBytes(const quantizers::Registry& codecs, const StoreSpec& spec, std::size_t artifact_bytes) {
   // An artifact is held as its image and, parsed, as f32: up to twice the image again where it holds f16.
-  return kStoreRecordBytes + quantizers::PlanBytes(spec) + 3 * artifact_bytes;
+  return kStoreRecordBytes + quantizers::PlanBytes(codecs, spec) + 3 * artifact_bytes;
 }
 
 std::size_t Store::RecordBytes(const quantizers::Plan& plan) {

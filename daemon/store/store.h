@@ -38,7 +38,7 @@ class Store : public std::enable_shared_from_this<Store> {
   /// if the budget can never hold one block of this shape. The manifest is written here.
   static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
   /// What the record of such a store with an artifact of so many bytes is charged with. Requires: CheckStoreSpec.
-  static std::size_t RecordBytes(const StoreSpec& spec, std::size_t artifact_bytes);
+  static std::size_t RecordBytes(const quantizers::Registry& codecs, const StoreSpec& spec, std::size_t artifact_bytes);
   /// The same once its plan is there: no more.
   static std::size_t RecordBytes(const quantizers::Plan& plan);
   ~Store();

@@ -13,7 +13,7 @@ StoreTable::StoreTable(Core& core) : core_(core) {
 StoreTable::~StoreTable() { core_.make_room = nullptr; }
 
 Result<Charge> StoreTable::ChargeRecord(const StoreSpec& spec, std::size_t artifact_bytes) {
-  return TakeMetadata(Store::RecordBytes(spec, artifact_bytes), "the record of store " + spec.name);
+  return TakeMetadata(Store::RecordBytes(core_.codecs, spec, artifact_bytes), "the record of store " + spec.name);
 }
 
 Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {

@@ -85,7 +85,7 @@ TEST(PlanTest, TakesNoMoreMemoryThanItSaysAndWhatItSaysBeforeIsMore) {
     const std::string what = std::to_string(each.layers) + " layers of " + std::to_string(each.kv_heads) + " of " +
                              std::to_string(each.head_dim) + " " + each.codec + ": " + std::to_string(taken);
     EXPECT_LE(taken, (*plan)->memory_bytes()) << what;
-    EXPECT_LE((*plan)->memory_bytes(), PlanBytes(spec)) << what;
+    EXPECT_LE((*plan)->memory_bytes(), PlanBytes(registry, spec)) << what;
     EXPECT_LE((*plan)->memory_bytes(), 4 * taken + (std::size_t{1} << 20)) << what;
   }
 }
