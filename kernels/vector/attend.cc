@@ -11,6 +11,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvant::kernels {
 namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
 
 template <class Args>
 HWY_INLINE const std::uint16_t* ScalesOf(const Args& args) {
@@ -43,6 +44,16 @@ void AccumulateTarget(const VectorCodebook& codebook, const ByteAccumulateArgs& 
   codebook.odd ? AccumulateBlock<true>(codebook, args) : AccumulateBlock<false>(codebook, args);
 }
 
+/// Number j of sub-vector i stands at 16 j + i: four sub-vectors at a time are interleaved.
+void OrderTarget(const float* HWY_RESTRICT acc, std::size_t dim, float* HWY_RESTRICT row) {
+  const hn::FixedTag<float, 4> d;
+  for (std::size_t at = 0; at < dim; at += 16) {
+    const float* from = acc + at / 64 * 64 + at % 64 / 4;
+    hn::StoreInterleaved4(hn::LoadU(d, from), hn::LoadU(d, from + 16), hn::LoadU(d, from + 32), hn::LoadU(d, from + 48), d,
+                          row + at);
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace kvant::kernels
 HWY_AFTER_NAMESPACE();
@@ -52,6 +63,7 @@ namespace kvant::kernels {
 
 HWY_EXPORT(ScoreTarget);
 HWY_EXPORT(AccumulateTarget);
+HWY_EXPORT(OrderTarget);
 
 void VectorScore(const VectorCodebook& codebook, const ByteScoreArgs& args) noexcept {
   HWY_DYNAMIC_DISPATCH(ScoreTarget)(codebook, args);
@@ -62,7 +74,7 @@ void VectorAccumulate(const VectorCodebook& codebook, const ByteAccumulateArgs& 
 }
 
 void VectorSumsInOrder(const float* acc, std::size_t dim, float* row) noexcept {
-  for (std::size_t d = 0; d < dim; ++d) row[d] = acc[VectorSumPlace(d)];
+  HWY_DYNAMIC_DISPATCH(OrderTarget)(acc, dim, row);
 }
 
 }  // namespace kvant::kernels

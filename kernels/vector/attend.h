@@ -15,7 +15,7 @@ void VectorScore(const VectorCodebook& codebook, const ByteScoreArgs& args) noex
 /// `args.block` is laid out as LloydLayout::kValues. Accumulators are in the order of look-ups: VectorAccumulatorFloats.
 void VectorAccumulate(const VectorCodebook& codebook, const ByteAccumulateArgs& args) noexcept;
 
-/// row[d] = the accumulator's sum of dim d.
+/// row[d] = acc[VectorSumPlace(d)]: an accumulator in the order of dims.
 void VectorSumsInOrder(const float* acc, std::size_t dim, float* row) noexcept;
 
 }  // namespace kvant::kernels

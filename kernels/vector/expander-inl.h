@@ -54,6 +54,11 @@ struct VectorExpander {
       const std::size_t n = hn::Lanes(d8);
       const std::size_t there = at < tile_bytes ? tile_bytes - at : 0;
       if (there < n) {
+#if HWY_TARGET == HWY_AVX3_DL
+        if constexpr (hn::MaxLanes(D8()) == 64) {
+          return hn::Vec<D8>{_mm512_maskz_loadu_epi8((std::uint64_t{1} << there) - 1, from)};
+        }
+#endif
         HWY_ALIGN std::uint8_t few[64] = {};
         std::memcpy(few, from, there);
         return hn::Load(d8, few);

@@ -86,7 +86,7 @@ TEST_P(VectorAttendTest, SumsAreTheScalarTwinsBitForBit) {
         ASSERT_TRUE(scratch.Intact());
         for (std::size_t i = 0; i < n; ++i) {
           std::vector<float> expected(dim), row(dim);
-          VectorSumsInOrder(&start[i * acc_stride], dim, expected.data());
+          for (std::size_t d = 0; d < dim; ++d) expected[d] = start[i * acc_stride + VectorSumPlace(d)];
           VectorSumsInOrder(&acc[i * acc_stride], dim, row.data());
           reference::VectorAccumulate(codebook, dim, tokens, block.data(), &weights[i * stride], expected.data());
           ASSERT_EQ(row, expected) << "dim " << dim << " odd " << odd << " query " << i << " of " << n << " seed " << kSeed;
