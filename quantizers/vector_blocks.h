@@ -23,7 +23,7 @@ struct VectorChoices {
   std::vector<kernels::VectorCodebook> codebooks;  ///< of the heads from head_begin on; empty: the Gaussian one for all
   std::span<const float>
       smooth;               ///< keys: [kv_heads, head_dim], positive; rows are divided by them, queries multiplied. Or empty
-  double normal_error = 0;  ///< NormalWordsError (vector_error.h) of the codebooks
+  double normal_error = 0;  ///< WordsFit::error (vector_error.h) of the codebooks
 };
 
 /// What both sides share.

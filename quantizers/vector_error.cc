@@ -46,7 +46,7 @@ void NormalVector(int i, double unit, float (&z)[kVectorDims]) {
 
 }  // namespace
 
-double NormalWordsError(const kernels::VectorCodebook& codebook) {
+WordsFit FitToNormal(const kernels::VectorCodebook& codebook) {
   constexpr int kSamples = 4096;
   const FloatWords words(codebook);
   double dots = 0.0, norms = 0.0, squares = 0.0;
@@ -64,7 +64,8 @@ double NormalWordsError(const kernels::VectorCodebook& codebook) {
     norms += 2.0 * half;
     for (const float number : z) squares += static_cast<double>(number) * number;
   }
-  return norms > 0.0 ? 1.0 - dots * dots / (norms * squares) : 1.0;
+  if (norms == 0.0) return {};
+  return {.error = 1.0 - dots * dots / (norms * squares), .scale = dots / norms};
 }
 
 }  // namespace kvant::quantizers

@@ -47,7 +47,8 @@ using kernels::kVectorWords;
 constexpr std::string_view kName = "vecinfer";
 constexpr std::uint32_t kVersion = 1;
 constexpr std::uint32_t kLeastDim = 64;  // of smaller heads the codebook would take more memory than a plan makes room for
-constexpr double kWorstError = 0.5;      // no codebook of rows whose root mean square is 1 has more
+// What no codebook of rows whose root mean square is 1 comes near: one bit per number has 0.36.
+constexpr double kWorstError = 0.5, kWorstScale = 2.0;
 constexpr float kLeastFactor = 1e-6F, kLargestFactor = 1e6F;
 
 std::string TensorName(const CodecConfig& config, const char* what) {
@@ -83,14 +84,14 @@ Result<VectorChoices> Choices(const CodecConfig& config) {
   for (std::uint32_t head = config.head_begin; head < config.head_end; ++head) {
     const auto own = words->subspan(head * kVectorWords * kVectorDims, kVectorWords * kVectorDims);
     const bool zero = std::ranges::all_of(own, [](float number) { return number == 0.0F; });
-    const double error = zero ? 1.0 : NormalWordsError(choices.codebooks.emplace_back(kernels::RoundCodebook(own.data())));
-    if (!(error < kWorstError)) {
+    const WordsFit fit = zero ? WordsFit{} : FitToNormal(choices.codebooks.emplace_back(kernels::RoundCodebook(own.data())));
+    if (!(fit.error < kWorstError && fit.scale > 1 / kWorstScale && fit.scale < kWorstScale)) {
       return Refused(config, ErrorCode::kInvalidArgument,
                      TensorName(config, "codebook") + " of KV head " + std::to_string(head) +
-                         " does not fit rows whose root mean square is 1: its error on normal rows would be " +
-                         std::to_string(error));
+                         " is not one of rows whose root mean square is 1: normal ones would have the error " +
+                         std::to_string(fit.error) + ", with words times " + std::to_string(fit.scale));
     }
-    choices.normal_error += error / (config.head_end - config.head_begin);
+    choices.normal_error += fit.error / (config.head_end - config.head_begin);
   }
   if (config.side == Side::kValues) return choices;
   auto factors = Needed(config, "smooth", {config.kv_heads, config.head_dim});
