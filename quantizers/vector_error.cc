@@ -1,44 +1,37 @@
 #include "quantizers/vector_error.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <numbers>
+#include <vector>
+
+#include <kvant/tensor.h>
+
+#include "kernels/vector/encode.h"
 
 namespace kvant::quantizers {
 namespace {
 
 using kernels::kVectorDims;
-using kernels::kVectorWords;
 
-/// Words as floats, so that compilers turn the search into vectors.
-struct FloatWords {
-  float numbers[kVectorDims][kVectorWords];
-  float half_squares[kVectorWords];
-
-  explicit FloatWords(const kernels::VectorCodebook& codebook) {
-    for (std::size_t w = 0; w < kVectorWords; ++w) {
-      half_squares[w] = 0.0F;
-      for (std::size_t j = 0; j < kVectorDims; ++j) {
-        numbers[j][w] = codebook.numbers[j][w];
-        half_squares[w] += numbers[j][w] * numbers[j][w] / 2;
-      }
-    }
-  }
+/// Memory aligned as kernels want it.
+struct alignas(64) Line {
+  std::byte bytes[64];
 };
 
 /// The i-th of a sequence of normal vectors that fills the space evenly: an additive recurrence (Roberts 2018, on the root of
 /// x^5 = x + 1), made normal by Box and Muller.
-void NormalVector(int i, double unit, float (&z)[kVectorDims]) {
+void NormalVector(std::size_t i, float* z) {
   constexpr double kRoot = 1.1673039782614187;
   double u[kVectorDims];
   double step = 1.0;
   for (double& each : u) {
     step /= kRoot;
-    each = std::fmod(0.5 + i * step, 1.0);
+    each = std::fmod(0.5 + static_cast<double>(i) * step, 1.0);
   }
   for (std::size_t pair = 0; pair < kVectorDims; pair += 2) {
-    const double radius = unit * std::sqrt(-2.0 * std::log(1.0 - u[pair]));
+    const double radius = std::sqrt(-2.0 * std::log(1.0 - u[pair]));
     z[pair] = static_cast<float>(radius * std::cos(2.0 * std::numbers::pi * u[pair + 1]));
     z[pair + 1] = static_cast<float>(radius * std::sin(2.0 * std::numbers::pi * u[pair + 1]));
   }
@@ -47,22 +40,33 @@ void NormalVector(int i, double unit, float (&z)[kVectorDims]) {
 }  // namespace
 
 WordsFit FitToNormal(const kernels::VectorCodebook& codebook) {
-  constexpr int kSamples = 4096;
-  const FloatWords words(codebook);
+  // As the encoder finds them, in rows so long that their norms hardly differ.
+  constexpr std::size_t kDim = kernels::kMaxHeadDim, kRows = kernels::kVectorBlockMultiple;
+  std::vector<float> rows(kRows * kDim);
+  for (std::size_t i = 0; i < rows.size() / kVectorDims; ++i) NormalVector(i + 1, &rows[i * kVectorDims]);
+  const kernels::VectorEncoding how{.codebook = &codebook,
+                                    .map = {.shape = kernels::HadamardShape::For(kDim), .rounds = 0},
+                                    .layout = kernels::LloydLayout::kKeys,
+                                    .scale = kernels::LloydScale::kLeastSquares};
+  std::vector<Line> block(kernels::VectorBlockBytes(kDim, kRows) / sizeof(Line) + 1);
+  std::vector<Line> scratch(kernels::VectorEncodeScratchBytes(kDim) / sizeof(Line));
+  auto* codes = reinterpret_cast<std::uint8_t*>(block.data());
+  if (kernels::VectorEncode(how, {rows.data(), ElementType::kF32, kRows, kDim, kDim}, codes,
+                            reinterpret_cast<std::byte*>(scratch.data())) != kRows) {
+    return {};
+  }
   double dots = 0.0, norms = 0.0, squares = 0.0;
-  for (int i = 1; i <= kSamples; ++i) {
-    float z[kVectorDims];
-    NormalVector(i, codebook.unit, z);
-    float scores[kVectorWords];
-    for (std::size_t w = 0; w < kVectorWords; ++w) {
-      scores[w] = z[0] * words.numbers[0][w] + z[1] * words.numbers[1][w] + z[2] * words.numbers[2][w] +
-                  z[3] * words.numbers[3][w] - words.half_squares[w];
+  for (std::size_t t = 0; t < kRows; ++t) {
+    double square = 0.0, dot = 0.0;
+    for (std::size_t i = 0; i < kDim; ++i) {
+      const double number = rows[t * kDim + i];
+      const double word = codebook.numbers[i % kVectorDims][codes[kernels::VectorCodeAt(how.layout, kDim, t, i / kVectorDims)]];
+      square += number * number;
+      dot += number * word;
+      norms += word * word;
     }
-    const auto nearest = static_cast<std::size_t>(std::max_element(scores, scores + kVectorWords) - scores);
-    const double half = words.half_squares[nearest];
-    dots += scores[nearest] + half;
-    norms += 2.0 * half;
-    for (const float number : z) squares += static_cast<double>(number) * number;
+    dots += dot * static_cast<double>(codebook.unit) / std::sqrt(square / kDim);
+    squares += kDim * static_cast<double>(codebook.unit) * static_cast<double>(codebook.unit);
   }
   if (norms == 0.0) return {};
   return {.error = 1.0 - dots * dots / (norms * squares), .scale = dots / norms};
