@@ -176,6 +176,30 @@ Estimates EstimateProduct(const std::vector<float>& key, const std::vector<float
   return {mean, std::sqrt(variance / kCount), variance};
 }
 
+/// FNV-1a.
+std::uint64_t DigestOf(const std::byte* bytes, std::size_t n) {
+  std::uint64_t digest = 0xCBF29CE484222325u;
+  for (std::size_t i = 0; i < n; ++i) digest = (digest ^ std::to_integer<std::uint64_t>(bytes[i])) * 0x100000001B3u;
+  return digest;
+}
+
+// Stored blocks mean these bytes: a change of codebook, search, rotation or layout needs a new version.
+TEST(GaussianVqTest, BytesAreThoseOfVersionOne) {
+  constexpr std::uint32_t kDim = 96;
+  std::mt19937 random(kSeed);
+  std::vector<float> rows(32 * kDim);
+  for (float& number : rows) number = static_cast<float>(static_cast<std::int32_t>(random() % 4001) - 2000) / 512.0f;
+  const TurboQuant codec{.spec = "gaussian_vq", .head_dim = kDim, .block_tokens = 32};
+  for (const Side side : {Side::kKeys, Side::kValues}) {
+    const auto keys = codec.Keys();
+    const auto values = codec.Values();
+    const BlockCodec& made = side == Side::kKeys ? static_cast<const BlockCodec&>(*keys) : *values;
+    AlignedBytes block(made.block_bytes());
+    EncodeBlock(made, 0, 0, RowsOf(rows, kDim), block.data()).value();
+    EXPECT_EQ(DigestOf(block.data(), made.block_bytes()), side == Side::kKeys ? 3236281385334775482u : 13390158189700007287u);
+  }
+}
+
 TEST(GaussianVqTest, KeysAreUnbiasedOverRotations) {  // T3, T4
   constexpr std::size_t kDim = 128;
   std::mt19937 random(kSeed);
