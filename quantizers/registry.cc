@@ -22,6 +22,8 @@ extern const Codec kTurboQuantRvq;
 extern const Codec kRabitq;
 extern const Codec kQjl;
 extern const Codec kTurboQuantProd;
+extern const Codec kGaussianVq;
+extern const Codec kVecInfer;
 
 namespace {
 
@@ -231,7 +233,8 @@ std::string ParsedSpec::Canonical() const {
 Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
-      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse, &kTurboQuantRvq, &kRabitq, &kQjl, &kTurboQuantProd,
+      &kF32,    &kF16, &kBF16,           &kInt8,       &kTurboQuantMse, &kTurboQuantRvq,
+      &kRabitq, &kQjl, &kTurboQuantProd, &kGaussianVq, &kVecInfer,
   };
   return registry;
 }
