@@ -477,9 +477,15 @@ Result<std::unique_ptr<ValueCodec>> MakeOutlierValues(const CodecConfig& config)
   return MakeOutlier<OutlierValues, ValueCodec>(config, MakeValues);
 }
 
-/// Energies of which every third channel is large, more so the higher it is; both parts' tensors beside them.
+/// Both parts' tensors and, where they are calibrated, energies of which every third channel's is large.
 Example ExampleOutlier(const CodecConfig& config) {
   Example example;
+  const auto hot_dim = HotDim(config);
+  if (!hot_dim) return example;
+  for (const Example& part :
+       {ExampleOf(config.params.Spec(kHot), ChildConfig(config, *hot_dim, kHotStream)),
+        ExampleOf(config.params.Spec(kRest), ChildConfig(config, config.head_dim - *hot_dim, kRestStream))})
+    example.tensors.insert(example.tensors.end(), part.tensors.begin(), part.tensors.end());
   if (config.params.Choice(kChoice) != kCalibrated) return example;
   ExampleTensor energies{EnergyTensor(config), {config.kv_heads, config.head_dim}, {}};
   for (std::size_t i = 0; i < config.kv_heads * config.head_dim; ++i)
