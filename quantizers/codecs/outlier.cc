@@ -80,14 +80,14 @@ class Pieces {
 template <class Base>
 class Outlier : public Base {
  public:
-  /// `splits`: of heads from `first_head` on; empty: each block chooses.
-  Outlier(const CodecConfig& config, std::size_t hot_dim, std::vector<ChannelSplit> splits, std::unique_ptr<Base> hot,
+  /// `calibrated`: the hot channels of heads from config.head_begin on, as a block would store them; empty: each block chooses.
+  Outlier(const CodecConfig& config, std::size_t hot_dim, std::vector<std::byte> calibrated, std::unique_ptr<Base> hot,
           std::unique_ptr<Base> rest)
       : dim_(config.head_dim),
         hot_dim_(hot_dim),
         tokens_(config.block_tokens),
         first_head_(config.head_begin),
-        splits_(std::move(splits)),
+        calibrated_(std::move(calibrated)),
         hot_(std::move(hot)),
         rest_(std::move(rest)) {}
 
@@ -95,7 +95,7 @@ class Outlier : public Base {
     return BytesOf(*hot_) + BytesOf(*rest_) + (chooses() ? ChannelSplit::StoredBytes(dim_, hot_dim_) : 0);
   }
   [[nodiscard]] std::size_t memory_bytes() const noexcept override {
-    return hot_->memory_bytes() + rest_->memory_bytes() + splits_.capacity() * sizeof(ChannelSplit);
+    return hot_->memory_bytes() + rest_->memory_bytes() + calibrated_.capacity();
   }
   [[nodiscard]] CodecTraits traits() const noexcept override {
     const CodecTraits hot = hot_->traits(), rest = rest_->traits();
@@ -125,7 +125,7 @@ class Outlier : public Base {
       }
     }
     if (chooses()) MeasureEnergies(rows, energies);
-    const ChannelSplit split = chooses() ? ChannelSplit::Largest(energies, dim_, hot_dim_) : splits_[args.head - first_head_];
+    const ChannelSplit split = chooses() ? ChannelSplit::Largest(energies, dim_, hot_dim_) : SplitOf(args.head, {});
     for (std::size_t t = 0; t < tokens_; ++t) split.Take(rows + t * dim_, hot + t * hot_dim_, rest + t * rest_dim());
     if (chooses()) split.Store(args.block.part[0] + channels_at());
     EncodeArgs child = args;
@@ -162,7 +162,7 @@ class Outlier : public Base {
   }
 
  protected:
-  [[nodiscard]] bool chooses() const noexcept { return splits_.empty(); }
+  [[nodiscard]] bool chooses() const noexcept { return calibrated_.empty(); }
   [[nodiscard]] std::size_t rest_dim() const noexcept { return dim_ - hot_dim_; }
   [[nodiscard]] std::size_t channels_at() const noexcept { return BytesOf(*hot_) + BytesOf(*rest_); }
   [[nodiscard]] Needs block_needs() const noexcept {
@@ -181,14 +181,16 @@ class Outlier : public Base {
     return PartsAt(*rest_, block.part[0] + BytesOf(*hot_));
   }
   [[nodiscard]] ChannelSplit SplitOf(std::size_t head, const ConstBlockView& block) const {
-    return chooses() ? ChannelSplit::Load(block.part[0] + channels_at(), dim_, hot_dim_) : splits_[head - first_head_];
+    const std::byte* stored = chooses() ? block.part[0] + channels_at()
+                                        : calibrated_.data() + (head - first_head_) * ChannelSplit::StoredBytes(dim_, hot_dim_);
+    return ChannelSplit::Load(stored, dim_, hot_dim_);
   }
 
   std::size_t dim_;
   std::size_t hot_dim_;
   std::size_t tokens_;
   std::size_t first_head_;
-  std::vector<ChannelSplit> splits_;
+  std::vector<std::byte> calibrated_;
   std::unique_ptr<Base> hot_;
   std::unique_ptr<Base> rest_;
 
@@ -219,7 +221,7 @@ class OutlierKeys final : public Outlier<KeyCodec> {
 
   void Prepare(const PrepareArgs& args) const override {
     if (chooses()) return;
-    Split(args, splits_[args.head - first_head_], Queries(*this, args.prepared, args.n), args.scratch);
+    Split(args, SplitOf(args.head, {}), Queries(*this, args.prepared, args.n), args.scratch);
   }
 
   void Score(const ScoreArgs& args) const override {
@@ -331,9 +333,9 @@ class OutlierValues final : public Outlier<ValueCodec> {
     FinishArgs hot = args;
     hot.acc_floats = hot_floats;
     FinishParts(hot, rest, parts);
+    const ChannelSplit split = SplitOf(args.head, {});
     for (std::size_t i = 0; i < args.n; ++i) {
-      splits_[args.head - first_head_].Put(parts.hot + i * hot_dim_, parts.rest + i * rest_dim(), args.add,
-                                           args.rows + i * args.row_stride);
+      split.Put(parts.hot + i * hot_dim_, parts.rest + i * rest_dim(), args.add, args.rows + i * args.row_stride);
     }
   }
 
@@ -414,13 +416,13 @@ Result<std::size_t> HotDim(const CodecConfig& config) {
   return channels;
 }
 
-/// Empty: blocks choose.
-Result<std::vector<ChannelSplit>> SplitsOf(const CodecConfig& config, std::size_t hot_dim) {
-  std::vector<ChannelSplit> splits;
+/// The heads' channels as blocks would store them; empty: blocks choose.
+Result<std::vector<std::byte>> CalibratedChannels(const CodecConfig& config, std::size_t hot_dim) {
+  std::vector<std::byte> channels;
   const std::size_t choice = config.params.Choice(kChoice);
   const std::string tensor = EnergyTensor(config);
   const bool there = config.artifact != nullptr && config.artifact->Has(tensor);
-  if (choice == kBlock || (choice == kAuto && !there)) return splits;
+  if (choice == kBlock || (choice == kAuto && !there)) return channels;
   if (config.artifact == nullptr) {
     return Error{ErrorCode::kInvalidArgument, Where(config) + "choice=calibrated needs tensor \"" + tensor + "\" of shape [" +
                                                   std::to_string(config.kv_heads) + ", " + std::to_string(config.head_dim) +
@@ -428,10 +430,13 @@ Result<std::vector<ChannelSplit>> SplitsOf(const CodecConfig& config, std::size_
   }
   const auto energies = config.artifact->Find(tensor, {config.kv_heads, config.head_dim});
   if (!energies) return Error{energies.error().code, Where(config) + energies.error().message};
+  const std::size_t each = ChannelSplit::StoredBytes(config.head_dim, hot_dim);
+  channels.resize((config.head_end - config.head_begin) * each);
   for (std::size_t head = config.head_begin; head < config.head_end; ++head) {
-    splits.push_back(ChannelSplit::Largest(energies->data() + head * config.head_dim, config.head_dim, hot_dim));
+    ChannelSplit::Largest(energies->data() + head * config.head_dim, config.head_dim, hot_dim)
+        .Store(channels.data() + (head - config.head_begin) * each);
   }
-  return splits;
+  return channels;
 }
 
 CodecConfig ChildConfig(const CodecConfig& config, std::size_t dim, Child child) {
@@ -460,13 +465,14 @@ Result<std::unique_ptr<Base>> MakeOutlier(const CodecConfig& config,
                                           Result<std::unique_ptr<Base>> (*make)(const ParsedSpec&, CodecConfig)) {
   const auto hot_dim = HotDim(config);
   if (!hot_dim) return hot_dim.error();
-  auto splits = SplitsOf(config, *hot_dim);
-  if (!splits) return splits.error();
+  auto calibrated = CalibratedChannels(config, *hot_dim);
+  if (!calibrated) return calibrated.error();
   auto hot = MakePart<Base>(config, kHot, *hot_dim, kHotStream, make);
   if (!hot) return hot;
   auto rest = MakePart<Base>(config, kRest, config.head_dim - *hot_dim, kRestStream, make);
   if (!rest) return rest;
-  return std::unique_ptr<Base>(std::make_unique<Made>(config, *hot_dim, *std::move(splits), *std::move(hot), *std::move(rest)));
+  return std::unique_ptr<Base>(
+      std::make_unique<Made>(config, *hot_dim, *std::move(calibrated), *std::move(hot), *std::move(rest)));
 }
 
 Result<std::unique_ptr<KeyCodec>> MakeOutlierKeys(const CodecConfig& config) {
