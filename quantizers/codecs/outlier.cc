@@ -95,7 +95,8 @@ class Outlier : public Base {
     return BytesOf(*hot_) + BytesOf(*rest_) + (chooses() ? ChannelSplit::StoredBytes(dim_, hot_dim_) : 0);
   }
   [[nodiscard]] std::size_t memory_bytes() const noexcept override {
-    return hot_->memory_bytes() + rest_->memory_bytes() + calibrated_.capacity();
+    constexpr std::size_t kCodecObject = 192;  // of a part, about
+    return 2 * kCodecObject + hot_->memory_bytes() + rest_->memory_bytes() + calibrated_.capacity();
   }
   [[nodiscard]] CodecTraits traits() const noexcept override {
     const CodecTraits hot = hot_->traits(), rest = rest_->traits();
