@@ -205,8 +205,9 @@ TEST(OutlierTest, KeysWithACommonPartAreNoWorseThanTheirParts) {
 TEST(OutlierTest, CarriesOtherCodecsInItsParts) {
   const Registry registry = WithToys();
   const RopeSpec rope{RopePairing::kHalfSplit, 10000.0, 0};
-  for (const std::string spec : {"outlier:hot=(toy_planes),rest=(toy_codebook),choice=calibrated", "outlier:hot=(f16),rest=(kivi:bits=2)",
-                                 "outlier:channels=16,hot=(int8),rest=(outlier:rest=(turboquant_mse:bits=4))"}) {
+  for (const std::string spec :
+       {"outlier:hot=(toy_planes),rest=(toy_codebook),choice=calibrated", "outlier:hot=(f16),rest=(kivi:bits=2)",
+        "outlier:channels=16,hot=(int8),rest=(outlier:rest=(turboquant_mse:bits=4))"}) {
     for (const std::size_t dim : {64, 128}) {
       const test::ConformanceCase codec(registry, spec, dim, rope);
       ASSERT_TRUE(codec.supported()) << spec;
