@@ -24,6 +24,8 @@ extern const Codec kQjl;
 extern const Codec kTurboQuantProd;
 extern const Codec kGaussianVq;
 extern const Codec kVecInfer;
+extern const Codec kKivi;
+extern const Codec kOutlier;
 
 namespace {
 
@@ -233,8 +235,8 @@ std::string ParsedSpec::Canonical() const {
 Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
-      &kF32,    &kF16, &kBF16,           &kInt8,       &kTurboQuantMse, &kTurboQuantRvq,
-      &kRabitq, &kQjl, &kTurboQuantProd, &kGaussianVq, &kVecInfer,
+      &kF32,        &kF16,      &kBF16, &kInt8,    &kTurboQuantMse, &kTurboQuantRvq, &kRabitq, &kQjl, &kTurboQuantProd,
+      &kGaussianVq, &kVecInfer, &kKivi, &kOutlier,
   };
   return registry;
 }

@@ -8,7 +8,7 @@ import pytest
 from kvant.methods import METHODS
 
 # Codecs that methods are named after and that the registry does not have yet. A codec that comes must leave this list.
-NOT_YET = {"turboquant_prod", "turboquant_rvq", "qjl", "polar", "rabitq", "vecinfer", "spectral", "commvq", "kivi", "outlier"}
+NOT_YET = {"turboquant_prod", "turboquant_rvq", "qjl", "polar", "rabitq", "vecinfer", "spectral", "commvq"}
 
 
 def offered():
@@ -64,7 +64,8 @@ def test_names_and_defaults_of_the_published_interface():
         ({"method": "qjl"}, "qjl:m=64", "turboquant_mse:bits=2"),
         ({"method": "qjl", "jl_dim": 128}, "qjl:m=128", "turboquant_mse:bits=2"),
         ({"method": "spectral"}, "spectral:signal=4,noise=1", "turboquant_mse:bits=2"),
-        ({"method": "kivi", "bits": 2}, "kivi:bits=2,group=32", "turboquant_mse:bits=2"),
+        ({"method": "kivi"}, "kivi:bits=2,group=32", "kivi:bits=2,group=32"),
+        ({"method": "kivi", "bits": 4, "value_bits": 16, "kivi_group_size": 64}, "kivi:bits=4,group=64", "f16"),
         (
             {"method": "turboquant_mse", "bits": 2, "n_outlier_channels": 8},
             "outlier:channels=8,hot=(int8),rest=(turboquant_mse:bits=2)",
@@ -105,6 +106,10 @@ def test_bits_of_each_layer_are_overrides():
         ({"method": "ratequant", "target_bits": 2.0}, "target_bits"),
         ({"method": "ratekwant"}, "unknown method 'ratekwant'"),
         ({"method": "turboquant_mse", "bits": 5}, "bits=5 is not one of"),
+        ({"method": "turboquant_mse", "n_outlier_channels": 12}, "channels=12 is not a multiple of 8"),
+        ({"method": "kivi", "value_bits": 1}, "value_bits=1: kivi needs at least 2"),
+        ({"method": "kivi", "bit_width_inlier": 1}, "bits=1: kivi needs at least 2"),
+        ({"method": "kivi", "kivi_group_size": 48}, "parameter group=48"),
     ],
 )
 def test_what_means_nothing_is_an_error_that_names_it(fields, named):

@@ -67,7 +67,8 @@ TEST(PlanTest, TakesNoMoreMemoryThanItSaysAndWhatItSaysBeforeIsMore) {
   for (const Case& each :
        {Case{32, 8, 128, "turboquant_mse:bits=4", 0}, Case{32, 8, 128, "int8", 0}, Case{1024, 1, 8, "f16", 0},
         Case{128, 64, 64, "turboquant_mse:bits=4", 0}, Case{64, 1024, 8, "turboquant_mse:bits=2", 0},
-        Case{8, 8, 1024, "turboquant_mse:bits=4", 0}, Case{128, 64, 64, "turboquant_mse:bits=4", 4096}}) {
+        Case{8, 8, 1024, "turboquant_mse:bits=4", 0}, Case{128, 64, 64, "turboquant_mse:bits=4", 4096},
+        Case{1024, 1, 16, "outlier", 0}, Case{64, 512, 16, "outlier", 0}, Case{1024, 1, 8, "kivi", 0}}) {
     StoreSpec spec = Good();
     spec.layers = each.layers;
     spec.kv_heads = each.kv_heads;

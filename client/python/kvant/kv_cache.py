@@ -80,7 +80,7 @@ class KVCacheConfig:
             return self.keys or _DEFAULT, self.values or _DEFAULT, ()
         method = method_named(self.method)
         default = _FIELDS["value_bits"].default
-        values = self.values or values_of(method, self.value_bits, default)
+        values = self.values or values_of(method, self, default)
         if self.keys is not None:
             return self.keys, values, ()
         by_layer = self._bits_by_layer(layers)

@@ -8,12 +8,15 @@ from kvant._core import InvalidArgumentError
 @dataclasses.dataclass(frozen=True)
 class Method:
     """codec: of the keys. parameters: the codec's parameters and the fields of KVCacheConfig that fill them. knobs: further fields that
-    mean something for the method. values: the codec of the values, where `value_bits` does not say it."""
+    mean something for the method. values: the codec of the values, where `value_bits` does not say it. own_values: parameters as those of
+    the keys, for a method that has values of its own. least_bits: fewer are refused, and this many are the method's default."""
 
     codec: str
     parameters: dict = dataclasses.field(default_factory=dict)
     knobs: frozenset = frozenset()
     values: str | None = None
+    own_values: dict | None = None
+    least_bits: int = 1
 
 
 _RAW = Method("f16", values="f16")
@@ -38,7 +41,10 @@ METHODS = {
     "spectral": Method("spectral", {"signal": "signal_bits", "noise": "noise_bits"}, frozenset({"rotations"})),
     "commvq": _COMMVQ,
     "comm_vq": _COMMVQ,
-    "kivi": Method("kivi", {"bits": "bits", "group": "kivi_group_size"}),
+    # One bit between minimum and maximum is worse than zeros; the published package begins at two.
+    "kivi": Method(
+        "kivi", {"bits": "bits", "group": "kivi_group_size"}, own_values={"bits": "value_bits", "group": "kivi_group_size"}, least_bits=2
+    ),
 }
 
 _BITS = {1: "turboquant_mse:bits=1", 2: "turboquant_mse:bits=2", 3: "turboquant_mse:bits=3", 4: "turboquant_mse:bits=4", 8: "int8", 16: "f16"}
@@ -52,9 +58,19 @@ def method_named(name):
 
 def keys_of(method, config, bits):
     """The codec spec of the keys; parameters whose field has no value are left to the codec."""
-    given = {name: bits if field == "bits" else getattr(config, field) for name, field in method.parameters.items()}
-    text = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
-    return _beside_outliers(f"{method.codec}:{text}" if text else method.codec, config)
+    said = (config.bit_width_inlier, config.bit_allocation) != (None, None)
+    if bits == 1 and not said:  # the field's default
+        bits = method.least_bits
+    return _beside_outliers(_spec(method, "bits", method.parameters, config, bits), config)
+
+
+def _spec(method, name, parameters, config, bits):
+    """`bits` stands for the field of that name."""
+    if name in parameters.values() and bits < method.least_bits:
+        raise InvalidArgumentError(f"KVCacheConfig: {name}={bits}: {method.codec} needs at least {method.least_bits}, fewer are worse than zeros")
+    given = {parameter: bits if field == name else getattr(config, field) for parameter, field in parameters.items()}
+    text = ",".join(f"{parameter}={value}" for parameter, value in given.items() if value is not None)
+    return f"{method.codec}:{text}" if text else method.codec
 
 
 def _beside_outliers(spec, config):
@@ -64,10 +80,13 @@ def _beside_outliers(spec, config):
     return f"outlier:channels={config.n_outlier_channels},hot=({hot}),rest=({spec})"
 
 
-def values_of(method, value_bits, default):
-    if method.values is not None and value_bits == default:
+def values_of(method, config, default):
+    """The codec spec of the values; `default`: of value_bits."""
+    if method.values is not None and config.value_bits == default:
         return method.values
-    return _codec_of_bits("value_bits", value_bits)
+    if method.own_values is not None and config.value_bits <= 8:
+        return _spec(method, "value_bits", method.own_values, config, config.value_bits)
+    return _codec_of_bits("value_bits", config.value_bits)
 
 
 def _codec_of_bits(name, bits):
