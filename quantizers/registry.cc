@@ -18,6 +18,7 @@ extern const Codec kF16;
 extern const Codec kBF16;
 extern const Codec kInt8;
 extern const Codec kTurboQuantMse;
+extern const Codec kPolarQuant;
 
 namespace {
 
@@ -227,7 +228,7 @@ std::string ParsedSpec::Canonical() const {
 Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
-      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse,
+      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse, &kPolarQuant,
   };
   return registry;
 }
