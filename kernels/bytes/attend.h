@@ -17,6 +17,8 @@ struct ByteScoreArgs {
   std::size_t queries = 0;
   float* logits = nullptr;  ///< query i, token t: logits[i * stride + t], overwritten
   std::size_t stride = 0;
+  /// ufloat16, of the tokens; null: they follow the codes. For blocks of several groups of codes under one scale.
+  const std::byte* scales = nullptr;
   std::byte* scratch = nullptr;     ///< ByteScoreScratchBytes, 64-byte aligned
   const std::byte* next = nullptr;  ///< memory to prefetch, or null
   std::size_t next_bytes = 0;
@@ -32,8 +34,9 @@ struct ByteAccumulateArgs {
   std::size_t queries = 0;
   float* acc = nullptr;  ///< query i: acc[i * acc_stride ..], dim floats: += sum over t of weight * scale * number of the code
   std::size_t acc_stride = 0;
-  std::byte* scratch = nullptr;     ///< ByteAccumulateScratchBytes, 64-byte aligned
-  const std::byte* next = nullptr;  ///< memory to prefetch, or null
+  const std::byte* scales = nullptr;  ///< as in ByteScoreArgs
+  std::byte* scratch = nullptr;       ///< ByteAccumulateScratchBytes, 64-byte aligned
+  const std::byte* next = nullptr;    ///< memory to prefetch, or null
   std::size_t next_bytes = 0;
 };
 
