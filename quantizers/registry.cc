@@ -19,6 +19,7 @@ extern const Codec kBF16;
 extern const Codec kInt8;
 extern const Codec kTurboQuantMse;
 extern const Codec kPolarQuant;
+extern const Codec kSpectral;
 
 namespace {
 
@@ -228,7 +229,7 @@ std::string ParsedSpec::Canonical() const {
 Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
-      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse, &kPolarQuant,
+      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse, &kPolarQuant, &kSpectral,
   };
   return registry;
 }

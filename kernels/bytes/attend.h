@@ -17,11 +17,11 @@ struct ByteScoreArgs {
   std::size_t queries = 0;
   float* logits = nullptr;  ///< query i, token t: logits[i * stride + t], overwritten
   std::size_t stride = 0;
-  /// ufloat16, of the tokens; null: they follow the codes. For blocks of several groups of codes under one scale.
-  const std::byte* scales = nullptr;
   std::byte* scratch = nullptr;     ///< ByteScoreScratchBytes, 64-byte aligned
   const std::byte* next = nullptr;  ///< memory to prefetch, or null
   std::size_t next_bytes = 0;
+  /// ufloat16, of the tokens; null: they follow the codes. For blocks of several groups of codes under one scale.
+  const std::byte* scales = nullptr;
 };
 
 /// Weighted sums of a block of values. Everything is borrowed.
@@ -34,10 +34,10 @@ struct ByteAccumulateArgs {
   std::size_t queries = 0;
   float* acc = nullptr;  ///< query i: acc[i * acc_stride ..], dim floats: += sum over t of weight * scale * number of the code
   std::size_t acc_stride = 0;
-  const std::byte* scales = nullptr;  ///< as in ByteScoreArgs
-  std::byte* scratch = nullptr;       ///< ByteAccumulateScratchBytes, 64-byte aligned
-  const std::byte* next = nullptr;    ///< memory to prefetch, or null
+  std::byte* scratch = nullptr;     ///< ByteAccumulateScratchBytes, 64-byte aligned
+  const std::byte* next = nullptr;  ///< memory to prefetch, or null
   std::size_t next_bytes = 0;
+  const std::byte* scales = nullptr;  ///< as in ByteScoreArgs
 };
 
 /// Numbers of queries and weights of codes that expand to bytes become integers up to these.
