@@ -20,6 +20,7 @@ extern const Codec kInt8;
 extern const Codec kTurboQuantMse;
 extern const Codec kPolarQuant;
 extern const Codec kSpectral;
+extern const Codec kCommVq;
 
 namespace {
 
@@ -229,7 +230,7 @@ std::string ParsedSpec::Canonical() const {
 Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
-      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse, &kPolarQuant, &kSpectral,
+      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse, &kPolarQuant, &kSpectral, &kCommVq,
   };
   return registry;
 }

@@ -205,7 +205,7 @@ Example ExampleSpectral(const CodecConfig& config) {
       mean.values.push_back(0.25F * static_cast<float>(static_cast<int>((a + h) % 5) - 2));
       bits.values.push_back(a < dim / 4 ? 4 : a < dim / 2 ? 3 : a < dim / 8 * 7 ? 2 : 0);
     }
-    signal.values.push_back(static_cast<float>(std::min(dim, dim / 4 + 8 * h)));
+    signal.values.push_back(static_cast<float>(dim / 4));
   }
   example.mean = mean.values;
   for (ExampleTensor* tensor : {&mean, &basis, &deviation, &bits, &signal}) example.tensors.push_back(std::move(*tensor));
