@@ -26,6 +26,9 @@ extern const Codec kGaussianVq;
 extern const Codec kVecInfer;
 extern const Codec kKivi;
 extern const Codec kOutlier;
+extern const Codec kPolarQuant;
+extern const Codec kSpectral;
+extern const Codec kCommVq;
 
 namespace {
 
@@ -236,7 +239,7 @@ Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
       &kF32,        &kF16,      &kBF16, &kInt8,    &kTurboQuantMse, &kTurboQuantRvq, &kRabitq, &kQjl, &kTurboQuantProd,
-      &kGaussianVq, &kVecInfer, &kKivi, &kOutlier,
+      &kGaussianVq, &kVecInfer, &kKivi, &kOutlier, &kPolarQuant,    &kSpectral,      &kCommVq,
   };
   return registry;
 }

@@ -20,6 +20,8 @@ struct ByteScoreArgs {
   std::byte* scratch = nullptr;     ///< ByteScoreScratchBytes, 64-byte aligned
   const std::byte* next = nullptr;  ///< memory to prefetch, or null
   std::size_t next_bytes = 0;
+  /// ufloat16, of the tokens; null: they follow the codes. For blocks of several groups of codes under one scale.
+  const std::byte* scales = nullptr;
 };
 
 /// Weighted sums of a block of values. Everything is borrowed.
@@ -35,6 +37,7 @@ struct ByteAccumulateArgs {
   std::byte* scratch = nullptr;     ///< ByteAccumulateScratchBytes, 64-byte aligned
   const std::byte* next = nullptr;  ///< memory to prefetch, or null
   std::size_t next_bytes = 0;
+  const std::byte* scales = nullptr;  ///< as in ByteScoreArgs
 };
 
 /// Numbers of queries and weights of codes that expand to bytes become integers up to these.

@@ -14,7 +14,8 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 
 void AccumulateAll(const LloydTable& table, const ByteAccumulateArgs& args) {
-  const auto* scales = reinterpret_cast<const std::uint16_t*>(args.block + LloydCodesBytes(table.bits, args.dim, args.tokens));
+  const std::byte* behind = args.block + LloydCodesBytes(table.bits, args.dim, args.tokens);
+  const auto* scales = reinterpret_cast<const std::uint16_t*>(args.scales != nullptr ? args.scales : behind);
   WithLloydExpander(table, LloydLayout::kValues, args.block, args.dim, args.tokens,
                     [&](const auto& expander) HWY_ATTR { Accumulate(expander, scales, args); });
 }

@@ -15,7 +15,8 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 
 void ScoreAll(const LloydTable& table, const ByteScoreArgs& args) {
-  const auto* scales = reinterpret_cast<const std::uint16_t*>(args.block + LloydCodesBytes(table.bits, args.dim, args.tokens));
+  const std::byte* behind = args.block + LloydCodesBytes(table.bits, args.dim, args.tokens);
+  const auto* scales = reinterpret_cast<const std::uint16_t*>(args.scales != nullptr ? args.scales : behind);
   const QueryBatches queries{args.prepared, LloydQueryWords(table.bits, args.dim)};
   WithLloydExpander(table, LloydLayout::kKeys, args.block, args.dim, args.tokens,
                     [&](const auto& expander) HWY_ATTR { Score(expander, queries, scales, args); });
