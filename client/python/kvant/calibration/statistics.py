@@ -15,10 +15,12 @@ class LayerStatistics:
         square, row = (kv_heads, head_dim, head_dim), (kv_heads, head_dim)
         self._tokens = self._body_tokens = self._spread_tokens = 0
         self._sums = {side: torch.zeros(row, dtype=torch.float64) for side in ("keys", "values")}
+        self._body_sums = {side: torch.zeros(row, dtype=torch.float64) for side in ("keys", "values")}
         self._spread = torch.zeros(square, dtype=torch.float64)  # of keys around the mean of their block
         self._queries = torch.zeros(square, dtype=torch.float64)
         self._query_rows = 0
         self._values = torch.zeros(square, dtype=torch.float64)
+        self._keys = torch.zeros(square, dtype=torch.float64)
         self._largest = torch.zeros(row, dtype=torch.float64)  # |key|
 
     def add(self, queries, keys, values, first):
@@ -41,6 +43,9 @@ class LayerStatistics:
         self._queries += group.mT @ group
         self._query_rows += group.shape[1]
         self._values += values.mT @ values
+        self._keys += keys.mT @ keys
+        self._body_sums["keys"] += keys.sum(1)
+        self._body_sums["values"] += values.sum(1)
         self._body_tokens += values.shape[1]
         self._largest = torch.maximum(self._largest, keys.abs().amax(1))
 
@@ -62,6 +67,13 @@ class LayerStatistics:
     def value_moment(self):
         """[kv_heads, head_dim, head_dim], second moment of the values."""
         return self._values / max(1, self._body_tokens)
+
+    def covariance_around_mean(self, side):
+        """[kv_heads, head_dim, head_dim] of rows less mean(side), the sinks left out."""
+        moment = (self._keys if side == "keys" else self._values) / max(1, self._body_tokens)
+        body, mean = self._body_sums[side] / max(1, self._body_tokens), self.mean(side)
+        cross = body[:, :, None] * mean[:, None, :]
+        return moment - cross - cross.mT + mean[:, :, None] * mean[:, None, :]
 
     @property
     def largest_key(self):

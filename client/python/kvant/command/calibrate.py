@@ -1,74 +1,87 @@
-"""Measures what calibrated codecs want to know of a model's keys and values, and writes it as one artifact."""
+"""Measures what calibrated codecs want to know of a model's keys and values, and writes it as one artifact; allocates bits."""
 
+import kvant
 from kvant.command import models
+
+CANDIDATES = ["turboquant_mse:bits=1", "turboquant_mse:bits=2", "turboquant_mse:bits=3", "turboquant_mse:bits=4", "int8"]
 
 
 def add_arguments(command):
     models.add_text_arguments(command, 4096)
     command.add_argument("--artifact-out", metavar="FILE", required=True, help="the artifact to write, a safetensors file")
     command.add_argument("--window", type=models.positive, default=2048, help="tokens of one context (2048)")
+    command.add_argument("--map-bits", type=float, default=3, help="bits per number that the directions of spectral codes share (3)")
+    command.add_argument("--plan-out", metavar="FILE", help="also allocates codecs to layers, KV heads and sides: the plan, a json file")
+    command.add_argument("--target-bits", type=float, default=3.5, help="its bits per number on average, side information included (3.5)")
+    command.add_argument("--candidates", nargs="+", default=CANDIDATES, metavar="CODEC", help="its codecs (turboquant_mse at 1 to 4 bits, int8)")
 
 
 def run(arguments):
-    import kvant
     from kvant.calibration import artifact
-    from kvant.calibration.gauge import gauges
+    from kvant.calibration.tensors import tensors_of
+    from kvant.command.sampling import projection_moment, sample_of, statistics_of
 
     model, tokenizer = models.load(arguments.model)
     ids = models.tokens_of(tokenizer, models.read_text(arguments.text), 1)[: arguments.tokens]
     windows = models.windows_of(ids, arguments.window, len(ids))
-    layers, projections = _gather(model, windows, arguments)
-    tensors = {}
-    for index, layer in sorted(layers.items()):
-        prefix = f"layers.{index}"
-        for side in ("keys", "values"):
-            tensors[f"{prefix}.{side}.mean"] = layer.mean(side)
-        tensors[f"{prefix}.keys.smooth"] = layer.largest_key.sqrt()
-        tensors[f"{prefix}.keys.gauge"], tensors[f"{prefix}.keys.gauge_inverse"] = gauges(layer.key_covariance, layer.query_moment)
-        if projections[index] is not None:
-            moments = gauges(layer.value_moment, projections[index])
-            tensors[f"{prefix}.values.gauge"], tensors[f"{prefix}.values.gauge_inverse"] = moments
     tokens = sum(map(len, windows))
-    about = {"model": kvant.model_identity(arguments.model), "tokens": tokens, "window": len(windows[0])}
+    with models.progress(tokens, "read", arguments.output) as progress:
+        statistics = statistics_of(model, windows, arguments.step, progress)
+        sample = sample_of(model, windows[len(windows) // 2], progress)
+    tensors = {}
+    with models.progress(len(statistics), "calibrate", arguments.output, "layer") as progress:
+        for index, layer in sorted(statistics.items()):
+            of = tensors_of(layer, sample[index], projection_moment(sample[index]), arguments.map_bits, seed=index)
+            tensors |= {f"layers.{index}.{name}": tensor for name, tensor in of.items()}
+            progress.update(1)
+    about = {"model": kvant.model_identity(arguments.model), "tokens": tokens, "window": len(windows[0]), "map_bits": arguments.map_bits}
     artifact.save(tensors, about, arguments.artifact_out)
-    return {"artifact": arguments.artifact_out, "tokens": tokens, "tensors": len(tensors)}
+    result = {"artifact": arguments.artifact_out, "tokens": tokens, "tensors": len(tensors)}
+    if arguments.plan_out:
+        result["plan"] = _allocate(model, list(sample.values()), arguments)
+    return result
 
 
-def _gather(model, windows, arguments):
-    """Statistics of each layer, and the second moment of its output projection [kv_heads, head_dim, head_dim] or None."""
-    from transformers import DynamicCache
+def _allocate(model, layers, arguments):
+    import kvant.transformers
+    from kvant.calibration import bits
 
-    from kvant.calibration.statistics import BLOCK_TOKENS, LayerStatistics
-    from kvant.command.recording import recording
-
-    layers, projections, first = {}, {}, 0
-
-    def seen(module, queries, keys, values):
-        index = module.layer_idx
-        if index not in layers:
-            layers[index] = LayerStatistics(keys.shape[1], keys.shape[3])
-            projections[index] = _projection_moment(module, queries.shape[1], keys.shape[1], keys.shape[3])
-        layers[index].add(queries[0], keys[0], values[0], first)
-
-    step = max(1, arguments.step // BLOCK_TOKENS) * BLOCK_TOKENS  # blocks are gathered whole
-    with models.progress(sum(map(len, windows)), "calibrate", arguments.output) as progress, recording(model, seen):
-        for window in windows:
-            cache, first = DynamicCache(config=model.config), 0
-            for _ in models.passes(model, cache, window[None], step, progress, logits_from=len(window)):
-                first += step
-    return layers, projections
-
-
-def _projection_moment(module, q_heads, kv_heads, head_dim):
-    """What the output projection does with an error of the values: sum over a group's query heads of W' W, W the columns of the head."""
-    import torch
-
-    projection = getattr(module, "o_proj", None)
-    if not isinstance(projection, torch.nn.Linear) or projection.in_features != q_heads * head_dim:
-        return None
-    by_head = projection.weight.detach().to(torch.float64).unflatten(1, (kv_heads, q_heads // kv_heads, head_dim))
-    return torch.einsum("ogqd,ogqe->gde", by_head, by_head)
+    with open(arguments.artifact_out, "rb") as file:
+        image = file.read()
+    choices = []
+    with models.progress(len(arguments.candidates) * len(layers), "allocate", arguments.output, "layer") as progress:
+        for codec in arguments.candidates:
+            config = kvant.KVCacheConfig(model_path=arguments.model, keys=codec, values=codec, artifact=image, salt="calibrate")
+            with kvant.transformers.attach(model, config) as attachment:
+                spec = attachment.spec
+            choices.append(bits.try_spec(spec, codec, layers, progress))
+    choices.sort(key=lambda choice: sum(choice.bits))
+    chosen = bits.fill(choices, arguments.target_bits)
+    bits.save_plan(bits.plan_of(choices, chosen), arguments.plan_out)
+    key_bits, value_bits = bits.mean_bits(choices, chosen)
+    return {
+        "file": arguments.plan_out,
+        "key_bits_per_element": key_bits,
+        "value_bits_per_element": value_bits,
+        "candidates": [
+            {"codec": choice.spec, "key_error": float(choice.errors[0].mean()), "value_error": float(choice.errors[1].mean())} for choice in choices
+        ],
+        "keys": chosen[0].tolist(),
+        "values": chosen[1].tolist(),
+    }
 
 
 def show(result):
     print(f"{result['artifact']}: {result['tensors']} tensors, measured on {result['tokens']} tokens")
+    plan = result.get("plan")
+    if not plan:
+        return
+    import numpy
+
+    from kvant.calibration import bits
+
+    print(f"\n{plan['file']}: {plan['key_bits_per_element']:.3f} bits per number of the keys, {plan['value_bits_per_element']:.3f} of the values")
+    for number, candidate in enumerate(plan["candidates"]):
+        print(f"  {number}: {candidate['codec']}, error {candidate['key_error']:.4f} of keys, {candidate['value_error']:.4f} of values")
+    names = [str(number) for number in range(len(plan["candidates"]))]
+    print(bits.table(names, numpy.array([plan["keys"], plan["values"]])))

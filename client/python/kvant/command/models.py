@@ -67,11 +67,11 @@ def passes(model, cache, ids, step, progress, begin=0, logits_from=0):
         yield first + part.shape[1] - wanted, logits[:, logits.shape[1] - wanted :]
 
 
-def progress(total, what, output):
-    """A progress bar in tokens on stderr where a person looks at it."""
+def progress(total, what, output, unit="token"):
+    """A progress bar on stderr where a person looks at it."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=what, unit="token", unit_scale=True, disable=output == "json" or not sys.stderr.isatty())
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, disable=output == "json" or not sys.stderr.isatty())
 
 
 def add_text_arguments(command, tokens, several=False):
