@@ -1,5 +1,6 @@
 """What all commands need of a model: loading it, its text as tokens, and windows of tokens in steps."""
 
+import inspect
 import pathlib
 import sys
 
@@ -48,28 +49,37 @@ def windows_of(ids, window, most):
     return [ids[i : i + window] for i in range(0, len(ids) - window + 1, window)][:most]
 
 
-def passes(model, cache, ids, step, progress):
-    """Forward passes over one window, `step` tokens each: yields (first position, logits [tokens, vocabulary])."""
+def passes(model, cache, ids, step, progress, begin=0, logits_from=0):
+    """Forward passes over windows ids [rows, tokens], `step` tokens of each at a time, of which the cache holds the first `begin`: yields
+    (first position, logits [rows, tokens, vocabulary]) of the positions from logits_from on. Those before would be a third of a small
+    model's work for nothing."""
     import torch
 
-    for first in range(0, len(ids), step):
-        part = ids[first : first + step]
+    last_only = "logits_to_keep" in inspect.signature(model.forward).parameters
+    tokens = ids.shape[1]
+    for first in range(begin, tokens, step):
+        part = ids[:, first : first + step]
+        wanted = min(part.shape[1], max(0, first + part.shape[1] - logits_from))
+        kept = {"logits_to_keep": max(1, wanted)} if last_only else {}
         with torch.inference_mode():
-            logits = model(input_ids=part[None], cache=cache, use_cache=True).logits[0]
-        progress.update(len(part))
-        yield first, logits
+            logits = model(input_ids=part, cache=cache, use_cache=True, **kept).logits
+        progress.update(part.numel())
+        yield first + part.shape[1] - wanted, logits[:, logits.shape[1] - wanted :]
 
 
-def progress(total, what, output):
-    """A progress bar in tokens on stderr where a person looks at it."""
+def progress(total, what, output, unit="token"):
+    """A progress bar on stderr where a person looks at it."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=what, unit="token", unit_scale=True, disable=output == "json" or not sys.stderr.isatty())
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, disable=output == "json" or not sys.stderr.isatty())
 
 
-def add_text_arguments(command, tokens):
-    command.add_argument("--text", metavar="FILE", required=True, help="text in UTF-8; - is standard input")
-    command.add_argument("--tokens", type=positive, default=tokens, help=f"how many of its tokens to read at most ({tokens})")
+def add_text_arguments(command, tokens, several=False):
+    command.add_argument(
+        "--text", metavar="FILE", required=True, help="text in UTF-8; - is standard input", **({"nargs": "+"} if several else {})
+    )
+    of = "each text's" if several else "its"
+    command.add_argument("--tokens", type=positive, default=tokens, help=f"how many of {of} tokens to read at most ({tokens})")
     command.add_argument("--step", type=positive, default=512, help="tokens of one forward pass (512)")
 
 

@@ -1,14 +1,19 @@
 """Measures what plans cost in quality: KL divergence to exact attention, loss and top-1 agreement, beside bits per element."""
 
+import contextlib
+
 import kvant
 from kvant.command import models
 
 DEFAULT_PLANS = ["f16", "int8", "turboquant_mse:bits=4", "turboquant_mse:bits=3", "turboquant_mse:bits=2"]
+YARDSTICKS = ["q8_0", "q4_0"]  # of kvant.command.yardsticks, which wants torch
+_MAX_EXACT_BYTES = 2 << 30  # of exact logits held at a time
 
 
 def add_arguments(command):
-    models.add_text_arguments(command, 4096)
-    command.add_argument("--plans", nargs="+", default=DEFAULT_PLANS, metavar="KEYS[/VALUES]", help="codecs of keys and values; one for both")
+    models.add_text_arguments(command, 4096, several=True)
+    command.add_argument("--plans", nargs="*", default=DEFAULT_PLANS, metavar="KEYS[/VALUES]", help="codecs of keys and values; one for both")
+    command.add_argument("--yardsticks", nargs="+", default=[], choices=YARDSTICKS, help="formats of ggml to hold the plans against")
     command.add_argument("--artifact", metavar="FILE", help="what calibrated codecs of the plans were calibrated on")
     command.add_argument("--window", type=models.positive, default=2048, help="tokens of one context (2048)")
     command.add_argument("--skip", type=int, help="tokens of each window that are not counted (its first quarter)")
@@ -16,51 +21,165 @@ def add_arguments(command):
 
 
 def run(arguments):
-    import torch
-    from transformers import DynamicCache
-
     model, tokenizer = models.load(arguments.model)
-    ids = models.tokens_of(tokenizer, models.read_text(arguments.text), 2)[: arguments.tokens]
-    windows = models.windows_of(ids, arguments.window, len(ids))
-    plans = [_Plan(model, text, arguments) for text in arguments.plans]
-    exact_loss = _Mean()
-    with models.progress((1 + len(plans)) * sum(map(len, windows)), "quality", arguments.output) as progress:
-        for window in windows:
-            skip = len(window) // 4 if arguments.skip is None else arguments.skip
-            cache = DynamicCache(config=model.config)
-            exact = [logits.log_softmax(-1) for _, logits in models.passes(model, cache, window, arguments.step, progress)]
-            exact = torch.cat(exact)  # [tokens, vocabulary]
-            exact_loss.add(-exact[:-1].gather(1, window[1:, None])[skip:])
-            for plan in plans:
-                plan.read(model, window, exact, skip, arguments.step, progress)
-    result = {"model": arguments.model, "tokens": len(windows) * len(windows[0]), "exact_loss": exact_loss.value}
-    result["plans"] = [plan.figures(exact_loss.value) for plan in plans]
+    texts = [_Text(path, tokenizer, arguments) for path in arguments.text]
+    subjects = [_Plan(model, name, arguments) for name in arguments.plans] + [_Yardstick(name) for name in arguments.yardsticks]
+    batches = _batches(texts, model.config.get_text_config().vocab_size)
+    total = sum(len(window.ids) for text in texts for window in text.windows)
+    exact_loss = _ByText()
+    with models.progress((1 + len(subjects)) * total, "quality", arguments.output) as progress:
+        for batch in batches:
+            exact = Exact(model, batch, arguments.step, progress)
+            for row, text in enumerate(batch.texts):
+                exact_loss.add(text, -exact.log_probabilities[row, :-1].gather(1, batch.following[row])[:, 0])
+            for subject in subjects:
+                subject.read(model, batch, exact, arguments.step, progress)
+    result = {"model": arguments.model, "texts": [text.path for text in texts], "tokens": total, "exact_loss": exact_loss.mean}
+    result["plans"] = [subject.figures(exact_loss) for subject in subjects]
     if arguments.plot:
         _plot(result, arguments.plot)
     return result
 
 
-class _Mean:
-    def __init__(self):
-        self.total, self.count = 0.0, 0
+class _Text:
+    def __init__(self, path, tokenizer, arguments):
+        self.path = path
+        ids = models.tokens_of(tokenizer, models.read_text(path), 2)[: arguments.tokens]
+        self.windows = [_Window(ids, arguments.skip) for ids in models.windows_of(ids, arguments.window, len(ids))]
 
-    def add(self, numbers):
-        self.total += float(numbers.double().sum())
-        self.count += numbers.numel()
+
+class _Window:
+    def __init__(self, ids, skip):
+        self.ids = ids
+        self.skip = len(ids) // 4 if skip is None else skip
+        if not 0 <= self.skip < len(ids) - 1:
+            raise kvant.InvalidArgumentError(f"quality: --skip {self.skip} leaves nothing to count of {len(ids)} tokens")
+
+
+class Batch:
+    """Windows of one length that are read together: a weight comes from memory once for all of them."""
+
+    def __init__(self, windows, texts):
+        import torch
+
+        self.ids = torch.stack([window.ids for window in windows])
+        self.texts = texts  # index of each row's text
+        self.skip = windows[0].skip
+        self.following = self.ids[:, self.skip + 1 :, None]  # what comes behind each counted token but the last
+
+
+def _batches(texts, vocabulary):
+    by_length = {}
+    for index, text in enumerate(texts):
+        for window in text.windows:
+            by_length.setdefault(len(window.ids), []).append((window, index))
+    batches = []
+    for length, members in by_length.items():
+        rows = max(1, _MAX_EXACT_BYTES // (4 * vocabulary * (length - members[0][0].skip)))
+        for first in range(0, len(members), rows):
+            batches.append(Batch(*zip(*members[first : first + rows], strict=True)))
+    return batches
+
+
+class Exact:
+    """What the model's own attention and cache give for a batch."""
+
+    def __init__(self, model, batch, step, progress):
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=model.config)
+        parts = [logits.log_softmax(-1) for _, logits in models.passes(model, cache, batch.ids, step, progress, logits_from=batch.skip)]
+        self.log_probabilities = torch.cat(parts, 1)  # [rows, counted tokens, vocabulary]
+        common = _common_tokens(step, batch.skip)
+        self.common = [(layer.keys[:, :, :common].clone(), layer.values[:, :, :common].clone()) for layer in cache.layers]
+
+
+def _common_tokens(step, skip):
+    """How many tokens' rows every plan computes alike: a pass that begins before the first block is read as codes sees raw rows only. So
+    those passes are made once. None of them is counted."""
+    config = kvant.KVCacheConfig()
+    first_code = config.block_tokens + config.recent_tokens + config.block_tokens // 4
+    return min(-(-first_code // step), skip // step) * step
+
+
+class _ByText:
+    """Numbers of each text. Texts count alike, however long."""
+
+    def __init__(self):
+        self._numbers = {}
+
+    def add(self, text, numbers):
+        self._numbers.setdefault(text, []).append(numbers.double())
+
+    def quantile(self, share):
+        import torch
+
+        return float(torch.cat(sum(self._numbers.values(), [])).quantile(share))
 
     @property
-    def value(self):
-        return self.total / self.count if self.count else float("nan")
+    def means(self):
+        import torch
+
+        return [float(torch.cat(parts).mean()) for _, parts in sorted(self._numbers.items())]
+
+    @property
+    def mean(self):
+        return sum(self.means) / len(self.means)
 
 
-class _Plan:
-    """One plan and its figures so far."""
+class _Subject:
+    """What is measured, and its figures so far."""
 
-    def __init__(self, model, text, arguments):
+    def __init__(self, name, key_bits, value_bits):
+        self.name = name
+        self._bits = key_bits, value_bits
+        self._kl, self._loss, self._agree = _ByText(), _ByText(), _ByText()
+
+    def read(self, model, batch, exact, step, progress):
+        """Adds a batch: each pass sees the codes of all passes before it, so that errors feed forward."""
+        import torch
+
+        kl, agree, loss = [], [], []
+        common = exact.common[0][0].shape[2]
+        with self._cache(model) as cache:
+            self._take(cache, batch.ids[:, :common], exact.common, step)
+            progress.update(len(batch.ids) * common)
+            for first, logits in models.passes(model, cache, batch.ids, step, progress, begin=common, logits_from=batch.skip):
+                ours = logits.log_softmax(-1)
+                at = first - batch.skip
+                theirs = exact.log_probabilities[:, at : at + ours.shape[1]]
+                kl.append((theirs.exp() * (theirs - ours)).sum(-1))
+                agree.append(theirs.argmax(-1) == ours.argmax(-1))
+                following = batch.following[:, at : at + ours.shape[1]]
+                loss.append(-ours[:, : following.shape[1]].gather(2, following)[..., 0])
+        for figure, parts in ((self._kl, kl), (self._loss, loss), (self._agree, agree)):
+            for text, numbers in zip(batch.texts, torch.cat(parts, 1), strict=True):
+                figure.add(text, numbers)
+
+    def figures(self, exact_loss):
+        changes = [100 * (loss / exact - 1) for loss, exact in zip(self._loss.means, exact_loss.means, strict=True)]
+        return {
+            "plan": self.name,
+            "key_bits_per_element": self._bits[0],
+            "value_bits_per_element": self._bits[1],
+            "kl": self._kl.mean,
+            "kl_p99": self._kl.quantile(0.99),
+            "loss": self._loss.mean,
+            "loss_change_percent": 100 * (self._loss.mean / exact_loss.mean - 1),
+            "top1_percent": 100 * self._agree.mean,
+            "texts": [
+                {"kl": kl, "loss_change_percent": change, "top1_percent": 100 * agree}
+                for kl, change, agree in zip(self._kl.means, changes, self._agree.means, strict=True)
+            ],
+        }
+
+
+class _Plan(_Subject):
+    def __init__(self, model, name, arguments):
         import kvant.transformers
 
-        self.name = text
-        keys, _, values = text.partition("/")
+        keys, _, values = name.partition("/")
         artifact = b""
         if arguments.artifact:
             with open(arguments.artifact, "rb") as file:
@@ -68,48 +187,51 @@ class _Plan:
         self._config = kvant.KVCacheConfig(
             model_path=arguments.model, keys=keys, values=values or keys, artifact=artifact, max_step_tokens=arguments.step
         )
-        self._kl, self._loss, self._agree = _Mean(), _Mean(), _Mean()
         with kvant.transformers.attach(model, self._config) as attachment:
             store = kvant.connect(self._config.uri).open_store(attachment.spec)
-            self._info = store.info
+            info = store.info
             store.close()
+        super().__init__(name, info["key_bits_per_element"], info["value_bits_per_element"])
 
-    def read(self, model, window, exact, skip, step, progress):
-        """Adds one window: each pass sees the plan's codes of all passes before it, so that errors feed forward."""
+    @contextlib.contextmanager
+    def _cache(self, model):
+        import kvant.transformers
+
         with kvant.transformers.attach(model, self._config):
             cache = kvant.transformers.KvantCache(model)
-            for first, logits in models.passes(model, cache, window, step, progress):
-                ours = logits.log_softmax(-1)
-                counted = slice(max(0, skip - first), None)
-                theirs = exact[first : first + len(ours)][counted]
-                ours = ours[counted]
-                if len(ours) == 0:
-                    continue
-                self._kl.add((theirs.exp() * (theirs - ours)).sum(-1))
-                self._agree.add((theirs.argmax(-1) == ours.argmax(-1)).float())
-                following = window[first + len(logits) - len(ours) + 1 : first + len(logits) + 1]
-                self._loss.add(-ours[: len(following)].gather(1, following[:, None]))
+            yield cache
+            cache.reset()
 
-    def figures(self, exact_loss):
-        return {
-            "plan": self.name,
-            "key_bits_per_element": self._info["key_bits_per_element"],
-            "value_bits_per_element": self._info["value_bits_per_element"],
-            "kl": self._kl.value,
-            "loss": self._loss.value,
-            "loss_change_percent": 100 * (self._loss.value / exact_loss - 1),
-            "top1_percent": 100 * self._agree.value,
-        }
+    def _take(self, cache, ids, layers, step):
+        cache.batch.take(ids, layers, step)
+
+
+class _Yardstick(_Subject):
+    def __init__(self, name):
+        from kvant.command import yardsticks
+
+        bits = yardsticks.FORMATS[name][1]
+        super().__init__(name, bits, bits)
+
+    @contextlib.contextmanager
+    def _cache(self, model):
+        from kvant.command import yardsticks
+
+        yield yardsticks.cache_of(self.name, self.name, model.config.get_text_config().num_hidden_layers)
+
+    def _take(self, cache, ids, layers, step):
+        for layer, (keys, values) in zip(cache.layers, layers, strict=True):
+            layer.update(keys, values)
 
 
 def show(result):
-    print(f"{result['model']}: exact loss {result['exact_loss']:.4f} nats per token, {result['tokens']} tokens")
+    print(f"{result['model']}: exact loss {result['exact_loss']:.4f} nats per token, {result['tokens']} tokens of {len(result['texts'])} texts")
     width = max(len(row["plan"]) for row in result["plans"])
-    print(f"{'plan':{width}}  bits of K      V        KL  loss %  top-1 %")
+    print(f"{'plan':{width}}  bits of K      V        KL    p99 KL  loss %  top-1 %")
     for row in result["plans"]:
         print(
             f"{row['plan']:{width}}  {row['key_bits_per_element']:9.3f} {row['value_bits_per_element']:6.3f}  {row['kl']:8.5f}"
-            f"  {row['loss_change_percent']:+6.2f}  {row['top1_percent']:7.2f}"
+            f"  {row['kl_p99']:8.4f}  {row['loss_change_percent']:+6.2f}  {row['top1_percent']:7.2f}"
         )
 
 
@@ -122,7 +244,7 @@ def _plot(result, path):
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for row in result["plans"]:
         bits = (row["key_bits_per_element"] + row["value_bits_per_element"]) / 2
-        axes.plot(bits, max(row["kl"], 1e-9), "o", color="tab:blue")
+        axes.plot(bits, max(row["kl"], 1e-9), "o", color="tab:orange" if row["plan"] in YARDSTICKS else "tab:blue")
         axes.annotate(row["plan"], (bits, max(row["kl"], 1e-9)), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set(yscale="log", xlabel="bits per element, side information included", ylabel="KL to exact attention, nats per token")
     axes.set_title(result["model"], fontsize=10)

@@ -143,6 +143,18 @@ class Batch:
             with contextlib.suppress(kvant.Error):  # the first error is the one to tell
                 row.trim(row.length - length)
 
+    def take(self, input_ids, layers, step):
+        """Rows that were computed elsewhere, as if passes of `step` tokens had computed them: of each layer (keys, values)
+        [rows, kv_heads, tokens, head_dim]."""
+        for first in range(0, input_ids.shape[1], step):
+            part = slice(first, first + step)
+            self.begin(input_ids[:, part], None, None)
+            for layer, sides in enumerate(layers):
+                for row, keys, values in zip(self.rows, *(side[:, :, part].transpose(1, 2) for side in sides), strict=True):
+                    row.append(layer, keys, values)
+            self.columns += input_ids[:, part].shape[1]
+            self._pass = None
+
     def finish(self):
         """After the model's forward."""
         if self._pass is not None:
