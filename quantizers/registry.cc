@@ -18,6 +18,7 @@ extern const Codec kF16;
 extern const Codec kBF16;
 extern const Codec kInt8;
 extern const Codec kTurboQuantMse;
+extern const Codec kGauge;
 extern const Codec kTurboQuantRvq;
 extern const Codec kRabitq;
 extern const Codec kQjl;
@@ -231,7 +232,7 @@ std::string ParsedSpec::Canonical() const {
 Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
-      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse, &kTurboQuantRvq, &kRabitq, &kQjl, &kTurboQuantProd,
+      &kF32, &kF16, &kBF16, &kInt8, &kTurboQuantMse, &kGauge, &kTurboQuantRvq, &kRabitq, &kQjl, &kTurboQuantProd,
   };
   return registry;
 }
