@@ -15,15 +15,21 @@ namespace {
 
 constexpr std::uint32_t kMaxRotations = kMaxProjections / 8;
 
-/// What the numbers of a random unit vector have in size, on average.
-double MeanMagnitude(double dim) {
-  return std::exp(std::lgamma(0.5 * dim) - std::lgamma(0.5 * (dim + 1.0))) / std::sqrt(std::numbers::pi);
+/// What the numbers of a random unit vector have in size, on average: Gamma(d / 2) / (sqrt(pi) Gamma((d + 1) / 2)), d even.
+double MeanMagnitude(std::uint32_t dim) {
+  double mean = 2.0 / std::numbers::pi;
+  for (std::uint32_t j = 2; j < dim; j += 2) mean *= static_cast<double>(j) / (j + 1.0);
+  return mean;
 }
 
 }  // namespace
 
 Sketch::Sketch(SketchKind kind, std::uint32_t head_dim, std::uint32_t projections, RotationKey key)
-    : kind_(kind), dim_(head_dim), projections_(projections) {
+    : kind_(kind),
+      dim_(head_dim),
+      projections_(projections),
+      constant_(kind == SketchKind::kGaussian ? std::sqrt(std::numbers::pi / 2.0) / projections
+                                              : 1.0 / (projections * MeanMagnitude(head_dim))) {
   // Of its own name, so that no sketch is a rotation of the codec, and of one stream per rotation.
   const std::string name = std::string(key.codec) + ".sketch";
   key.codec = name;
@@ -41,17 +47,11 @@ Sketch::Sketch(SketchKind kind, std::uint32_t head_dim, std::uint32_t projection
   }
 }
 
-double Sketch::constant() const {
-  if (kind_ == SketchKind::kGaussian) return std::sqrt(std::numbers::pi / 2.0) / projections_;
-  return 1.0 / (projections_ * MeanMagnitude(dim_));
-}
-
 double Sketch::expected_error() const {
   const double m = projections_, d = dim_;
   if (kind_ == SketchKind::kGaussian) return (std::numbers::pi / 2.0 * d - 1.0) / m;
   // The mean of the rotations' estimates, each unbiased, weighted by their rows.
-  const double magnitude = MeanMagnitude(d);
-  double error = 1.0 / (m * magnitude * magnitude);
+  double error = m * constant_ * constant_;
   for (double rest = m; rest > 0.0; rest -= d) error -= std::pow(std::min(rest, d) / m, 2);
   return error;
 }

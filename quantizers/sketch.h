@@ -31,7 +31,7 @@ class Sketch {
   Sketch(SketchKind kind, std::uint32_t head_dim, std::uint32_t projections, RotationKey key);
 
   [[nodiscard]] std::size_t projections() const noexcept { return projections_; }
-  [[nodiscard]] double constant() const;
+  [[nodiscard]] double constant() const noexcept { return constant_; }
   /// E|k - k'|^2 / |k|^2 over S, k' = constant |k| S' sign(S k).
   [[nodiscard]] double expected_error() const;
   /// Beside the object itself.
@@ -57,6 +57,7 @@ class Sketch {
   SketchKind kind_;
   std::uint32_t dim_;
   std::uint32_t projections_;
+  double constant_;
   std::vector<Rotation> rotations_;  ///< orthogonal
   std::vector<float> matrix_;        ///< Gaussian: [projections, head_dim]
 };

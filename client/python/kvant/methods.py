@@ -8,14 +8,21 @@ from kvant._core import InvalidArgumentError
 @dataclasses.dataclass(frozen=True)
 class Method:
     """codec: of the keys. parameters: the codec's parameters and the fields of KVCacheConfig that fill them. knobs: further fields that
+<<<<<<< HEAD
     mean something for the method. values: the codec of the values, where `value_bits` does not say it. own_values: parameters as those of
     the keys, for a method that has values of its own. least_bits: fewer are refused, and this many are the method's default."""
+=======
+    mean something for the method. values: the codec of the values, where `value_bits` does not say it. least_bits: what fewer bits are taken for."""
+>>>>>>> h/signs
 
     codec: str
     parameters: dict = dataclasses.field(default_factory=dict)
     knobs: frozenset = frozenset()
     values: str | None = None
+<<<<<<< HEAD
     own_values: dict | None = None
+=======
+>>>>>>> h/signs
     least_bits: int = 1
 
 
@@ -30,13 +37,14 @@ METHODS = {
     "fp16": _RAW,
     "int8": Method("int8", values="int8"),
     "turboquant_mse": Method("turboquant_mse", {"bits": "bits"}),
-    "turboquant_prod": Method("turboquant_prod", {"bits": "bits", "m": "jl_dim"}),
+    # One of its bits is a sign, and the published package keeps at least one bit of code beside it.
+    "turboquant_prod": Method("turboquant_prod", {"bits": "bits", "m": "jl_dim"}, least_bits=2),
     "turboquant_rvq": _RVQ,
     "ratequant": dataclasses.replace(_RVQ, knobs=_RVQ.knobs | {"target_bits"}),
     "qjl": Method("qjl", {"m": "projections"}, frozenset({"sketch_dim", "jl_dim"})),
     "polar": _POLAR,
     "polarquant": _POLAR,
-    "rabitq": Method("rabitq", {"bits": "bits"}, frozenset({"num_clusters"})),
+    "rabitq": Method("rabitq", {"bits": "bits"}),
     "vecinfer": Method("vecinfer", {"bits": "bits"}, frozenset({"codebook", "smooth_factors", "num_subspaces"})),
     "spectral": Method("spectral", {"signal": "signal_bits", "noise": "noise_bits"}, frozenset({"rotations"})),
     "commvq": _COMMVQ,
@@ -58,6 +66,7 @@ def method_named(name):
 
 def keys_of(method, config, bits):
     """The codec spec of the keys; parameters whose field has no value are left to the codec."""
+<<<<<<< HEAD
     said = (config.bit_width_inlier, config.bit_allocation) != (None, None)
     if bits == 1 and not said:  # the field's default
         bits = method.least_bits
@@ -71,6 +80,12 @@ def _spec(method, name, parameters, config, bits):
     given = {parameter: bits if field == name else getattr(config, field) for parameter, field in parameters.items()}
     text = ",".join(f"{parameter}={value}" for parameter, value in given.items() if value is not None)
     return f"{method.codec}:{text}" if text else method.codec
+=======
+    bits = max(bits, method.least_bits) if isinstance(bits, int) else bits
+    given = {name: bits if field == "bits" else getattr(config, field) for name, field in method.parameters.items()}
+    text = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
+    return _beside_outliers(f"{method.codec}:{text}" if text else method.codec, config)
+>>>>>>> h/signs
 
 
 def _beside_outliers(spec, config):
