@@ -98,8 +98,8 @@ TEST(AffineEncodeTest, EveryErrorIsAtMostHalfAStep) {
         const std::size_t d = i % shape.dim;
         if (d == 1) rows[i] += 921.0f;
         if (d == 2) rows[i] *= 100.0f;
-        if (d == 3) rows[i] *= 1e-20f;  // steps below the smallest ufloat16
-        if (d == 4) rows[i] *= 1e-9f;   // among steps that have few digits
+        if (d == 3) rows[i] = std::fabs(rows[i]) * 1e-20f;  // steps below the smallest ufloat16
+        if (d == 4) rows[i] = std::fabs(rows[i]) * 1e-11f;  // among steps that have few digits
         if (d == 5) rows[i] = i % 2 == 0 ? kF16Max : -kF16Max;
       }
       GuardedBytes block = Encoded(shape, rows);
