@@ -23,6 +23,8 @@ PUBLISHED = [
     {"method": "spectral", "signal_bits": 4},
     {"method": "commvq", "bits": 2},
 ]
+# What codecs lack that are there: their calibration.
+CALIBRATED = {"spectral": "needs the tensor layers.0.keys.mean", "commvq": "layers.0.keys.commvq|rope has no pairing"}
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,11 @@ def test_capacity_is_bounded_by_max_seq_len(engine, prompt):
 def test_recommended_configurations(engine, fields):
     model, _ = engine
     codec = kvant.methods.METHODS[fields["method"]].codec
+    if codec in CALIBRATED:
+        for use in (KVCacheBuilder.build, patch_mlx_lm):
+            with pytest.raises((kvant.InvalidArgumentError, kvant.UnsupportedError), match=CALIBRATED[codec]):
+                use(model, KVCacheConfig(**fields))
+        return
     assert codec in NOT_YET  # once it is there: the program above runs with it
     for use in (KVCacheBuilder.build, patch_mlx_lm):
         with pytest.raises(kvant.InvalidArgumentError, match=re.escape(f'unknown codec "{codec}" (known: ')):

@@ -8,17 +8,20 @@ from kvant._core import InvalidArgumentError
 @dataclasses.dataclass(frozen=True)
 class Method:
     """codec: of the keys. parameters: the codec's parameters and the fields of KVCacheConfig that fill them. knobs: further fields that
-    mean something for the method. values: the codec of the values, where `value_bits` does not say it."""
+    mean something for the method. values: the codec of the values, where `value_bits` does not say it. least_bits: fewer, such as the
+    interface's default of 1, become as many."""
 
     codec: str
     parameters: dict = dataclasses.field(default_factory=dict)
     knobs: frozenset = frozenset()
     values: str | None = None
+    least_bits: int = 1
 
 
 _RAW = Method("f16", values="f16")
-_POLAR = Method("polar", {"bits": "bits"})
-_COMMVQ = Method("commvq", {"bits": "bits", "codebooks": "num_subspaces"}, frozenset({"codebook", "num_residuals"}))
+# As published: the same bits for the angles of all levels, a radius for 16 numbers. An angle has at least 2 bits.
+_POLAR = Method("polarquant", {"first": "bits", "others": "bits"}, least_bits=2)
+_COMMVQ = Method("commvq", {"bits": "bits"})
 _RVQ = Method("turboquant_rvq", {"bits": "bits"}, frozenset({"num_residuals"}))
 
 # Which codec will serve a method is decided; whether it is there, the library's registry says when a store is opened.
@@ -35,7 +38,7 @@ METHODS = {
     "polarquant": _POLAR,
     "rabitq": Method("rabitq", {"bits": "bits"}, frozenset({"num_clusters"})),
     "vecinfer": Method("vecinfer", {"bits": "bits"}, frozenset({"codebook", "smooth_factors", "num_subspaces"})),
-    "spectral": Method("spectral", {"signal": "signal_bits", "noise": "noise_bits"}, frozenset({"rotations"})),
+    "spectral": Method("spectral", {"signal": "signal_bits", "noise": "noise_bits"}),
     "commvq": _COMMVQ,
     "comm_vq": _COMMVQ,
     "kivi": Method("kivi", {"bits": "bits", "group": "kivi_group_size"}),
@@ -52,6 +55,7 @@ def method_named(name):
 
 def keys_of(method, config, bits):
     """The codec spec of the keys; parameters whose field has no value are left to the codec."""
+    bits = max(bits, method.least_bits)
     given = {name: bits if field == "bits" else getattr(config, field) for name, field in method.parameters.items()}
     text = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
     return _beside_outliers(f"{method.codec}:{text}" if text else method.codec, config)
