@@ -23,6 +23,8 @@ PUBLISHED = [
     {"method": "spectral", "signal_bits": 4},
     {"method": "commvq", "bits": 2},
 ]
+# What codecs lack that are there: their calibration.
+CALIBRATED = {"spectral": "needs the tensor layers.0.keys.mean", "commvq": "layers.0.keys.commvq|rope has no pairing"}
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +143,20 @@ def test_capacity_is_bounded_by_max_seq_len(engine, prompt):
 def test_recommended_configurations(engine, prompt, fields):
     model, tokenizer = engine
     codec = kvant.methods.METHODS[fields["method"]].codec
+<<<<<<< HEAD
     if codec not in NOT_YET:
         cache = KVCacheBuilder.build(model, KVCacheConfig(**fields))
         seen = list(mlx_lm.stream_generate(model, tokenizer, prompt=prompt, max_tokens=8, kv_cache=cache))
         assert len(seen) == 8 and cache[0].offset == len(tokenizer.encode(prompt)) + 8
         return
+=======
+    if codec in CALIBRATED:
+        for use in (KVCacheBuilder.build, patch_mlx_lm):
+            with pytest.raises((kvant.InvalidArgumentError, kvant.UnsupportedError), match=CALIBRATED[codec]):
+                use(model, KVCacheConfig(**fields))
+        return
+    assert codec in NOT_YET  # once it is there: the program above runs with it
+>>>>>>> h/spaces
     for use in (KVCacheBuilder.build, patch_mlx_lm):
         with pytest.raises(kvant.InvalidArgumentError, match=re.escape(f'unknown codec "{codec}" (known: ')):
             use(model, KVCacheConfig(**fields))

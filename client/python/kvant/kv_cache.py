@@ -145,6 +145,8 @@ _NOWHERE = {
     "outlier_observer": "kvant calls nobody while it encodes; kvantctl shows what it counts",
     "observers": "kvant calls nobody while it encodes; kvantctl shows what it counts",
     "store": "what codecs were calibrated on comes as `artifact`, the bytes of a safetensors file",
+    "rotations": "bases come with the rest of a calibration, as `artifact`",
+    "codebook": "codebooks come with the rest of a calibration, as `artifact`",
     "n_calib_tokens": "codecs are calibrated beforehand, see `artifact`",
 }
 

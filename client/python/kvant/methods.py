@@ -9,26 +9,35 @@ from kvant._core import InvalidArgumentError
 class Method:
     """codec: of the keys. parameters: the codec's parameters and the fields of KVCacheConfig that fill them. knobs: further fields that
 <<<<<<< HEAD
+<<<<<<< HEAD
     mean something for the method. values: the codec of the values, where `value_bits` does not say it. own_values: parameters as those of
     the keys, for a method that has values of its own. least_bits: fewer are refused, and this many are the method's default."""
 =======
     mean something for the method. values: the codec of the values, where `value_bits` does not say it. least_bits: what fewer bits are taken for."""
 >>>>>>> h/signs
+=======
+    mean something for the method. values: the codec of the values, where `value_bits` does not say it. least_bits: fewer, such as the
+    interface's default of 1, become as many."""
+>>>>>>> h/spaces
 
     codec: str
     parameters: dict = dataclasses.field(default_factory=dict)
     knobs: frozenset = frozenset()
     values: str | None = None
 <<<<<<< HEAD
+<<<<<<< HEAD
     own_values: dict | None = None
 =======
 >>>>>>> h/signs
+=======
+>>>>>>> h/spaces
     least_bits: int = 1
 
 
 _RAW = Method("f16", values="f16")
-_POLAR = Method("polar", {"bits": "bits"})
-_COMMVQ = Method("commvq", {"bits": "bits", "codebooks": "num_subspaces"}, frozenset({"codebook", "num_residuals"}))
+# As published: the same bits for the angles of all levels, a radius for 16 numbers. An angle has at least 2 bits.
+_POLAR = Method("polarquant", {"first": "bits", "others": "bits"}, least_bits=2)
+_COMMVQ = Method("commvq", {"bits": "bits"})
 _RVQ = Method("turboquant_rvq", {"bits": "bits"}, frozenset({"num_residuals"}))
 
 # Which codec will serve a method is decided; whether it is there, the library's registry says when a store is opened.
@@ -46,7 +55,7 @@ METHODS = {
     "polarquant": _POLAR,
     "rabitq": Method("rabitq", {"bits": "bits"}),
     "vecinfer": Method("vecinfer", {"bits": "bits"}, frozenset({"codebook", "smooth_factors", "num_subspaces"})),
-    "spectral": Method("spectral", {"signal": "signal_bits", "noise": "noise_bits"}, frozenset({"rotations"})),
+    "spectral": Method("spectral", {"signal": "signal_bits", "noise": "noise_bits"}),
     "commvq": _COMMVQ,
     "comm_vq": _COMMVQ,
     # One bit between minimum and maximum is worse than zeros; the published package begins at two.
@@ -67,6 +76,7 @@ def method_named(name):
 def keys_of(method, config, bits):
     """The codec spec of the keys; parameters whose field has no value are left to the codec."""
 <<<<<<< HEAD
+<<<<<<< HEAD
     said = (config.bit_width_inlier, config.bit_allocation) != (None, None)
     if bits == 1 and not said:  # the field's default
         bits = method.least_bits
@@ -82,6 +92,9 @@ def _spec(method, name, parameters, config, bits):
     return f"{method.codec}:{text}" if text else method.codec
 =======
     bits = max(bits, method.least_bits) if isinstance(bits, int) else bits
+=======
+    bits = max(bits, method.least_bits)
+>>>>>>> h/spaces
     given = {name: bits if field == "bits" else getattr(config, field) for name, field in method.parameters.items()}
     text = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
     return _beside_outliers(f"{method.codec}:{text}" if text else method.codec, config)
