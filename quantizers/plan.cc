@@ -9,6 +9,7 @@
 
 #include "kernels/rope_frequencies.h"
 #include "quantizers/plan_choices.h"
+#include "quantizers/presets.h"
 
 namespace kvant::quantizers {
 namespace {
@@ -123,19 +124,22 @@ std::size_t SpecBytes(const StoreSpec& spec) {
 
 std::size_t PlanBytes(const Registry& registry, const StoreSpec& spec) {
   const std::size_t heads = std::size_t{spec.layers} * spec.kv_heads;
-  std::size_t longest = spec.plan.keys.size() + spec.plan.values.size();
+  std::size_t longest = 0;
   std::size_t runs = spec.layers;
   std::size_t key_bytes = kHeadBytesPerNumber * spec.head_dim, value_bytes = key_bytes;
-  const auto count = [&](std::size_t& most, const std::string& text) {
-    const auto parsed = registry.Parse(text);
+  const auto count = [&](std::size_t& most, const std::string& text, Side side) {
+    const std::string resolved = ResolvePreset(text, side, spec.dtype);
+    const auto parsed = registry.Parse(resolved);
     if (parsed) most = std::max(most, HeadBytes(*parsed, spec.head_dim));
+    return resolved.size();
   };
-  count(key_bytes, spec.plan.keys);
-  count(value_bytes, spec.plan.values);
+  const auto count_both = [&](const auto& entry) {
+    const std::size_t keys = count(key_bytes, entry.keys, Side::kKeys);
+    longest = std::max(longest, keys + count(value_bytes, entry.values, Side::kValues));
+  };
+  count_both(spec.plan);
   for (const LayerPlan& entry : spec.plan.overrides) {
-    count(key_bytes, entry.keys);
-    count(value_bytes, entry.values);
-    longest = std::max(longest, entry.keys.size() + entry.values.size());
+    count_both(entry);
     if (entry.first_layer <= entry.last_layer && entry.last_layer < spec.layers) {
       runs += 2 * (entry.last_layer - entry.first_layer + 1);  // it may cut a run in three
     }

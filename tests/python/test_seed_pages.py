@@ -1,13 +1,12 @@
 """The programs of the published integration and cache pages, written anew over byte6m; of their code only the imports differ.
 
-Their methods' codecs are not all there yet: each program then says which one is missing. test_seed_config.NOT_YET is the list.
+Methods that need a calibration say which tensor they lack.
 """
 
 import re
 
 import kvant
 import pytest
-from test_seed_config import NOT_YET
 
 mx = pytest.importorskip("mlx.core")
 import mlx_lm  # noqa: E402
@@ -23,8 +22,11 @@ PUBLISHED = [
     {"method": "spectral", "signal_bits": 4},
     {"method": "commvq", "bits": 2},
 ]
-# What codecs lack that are there: their calibration.
-CALIBRATED = {"spectral": "needs the tensor layers.0.keys.mean", "commvq": "layers.0.keys.commvq|rope has no pairing"}
+CALIBRATED = {
+    "spectral": "needs the tensor layers.0.keys.mean",
+    "commvq": "layers.0.keys.commvq|rope has no pairing|key_stage",
+    "vecinfer": "layers.0.keys",
+}
 
 
 @pytest.fixture(scope="module")
@@ -143,23 +145,14 @@ def test_capacity_is_bounded_by_max_seq_len(engine, prompt):
 def test_recommended_configurations(engine, prompt, fields):
     model, tokenizer = engine
     codec = kvant.methods.METHODS[fields["method"]].codec
-<<<<<<< HEAD
-    if codec not in NOT_YET:
-        cache = KVCacheBuilder.build(model, KVCacheConfig(**fields))
-        seen = list(mlx_lm.stream_generate(model, tokenizer, prompt=prompt, max_tokens=8, kv_cache=cache))
-        assert len(seen) == 8 and cache[0].offset == len(tokenizer.encode(prompt)) + 8
-        return
-=======
     if codec in CALIBRATED:
         for use in (KVCacheBuilder.build, patch_mlx_lm):
             with pytest.raises((kvant.InvalidArgumentError, kvant.UnsupportedError), match=CALIBRATED[codec]):
                 use(model, KVCacheConfig(**fields))
         return
-    assert codec in NOT_YET  # once it is there: the program above runs with it
->>>>>>> h/spaces
-    for use in (KVCacheBuilder.build, patch_mlx_lm):
-        with pytest.raises(kvant.InvalidArgumentError, match=re.escape(f'unknown codec "{codec}" (known: ')):
-            use(model, KVCacheConfig(**fields))
+    cache = KVCacheBuilder.build(model, KVCacheConfig(**fields))
+    seen = list(mlx_lm.stream_generate(model, tokenizer, prompt=prompt, max_tokens=8, kv_cache=cache))
+    assert len(seen) == 8 and cache[0].offset == len(tokenizer.encode(prompt)) + 8
 
 
 def test_single_layer_quick_start():

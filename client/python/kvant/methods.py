@@ -8,29 +8,14 @@ from kvant._core import InvalidArgumentError
 @dataclasses.dataclass(frozen=True)
 class Method:
     """codec: of the keys. parameters: the codec's parameters and the fields of KVCacheConfig that fill them. knobs: further fields that
-<<<<<<< HEAD
-<<<<<<< HEAD
     mean something for the method. values: the codec of the values, where `value_bits` does not say it. own_values: parameters as those of
     the keys, for a method that has values of its own. least_bits: fewer are refused, and this many are the method's default."""
-=======
-    mean something for the method. values: the codec of the values, where `value_bits` does not say it. least_bits: what fewer bits are taken for."""
->>>>>>> h/signs
-=======
-    mean something for the method. values: the codec of the values, where `value_bits` does not say it. least_bits: fewer, such as the
-    interface's default of 1, become as many."""
->>>>>>> h/spaces
 
     codec: str
     parameters: dict = dataclasses.field(default_factory=dict)
     knobs: frozenset = frozenset()
     values: str | None = None
-<<<<<<< HEAD
-<<<<<<< HEAD
     own_values: dict | None = None
-=======
->>>>>>> h/signs
-=======
->>>>>>> h/spaces
     least_bits: int = 1
 
 
@@ -75,8 +60,6 @@ def method_named(name):
 
 def keys_of(method, config, bits):
     """The codec spec of the keys; parameters whose field has no value are left to the codec."""
-<<<<<<< HEAD
-<<<<<<< HEAD
     said = (config.bit_width_inlier, config.bit_allocation) != (None, None)
     if bits == 1 and not said:  # the field's default
         bits = method.least_bits
@@ -90,15 +73,6 @@ def _spec(method, name, parameters, config, bits):
     given = {parameter: bits if field == name else getattr(config, field) for parameter, field in parameters.items()}
     text = ",".join(f"{parameter}={value}" for parameter, value in given.items() if value is not None)
     return f"{method.codec}:{text}" if text else method.codec
-=======
-    bits = max(bits, method.least_bits) if isinstance(bits, int) else bits
-=======
-    bits = max(bits, method.least_bits)
->>>>>>> h/spaces
-    given = {name: bits if field == "bits" else getattr(config, field) for name, field in method.parameters.items()}
-    text = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
-    return _beside_outliers(f"{method.codec}:{text}" if text else method.codec, config)
->>>>>>> h/signs
 
 
 def _beside_outliers(spec, config):
