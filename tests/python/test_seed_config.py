@@ -55,7 +55,7 @@ def test_names_and_defaults_of_the_published_interface():
 @pytest.mark.parametrize(
     ("fields", "keys", "values"),
     [
-        ({}, "turboquant_mse:bits=4", "turboquant_mse:bits=4"),
+        ({}, "balanced", "balanced"),
         ({"keys": "f32", "values": "int8"}, "f32", "int8"),
         ({"method": "none"}, "f16", "f16"),
         ({"method": "fp16", "value_bits": 4}, "f16", "turboquant_mse:bits=4"),

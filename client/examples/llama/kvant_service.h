@@ -19,8 +19,8 @@ namespace kvant::examples {
 
 struct ServiceOptions {
   std::string uri = "embedded:";
-  std::string keys = "turboquant_mse:bits=4";
-  std::string values = "turboquant_mse:bits=4";
+  std::string keys = "balanced";
+  std::string values = "balanced";
   std::string artifact;  ///< path of a safetensors file for codecs that need one; empty for none
   Placement placement = Placement::kService;
   std::size_t threads = 1;  ///< of local attention

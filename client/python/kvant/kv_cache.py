@@ -11,7 +11,7 @@ from kvant._core import IdentityMismatchError, InvalidArgumentError, Unsupported
 from kvant.methods import keys_of, method_named, values_of
 from kvant.spec import LayerPlan
 
-_DEFAULT = "turboquant_mse:bits=4"
+_DEFAULT = "balanced"
 
 
 @dataclasses.dataclass

@@ -15,8 +15,8 @@ class Settings:
     """Where prefixes live and how they are compressed."""
 
     uri: str = "embedded:"
-    keys: str = "turboquant_mse:bits=4"
-    values: str = "turboquant_mse:bits=4"
+    keys: str = "balanced"
+    values: str = "balanced"
     sink_tokens: int = 4
     block_tokens: int = 128  # prefixes are found in steps of so many
     adapter: str = ""

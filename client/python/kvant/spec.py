@@ -57,7 +57,7 @@ class StoreSpec:
     dtype: str = "bf16"  # what the model computes keys and values in: f32, f16, bf16
     block_tokens: int = 128
     sink_tokens: int = 4
-    keys: str = "turboquant_mse:bits=4"
-    values: str = "turboquant_mse:bits=4"
+    keys: str = "balanced"
+    values: str = "balanced"
     overrides: Sequence[LayerPlan] = ()
     artifact: bytes = b""  # a safetensors image with what codecs were calibrated on

@@ -40,10 +40,11 @@ struct LayerPlan {
   std::uint32_t last_head = kLastHead;  ///< inclusive; kLastHead: up to the last there is
 };
 
-/// Which codec with which parameters serves the keys and the values of each layer.
+/// Which codec with which parameters serves the keys and the values of each layer: a codec spec, or the name of a preset (exact,
+/// hq, balanced, small, tiny; `kvantctl codecs` says what they stand for).
 struct CodecPlan {
-  std::string keys = "turboquant_mse:bits=4";
-  std::string values = "turboquant_mse:bits=4";
+  std::string keys = "balanced";
+  std::string values = "balanced";
   std::vector<LayerPlan> overrides;  ///< later entries win; at most 4096
   /// A safetensors image with what codecs were calibrated on (means, codebooks, rotations); empty for none.
   /// Its hash is part of the identity. See quantizers/README.md for the tensor names.
