@@ -65,12 +65,65 @@ def test_calibration_is_the_reference_engines(torch, capsys, byte6m, text, tmp_p
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     assert answer(capsys, "calibrate", byte6m, "--text", text, "--artifact-out", ours)["tokens"] == TOKENS
     reference("--model", byte6m, "--calibrate", text, "--artifact-out", theirs)
-    ours_means, theirs_means = load_file(ours), load_file(theirs)
-    assert ours_means.keys() == theirs_means.keys()
-    for name, mean in ours_means.items():
-        assert abs(mean - theirs_means[name]).max() < 1e-4  # of keys of magnitude 1 to 10 computed in f32
+    calibrated, theirs_means = load_file(ours), load_file(theirs)
+    assert {name for name in calibrated if name.endswith(".mean")} == theirs_means.keys()
+    for name, mean in theirs_means.items():
+        assert abs(mean - calibrated[name]).max() < 1e-4  # of keys of magnitude 1 to 10 computed in f32
     said = answer(capsys, "quality", byte6m, "--text", text, "--artifact", ours, "--plans", "turboquant_mse:bits=2,center=1")
     assert 0 < said["plans"][0]["kl"] < 0.1
+
+
+def test_an_artifact_is_the_same_each_time_and_describes_itself(torch, capsys, byte6m, text, tmp_path):
+    pytest.importorskip("scipy")
+    paths = [tmp_path / name for name in ("one", "two")]
+    for path in paths:
+        answer(capsys, "calibrate", byte6m, "--text", text, "--tokens", 512, "--artifact-out", path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    said = answer(capsys, "calibrate", "--show", paths[0])
+    assert said["about"]["artifact_version"] == 1 and said["about"]["tokens"] == 512
+    layers = json.loads((byte6m / "config.json").read_text())["num_hidden_layers"]
+    kinds = said["tensors"]
+    sides = {f"{side}.{what}" for side in ("keys", "values") for what in ("mean", "gauge", "gauge_inverse", "codebook", "basis", "deviation", "bits")}
+    assert kinds.keys() == sides | {"keys.smooth"}
+    assert all(kind["layers"] == layers for kind in kinds.values())
+    assert kinds["keys.gauge"]["shape"][1:] == [128, 128] and kinds["keys.codebook"]["shape"][1:] == [256, 4]
+    assert main(["calibrate", "--text", str(text)]) == 1
+    assert "model is missing" in capsys.readouterr().err
+
+
+def test_an_allocation_meets_its_bits_and_is_a_plan(torch, capsys, byte6m, text, tmp_path):
+    pytest.importorskip("scipy")
+    artifact, plan = tmp_path / "artifact", tmp_path / "plan.json"
+    arguments = ["--text", text, "--tokens", 512, "--artifact-out", artifact, "--plan-out", plan, "--target-bits", "3.3"]
+    candidates = [f"turboquant_mse:bits={bits}" for bits in (2, 3, 4)]
+    said = answer(capsys, "calibrate", byte6m, *arguments, "--candidates", *candidates)["plan"]
+    # At most a step of one unit below the target.
+    assert 3.2 < (said["key_bits_per_element"] + said["value_bits_per_element"]) / 2 <= 3.3
+    errors = [candidate["value_error"] for candidate in said["candidates"]]
+    assert errors == sorted(errors, reverse=True) and errors[2] == pytest.approx(0.0095, rel=0.1)  # of a Lloyd-Max code of 4 bits
+    figures = answer(capsys, "quality", byte6m, "--text", text, "--tokens", 1024, "--window", 1024, "--plans", f"@{plan}")["plans"][0]
+    assert figures["key_bits_per_element"] == pytest.approx(said["key_bits_per_element"])
+    assert figures["value_bits_per_element"] == pytest.approx(said["value_bits_per_element"])
+
+
+def test_quality_of_several_texts_beside_a_yardstick(torch, capsys, byte6m, text, tmp_path):
+    other = tmp_path / "other"
+    other.write_text((ROOT / "README.md").read_text("utf-8").encode("ascii", "ignore").decode()[:3000])
+    arguments = ["quality", byte6m, "--text", text, other, "--tokens", 1024, "--window", 512, "--skip", 256, "--step", 32, "--layers"]
+    arguments += ["--plans", "f32", "turboquant_mse:bits=4", "--yardsticks", "q4_0"]
+    said = answer(capsys, *arguments)
+    raw, codes, yardstick = said["plans"]
+    assert said["tokens"] == 2 * 1024 and [row["plan"] for row in said["plans"]] == ["f32", "turboquant_mse:bits=4", "q4_0"]
+    assert abs(raw["kl"]) < 1e-6 and yardstick["value_bits_per_element"] == 4.5
+    for row in (codes, yardstick):
+        assert row["kl"] == pytest.approx(sum(part["kl"] for part in row["texts"]) / 2)
+        assert 1e-5 < row["kl"] < row["kl_p99"] < 1
+        # 412 of 512 tokens of a window are not among the newest 96 and the sinks, in whole blocks 380.
+        assert row["effective_bits_per_element"] == pytest.approx((row["key_bits_per_element"] * 380 + 16 * 132) / 512)
+    for layer in codes["layers"]:
+        assert layer["value_cosine"] == pytest.approx(0.9953, abs=0.001)  # sqrt(1 - 0.0093), the error of 4 bits at 128 dims
+        assert 0 < layer["attention_error"] < 0.1
+    assert answer(capsys, *arguments) == said
 
 
 def test_generation_is_exact_over_raw_rows(torch, capsys, byte6m):

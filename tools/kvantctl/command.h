@@ -75,6 +75,8 @@ void AddStores(CLI::App& app, Invocation& invocation);
 void AddSequences(CLI::App& app, Invocation& invocation);
 void AddInspect(CLI::App& app, Invocation& invocation);
 void AddCodecs(CLI::App& app, Invocation& invocation);
+void AddQuality(CLI::App& app, Invocation& invocation);
+void AddCalibrate(CLI::App& app, Invocation& invocation);
 void AddEvict(CLI::App& app, Invocation& invocation);
 void AddDrop(CLI::App& app, Invocation& invocation);
 void AddBench(CLI::App& app, Invocation& invocation);

@@ -45,6 +45,8 @@ int Run(int argc, char** argv) {
   AddSequences(app, invocation);
   AddInspect(app, invocation);
   AddCodecs(app, invocation);
+  AddQuality(app, invocation);
+  AddCalibrate(app, invocation);
   AddEvict(app, invocation);
   AddDrop(app, invocation);
   AddBench(app, invocation);

@@ -61,6 +61,7 @@ class KVCacheConfig:
     # kvant's own.
     keys: str | None = None
     values: str | None = None
+    overrides: list = dataclasses.field(default_factory=list)  # kvant.LayerPlan of layers and heads with other codecs than these
     model_path: str | None = None  # the checkpoint (kvant.identity.checkpoint): other engines then find its blocks, too
     uri: str = "embedded:"
     placement: str = "local"
@@ -77,7 +78,7 @@ class KVCacheConfig:
         """(codec spec of the keys, of the values, overrides) for a model of so many layers."""
         _check_knobs(self)
         if self.method is None:
-            return self.keys or _DEFAULT, self.values or _DEFAULT, ()
+            return self.keys or _DEFAULT, self.values or _DEFAULT, self.overrides
         method = method_named(self.method)
         default = _FIELDS["value_bits"].default
         values = self.values or values_of(method, self, default)
@@ -160,7 +161,9 @@ def _is_default(config, name):
 
 def _check_knobs(config):
     means = set(_WHERE)
-    if config.method is not None:
+    if config.method is None:
+        means.add("overrides")
+    else:
         method = method_named(config.method)
         means |= _ANY_METHOD | method.knobs | set(method.parameters.values())
         if "bits" in means:

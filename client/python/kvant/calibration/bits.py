@@ -1,7 +1,8 @@
 """Bits for each layer, KV head and side: RateQuant's greedy (arXiv 2605.06675) on measured errors.
 
 A unit is one side of one KV head of one layer. What it loses with a codec is measured with the product's codec on the model's rows: how
-far the layer's output moves, relative to the residual stream that it is added to.
+far the layer's output moves, relative to the residual stream that it is added to, token by token: the stream of a first token is often
+a thousand times as large as that of others.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import numpy
 
 import kvant
 from kvant.calibration.allocation import Units, allocate
+from kvant.calibration.statistics import SINK_TOKENS
 from kvant.calibration.measured import LayerAttention, decoded, relative_error
 
 
@@ -23,7 +25,7 @@ class Layer:
     values: object
     scale: float
     projection: object  # of the output, [hidden, q_heads * head_dim]; None if it is not known
-    stream_square: float  # of the residual stream that the output is added to, summed over the tokens
+    stream_square: object  # of the residual stream that the output is added to, [tokens]
 
 
 @dataclasses.dataclass
@@ -49,9 +51,8 @@ def try_spec(spec, codec, layers, progress):
             layer.queries[:, :coded], layer.keys[:, :coded], layer.values[:, :coded], layer.scale, layer.projection
         )
         for head in range(keys.shape[1]):
-            losses[0, index, head] = attention.key_loss(head, key_codes[index, head])
-            losses[1, index, head] = attention.value_loss(head, value_codes[index, head])
-        losses[:, index] /= layer.stream_square
+            for side, loss in enumerate((attention.key_loss(head, key_codes[index, head]), attention.value_loss(head, value_codes[index, head]))):
+                losses[side, index, head] = float((loss / layer.stream_square[:coded])[SINK_TOKENS:].mean())
         errors[0, index] = relative_error(layer.keys[:, :coded], key_codes[index])
         errors[1, index] = relative_error(layer.values[:, :coded], value_codes[index])
         progress.update(1)

@@ -43,6 +43,13 @@ def relative_error(rows, back):
     return ((rows - back) ** 2).sum((1, 2)) / (rows**2).sum((1, 2)).clamp_min(1e-30)
 
 
+def cosine(rows, back):
+    """Mean cosine of rows and what codes give back."""
+    import torch
+
+    return float(torch.nn.functional.cosine_similarity(rows, back, dim=-1).mean())
+
+
 class LayerAttention:
     """Causal attention of one layer's queries [q_heads, tokens, head_dim] over its keys and values [kv_heads, tokens, head_dim], and what
     its output [tokens, hidden] loses when a KV head's rows are replaced. projection: [hidden, q_heads * head_dim], None for the identity."""
@@ -63,16 +70,25 @@ class LayerAttention:
         return logits.masked_fill_(future, float("-inf")).softmax(-1)
 
     def _projected_square(self, head, outputs):
-        """Sum over tokens of the squared length of outputs [group, tokens, head_dim] behind the projection."""
+        """Squared length of outputs [group, tokens, head_dim] behind the projection, of each token."""
         if self._projection is None:
-            return float((outputs**2).sum())
+            return (outputs**2).sum((0, 2))
         import torch
 
-        return float((torch.einsum("gtd,ogd->to", outputs, self._projection[:, head]) ** 2).sum())
+        return (torch.einsum("gtd,ogd->to", outputs, self._projection[:, head]) ** 2).sum(1)
 
     def key_loss(self, head, keys):
-        """Squared change of the layer's output, summed over tokens, with these keys [tokens, head_dim] of a KV head."""
+        """Squared change of the layer's output [tokens] with these keys [tokens, head_dim] of a KV head."""
         return self._projected_square(head, (self._softmax(head, keys) - self._weights[head]) @ self._values[head])
+
+    def relative_error(self, keys, values):
+        """|o - o'|^2 / |o|^2 of the attention's output with these keys and values [kv_heads, tokens, head_dim] instead."""
+        wrong = whole = 0.0
+        for head, weights in enumerate(self._weights):
+            exact = weights @ self._values[head]
+            wrong += float(((self._softmax(head, keys[head]) @ values[head] - exact) ** 2).sum())
+            whole += float((exact**2).sum())
+        return wrong / whole
 
     def value_loss(self, head, values):
         """The same with these values."""

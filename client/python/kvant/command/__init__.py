@@ -22,7 +22,8 @@ def parser():
     for name, module in _MODULES.items():
         summary = module.__doc__.splitlines()[0]
         command = commands.add_parser(name, help=summary, description=summary)
-        command.add_argument("model", metavar="MODEL", help="a checkpoint's folder, a GGUF file, or the name of a model that was downloaded")
+        optional = {"nargs": "?"} if getattr(module, "WITHOUT_MODEL", False) else {}
+        command.add_argument("model", metavar="MODEL", help="a checkpoint's folder, a GGUF file, or the name of a model that was downloaded", **optional)
         module.add_arguments(command)
         command.add_argument("-o", dest="output", choices=["text", "json"], default="text", help="what to print (text)")
     return whole
@@ -33,7 +34,8 @@ def main(argv=None):
     arguments = parser().parse_args(argv)
     module = _MODULES[arguments.command]
     try:
-        arguments.model = str(kvant.identity.checkpoint(arguments.model))
+        if arguments.model is not None:
+            arguments.model = str(kvant.identity.checkpoint(arguments.model))
         result = module.run(arguments)
     except ModuleNotFoundError as error:
         print(f"kvant {arguments.command}: {error}: pip install 'kvant[transformers,plot]' brings what the command wants", file=sys.stderr)

@@ -3,12 +3,14 @@
 import kvant
 from kvant.command import models
 
+WITHOUT_MODEL = True  # --show wants none
 CANDIDATES = ["turboquant_mse:bits=1", "turboquant_mse:bits=2", "turboquant_mse:bits=3", "turboquant_mse:bits=4", "int8"]
 
 
 def add_arguments(command):
-    models.add_text_arguments(command, 4096)
-    command.add_argument("--artifact-out", metavar="FILE", required=True, help="the artifact to write, a safetensors file")
+    command.add_argument("--show", metavar="ARTIFACT", help="prints what an artifact holds, and does nothing else")
+    models.add_text_arguments(command, 4096, required=False)
+    command.add_argument("--artifact-out", metavar="FILE", help="the artifact to write, a safetensors file")
     command.add_argument("--window", type=models.positive, default=2048, help="tokens of one context (2048)")
     command.add_argument("--map-bits", type=float, default=3, help="bits per number that the directions of spectral codes share (3)")
     command.add_argument("--plan-out", metavar="FILE", help="also allocates codecs to layers, KV heads and sides: the plan, a json file")
@@ -18,6 +20,12 @@ def add_arguments(command):
 
 def run(arguments):
     from kvant.calibration import artifact
+
+    if arguments.show:
+        return artifact.describe(arguments.show)
+    for name in ("model", "text", "artifact_out"):
+        if getattr(arguments, name) is None:
+            raise kvant.InvalidArgumentError(f"calibrate: {name.replace('_', '-')} is missing: MODEL --text FILE --artifact-out FILE")
     from kvant.calibration.tensors import tensors_of
     from kvant.command.sampling import projection_moment, sample_of, statistics_of
 
@@ -72,6 +80,9 @@ def _allocate(model, layers, arguments):
 
 
 def show(result):
+    if "about" in result:
+        _show_artifact(result)
+        return
     print(f"{result['artifact']}: {result['tensors']} tensors, measured on {result['tokens']} tokens")
     plan = result.get("plan")
     if not plan:
@@ -85,3 +96,11 @@ def show(result):
         print(f"  {number}: {candidate['codec']}, error {candidate['key_error']:.4f} of keys, {candidate['value_error']:.4f} of values")
     names = [str(number) for number in range(len(plan["candidates"]))]
     print(bits.table(names, numpy.array([plan["keys"], plan["values"]])))
+
+
+def _show_artifact(result):
+    about = result["about"] or {"made by": "another program"}
+    print(f"{result['artifact']}: {', '.join(f'{name} {value}' for name, value in about.items())}")
+    print(f"{'tensor':24} {'layers':>6}  {'shape':16} {'least':>12} {'most':>12}")
+    for name, kind in result["tensors"].items():
+        print(f"{name:24} {kind['layers']:6}  {str(kind['shape']):16} {kind['least']:12.5g} {kind['most']:12.5g}")

@@ -74,9 +74,9 @@ def progress(total, what, output, unit="token"):
     return tqdm(total=total, desc=what, unit=unit, unit_scale=True, disable=output == "json" or not sys.stderr.isatty())
 
 
-def add_text_arguments(command, tokens, several=False):
+def add_text_arguments(command, tokens, several=False, required=True):
     command.add_argument(
-        "--text", metavar="FILE", required=True, help="text in UTF-8; - is standard input", **({"nargs": "+"} if several else {})
+        "--text", metavar="FILE", required=required, help="text in UTF-8; - is standard input", **({"nargs": "+"} if several else {})
     )
     of = "each text's" if several else "its"
     command.add_argument("--tokens", type=positive, default=tokens, help=f"how many of {of} tokens to read at most ({tokens})")

@@ -1,22 +1,25 @@
 """Measures what plans cost in quality: KL divergence to exact attention, loss and top-1 agreement, beside bits per element."""
 
 import contextlib
+import dataclasses
 
 import kvant
 from kvant.command import models
 
 DEFAULT_PLANS = ["f16", "int8", "turboquant_mse:bits=4", "turboquant_mse:bits=3", "turboquant_mse:bits=2"]
+PLAN_HELP = "KEYS or KEYS/VALUES, codec specs; or @FILE, a plan that kvant calibrate --plan-out wrote"
 YARDSTICKS = ["q8_0", "q4_0"]  # of kvant.command.yardsticks, which wants torch
 _MAX_EXACT_BYTES = 2 << 30  # of exact logits held at a time
 
 
 def add_arguments(command):
     models.add_text_arguments(command, 4096, several=True)
-    command.add_argument("--plans", nargs="*", default=DEFAULT_PLANS, metavar="KEYS[/VALUES]", help="codecs of keys and values; one for both")
+    command.add_argument("--plans", nargs="*", default=DEFAULT_PLANS, metavar="PLAN", help=PLAN_HELP)
     command.add_argument("--yardsticks", nargs="+", default=[], choices=YARDSTICKS, help="formats of ggml to hold the plans against")
     command.add_argument("--artifact", metavar="FILE", help="what calibrated codecs of the plans were calibrated on")
     command.add_argument("--window", type=models.positive, default=2048, help="tokens of one context (2048)")
     command.add_argument("--skip", type=int, help="tokens of each window that are not counted (its first quarter)")
+    command.add_argument("--layers", action="store_true", help="also the error of each layer's attention and the cosine of its rows, on their own")
     command.add_argument("--plot", metavar="FILE", help="a picture of KL over bits per element (matplotlib)")
 
 
@@ -35,10 +38,42 @@ def run(arguments):
             for subject in subjects:
                 subject.read(model, batch, exact, arguments.step, progress)
     result = {"model": arguments.model, "texts": [text.path for text in texts], "tokens": total, "exact_loss": exact_loss.mean}
-    result["plans"] = [subject.figures(exact_loss) for subject in subjects]
+    result["plans"] = [subject.figures(exact_loss, arguments.window) for subject in subjects]
+    if arguments.layers:
+        _add_layers(model, texts, subjects, result, arguments)
     if arguments.plot:
         _plot(result, arguments.plot)
     return result
+
+
+def _add_layers(model, texts, subjects, result, arguments):
+    """Each plan's errors on the exact rows of each text's first window, layer by layer: nothing feeds forward."""
+    from kvant.command.sampling import SAMPLE_TOKENS, sample_of
+
+    windows = [text.windows[0].ids for text in texts]
+    with models.progress(sum(min(SAMPLE_TOKENS, len(ids)) for ids in windows), "layers", arguments.output) as progress:
+        samples = [list(sample_of(model, ids, progress).values()) for ids in windows]
+    for subject, figures in zip(subjects, result["plans"], strict=True):
+        figures["layers"] = layer_errors(samples, lambda keys, values, salt, subject=subject: subject.decoded(model, keys, values, salt))
+
+
+def layer_errors(samples, decoded):
+    """Of each layer the attention's squared error relative to its output, and the cosines of keys and values, means over texts. `samples`:
+    of each text the rows of all layers; decoded(keys, values, salt) gives them back, [layers, kv_heads, tokens, head_dim]."""
+    import torch
+
+    from kvant.calibration.measured import LayerAttention, cosine
+
+    sums = [{"attention_error": 0.0, "key_cosine": 0.0, "value_cosine": 0.0} for _ in samples[0]]
+    for number, layers in enumerate(samples):
+        keys, values = decoded(*(torch.stack([getattr(layer, side) for layer in layers]) for side in ("keys", "values")), f"layers {number}")
+        coded = slice(0, keys.shape[2])
+        for index, layer in enumerate(layers):
+            attention = LayerAttention(layer.queries[:, coded], layer.keys[:, coded], layer.values[:, coded], layer.scale)
+            sums[index]["attention_error"] += attention.relative_error(keys[index], values[index]) / len(samples)
+            sums[index]["key_cosine"] += cosine(layer.keys[:, coded], keys[index]) / len(samples)
+            sums[index]["value_cosine"] += cosine(layer.values[:, coded], values[index]) / len(samples)
+    return sums
 
 
 class _Text:
@@ -157,12 +192,13 @@ class _Subject:
             for text, numbers in zip(batch.texts, torch.cat(parts, 1), strict=True):
                 figure.add(text, numbers)
 
-    def figures(self, exact_loss):
+    def figures(self, exact_loss, window):
         changes = [100 * (loss / exact - 1) for loss, exact in zip(self._loss.means, exact_loss.means, strict=True)]
         return {
             "plan": self.name,
             "key_bits_per_element": self._bits[0],
             "value_bits_per_element": self._bits[1],
+            "effective_bits_per_element": _effective(sum(self._bits) / 2, window),
             "kl": self._kl.mean,
             "kl_p99": self._kl.quantile(0.99),
             "loss": self._loss.mean,
@@ -175,18 +211,30 @@ class _Subject:
         }
 
 
+def _effective(bits, tokens):
+    """With the raw rows of a sequence of so many tokens, at 16 bits."""
+    config = kvant.KVCacheConfig()
+    coded = max(0, tokens - config.recent_tokens - config.block_tokens // 4) // config.block_tokens * config.block_tokens
+    coded = max(0, coded - config.sink_tokens)
+    return (bits * coded + 16 * (tokens - coded)) / tokens
+
+
 class _Plan(_Subject):
     def __init__(self, model, name, arguments):
         import kvant.transformers
 
-        keys, _, values = name.partition("/")
+        if name.startswith("@"):
+            from kvant.calibration.bits import load_plan
+
+            codecs = load_plan(name[1:])
+        else:
+            keys, _, values = name.partition("/")
+            codecs = {"keys": keys, "values": values or keys}
         artifact = b""
         if arguments.artifact:
             with open(arguments.artifact, "rb") as file:
                 artifact = file.read()
-        self._config = kvant.KVCacheConfig(
-            model_path=arguments.model, keys=keys, values=values or keys, artifact=artifact, max_step_tokens=arguments.step
-        )
+        self._config = kvant.KVCacheConfig(model_path=arguments.model, artifact=artifact, max_step_tokens=arguments.step, **codecs)
         with kvant.transformers.attach(model, self._config) as attachment:
             store = kvant.connect(self._config.uri).open_store(attachment.spec)
             info = store.info
@@ -204,6 +252,13 @@ class _Plan(_Subject):
 
     def _take(self, cache, ids, layers, step):
         cache.batch.take(ids, layers, step)
+
+    def decoded(self, model, keys, values, salt):
+        import kvant.transformers
+        from kvant.calibration.measured import decoded
+
+        with kvant.transformers.attach(model, dataclasses.replace(self._config, salt=salt)) as attachment:
+            return decoded(attachment.spec, keys, values)[:2]
 
 
 class _Yardstick(_Subject):
@@ -223,6 +278,12 @@ class _Yardstick(_Subject):
         for layer, (keys, values) in zip(cache.layers, layers, strict=True):
             layer.update(keys, values)
 
+    def decoded(self, model, keys, values, salt):
+        from kvant.command import yardsticks
+
+        code = yardsticks.FORMATS[self.name][0]
+        return code(keys), code(values)
+
 
 def show(result):
     print(f"{result['model']}: exact loss {result['exact_loss']:.4f} nats per token, {result['tokens']} tokens of {len(result['texts'])} texts")
@@ -233,6 +294,21 @@ def show(result):
             f"{row['plan']:{width}}  {row['key_bits_per_element']:9.3f} {row['value_bits_per_element']:6.3f}  {row['kl']:8.5f}"
             f"  {row['kl_p99']:8.4f}  {row['loss_change_percent']:+6.2f}  {row['top1_percent']:7.2f}"
         )
+    if "layers" in result["plans"][0]:
+        _show_layers(result["plans"], width)
+
+
+def _show_layers(plans, width):
+    for title, name, form in (
+        ("attention's relative squared error", "attention_error", "{:9.2e}"),
+        ("mean cosine of keys", "key_cosine", "{:9.5f}"),
+        ("mean cosine of values", "value_cosine", "{:9.5f}"),
+    ):
+        print(f"\n{title}, layer by layer on exact rows")
+        for row in plans:
+            numbers = [form.format(layer[name]) for layer in row["layers"]]
+            for first in range(0, len(numbers), 10):
+                print(f"{row['plan'] if first == 0 else '':{width}}  {' '.join(numbers[first : first + 10])}")
 
 
 def _plot(result, path):

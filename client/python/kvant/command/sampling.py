@@ -42,7 +42,7 @@ def sample_of(model, window, progress):
     with recording(model, seen), torch.inference_mode():
         output = model(input_ids=window[None], use_cache=False, output_hidden_states=True)
     progress.update(len(window))
-    return {index: Layer(*of, float((output.hidden_states[index] ** 2).sum())) for index, of in sorted(rows.items())}
+    return {index: Layer(*of, (output.hidden_states[index][0] ** 2).sum(-1)) for index, of in sorted(rows.items())}
 
 
 def _projection(module, inputs):

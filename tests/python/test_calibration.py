@@ -1,0 +1,132 @@
+"""Mathematics of calibration: gauges, bits, codebooks, directions, and the formats that plans are held against."""
+
+import itertools
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("scipy")
+import numpy  # noqa: E402
+from kvant.calibration import codebook as codebooks  # noqa: E402
+from kvant.calibration.allocation import LLOYD_ERRORS, Units, allocate  # noqa: E402
+from kvant.calibration.gauge import SHRINKAGE, gauge  # noqa: E402
+from kvant.calibration.spectral import directions, water_fill  # noqa: E402
+from kvant.calibration.statistics import BLOCK_TOKENS, SINK_TOKENS, LayerStatistics  # noqa: E402
+from kvant.command import yardsticks  # noqa: E402
+
+
+def normal(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def moment(dims, seed):
+    """Of rows whose channels differ a hundredfold and are mixed."""
+    mixed = normal(dims, dims, seed=seed) * torch.logspace(-1, 1, dims, dtype=torch.float64)
+    return mixed.mT @ mixed / dims
+
+
+def test_a_gauge_evens_out_keys_and_queries():
+    keys, queries = moment(16, 2), moment(16, 3)
+    transform, inverse = gauge(keys, queries)
+    identity = torch.eye(16, dtype=torch.float64)
+    assert torch.allclose(transform @ inverse, identity, atol=1e-9)
+    assert torch.equal(transform, transform.mT) and torch.equal(inverse, inverse.mT)
+    # Rows keep their mean square, and <q', k'> is <q, k>: q' = B^-T q.
+    assert torch.isclose((transform @ keys @ transform).trace(), keys.trace())
+    shrunk = [(1 - SHRINKAGE) * m + SHRINKAGE * m.diagonal().mean() * identity for m in (keys, queries)]
+    ours, theirs = transform @ shrunk[0] @ transform, inverse @ shrunk[1] @ inverse
+    assert torch.allclose(ours / ours.trace(), theirs / theirs.trace(), atol=1e-9)
+    # What rotated codes lose is proportional to E|k'|^2 E|q'|^2; the least that any matrix reaches is the square of the sum of the roots of
+    # the eigenvalues of C Q.
+    least = torch.linalg.eigvals(shrunk[0] @ shrunk[1]).real.sqrt().sum() ** 2
+    assert torch.isclose(ours.trace() * theirs.trace(), least)
+    assert least < 0.95 * shrunk[0].trace() * shrunk[1].trace()
+
+
+def test_a_gauge_of_nothing_is_the_identity():
+    nothing = torch.zeros(8, 8, dtype=torch.float64)
+    assert torch.equal(gauge(nothing, torch.eye(8, dtype=torch.float64))[0], torch.eye(8, dtype=torch.float64))
+
+
+def test_statistics_take_blocks_off_their_mean():
+    tokens = 3 * BLOCK_TOKENS + 40
+    queries, keys, values = normal(4, tokens, 8), normal(2, tokens, 8, seed=2), normal(2, tokens, 8, seed=3)
+    keys += 100 * (torch.arange(tokens) // BLOCK_TOKENS)[:, None]  # a mean that wanders between blocks
+    keys[:, :SINK_TOKENS] *= 1000
+    statistics = LayerStatistics(2, 8)
+    statistics.add(queries[:, : 2 * BLOCK_TOKENS], keys[:, : 2 * BLOCK_TOKENS], values[:, : 2 * BLOCK_TOKENS], 0)
+    statistics.add(queries[:, 2 * BLOCK_TOKENS :], keys[:, 2 * BLOCK_TOKENS :], values[:, 2 * BLOCK_TOKENS :], 2 * BLOCK_TOKENS)
+    assert torch.allclose(statistics.key_covariance, torch.eye(8, dtype=torch.float64), atol=0.3)
+    assert torch.allclose(statistics.query_moment, torch.eye(8, dtype=torch.float64), atol=0.2)
+    assert torch.allclose(statistics.mean("values"), values.mean(1))
+    body = values[:, SINK_TOKENS:] - values.mean(1, keepdim=True)
+    assert torch.allclose(statistics.covariance_around_mean("values"), body.mT @ body / body.shape[1])
+
+
+def test_allocation_is_the_best_there_is():
+    generator = numpy.random.default_rng(4)
+    errors, bits = numpy.array(LLOYD_ERRORS[:5]), numpy.arange(5.0)
+    for _ in range(100):
+        units, budget = generator.integers(1, 6), generator.integers(0, 20)
+        costs = generator.lognormal(0, 2, units)[:, None] * errors
+        (chosen,) = allocate([Units(costs, bits)], budget)
+        tried = (sum(costs[range(units), c]) for c in itertools.product(range(5), repeat=units) if sum(c) <= budget)
+        assert bits[chosen].sum() <= budget
+        assert costs[range(units), chosen].sum() <= min(tried) * (1 + 1e-12)
+
+
+def test_allocation_meets_a_fraction_and_refuses_the_impossible():
+    costs = numpy.outer(numpy.geomspace(1, 100, 64), LLOYD_ERRORS[1:5])
+    chosen = allocate([Units(costs, numpy.array([1.25, 2.25, 3.25, 4.25]))] * 2, 2.8 * 128)
+    mean = numpy.concatenate([1.25 + part for part in chosen]).mean()
+    assert 2.8 - 1 / 128 < mean <= 2.8
+    assert chosen[0][0] < chosen[0][-1]
+    with pytest.raises(ValueError, match="the least choices need 80"):
+        allocate([Units(costs, numpy.array([1.25, 2.25, 3.25, 4.25]))], 79)
+
+
+def test_directions_and_their_bits():
+    covariance = moment(32, 5)
+    basis, deviations = directions(covariance)
+    assert torch.allclose(basis @ basis.mT, torch.eye(32, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(basis @ covariance @ basis.mT, torch.diag(deviations**2), atol=1e-9)
+    assert (deviations.diff() <= 0).all()
+    bits = water_fill(deviations**2, torch.ones(32), 2.5)
+    assert bits.dtype == torch.uint8 and bits.double().mean() <= 2.5
+    assert (bits.reshape(4, 8) == bits.reshape(4, 8)[:, :1]).all() and (bits.int().diff() <= 0).all()
+    even = (deviations**2).sum() * (LLOYD_ERRORS[2] + LLOYD_ERRORS[3]) / 2
+    assert ((deviations**2) * torch.tensor(LLOYD_ERRORS, dtype=torch.float64)[bits.long()]).sum() < even
+
+
+def test_a_codebook_of_normal_rows_has_the_error_that_vectors_of_four_can_have():
+    parts = codebooks.as_codes_see_them(normal(1024, 64), torch.ones(64), 1)
+    words = codebooks.codebook(parts, 1)
+    assert words.shape == (256, 4)
+    assert torch.equal(words[128:], -words[:128])
+    assert torch.equal(words, codebooks.codebook(parts, 1))
+    fresh = codebooks.as_codes_see_them(normal(1024, 64, seed=9), torch.ones(64), 2)
+    assert codebooks.error(fresh, words) == pytest.approx(0.0970, rel=0.03)  # of the best codebook, codecs.md 2.5; scalar codes have 0.1175
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q4_0"])
+def test_yardsticks_are_ggmls(name):
+    gguf = pytest.importorskip("gguf")
+    kind = getattr(gguf.GGMLQuantizationType, name.upper())
+    rows = normal(200, 128).float()
+    rows[3] = 0
+    rows[4, 7] = 60
+    theirs = gguf.quants.dequantize(gguf.quants.quantize(rows.numpy(), kind), kind)
+    assert numpy.array_equal(yardsticks.FORMATS[name][0](rows).numpy(), theirs)
+
+
+def test_yardsticks_code_what_left_the_recent_window():
+    cache = yardsticks.cache_of("q4_0", "q8_0", 1)
+    keys, values = normal(1, 2, 300, 64).float(), normal(1, 2, 300, 64, seed=2).float()
+    for first in range(0, 300, 30):
+        part = slice(first, first + 30)
+        got_keys, got_values = cache.update(keys[:, :, part], values[:, :, part], 0)
+    # 270 tokens were held before the last pass: one block of 128 is more than 64 + 32 tokens old.
+    assert torch.equal(got_keys[:, :, 4:128], yardsticks.q4_0(keys[:, :, 4:128]))
+    assert torch.equal(got_values[:, :, 4:128], yardsticks.q8_0(values[:, :, 4:128]))
+    for got, exact in ((got_keys, keys), (got_values, values)):
+        assert torch.equal(got[:, :, :4], exact[:, :, :4]) and torch.equal(got[:, :, 128:], exact[:, :, 128:])
