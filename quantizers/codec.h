@@ -103,6 +103,7 @@ inline constexpr std::size_t kHeadBytesPerNumber = 66;
 /// Properties that tests, plans and tools go by instead of names.
 struct CodecTraits {
   bool exact_zero = true;        ///< a row of zeros reads back as zeros
+  bool rows_alone = true;        ///< a row's code depends on that row alone; else on all rows of its block
   float largest_norm = FLT_MAX;  ///< Encode accepts every finite row of at most this Euclidean norm
 };
 

@@ -79,6 +79,7 @@ class GaugedKeys final : public KeyCodec {
   [[nodiscard]] bool pre_rope() const noexcept override { return inner_->pre_rope(); }
   [[nodiscard]] CodecTraits traits() const noexcept override {
     CodecTraits traits = inner_->traits();
+    traits.rows_alone = false;
     traits.exact_zero = false;  // beside other rows, zeros differ from the mean
     traits.largest_norm = std::min(traits.largest_norm / stretch_, FLT_MAX / 4);
     return traits;

@@ -49,7 +49,8 @@ class KiviBlock {
   [[nodiscard]] std::size_t bytes() const noexcept { return shape_.bytes(); }
   /// Keys have a zero per channel: a row of zeros among others is rounded like any other.
   [[nodiscard]] CodecTraits traits() const noexcept {
-    return {.exact_zero = shape_.layout == LloydLayout::kValues, .largest_norm = kernels::kF16Max};
+    const bool per_token = shape_.layout == LloydLayout::kValues;
+    return {.exact_zero = per_token, .rows_alone = per_token, .largest_norm = kernels::kF16Max};
   }
   [[nodiscard]] double expected_error() const {
     if (shape_.layout == LloydLayout::kKeys) return RangeError(shape_.group, shape_.bits);

@@ -100,7 +100,9 @@ class Outlier : public Base {
   }
   [[nodiscard]] CodecTraits traits() const noexcept override {
     const CodecTraits hot = hot_->traits(), rest = rest_->traits();
-    return {.exact_zero = hot.exact_zero && rest.exact_zero, .largest_norm = std::min(hot.largest_norm, rest.largest_norm)};
+    return {.exact_zero = hot.exact_zero && rest.exact_zero,
+            .rows_alone = !chooses() && hot.rows_alone && rest.rows_alone,
+            .largest_norm = std::min(hot.largest_norm, rest.largest_norm)};
   }
   /// Each part's error, times its share of the energy: of normal rows the strongest channels of a block have more than theirs.
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override {

@@ -110,6 +110,20 @@ void ConformanceCase::CheckInputForms(Side side) const {
   }
 }
 
+void ConformanceCase::CheckRowsAlone(Side side) const {
+  Block block(codec(side));
+  auto rows = NormalRows(side, kSeed + 9);
+  ASSERT_TRUE(Encode(codec(side), tokens_, View(rows, dim_), block));
+  const auto before = Decode(side, tokens_, block.first(codec(side).parts()));
+  const std::size_t changed = tokens_ / 2;
+  for (std::size_t k = 0; k < dim_; ++k) rows[changed * dim_ + k] = k % 3 == 0 ? 90.0f : -40.0f;
+  ASSERT_TRUE(Encode(codec(side), tokens_, View(rows, dim_), block));
+  const auto after = Decode(side, tokens_, block.first(codec(side).parts()));
+  bool same = true;
+  for (std::size_t i = 0; i < rows.size(); ++i) same = same && (i / dim_ == changed || before[i] == after[i]);
+  EXPECT_EQ(same, codec(side).traits().rows_alone);
+}
+
 void ConformanceCase::CheckRefusals(Side side) const {
   Block block(codec(side));
   const float bad[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),

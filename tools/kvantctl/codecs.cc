@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "quantizers/presets.h"
 #include "quantizers/registry.h"
 #include "tools/codec_specs.h"
+#include "tools/kvantctl/codec_figures.h"
 #include "tools/kvantctl/command.h"
 #include "tools/kvantctl/render.h"
 
@@ -20,60 +22,16 @@ using quantizers::Codec;
 using quantizers::ParamSpec;
 using quantizers::Side;
 
-struct Shape {
-  std::uint32_t head_dim = 128;
-  std::uint32_t block_tokens = 128;
-};
-
-/// One side of one codec spec; empty where that side is not offered or needs an artifact.
-struct SideFigures {
-  double bits_per_element = 0.0;
-  std::optional<double> expected_error;
-  CodecForm form;
-};
-
 struct Variant {
   std::string spec;
-  std::optional<SideFigures> keys;
-  std::optional<SideFigures> values;
+  std::optional<CodecFigures> keys;  ///< empty where that side is not offered at this shape
+  std::optional<CodecFigures> values;
 };
 
-/// What the bytes of an encoded block are (quantizers/code_form.h).
-CodecForm FormOf(const quantizers::BlockCodec& codec) {
-  const quantizers::CodeForm form = codec.form();
-  CodecForm shown{.family = std::string(CodeFamilyName(form.family)),
-                  .order = std::string(CodeOrderName(form.order)),
-                  .bits = form.bits,
-                  .magnitudes = {},
-                  .first_level = form.first_level,
-                  .level_unit = form.level_unit,
-                  .scale_format = std::string(ScaleFormatName(form.scale_format)),
-                  .scale_offset = form.scale_offset,
-                  .rotated = form.rotated,
-                  .centered = form.centered,
-                  .part_bytes = {}};
-  if (form.magnitudes != nullptr) shown.magnitudes.assign(form.magnitudes, form.magnitudes + (1U << (form.bits - 1U)));
-  for (std::size_t p = 0; p < codec.parts(); ++p) shown.part_bytes.push_back(codec.part_bytes(p));
-  return shown;
-}
-
-/// Nothing where no codec can be made of it.
-std::optional<SideFigures> Measure(const quantizers::Registry& registry, const std::string& spec, Side side,
-                                   const Shape& shape) {
-  const auto codec = MakeCodec(registry, spec, side, shape.head_dim, shape.block_tokens);
-  if (!codec) return std::nullopt;
-  SideFigures figures;
-  figures.bits_per_element =
-      8.0 * static_cast<double>((*codec)->block_bytes()) / (static_cast<double>(shape.head_dim) * shape.block_tokens);
-  figures.expected_error = (*codec)->expected_error((*codec)->parts());
-  figures.form = FormOf(**codec);
-  return figures;
-}
-
-std::vector<Variant> Variants(const quantizers::Registry& registry, const Codec& codec, const Shape& shape) {
+std::vector<Variant> Variants(const quantizers::Registry& registry, const Codec& codec, const CodecShape& shape) {
   std::vector<Variant> variants;
   for (const std::string& spec : CodecSpecs(codec)) {
-    variants.push_back({spec, Measure(registry, spec, Side::kKeys, shape), Measure(registry, spec, Side::kValues, shape)});
+    variants.push_back({spec, FiguresOf(registry, spec, Side::kKeys, shape), FiguresOf(registry, spec, Side::kValues, shape)});
   }
   return variants;
 }
@@ -100,52 +58,112 @@ std::string Allowed(const ParamSpec& param) {
   return Number("%g", param.min) + ".." + Number("%g", param.max);
 }
 
-std::string Bits(const std::optional<SideFigures>& side) { return side ? Number("%.3f", side->bits_per_element) : "-"; }
-std::string Ratio(const std::optional<SideFigures>& side) {
-  return side ? Number("%.2fx", 16.0 / side->bits_per_element) : "-";
-}
-std::string Deviation(const std::optional<SideFigures>& side) {
-  return side && side->expected_error ? Number("%.3g", *side->expected_error) : "-";
+using Figures = std::optional<CodecFigures>;
+
+std::string Bits(const Figures& side) { return side ? Number("%.3f", side->bits_per_element) : "-"; }
+std::string RowBytes(const Figures& side) { return side ? Number("%g", side->bytes_per_row) : "-"; }
+std::string Deviation(const std::optional<double>& error) { return error ? Number("%.3g", *error) : "-"; }
+std::string Declared(const Figures& side) { return side ? Deviation(side->expected_error) : "-"; }
+
+/// What one must have before the codec can be used.
+std::string Needs(const Variant& v) {
+  std::string text;
+  for (const Figures* side : {&v.keys, &v.values}) {
+    if (*side && (*side)->calibrated) text = "calibration";
+  }
+  if (v.keys && v.keys->pre_rope) text += std::string(text.empty() ? "" : ", ") + "keys before RoPE";
+  return text.empty() ? "-" : text;
 }
 
-std::string Text(const quantizers::Registry& registry, const Shape& shape) {
-  std::string text = "Bits per element with all side information at head size " + std::to_string(shape.head_dim) + ", " +
-                     std::to_string(shape.block_tokens) +
-                     " tokens per block.\nERROR is the declared expectation of |x - x'|^2 / |x|^2 for normal rows.\n\n";
-  Table sizes({{"SPEC"},
-               {"KEY BITS", Align::kRight},
-               {"VS F16", Align::kRight},
-               {"ERROR", Align::kRight},
-               {"VALUE BITS", Align::kRight},
-               {"VS F16", Align::kRight},
-               {"ERROR", Align::kRight}});
+/// Whether a row becomes a code as it comes, or when its block is full.
+std::string Rows(const Variant& v) {
+  const bool keys = !v.keys || v.keys->rows_alone, values = !v.values || v.values->rows_alone;
+  return keys && values ? "each alone" : values && v.values ? "keys by block" : "by block";
+}
+
+std::string Text(const quantizers::Registry& registry, const CodecShape& shape) {
+  std::string text = "At head size " + std::to_string(shape.head_dim) + ", " + std::to_string(shape.block_tokens) +
+                     " tokens per block; BITS per number and BYTES per row hold all side information.\n"
+                     "ERROR is the declared expectation of |x - x'|^2 / |x - mean|^2 for normal rows. Blocks of every codec "
+                     "are pure functions "
+                     "of their rows: any process may share them.\n\n";
+  Table plans({{"PRESET"}, {"KEYS"}, {"VALUES"}, {"WHAT"}});
+  for (const quantizers::Preset& preset : quantizers::Presets()) {
+    const auto shown = [](std::string_view spec) { return spec.empty() ? std::string("as computed") : std::string(spec); };
+    plans.Add({std::string(preset.name), shown(preset.keys), shown(preset.values), std::string(preset.summary)});
+  }
   Table codecs({{"CODEC"}, {"VERSION", Align::kRight}, {"SIDES"}, {"WHAT"}});
+  Table sizes({{"SPEC"},
+               {"KEYS BITS", Align::kRight},
+               {"BYTES", Align::kRight},
+               {"ERROR", Align::kRight},
+               {"VALUES BITS", Align::kRight},
+               {"BYTES", Align::kRight},
+               {"ERROR", Align::kRight},
+               {"NEEDS"},
+               {"ROWS"}});
+  Table speeds({{"SPEC"},
+                {"KEYS: ENCODE", Align::kRight},
+                {"SCORE", Align::kRight},
+                {"SCORE ERROR", Align::kRight},
+                {"UNDER A BIAS", Align::kRight},
+                {"VALUES: ENCODE", Align::kRight},
+                {"SUM", Align::kRight}});
   Table params({{"PARAMETER"}, {"ALLOWED"}, {"DEFAULT", Align::kRight}, {"MEANING"}});
-  bool any_params = false;
   for (const Codec* codec : registry.codecs()) {
     codecs.Add({std::string(codec->name), std::to_string(codec->version), Sides(*codec), std::string(codec->summary)});
     for (const Variant& v : Variants(registry, *codec, shape)) {
-      sizes.Add({v.spec, Bits(v.keys), Ratio(v.keys), Deviation(v.keys), Bits(v.values), Ratio(v.values), Deviation(v.values)});
+      sizes.Add({v.spec, Bits(v.keys), RowBytes(v.keys), Declared(v.keys), Bits(v.values), RowBytes(v.values),
+                 Declared(v.values), Needs(v), Rows(v)});
+      if (!shape.measure) continue;
+      const auto time = [](const Figures& side, double CodecMeasurement::*what) {
+        return side && side->measured ? Number("%.1f ns", (*side->measured).*what) : "-";
+      };
+      const auto error = [](const Figures& side, double CodecMeasurement::*what) {
+        return side && side->measured ? Number("%.3g", (*side->measured).*what) : "-";
+      };
+      speeds.Add({v.spec, time(v.keys, &CodecMeasurement::encode_ns), time(v.keys, &CodecMeasurement::attend_ns),
+                  error(v.keys, &CodecMeasurement::score_error), error(v.keys, &CodecMeasurement::biased_score_error),
+                  time(v.values, &CodecMeasurement::encode_ns), time(v.values, &CodecMeasurement::attend_ns)});
     }
     for (const ParamSpec& param : codec->params) {
-      any_params = true;
       params.Add({std::string(codec->name) + ":" + std::string(param.name), Allowed(param), std::string(param.default_value),
                   std::string(param.meaning)});
     }
   }
-  text += codecs.ToString() + "\n" + sizes.ToString();
-  if (any_params) text += "\n" + params.ToString();
-  return text;
+  text += plans.ToString() + "\n" + codecs.ToString() + "\n" + sizes.ToString();
+  if (shape.measure) {
+    text +=
+        "\nMeasured with one thread and blocks in caches: encoding per row; scores and weighted sums per token, for 4 queries. "
+        "The error "
+        "of a score is relative to |query|^2 |key - mean|^2 / head size, for normal rows, and for the same under a common part "
+        "of norm 605 "
+        "(as some models' biases give it).\n" +
+        speeds.ToString();
+  }
+  return text + "\n" + params.ToString();
 }
 
-Json SideJson(const std::optional<SideFigures>& side) {
+Json SideJson(const Figures& side) {
   if (!side) return nullptr;
-  Json figures = {{"bits_per_element", side->bits_per_element}, {"expected_error", nullptr}, {"form", ToJson(side->form)}};
+  Json figures = {{"bits_per_element", side->bits_per_element},
+                  {"bytes_per_row", side->bytes_per_row},
+                  {"expected_error", nullptr},
+                  {"calibrated", side->calibrated},
+                  {"pre_rope", side->pre_rope},
+                  {"rows_alone", side->rows_alone},
+                  {"form", ToJson(side->form)}};
   if (side->expected_error) figures["expected_error"] = *side->expected_error;
+  if (side->measured) {
+    figures["measured"] = {{"encode_ns", side->measured->encode_ns},
+                           {"attend_ns", side->measured->attend_ns},
+                           {"score_error", side->measured->score_error},
+                           {"biased_score_error", side->measured->biased_score_error}};
+  }
   return figures;
 }
 
-Json CodecsJson(const quantizers::Registry& registry, const Shape& shape) {
+Json CodecsJson(const quantizers::Registry& registry, const CodecShape& shape) {
   Json list = Json::array();
   for (const Codec* codec : registry.codecs()) {
     Json params = Json::array();
@@ -170,10 +188,14 @@ Json CodecsJson(const quantizers::Registry& registry, const Shape& shape) {
                     {"parameters", params},
                     {"variants", variants}});
   }
-  return {{"head_dim", shape.head_dim}, {"block_tokens", shape.block_tokens}, {"codecs", list}};
+  Json presets = Json::array();
+  for (const quantizers::Preset& preset : quantizers::Presets()) {
+    presets.push_back({{"name", preset.name}, {"keys", preset.keys}, {"values", preset.values}, {"summary", preset.summary}});
+  }
+  return {{"head_dim", shape.head_dim}, {"block_tokens", shape.block_tokens}, {"presets", presets}, {"codecs", list}};
 }
 
-int Codecs(const Globals& globals, const Shape& shape) {
+int Codecs(const Globals& globals, const CodecShape& shape) {
   const quantizers::Registry registry = quantizers::Registry::Builtin();
   if (globals.format == Format::kJson) {
     Print(CodecsJson(registry, shape));
@@ -188,11 +210,13 @@ int Codecs(const Globals& globals, const Shape& shape) {
 void AddCodecs(CLI::App& app, Invocation& invocation) {
   CLI::App* command =
       app.add_subcommand("codecs", "List this build's codecs, their parameters, sizes and errors (needs no daemon)");
-  auto shape = std::make_shared<Shape>();
+  auto shape = std::make_shared<CodecShape>();
   command->add_option("--head-dim", shape->head_dim, "Head size the sizes are given for: a multiple of 8")
       ->check(CLI::Range(8U, 1024U))
       ->check([](const std::string& text) { return std::stoul(text) % 8 == 0 ? "" : "not a multiple of 8"; })
       ->capture_default_str();
+  command->add_flag("--measure", shape->measure,
+                    "Also measure speed, and the error of scores with and without a common part of the keys");
   command->callback([&invocation, shape] { invocation.exit_code = Codecs(invocation.globals, *shape); });
 }
 
