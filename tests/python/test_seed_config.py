@@ -8,7 +8,10 @@ import pytest
 from kvant.methods import METHODS
 
 # Codecs that methods are named after and that the registry does not have yet. A codec that comes must leave this list.
-NOT_YET = {"turboquant_prod", "turboquant_rvq", "qjl", "polar", "rabitq", "vecinfer", "spectral", "commvq", "kivi", "outlier"}
+NOT_YET = {"turboquant_prod", "turboquant_rvq", "qjl", "polar", "rabitq", "spectral", "commvq", "kivi", "outlier"}
+
+# Methods that need a calibration, with knobs that they take.
+CALIBRATED = {"vecinfer": {"bits": 2}}
 
 
 def offered():
@@ -33,6 +36,9 @@ def test_a_method_works_or_its_codec_is_named(method):
     if codec in NOT_YET:
         with pytest.raises(kvant.InvalidArgumentError, match=f'unknown codec "{codec}"'):
             one_layer(method=method)
+    elif method in CALIBRATED:
+        with pytest.raises(kvant.InvalidArgumentError, match=r"needs the artifact tensor layers\.0\.keys\."):
+            one_layer(method=method, **CALIBRATED[method])
     else:
         assert len(one_layer(method=method)) == 0
 
@@ -105,6 +111,10 @@ def test_bits_of_each_layer_are_overrides():
         ({"method": "ratequant", "target_bits": 2.0}, "target_bits"),
         ({"method": "ratekwant"}, "unknown method 'ratekwant'"),
         ({"method": "turboquant_mse", "bits": 5}, "bits=5 is not one of"),
+        ({"method": "vecinfer", "bits": 2, "codebook": [1.0]}, "codebook: what vecinfer was calibrated on comes as `artifact`"),
+        ({"method": "vecinfer", "bits": 2, "smooth_factors": [1.0]}, "smooth_factors: what vecinfer was calibrated on"),
+        ({"method": "vecinfer", "bits": 2, "num_subspaces": 8}, "num_subspaces=8"),
+        ({"method": "vecinfer"}, "bits=1 is not one of"),
     ],
 )
 def test_what_means_nothing_is_an_error_that_names_it(fields, named):
@@ -177,4 +187,6 @@ def test_shapes_that_attention_serves():
     assert kvant.supports_shape(heads=8, kv_heads=2, head_dim=64, codec="int8")
     assert not kvant.supports_shape(heads=8, kv_heads=3, head_dim=64)
     assert not kvant.supports_shape(head_dim=100)  # rows are multiples of 8 numbers
-    assert kvant.supports_shape(256, 16, 128) == ("vecinfer" not in NOT_YET)
+    assert kvant.supports_shape(256, 32, 128)
+    assert not kvant.supports_shape(256, 16, 128)  # sub-vectors of eight numbers
+    assert not kvant.supports_shape(4096, 32, 128)

@@ -34,7 +34,8 @@ METHODS = {
     "polar": _POLAR,
     "polarquant": _POLAR,
     "rabitq": Method("rabitq", {"bits": "bits"}, frozenset({"num_clusters"})),
-    "vecinfer": Method("vecinfer", {"bits": "bits"}, frozenset({"codebook", "smooth_factors", "num_subspaces"})),
+    # Sub-vectors have four numbers, so num_subspaces is head_dim / 4; codebook and smooth_factors come as tensors of the artifact.
+    "vecinfer": Method("vecinfer", {"bits": "bits"}, frozenset({"num_subspaces"}), values="vecinfer"),
     "spectral": Method("spectral", {"signal": "signal_bits", "noise": "noise_bits"}, frozenset({"rotations"})),
     "commvq": _COMMVQ,
     "comm_vq": _COMMVQ,
