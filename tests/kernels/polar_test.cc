@@ -38,14 +38,15 @@ std::string NameOf(const PolarForm& form) {
 struct Rotated {
   PolarForm form;
   HadamardShape shape;
-  std::vector<std::uint32_t> signs, quarter;
+  std::vector<std::uint32_t> signs;
+  MapTables tables;
   HadamardMap map;
 
   Rotated(const PolarForm& of, std::mt19937& random)
       : form(of),
         shape(HadamardShape::For(of.dim)),
         signs(RandomSigns(shape, 3, random)),
-        map(MapOf(shape, 3, signs, quarter)) {}
+        map(MapOf(shape, 3, signs, tables)) {}
 };
 
 class PolarTest : public hwy::TestWithParamTarget {};

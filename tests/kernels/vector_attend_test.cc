@@ -27,8 +27,8 @@ TEST_P(VectorAttendTest, LogitsAreTheScalarTwinsBitForBit) {
   for (const std::uint32_t dim : kVectorTestDims) {
     const auto shape = HadamardShape::For(dim);
     const auto signs = RandomSigns(shape, 3, random);
-    std::vector<std::uint32_t> quarter;
-    const HadamardMap map = MapOf(shape, 3, signs, quarter);
+    MapTables tables;
+    const HadamardMap map = MapOf(shape, 3, signs, tables);
     for (const bool odd : {true, false}) {
       const VectorCodebook codebook = CodebookOf(odd, random);
       for (const auto& [n, tiles] : kQueryCounts) {
@@ -107,11 +107,11 @@ TEST_P(VectorAttendTest, LargestSumsDoNotOverflow) {
   FillVectorBlock(kDim, kTokens, 31u << 10, 1, block, random);  // scales of 1
   const auto shape = HadamardShape::For(kDim);
   const std::vector<std::uint32_t> signs(shape.sign_words(1));
-  std::vector<std::uint32_t> quarter;
+  MapTables tables;
   std::vector<float> query(kDim, 0.0f);
   query[0] = 1.0f;  // mixes to equal numbers
   GuardedBytes prepared(VectorPreparedBytes(1, kDim)), rotation(RotationScratchBytes(kDim));
-  VectorPrepareQueries(codebook, MapOf(shape, 1, signs, quarter), query.data(), 1, prepared.raw(), rotation.raw());
+  VectorPrepareQueries(codebook, MapOf(shape, 1, signs, tables), query.data(), 1, prepared.raw(), rotation.raw());
   std::vector<float> logits(kTokens);
   VectorScore(codebook, {kDim, kTokens, block.raw(), prepared.raw(), 1, logits.data(), kTokens, nullptr, nullptr, 0});
   // A row of 1 / sqrt(dim), for its scale is 1, against the query's rotation, which is the same: rounded a few times.

@@ -11,7 +11,7 @@ from kvant.methods import METHODS
 LACKING = {
     "spectral": "needs the tensor layers.0.keys.mean",
     "commvq": "the store's rope has no pairing",
-    "vecinfer": "layers.0.keys",
+    "vecinfer": r"needs the artifact tensor layers\.0\.keys\.",
 }
 
 
@@ -124,6 +124,9 @@ def test_bits_of_each_layer_are_overrides():
         ({"method": "kivi", "value_bits": 1}, "value_bits=1: kivi needs at least 2"),
         ({"method": "kivi", "bit_width_inlier": 1}, "bits=1: kivi needs at least 2"),
         ({"method": "kivi", "kivi_group_size": 48}, "parameter group=48"),
+        ({"method": "vecinfer", "bits": 2, "codebook": [1.0]}, "codebook: what vecinfer was calibrated on comes as `artifact`"),
+        ({"method": "vecinfer", "bits": 2, "smooth_factors": [1.0]}, "smooth_factors: what vecinfer was calibrated on"),
+        ({"method": "vecinfer", "bits": 2, "num_subspaces": 8}, "num_subspaces=8"),
     ],
 )
 def test_what_means_nothing_is_an_error_that_names_it(fields, named):
@@ -196,4 +199,6 @@ def test_shapes_that_attention_serves():
     assert kvant.supports_shape(heads=8, kv_heads=2, head_dim=64, codec="int8")
     assert not kvant.supports_shape(heads=8, kv_heads=3, head_dim=64)
     assert not kvant.supports_shape(head_dim=100)  # rows are multiples of 8 numbers
-    assert not kvant.supports_shape(256, 16, 128)  # a product code wants its codebook
+    assert kvant.supports_shape(256, 32, 128)
+    assert not kvant.supports_shape(256, 16, 128)  # sub-vectors of eight numbers
+    assert not kvant.supports_shape(4096, 32, 128)

@@ -132,6 +132,12 @@ class KVCacheConfig:
     def check_head_dim(self, head_dim):
         if self.head_dim not in (None, head_dim):
             raise IdentityMismatchError(f"KVCacheConfig: the model has head_dim {head_dim}, the configuration says {self.head_dim}")
+        self.check_subspaces(head_dim)
+
+    def check_subspaces(self, head_dim):
+        if self.method == "vecinfer" and self.num_subspaces is not None and self.num_subspaces * 4 != head_dim:
+            parts = f"{head_dim} numbers have {head_dim / 4:g} parts of four"
+            raise UnsupportedError(f"KVCacheConfig: num_subspaces={self.num_subspaces}: {parts}")
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(KVCacheConfig)}
@@ -150,6 +156,10 @@ _NOWHERE = {
     "codebook": "codebooks come with the rest of a calibration, as `artifact`",
     "n_calib_tokens": "codecs are calibrated beforehand, see `artifact`",
 }
+_CALIBRATED = (
+    "what vecinfer was calibrated on comes as `artifact`, the bytes of a safetensors file with the tensors layers.<L>.keys.smooth, "
+    "layers.<L>.keys.codebook and layers.<L>.values.codebook"
+)
 
 
 def _is_default(config, name):
@@ -160,6 +170,9 @@ def _is_default(config, name):
 
 
 def _check_knobs(config):
+    for name in ("codebook", "smooth_factors"):
+        if config.method == "vecinfer" and getattr(config, name) is not None:
+            raise UnsupportedError(f"KVCacheConfig: {name}: {_CALIBRATED}")
     means = set(_WHERE)
     if config.method is None:
         means.add("overrides")
@@ -198,6 +211,7 @@ class KVCacheFactory:
         head_dim = head_dim if head_dim is not None else config.head_dim if config.head_dim is not None else 128
         if config.head_dim not in (None, head_dim):
             raise InvalidArgumentError(f"KVCacheFactory.create: head_dim={head_dim}, the configuration says {config.head_dim}")
+        config.check_subspaces(head_dim)
         return LayerCache(config, num_heads, head_dim, max_seq_len)
 
 

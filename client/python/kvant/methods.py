@@ -39,7 +39,8 @@ METHODS = {
     "polar": _POLAR,
     "polarquant": _POLAR,
     "rabitq": Method("rabitq", {"bits": "bits"}),
-    "vecinfer": Method("vecinfer", {"bits": "bits"}, frozenset({"codebook", "smooth_factors", "num_subspaces"})),
+    # Sub-vectors have four numbers, so num_subspaces is head_dim / 4; codebook and smooth_factors come as tensors of the artifact.
+    "vecinfer": Method("vecinfer", {"bits": "bits"}, frozenset({"num_subspaces"}), values="vecinfer", least_bits=2),
     "spectral": Method("spectral", {"signal": "signal_bits", "noise": "noise_bits"}),
     "commvq": _COMMVQ,
     "comm_vq": _COMMVQ,
