@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <string>
 
 #include "kernels/affine/attend.h"
@@ -178,11 +179,11 @@ class KiviValues final : public ValueCodec {
     for (std::size_t i = 0; i < args.n; ++i) {
       const float* acc = args.acc + i * args.acc_stride;
       float* row = args.rows + i * args.row_stride;
-      for (std::size_t d = 0; d < shape().dim; ++d) {
-        const float* lanes = acc + shape().dim + d / shape().group * kernels::kAffineLanes;
-        float sum = acc[d];
-        for (std::size_t lane = 0; lane < kernels::kAffineLanes; ++lane) sum += lanes[lane];
-        row[d] = args.add ? row[d] + sum : sum;
+      for (std::size_t g = 0; g < shape().groups(); ++g) {
+        const float* lanes = acc + shape().dim + g * kernels::kAffineLanes;
+        const float of_group = std::accumulate(lanes, lanes + kernels::kAffineLanes, 0.0F);
+        const std::size_t begin = g * shape().group, end = std::min(shape().dim, begin + shape().group);
+        for (std::size_t d = begin; d < end; ++d) row[d] = (args.add ? row[d] : 0.0F) + (acc[d] + of_group);
       }
     }
   }

@@ -13,8 +13,9 @@
 // order of channels. `channels` is a multiple of 8, as head sizes are, so that both codecs get head sizes that they take.
 //
 // What it costs: with `calibrated` queries are split once. With `block` they are split and prepared anew for every block (a
-// rotation per query, if a part rotates), and values leave each block's own space for rows at once. A codec whose blocks hold
-// gains or steps per channel (kivi) gets the same from outlier channels in one stream.
+// rotation per query, if a part rotates: some ten times what scoring its codes takes), and values leave each block's own space
+// for rows at once. A codec whose blocks hold gains or steps per channel (kivi) gets the same from outlier channels in one
+// stream.
 #include <algorithm>
 #include <cfloat>
 #include <memory>
