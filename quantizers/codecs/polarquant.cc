@@ -16,8 +16,8 @@
 // bits.
 //
 // Weaker than turboquant_mse: levels=4 pays a bit per element for radii (3.875 bits for the error that turboquant_mse has at
-// 3.05), levels=full comes out even, and scores are sums of floats, with look-ups per angle, where turboquant_mse multiplies
-// bytes.
+// about 3.2), levels=full comes out even, and scores are sums of floats, with look-ups per angle, where turboquant_mse
+// multiplies bytes.
 #include <algorithm>
 #include <bit>
 #include <cmath>
