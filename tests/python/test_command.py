@@ -91,6 +91,23 @@ def test_an_artifact_is_the_same_each_time_and_describes_itself(torch, capsys, b
     assert "model is missing" in capsys.readouterr().err
 
 
+def test_kvantctl_calibrates_rows_alike(torch, capsys, byte6m, text, tmp_path):
+    pytest.importorskip("scipy")
+    from safetensors.numpy import load_file
+
+    artifact, rows, of_rows = (tmp_path / name for name in ("artifact", "rows", "of_rows"))
+    answer(capsys, "calibrate", byte6m, "--text", text, "--tokens", 512, "--artifact-out", artifact)
+    answer(capsys, "rows", byte6m, "--text", text, "--tokens", 512, "--rows-out", rows)
+    subprocess.run([program("kvantctl"), "calibrate", "--rows", rows, "--artifact-out", of_rows], check=True, capture_output=True)
+    ours, theirs = load_file(artifact), load_file(of_rows)
+    assert {name for name in theirs if name.startswith("layers.0.")} == {
+        f"layers.0.{name}" for name in ("keys.mean", "keys.smooth", "keys.gauge", "keys.gauge_inverse", "values.mean")
+    }
+    for name, tensor in theirs.items():
+        # Rows of both are computed in f32, in passes of other lengths.
+        assert abs(tensor - ours[name]).max() < 1e-3 * abs(ours[name]).max(), name
+
+
 def test_an_allocation_meets_its_bits_and_is_a_plan(torch, capsys, byte6m, text, tmp_path):
     pytest.importorskip("scipy")
     artifact, plan = tmp_path / "artifact", tmp_path / "plan.json"

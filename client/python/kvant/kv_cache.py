@@ -61,7 +61,7 @@ class KVCacheConfig:
     # kvant's own.
     keys: str | None = None
     values: str | None = None
-    overrides: list = dataclasses.field(default_factory=list)  # kvant.LayerPlan of layers and heads with other codecs than these
+    overrides: tuple = ()  # kvant.LayerPlan of layers and heads with other codecs than these
     model_path: str | None = None  # the checkpoint (kvant.identity.checkpoint): other engines then find its blocks, too
     uri: str = "embedded:"
     placement: str = "local"

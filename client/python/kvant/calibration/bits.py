@@ -12,8 +12,8 @@ import numpy
 
 import kvant
 from kvant.calibration.allocation import Units, allocate
-from kvant.calibration.statistics import SINK_TOKENS
 from kvant.calibration.measured import LayerAttention, decoded, relative_error
+from kvant.calibration.statistics import SINK_TOKENS
 
 
 @dataclasses.dataclass

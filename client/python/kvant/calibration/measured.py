@@ -2,6 +2,8 @@
 
 import contextlib
 
+import xxhash
+
 import kvant
 
 _STEP = 128  # tokens handed over at a time
@@ -15,7 +17,8 @@ def decoded(spec, keys, values):
     layers, _, tokens, _ = keys.shape
     store = kvant.connect("embedded:").open_store(spec)
     options = {"recent_tokens": 0, "max_step_tokens": _STEP, "tail": "f32", "label": "calibrate"}
-    ids = [0] * tokens  # only the rows are of interest
+    # Blocks are shared by the ids of their tokens: other rows must not have the same.
+    ids = [xxhash.xxh32_intdigest(keys.numpy().tobytes()) >> 1] * tokens
     with contextlib.closing(store.open([], **options)) as sequence:
         for first in range(0, tokens, _STEP):
             count = min(_STEP, tokens - first)

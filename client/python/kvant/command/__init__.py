@@ -23,7 +23,8 @@ def parser():
         summary = module.__doc__.splitlines()[0]
         command = commands.add_parser(name, help=summary, description=summary)
         optional = {"nargs": "?"} if getattr(module, "WITHOUT_MODEL", False) else {}
-        command.add_argument("model", metavar="MODEL", help="a checkpoint's folder, a GGUF file, or the name of a model that was downloaded", **optional)
+        what = "a checkpoint's folder, a GGUF file, or the name of a model that was downloaded"
+        command.add_argument("model", metavar="MODEL", help=what, **optional)
         module.add_arguments(command)
         command.add_argument("-o", dest="output", choices=["text", "json"], default="text", help="what to print (text)")
     return whole

@@ -54,19 +54,19 @@ def _add_layers(model, texts, subjects, result, arguments):
     with models.progress(sum(min(SAMPLE_TOKENS, len(ids)) for ids in windows), "layers", arguments.output) as progress:
         samples = [list(sample_of(model, ids, progress).values()) for ids in windows]
     for subject, figures in zip(subjects, result["plans"], strict=True):
-        figures["layers"] = layer_errors(samples, lambda keys, values, salt, subject=subject: subject.decoded(model, keys, values, salt))
+        figures["layers"] = layer_errors(samples, lambda keys, values, subject=subject: subject.decoded(model, keys, values))
 
 
 def layer_errors(samples, decoded):
     """Of each layer the attention's squared error relative to its output, and the cosines of keys and values, means over texts. `samples`:
-    of each text the rows of all layers; decoded(keys, values, salt) gives them back, [layers, kv_heads, tokens, head_dim]."""
+    of each text the rows of all layers; decoded(keys, values) gives them back, [layers, kv_heads, tokens, head_dim]."""
     import torch
 
     from kvant.calibration.measured import LayerAttention, cosine
 
     sums = [{"attention_error": 0.0, "key_cosine": 0.0, "value_cosine": 0.0} for _ in samples[0]]
-    for number, layers in enumerate(samples):
-        keys, values = decoded(*(torch.stack([getattr(layer, side) for layer in layers]) for side in ("keys", "values")), f"layers {number}")
+    for layers in samples:
+        keys, values = decoded(*(torch.stack([getattr(layer, side) for layer in layers]) for side in ("keys", "values")))
         coded = slice(0, keys.shape[2])
         for index, layer in enumerate(layers):
             attention = LayerAttention(layer.queries[:, coded], layer.keys[:, coded], layer.values[:, coded], layer.scale)
@@ -253,11 +253,11 @@ class _Plan(_Subject):
     def _take(self, cache, ids, layers, step):
         cache.batch.take(ids, layers, step)
 
-    def decoded(self, model, keys, values, salt):
+    def decoded(self, model, keys, values):
         import kvant.transformers
         from kvant.calibration.measured import decoded
 
-        with kvant.transformers.attach(model, dataclasses.replace(self._config, salt=salt)) as attachment:
+        with kvant.transformers.attach(model, dataclasses.replace(self._config, salt="layers")) as attachment:
             return decoded(attachment.spec, keys, values)[:2]
 
 
@@ -278,7 +278,7 @@ class _Yardstick(_Subject):
         for layer, (keys, values) in zip(cache.layers, layers, strict=True):
             layer.update(keys, values)
 
-    def decoded(self, model, keys, values, salt):
+    def decoded(self, model, keys, values):
         from kvant.command import yardsticks
 
         code = yardsticks.FORMATS[self.name][0]
