@@ -41,8 +41,8 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
   const std::string what = "restore store " + spec.name + ": ";
 
   if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return Error{ok.error().code, what + ok.error().message};
-  Result<Charge> charge =
-      core.budget.Take(ChargeKind::kMetadata, Store::RecordBytes(core.codecs, spec, spec.plan.artifact.size()), what + "its record");
+  Result<Charge> charge = core.budget.Take(
+      ChargeKind::kMetadata, Store::RecordBytes(core.codecs, spec, spec.plan.artifact.size()), what + "its record");
   if (!charge) return charge.error();
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core.codecs, spec);
   if (!plan) return Error{plan.error().code, what + plan.error().message};
