@@ -44,7 +44,9 @@ TEST_P(AttentionGridTest, MatchesBruteForceOverShapes) {
   std::uint64_t seed = 1;
   for (const std::size_t group : groups) {
     for (const std::size_t queries : tokens) {
-      CaseShape shape = ShapeOf(GetParam(), 64).value();
+      std::optional<CaseShape> offered = ShapeOf(GetParam(), 64);
+      if (!offered) GTEST_SKIP() << GetParam() << " does not offer head_dim 64";
+      CaseShape& shape = *offered;
       shape.group = group;
       shape.tail = 75;
       shape.queries = queries;

@@ -83,9 +83,9 @@ TEST(OutlierTest, OfEqualChannelsTheLowerIsStronger) {
 
 TEST(OutlierTest, OrdinaryChannelsHaveTheErrorOfRowsWithoutOutliers) {
   std::mt19937 random(kSeed + 1);
-  const auto split = Keys("outlier:rest=(turboquant_mse:bits=2,scale=least_squares)");
-  const auto plain = Keys("turboquant_mse:bits=2,scale=least_squares");
-  const auto rest = Keys("turboquant_mse:bits=2,scale=least_squares", kDim - 8);
+  const auto split = Keys("outlier:rest=(turboquant_mse:bits=2,scale=least_squares,gauge=none)");
+  const auto plain = Keys("turboquant_mse:bits=2,scale=least_squares,gauge=none");
+  const auto rest = Keys("turboquant_mse:bits=2,scale=least_squares,gauge=none", kDim - 8);
   double of_split = 0, of_plain = 0, energy = 0;
   for (int repeat = 0; repeat < 20; ++repeat) {
     const auto rows = RowsWithOutliers(random, 30.0f);
@@ -128,8 +128,8 @@ TEST(OutlierTest, ChannelsOfEveryHeadCanBeCalibrated) {
 TEST(OutlierTest, BytesAreTheSumOfBothPartsAndTheChannels) {
   for (const std::uint32_t dim : {64u, 80u, 96u, 128u, 256u}) {
     for (const std::uint32_t channels : {8u, 16u, 32u}) {
-      const std::string spec = "channels=" + std::to_string(channels) + ",rest=(turboquant_mse:bits=4)";
-      const std::size_t rest = Keys("turboquant_mse:bits=4", dim - channels)->block_bytes();
+      const std::string spec = "channels=" + std::to_string(channels) + ",rest=(turboquant_mse:bits=4,gauge=none)";
+      const std::size_t rest = Keys("turboquant_mse:bits=4,gauge=none", dim - channels)->block_bytes();
       const std::size_t hot = kTokens * (channels + 2);
       EXPECT_EQ(Keys("outlier:choice=block," + spec, dim)->block_bytes(), hot + rest + channels);
       // int8: 8 bits and a 16-bit scale per row, so 16 / channels beside it.

@@ -16,7 +16,7 @@ class BlockMeanKeys final : public KeyCodec {
   explicit BlockMeanKeys(const CodecConfig& config) : dim_(config.head_dim), tokens_(config.block_tokens) {}
 
   [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return 2 * row_bytes() + tokens_ * dim_; }
-  [[nodiscard]] CodecTraits traits() const noexcept override { return {.largest_norm = kLargest}; }
+  [[nodiscard]] CodecTraits traits() const noexcept override { return {.rows_alone = false, .largest_norm = kLargest}; }
   /// Depends on how the rows of a block agree with each other, so it is not known beforehand.
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return std::nullopt; }
   // Encode: all rows. Score: one query times the block's steps.

@@ -36,7 +36,7 @@ class ChannelKeys final : public KeyCodec {
  public:
   explicit ChannelKeys(const CodecConfig& config) : dim_(config.head_dim), tokens_(config.block_tokens) {}
   [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return tokens_ / kGroup * group_bytes(); }
-  [[nodiscard]] CodecTraits traits() const noexcept override { return {.largest_norm = kLargest}; }
+  [[nodiscard]] CodecTraits traits() const noexcept override { return {.rows_alone = false, .largest_norm = kLargest}; }
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override {
     return RangeError(static_cast<double>(dim_));
   }

@@ -45,7 +45,9 @@ class Outlier : public Base {
   }
   [[nodiscard]] CodecTraits traits() const noexcept override {
     const CodecTraits hot = hot_->traits(), rest = rest_->traits();
-    return {.exact_zero = hot.exact_zero && rest.exact_zero, .largest_norm = std::min(hot.largest_norm, rest.largest_norm)};
+    return {.exact_zero = hot.exact_zero && rest.exact_zero,
+            .rows_alone = hot.rows_alone && rest.rows_alone,
+            .largest_norm = std::min(hot.largest_norm, rest.largest_norm)};
   }
   /// A number's share of the row's energy is the same in both parts of normal rows.
   [[nodiscard]] std::optional<double> expected_error(std::size_t) const override {

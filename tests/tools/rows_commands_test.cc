@@ -77,8 +77,7 @@ TEST_F(RowsCommandsTest, QualityIsWhatTheErrorOfTheCodesSays) {
   // At 64 dims Lloyd-Max codes of 2 bits have an error of D = 0.1145 (codecs.md 2.2): rows keep a cosine of sqrt(1 - D), and a
   // logit <q, k> / sqrt(d) of independent rows is off by sqrt(D / (1 - D)) where codes are unbiased.
   constexpr double kError = 0.1145;
-  EXPECT_GE(codes["key_bits_per_element"], 2.25);  // a block's mean and gains are more
-  EXPECT_LT(codes["key_bits_per_element"], 2.4);
+  EXPECT_EQ(codes["key_bits_per_element"], 2.25 + 24.0 / 128);  // a block's mean and gains
   EXPECT_EQ(codes["value_bits_per_element"], 2.25);
   EXPECT_NEAR(codes["key_cosine"].get<double>(), std::sqrt(1 - kError), 0.003);
   EXPECT_NEAR(codes["value_cosine"].get<double>(), std::sqrt(1 - kError), 0.003);

@@ -40,8 +40,8 @@ struct LayerPlan {
   std::uint32_t last_head = kLastHead;  ///< inclusive; kLastHead: up to the last there is
 };
 
-/// Which codec with which parameters serves the keys and the values of each layer: a codec spec, or the name of a preset (exact,
-/// hq, balanced, small, tiny; `kvantctl codecs` says what they stand for).
+/// Which codec with which parameters serves the keys and the values of each layer: a codec spec, or the name of a preset
+/// (exact, hq, balanced, small, tiny; `kvantctl codecs` says what they stand for).
 struct CodecPlan {
   std::string keys = "balanced";
   std::string values = "balanced";
