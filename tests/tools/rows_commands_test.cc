@@ -108,7 +108,8 @@ TEST_F(RowsCommandsTest, CalibrationWritesTensorsThatDescribeThemselves) {
     EXPECT_NEAR(tensors[name]["most"].get<double>(), 1.0, 0.15);
     EXPECT_NEAR(tensors[name]["least"].get<double>(), 0.0, 0.15);
   }
-  EXPECT_NEAR(tensors["keys.smooth"]["most"].get<double>(), std::sqrt(3.7), 0.3);  // of the largest of 384 in 128 channels
+  // The largest of 384 rows of 128 numbers is most often between 3.8 and 5.2.
+  EXPECT_NEAR(tensors["keys.smooth"]["most"].get<double>(), std::sqrt(4.5), 0.2);
   EXPECT_NEAR(tensors["keys.mean"]["most"].get<double>(), 0.0, 5 / std::sqrt(384.0));
 }
 
