@@ -136,7 +136,8 @@ TEST(OutlierTest, BytesAreTheSumOfBothPartsAndTheChannels) {
       EXPECT_EQ(hot % 64 + rest % 64, 0u) << "no padding in blocks of 128 tokens";
     }
   }
-  EXPECT_EQ(Keys("outlier:choice=block,channels=16", 512)->block_bytes() - Keys("turboquant_mse:bits=2", 496)->block_bytes(),
+  const std::string rest = "turboquant_mse:bits=2,gauge=none";
+  EXPECT_EQ(Keys("outlier:choice=block,channels=16,rest=(" + rest + ")", 512)->block_bytes() - Keys(rest, 496)->block_bytes(),
             kTokens * 18 + 32);  // channels of 16 bits
 }
 
