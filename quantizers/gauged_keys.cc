@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "kernels/gauge/gauge.h"
-#include "kernels/gauge/matrix.h"
+#include "kernels/matrix/matrix.h"
 #include "kernels/raw/rows.h"
 #include "quantizers/artifact.h"
 #include "quantizers/strided_rows.h"
@@ -132,7 +132,7 @@ class GaugedKeys final : public KeyCodec {
     if (kind_ == GaugeKind::kMatrix) {
       auto* turned = reinterpret_cast<float*>(next);
       next += Aligned(tokens_ * dim_ * sizeof(float));
-      kernels::RowsTimesMatrix(rows, dim_, tokens_, dim_, Of(gauge_, args.head), turned);
+      Times(gauge_, args.head, rows, dim_, tokens_, turned);
       rows = turned;
     }
     EncodeArgs coded = args;
@@ -156,7 +156,7 @@ class GaugedKeys final : public KeyCodec {
       one.scratch = args.scratch + Aligned(2 * dim_ * sizeof(float));
       inner_->Decode(one);
       if (kind_ == GaugeKind::kMatrix) {
-        kernels::RowsTimesMatrix(row, dim_, 1, dim_, Of(inverse_, args.head), turned);
+        Times(inverse_, args.head, row, dim_, 1, turned);
         std::copy_n(turned, dim_, row);
       }
       kernels::RemoveGauge(gauge, dim_, 1, row, dim_);
@@ -172,7 +172,7 @@ class GaugedKeys final : public KeyCodec {
     PrepareArgs coded = args;
     if (kind_ == GaugeKind::kMatrix) {
       auto* turned = reinterpret_cast<float*>(args.scratch);
-      kernels::RowsTimesMatrix(args.queries, args.query_stride, args.n, dim_, Of(inverse_, args.head), turned);
+      Times(inverse_, args.head, args.queries, args.query_stride, args.n, turned);
       coded.queries = turned;
       coded.query_stride = dim_;
       coded.scratch = args.scratch + Aligned(args.n * dim_ * sizeof(float));
@@ -208,8 +208,11 @@ class GaugedKeys final : public KeyCodec {
   [[nodiscard]] std::size_t gauge_bytes() const noexcept {
     return dim_ * sizeof(std::uint16_t) + (kind_ == GaugeKind::kGains ? dim_ : 0);
   }
-  [[nodiscard]] const float* Of(std::span<const float> matrices, std::size_t head) const {
-    return matrices.data() + head * dim_ * dim_;
+  /// n rows times the head's matrix, adjacent.
+  void Times(std::span<const float> matrices, std::size_t head, const float* rows, std::size_t stride, std::size_t n,
+             float* out) const {
+    kernels::RowsTimesMatrix(
+        {.matrix = matrices.data() + head * dim_ * dim_, .dim = dim_, .rows = rows, .stride = stride, .n = n, .out = out});
   }
   [[nodiscard]] std::size_t ExactRows(const EncodeArgs& args) const {
     return args.first_position == 0 ? std::min(exact_rows_, tokens_) : 0;

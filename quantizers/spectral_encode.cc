@@ -5,10 +5,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/matrix/matrix.h"
 #include "kernels/raw/rows.h"
 #include "kernels/rotation/hadamard.h"
 #include "kernels/rotation/transpose.h"
-#include "kernels/spectral/basis.h"
 #include "kernels/ufloat16.h"
 
 namespace kvant::quantizers {
@@ -94,7 +94,7 @@ std::size_t SpectralEncode(const SpectralEncoding& how, const RowsView& rows, st
       largest[lane] = kernels::LoadRow(from, rows.type, dim, row);
       for (std::size_t i = 0; i < dim; ++i) row[i] -= head.mean[i];
     }
-    kernels::ToBasis(head.basis.data(), dim, plain, dim, kLanes, coordinates);
+    kernels::RowsTimesTransposed(head.basis.data(), dim, plain, dim, kLanes, coordinates);
     kernels::LoadColumns({coordinates, ElementType::kF32, kLanes, dim, dim}, 0, kLanes, all);
     Lanes squares{}, size{};
     for (std::size_t k = 0; k < coded; ++k) {

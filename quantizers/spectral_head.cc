@@ -8,7 +8,7 @@
 #include <string>
 
 #include "kernels/lloyd/layout.h"
-#include "kernels/spectral/basis.h"
+#include "kernels/matrix/matrix.h"
 #include "quantizers/artifact.h"
 #include "quantizers/water_filling.h"
 
@@ -36,7 +36,7 @@ Result<std::span<const float>> Find(const CodecConfig& config, std::string_view 
 /// The rows of a basis are orthonormal: a basis that is not would make garbage of every row.
 bool Orthonormal(std::span<const float> basis, std::size_t dim) {
   std::vector<float> products(dim * dim);
-  kernels::ToBasis(basis.data(), dim, basis.data(), dim, dim, products.data());
+  kernels::RowsTimesTransposed(basis.data(), dim, basis.data(), dim, dim, products.data());
   for (std::size_t i = 0; i < products.size(); ++i) {
     if (!(std::fabs(static_cast<double>(products[i]) - (i / dim == i % dim ? 1.0 : 0.0)) < kOrthonormal)) return false;
   }

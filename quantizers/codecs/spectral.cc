@@ -39,8 +39,8 @@
 #include "kernels/lloyd/accumulate.h"
 #include "kernels/lloyd/query.h"
 #include "kernels/lloyd/score.h"
+#include "kernels/matrix/matrix.h"
 #include "kernels/rotation/unrotate.h"
-#include "kernels/spectral/basis.h"
 #include "kernels/ufloat16.h"
 #include "quantizers/byte_codes.h"
 #include "quantizers/codec.h"
@@ -180,13 +180,14 @@ class SpectralBlocks {
       }
     }
     float* target = RowsTarget(args.rows, args.row_stride, args.n, dim_, args.add, coordinates + args.n * dim_);
-    kernels::FromBasis({.basis = own.basis.data(),
-                        .dim = dim_,
-                        .coordinates = coordinates,
-                        .n = args.n,
-                        .offset = own.mean.data(),
-                        .offset_weights = args.weight_sums,
-                        .out = target});
+    kernels::RowsTimesMatrix({.matrix = own.basis.data(),
+                              .dim = dim_,
+                              .rows = coordinates,
+                              .stride = dim_,
+                              .n = args.n,
+                              .offset = own.mean.data(),
+                              .offset_weights = args.weight_sums,
+                              .out = target});
     PutRows(target, args.n, dim_, args.rows, args.row_stride, args.add);
   }
 
@@ -274,7 +275,7 @@ class SpectralKeys final : public KeyCodec {
     const std::size_t dim = blocks_.dim();
     auto* coordinates = reinterpret_cast<float*>(args.scratch + kernels::RotationScratchBytes(dim));
     float* weighted = coordinates + args.n * dim;
-    kernels::ToBasis(head.basis.data(), dim, args.queries, args.query_stride, args.n, coordinates);
+    kernels::RowsTimesTransposed(head.basis.data(), dim, args.queries, args.query_stride, args.n, coordinates);
     std::byte* prepared = args.prepared;
     for (const SpectralGroup& group : head.groups) {
       // The kernel takes codes for those of a row of norm 1.
@@ -366,7 +367,7 @@ class SpectralValues final : public ValueCodec {
 template <class Made, class Base>
 Result<std::unique_ptr<Base>> MakeSide(const CodecConfig& config) {
   const std::string where = std::string(kName) + " layer " + std::to_string(config.layer) + ": ";
-  if (config.head_dim < 8 || config.head_dim > kernels::kMaxBasisDim || config.head_dim % 8 != 0) {
+  if (config.head_dim < 8 || config.head_dim > kernels::kMaxTransposedDim || config.head_dim % 8 != 0) {
     return Error{ErrorCode::kUnsupported,
                  where + "head_dim " + std::to_string(config.head_dim) + " is not a multiple of 8 in 8..256"};
   }

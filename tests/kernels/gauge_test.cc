@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "hwy/tests/hwy_gtest.h"
-#include "kernels/gauge/matrix.h"
 #include "kernels/gauge/reference/gauge.h"
 #include "kernels/raw/rows.h"
 
@@ -130,24 +129,6 @@ TEST_P(GaugeTest, ANumberIsAddedToAllOfItsRow) {
     AddToRows(sums.data(), kStride, kRows, width, numbers);
     for (std::size_t i = 0; i < sums.size(); ++i) {
       ASSERT_EQ(sums[i], i % kStride < width ? rows[i] + numbers[i / kStride] : rows[i]);
-    }
-  }
-}
-
-TEST_P(GaugeTest, RowsTimesAMatrixAreSumsInOrder) {
-  for (const std::size_t dim : {8u, 24u, 64u, 80u, 128u}) {
-    const auto matrix = Normal(dim * dim, random_);
-    for (const std::size_t n : {1u, 4u, 7u}) {
-      const std::size_t stride = dim + 1;
-      const auto rows = Normal(n * stride, random_);
-      std::vector<float> out(n * dim + 1, kUntouched);
-      RowsTimesMatrix(rows.data(), stride, n, dim, matrix.data(), out.data());
-      for (std::size_t i = 0; i < n * dim; ++i) {
-        float sum = 0;
-        for (std::size_t k = 0; k < dim; ++k) sum += rows[i / dim * stride + k] * matrix[k * dim + i % dim];
-        ASSERT_EQ(out[i], sum) << "row " << i / dim << " of " << n << ", number " << i % dim << " of " << dim;
-      }
-      EXPECT_EQ(out.back(), kUntouched);
     }
   }
 }

@@ -4,17 +4,17 @@
 
 #include <hwy/tests/hwy_gtest.h>
 
-#include "kernels/spectral/basis.h"
-#include "kernels/spectral/reference/basis.h"
+#include "kernels/matrix/matrix.h"
+#include "kernels/matrix/reference/matrix.h"
 #include "tests/kernels/lloyd_inputs.h"
 
 namespace kvant::kernels {
 namespace {
 
-class BasisTest : public hwy::TestWithParamTarget {};
-HWY_TARGET_INSTANTIATE_TEST_SUITE_P(BasisTest);
+class MatrixTest : public hwy::TestWithParamTarget {};
+HWY_TARGET_INSTANTIATE_TEST_SUITE_P(MatrixTest);
 
-TEST_P(BasisTest, EqualsTheTwinBothWays) {
+TEST_P(MatrixTest, EqualsTheTwinBothWays) {
   std::mt19937 random(7);
   for (const std::size_t dim : {8U, 24U, 72U, 128U, 256U}) {
     const std::vector<float> basis = RandomNormal(dim * dim, random), offset = RandomNormal(dim, random);
@@ -22,23 +22,24 @@ TEST_P(BasisTest, EqualsTheTwinBothWays) {
       const std::size_t stride = dim + 3;
       const std::vector<float> rows = PaddedRows(n, dim, stride, random), weights = RandomNormal(n, random);
       std::vector<float> there(n * dim + 1, -7.0F), back(n * dim + 1, -7.0F), expected(dim);
-      ToBasis(basis.data(), dim, rows.data(), stride, n, there.data());
+      RowsTimesTransposed(basis.data(), dim, rows.data(), stride, n, there.data());
       for (const bool with_offset : {false, true}) {
         const float* added = with_offset ? offset.data() : nullptr;
-        FromBasis({.basis = basis.data(),
-                   .dim = dim,
-                   .coordinates = there.data(),
-                   .n = n,
-                   .offset = added,
-                   .offset_weights = weights.data(),
-                   .out = back.data()});
+        RowsTimesMatrix({.matrix = basis.data(),
+                         .dim = dim,
+                         .rows = there.data(),
+                         .stride = dim,
+                         .n = n,
+                         .offset = added,
+                         .offset_weights = weights.data(),
+                         .out = back.data()});
         for (std::size_t r = 0; r < n; ++r) {
-          reference::FromBasis(basis.data(), dim, &there[r * dim], added, weights[r], expected.data());
+          reference::RowsTimesMatrix(basis.data(), dim, &there[r * dim], added, weights[r], expected.data());
           for (std::size_t i = 0; i < dim; ++i) ASSERT_EQ(back[r * dim + i], expected[i]) << dim << " " << n << " " << r;
         }
       }
       for (std::size_t r = 0; r < n; ++r) {
-        reference::ToBasis(basis.data(), dim, &rows[r * stride], expected.data());
+        reference::RowsTimesTransposed(basis.data(), dim, &rows[r * stride], expected.data());
         for (std::size_t a = 0; a < dim; ++a) ASSERT_EQ(there[r * dim + a], expected[a]) << dim << " " << n << " " << r;
       }
       EXPECT_EQ(there.back(), -7.0F);

@@ -1,7 +1,7 @@
-#include "kernels/spectral/basis.h"
+#include "kernels/matrix/matrix.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/spectral/basis.cc"
+#define HWY_TARGET_INCLUDE "kernels/matrix/matrix.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 
@@ -37,9 +37,10 @@ HWY_INLINE void Directions(RowTag d, const float* HWY_RESTRICT basis, std::size_
   }
 }
 
-void ToBasisAll(const float* basis, std::size_t dim, const float* rows, std::size_t stride, std::size_t n, float* out) {
+void TimesTransposedAll(const float* matrix, std::size_t dim, const float* rows, std::size_t stride, std::size_t n,
+                        float* out) {
   const RowTag d;
-  HWY_ALIGN float mixed[kMaxBasisDim * kRowsAtOnce];
+  HWY_ALIGN float mixed[kMaxTransposedDim * kRowsAtOnce];
   for (std::size_t first = 0; first < n; first += kRowsAtOnce) {
     const std::size_t count = n - first < kRowsAtOnce ? n - first : kRowsAtOnce;
     const float* from = rows + first * stride;
@@ -47,13 +48,13 @@ void ToBasisAll(const float* basis, std::size_t dim, const float* rows, std::siz
       for (std::size_t r = 0; r < kRowsAtOnce; ++r)
         mixed[(i / 4 * kRowsAtOnce + r) * 4 + i % 4] = r < count ? from[r * stride + i] : 0.0F;
     }
-    for (std::size_t a = 0; a < dim; a += 8) Directions<8>(d, basis, dim, a, mixed, count, out + first * dim);
+    for (std::size_t a = 0; a < dim; a += 8) Directions<8>(d, matrix, dim, a, mixed, count, out + first * dim);
   }
 }
 
 /// kRows rows by kVectors vectors of numbers: what stays in registers.
 template <std::size_t kRows, std::size_t kVectors, class D>
-HWY_INLINE void Panel(D d, const FromBasisArgs& args, std::size_t row, std::size_t begin) {
+HWY_INLINE void Panel(D d, const RowsTimesMatrixArgs& args, std::size_t row, std::size_t begin) {
   const std::size_t dim = args.dim;
   hn::Vec<D> sums[kRows][kVectors];
   for (std::size_t r = 0; r < kRows; ++r) {
@@ -63,12 +64,12 @@ HWY_INLINE void Panel(D d, const FromBasisArgs& args, std::size_t row, std::size
                                                     hn::LoadU(d, args.offset + begin + v * hn::MaxLanes(d)));
     }
   }
-  const float* coordinates = args.coordinates + row * dim;
+  const float* rows = args.rows + row * args.stride;
   for (std::size_t a = 0; a < dim; ++a) {
     for (std::size_t v = 0; v < kVectors; ++v) {
-      const auto b = hn::LoadU(d, args.basis + a * dim + begin + v * hn::MaxLanes(d));
+      const auto b = hn::LoadU(d, args.matrix + a * dim + begin + v * hn::MaxLanes(d));
       for (std::size_t r = 0; r < kRows; ++r)
-        sums[r][v] = hn::Add(sums[r][v], hn::Mul(hn::Set(d, coordinates[r * dim + a]), b));
+        sums[r][v] = hn::Add(sums[r][v], hn::Mul(hn::Set(d, rows[r * args.stride + a]), b));
     }
   }
   for (std::size_t r = 0; r < kRows; ++r) {
@@ -78,7 +79,7 @@ HWY_INLINE void Panel(D d, const FromBasisArgs& args, std::size_t row, std::size
 }
 
 template <std::size_t kRows>
-HWY_INLINE void Rows(const FromBasisArgs& args, std::size_t row) {
+HWY_INLINE void Rows(const RowsTimesMatrixArgs& args, std::size_t row) {
   const hn::CappedTag<float, 16> wide;
   const hn::CappedTag<float, 4> narrow;
   constexpr std::size_t kWide = 2 * hn::MaxLanes(wide);
@@ -87,7 +88,7 @@ HWY_INLINE void Rows(const FromBasisArgs& args, std::size_t row) {
   for (; i < args.dim; i += hn::MaxLanes(narrow)) Panel<kRows, 1>(narrow, args, row, i);
 }
 
-void FromBasisAll(const FromBasisArgs& args) {
+void TimesMatrixAll(const RowsTimesMatrixArgs& args) {
   std::size_t r = 0;
   for (; r + 4 <= args.n; r += 4) Rows<4>(args, r);
   for (; r < args.n; ++r) Rows<1>(args, r);
@@ -100,14 +101,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace kvant::kernels {
 
-HWY_EXPORT(ToBasisAll);
-HWY_EXPORT(FromBasisAll);
+HWY_EXPORT(TimesTransposedAll);
+HWY_EXPORT(TimesMatrixAll);
 
-void ToBasis(const float* basis, std::size_t dim, const float* rows, std::size_t stride, std::size_t n, float* out) noexcept {
-  HWY_DYNAMIC_DISPATCH(ToBasisAll)(basis, dim, rows, stride, n, out);
+void RowsTimesTransposed(const float* matrix, std::size_t dim, const float* rows, std::size_t stride, std::size_t n,
+                         float* out) noexcept {
+  HWY_DYNAMIC_DISPATCH(TimesTransposedAll)(matrix, dim, rows, stride, n, out);
 }
 
-void FromBasis(const FromBasisArgs& args) noexcept { HWY_DYNAMIC_DISPATCH(FromBasisAll)(args); }
+void RowsTimesMatrix(const RowsTimesMatrixArgs& args) noexcept { HWY_DYNAMIC_DISPATCH(TimesMatrixAll)(args); }
 
 }  // namespace kvant::kernels
 #endif  // HWY_ONCE
