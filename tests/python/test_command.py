@@ -136,7 +136,7 @@ def test_quality_of_several_texts_beside_a_yardstick(torch, capsys, byte6m, text
         assert row["kl"] == pytest.approx(sum(part["kl"] for part in row["texts"]) / 2)
         assert 1e-5 < row["kl"] < row["kl_p99"] < 1
         # 412 of 512 tokens of a window are not among the newest 96 and the sinks, in whole blocks 380.
-        assert row["effective_bits_per_element"] == pytest.approx((row["key_bits_per_element"] * 380 + 16 * 132) / 512)
+        assert row["effective_bits_per_element"] == pytest.approx(((row["key_bits_per_element"] + row["value_bits_per_element"]) / 2 * 380 + 16 * 132) / 512)
     for layer in codes["layers"]:
         assert layer["value_cosine"] == pytest.approx(0.9953, abs=0.001)  # sqrt(1 - 0.0093), the error of 4 bits at 128 dims
         assert 0 < layer["attention_error"] < 0.1

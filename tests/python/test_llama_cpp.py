@@ -63,7 +63,7 @@ def test_cells_beyond_the_tokens_are_left_out(model):
 
 def test_codes_come_back_as_near_as_their_bits(model):
     keys, values = some_rows(256)
-    store = kl.LlamaPrefixes(model, METADATA, kl.Settings(block_tokens=128))
+    store = kl.LlamaPrefixes(model, METADATA, kl.Settings(block_tokens=128, keys="hq", values="hq"))
     store.save(range(256), written(keys, values))
     count, data = store.load(range(257), read_state(written(keys, values), SHAPE).format)
     assert count == 256

@@ -83,7 +83,7 @@ def test_what_a_file_does_not_fit_is_named(engine, byte6m, tmp_path):
     save_prompt_cache(file, caches)
     assert load_prompt_cache(file)[-1].conversation.tokens == [5, 6, 7]
     km.patch_mlx_lm(model, config(keys="int8"))
-    with pytest.raises(kvant.IdentityMismatchError, match="keys 'int8' instead of 'turboquant_mse:bits=4'"):
+    with pytest.raises(kvant.IdentityMismatchError, match="keys 'int8' instead of 'balanced'"):
         load_prompt_cache(file)
     km.patch_mlx_lm(model, config(salt="another tenant"))
     with pytest.raises(kvant.IdentityMismatchError, match="salt"):

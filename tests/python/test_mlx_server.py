@@ -26,7 +26,7 @@ def free_port():
 class Server:
     def __init__(self, model, daemon, log):
         self._port = free_port()
-        command = [sys.executable, "-m", "kvant.mlx_lm.server", "--kvant-uri", daemon.uri, "--kvant-config", json.dumps({"block_tokens": 32})]
+        command = [sys.executable, "-m", "kvant.mlx_lm.server", "--kvant-uri", daemon.uri, "--kvant-config", json.dumps({"block_tokens": 32, "keys": "hq", "values": "hq"})]
         command += ["--model", str(model), "--host", "127.0.0.1", "--port", str(self._port), "--chat-template", _TEMPLATE, "--max-tokens", "8"]
         self._log = open(log, "ab")
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
