@@ -50,7 +50,7 @@ Result<void> CheckOverride(const LayerPlan& entry, const StoreSpec& spec, const 
 
 Result<std::size_t> Specs::Number(const std::string& text, const std::string& where) {
   if (const auto known = numbers_.find(text); known != numbers_.end()) return known->second;
-  auto parsed = registry_.Parse(ResolvePreset(text, side_, store_.dtype));
+  auto parsed = registry_.Parse(ResolvePreset(text, side_, store_));
   if (!parsed) return Error{parsed.error().code, "store spec: " + where + ": " + parsed.error().message};
   const Codec& codec = *parsed->codec;
   if (side_ == Side::kKeys ? codec.make_keys == nullptr : codec.make_values == nullptr) {
