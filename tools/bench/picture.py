@@ -74,12 +74,17 @@ def quality(rows):
                   text(left - 8, y + 4, f"{10.0**exponent:.6f}".rstrip("0"), 11, GREY, "end")]
     for bits in range(0, 10):
         parts.append(text(x_of(bits), top + high + 18, bits, 11, GREY, "middle"))
+    presets = {"hq", "balanced", "small", "tiny"}
+    spelled = {"turboquant_mse:bits=4", "turboquant_mse:bits=3"}  # what hq and balanced are
     for name, bits, kl in points:
-        label = re.sub(r"turboquant_mse:bits=(\d)", lambda m: m[1] + (" bits" if m[1] != "1" else " bit"), name).replace(",center=1", ", centred")
-        centred = "centred" in label
-        below = centred and any(abs(bits - other) < 0.01 and "center" not in o for o, other, _ in points)
-        parts += [f'<circle cx="{x_of(bits):.1f}" cy="{y_of(kl):.1f}" r="5" fill="{OURS if centred or name == "int8" else "white"}" stroke="{OURS}" stroke-width="2"/>',
-                  text(x_of(bits) + 10, y_of(kl) + (14 if below or name.endswith("bits=8") else 0), label, 11)]
+        if name in spelled:
+            continue
+        label = re.sub(r"turboquant_mse:bits=(\d)", lambda m: m[1] + (" bits" if m[1] != "1" else " bit"), name)
+        label = label.replace(",center=1", ", calibrated mean").replace(",gauge=none", " as published").replace(":bits=", " ")
+        chosen = name in presets
+        below = "calibrated" in label
+        parts += [f'<circle cx="{x_of(bits):.1f}" cy="{y_of(kl):.1f}" r="{6 if chosen else 4}" fill="{OURS if chosen else "white"}" stroke="{OURS}" stroke-width="2"/>',
+                  text(x_of(bits) + 10, y_of(kl) + (10 if below else 2), label, 12 if chosen else 11, INK if chosen else GREY, weight="bold" if chosen else "normal")]
     return picture(680, top + high + 30, "What compression costs in quality", parts)
 
 

@@ -12,8 +12,8 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/kvant-quality.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 # The plans of all tables, keys and values alike, and those that want the artifact.
-plans=(f16 int8 turboquant_mse:bits={8,4,3,2,1})
-calibrated=(turboquant_mse:bits={8,4,3,2,1},center=1)
+plans=(exact hq balanced small tiny int8 turboquant_mse:bits={4,3,2,1} turboquant_mse:bits={4,3,2},gauge=none kivi:bits={4,2} gaussian_vq)
+calibrated=(turboquant_mse:bits={4,3,2},center=1)
 yardsticks=(q8_0 q4_0)
 
 # Two windows of 2048 bytes each of C++ and of Python; calibration reads other text.
