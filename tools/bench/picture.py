@@ -75,16 +75,15 @@ def quality(rows):
     for bits in range(0, 10):
         parts.append(text(x_of(bits), top + high + 18, bits, 11, GREY, "middle"))
     presets = {"hq", "balanced", "small", "tiny"}
-    spelled = {"turboquant_mse:bits=4", "turboquant_mse:bits=3"}  # what hq and balanced are
     for name, bits, kl in points:
-        if name in spelled:
-            continue
-        label = re.sub(r"turboquant_mse:bits=(\d)", lambda m: m[1] + (" bits" if m[1] != "1" else " bit"), name)
-        label = label.replace(",center=1", ", calibrated mean").replace(",gauge=none", " as published").replace(":bits=", " ")
+        label = re.sub(r"turboquant_mse:bits=(\d),gauge=none", r"\1 bits as published", name).replace(":bits=", " ")
         chosen = name in presets
-        below = "calibrated" in label
+        if not chosen and (":" in label or label == "gaussian_vq" or label.startswith("turboquant")):
+            continue  # the presets are these codecs, or better at the same bits
+        left_of = "published" in label
+        x, anchor = x_of(bits) + (-10 if left_of else 10), "end" if left_of else "start"
         parts += [f'<circle cx="{x_of(bits):.1f}" cy="{y_of(kl):.1f}" r="{6 if chosen else 4}" fill="{OURS if chosen else "white"}" stroke="{OURS}" stroke-width="2"/>',
-                  text(x_of(bits) + 10, y_of(kl) + (10 if below else 2), label, 12 if chosen else 11, INK if chosen else GREY, weight="bold" if chosen else "normal")]
+                  text(x, y_of(kl) + (16 if left_of else -4 if chosen else 4), label, 12 if chosen else 11, INK if chosen else GREY, anchor, "bold" if chosen else "normal")]
     return picture(680, top + high + 30, "What compression costs in quality", parts)
 
 
