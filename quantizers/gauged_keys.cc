@@ -28,7 +28,7 @@ constexpr std::size_t Aligned(std::size_t bytes) noexcept { return (bytes + 63) 
 
 /// Gains of channels from their mean squares: 1 for most; for a channel whose root mean square r is above twice the median
 /// channel's, the square root of r / (2 median), to the nearest power of two. Measured on real models, stronger or finer gains
-/// are not better (quantizers/README.md), and so few and so coarse ones are mostly the same in the next block.
+/// are not better (tools/bench/README.md), and so few and so coarse ones are mostly the same in the next block.
 void ChooseGains(std::span<const float> squares, std::span<float> scratch, std::uint8_t* gains) {
   std::ranges::copy(squares, scratch.begin());
   const auto middle = scratch.begin() + static_cast<std::ptrdiff_t>((scratch.size() - 1) / 2);

@@ -4,7 +4,7 @@
 // Softmax does not see a vector that is added to all keys, and <q, k> = <q g, k / g>. So each block's keys are coded without
 // their own mean, and in coordinates in which no channel stands out: divided by gains that the block itself carries, or
 // multiplied by a matrix from calibration. Both are needed for models whose keys have a large common part (codecs.md §1.2b; the
-// figures are in quantizers/README.md). Blocks stay pure functions of their rows.
+// figures are in tools/bench/README.md). Blocks stay pure functions of their rows.
 //
 //   code rows z = (k - mean) / gain   or   (k - mean) G        <q, k> = <q, mean> + <q gain, z>   or   <q, mean> + <q G^-1, z>
 //

@@ -1,4 +1,4 @@
-// Plans by name, for those who do not want to know codecs. Chosen by measurement on real models (quantizers/README.md); safe
+// Plans by name, for those who do not want to know codecs. Chosen by measurement on real models (tools/bench/README.md); safe
 // without calibration. A name stands wherever a codec spec may, and means what it meant when the store was made: plans and
 // identities spell out the codecs.
 #pragma once

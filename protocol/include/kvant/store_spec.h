@@ -47,7 +47,7 @@ struct CodecPlan {
   std::string values = "balanced";
   std::vector<LayerPlan> overrides;  ///< later entries win; at most 4096
   /// A safetensors image with what codecs were calibrated on (means, codebooks, rotations); empty for none.
-  /// Its hash is part of the identity. See quantizers/README.md for the tensor names.
+  /// Its hash is part of the identity. See quantizers/codecs/README.md for the tensor names.
   std::vector<std::byte> artifact;
 };
 

@@ -8,7 +8,7 @@ from kvant.calibration.spectral import directions, water_fill
 
 
 def tensors_of(statistics, sample, projection_moment, map_bits, seed):
-    """By name without the layer: what quantizers/README.md lists. `sample` has keys and values [kv_heads, tokens, head_dim];
+    """By name without the layer: what quantizers/codecs/README.md lists. `sample` has keys and values [kv_heads, tokens, head_dim];
     projection_moment [kv_heads, head_dim, head_dim] is None where the output projection is not known: values then have no gauge."""
     tensors = {f"{side}.mean": statistics.mean(side) for side in ("keys", "values")}
     # A channel that is always 0 keeps its size.
