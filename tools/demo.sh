@@ -26,7 +26,7 @@ PY
 ctl() { "$bin/kvantctl" --socket "$socket" "$@"; }
 # Every engine is a process of its own. (An array, not a function: a function in the background would be a shell around it.)
 engine=("$bin/kvant-generate" --model "$kvant_root/tests/models/byte6m" --socket "$socket"
-  --keys turboquant_mse:bits=4 --values turboquant_mse:bits=4 --max-tokens 120 -o json)
+  --max-tokens 120 -o json)
 # stat_now FIELD...: one figure of kvantctl stats.
 stat_now() {
   ctl stats -o json >"$work/stats.json" && json "$work/stats.json" "$@"

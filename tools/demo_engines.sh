@@ -60,7 +60,7 @@ import mlx.core as mx, mlx_lm, kvant, kvant.mlx_lm
 path, uri, prompt, tokens, answer = sys.argv[1:]
 model, tokenizer = mlx_lm.load(path)
 model.set_dtype(mx.float32)
-kvant.mlx_lm.patch_mlx_lm(model, kvant.KVCacheConfig(method="turboquant_mse", bit_width_inlier=4, value_bits=4, model_path=path, uri=uri))
+kvant.mlx_lm.patch_mlx_lm(model, kvant.KVCacheConfig(model_path=path, uri=uri))
 started, seen = time.monotonic(), None
 ids = tokenizer.encode(open(prompt).read())
 caches = kvant.mlx_lm.make_prompt_cache(model, ids)
@@ -96,7 +96,7 @@ show mlx_lm
 kvant_say "4. kvant-generate, a third one, too"
 reference() {
   "$bin/kvant-generate" --model "$model" --socket "$socket" --prompt-file "$work/prompt.txt" --max-tokens $tokens --placement local \
-    --keys turboquant_mse:bits=4 --values turboquant_mse:bits=4 --tail-type f32 -o json >"$work/generate.json" || kvant_fail "kvant-generate"
+    --tail-type f32 -o json >"$work/generate.json" || kvant_fail "kvant-generate"
 }
 reference
 reference_found=$(field "$work/generate.json" prefix_hit_tokens)
