@@ -51,7 +51,13 @@ Result<void> CheckOverride(const LayerPlan& entry, const StoreSpec& spec, const 
 Result<std::size_t> Specs::Number(const std::string& text, const std::string& where) {
   if (const auto known = numbers_.find(text); known != numbers_.end()) return known->second;
   auto parsed = registry_.Parse(ResolvePreset(text, side_, store_));
-  if (!parsed) return Error{parsed.error().code, "store spec: " + where + ": " + parsed.error().message};
+  if (!parsed) {
+    std::string presets;
+    for (const Preset& preset : Presets()) presets += (presets.empty() ? "" : ", ") + std::string(preset.name);
+    const bool word = text.find_first_of(":@(") == std::string::npos;  // perhaps meant as a preset
+    return Error{parsed.error().code,
+                 "store spec: " + where + ": " + parsed.error().message + (word ? "; presets: " + presets : "")};
+  }
   const Codec& codec = *parsed->codec;
   if (side_ == Side::kKeys ? codec.make_keys == nullptr : codec.make_values == nullptr) {
     return Error{ErrorCode::kUnsupported,

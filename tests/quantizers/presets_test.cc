@@ -66,6 +66,12 @@ TEST(PresetsTest, AnyOtherTextIsACodecSpec) {
   EXPECT_EQ(ResolvePreset("", Side::kKeys, spec), "");
 }
 
+TEST(PresetsTest, AnUnknownWordIsToldTheirNames) {
+  const auto plan = Plan::Make(Registry::Builtin(), SpecOf("medium", 64));
+  ASSERT_FALSE(plan);
+  EXPECT_NE(plan.error().message.find("presets: exact, hq, balanced, small, tiny"), std::string::npos) << plan.error().message;
+}
+
 /// A preset's name and the codecs that it stands for are one plan, so stores made either way share blocks.
 TEST(PresetsTest, NamesAndCodecsAreOnePlan) {
   const Registry registry = Registry::Builtin();
