@@ -208,6 +208,40 @@ TEST(GaugeTest, AMatrixPutsTheErrorWhereQueriesDoNotLook) {
   EXPECT_GT(error("mean"), 10 * error("matrix"));
 }
 
+/// What Score keeps of one block for the next changes no bit: blocks of unlike gains in any order, and of a codec around
+/// another one.
+TEST(GaugeTest, ScoresDoNotDependOnTheBlockBefore) {
+  constexpr std::size_t kDim = 64, kBlocks = 4, kQueries = 5;
+  for (const char* spec : {"turboquant_mse:bits=3", "gauge:kind=block,codes=(int8)", "gauge:kind=mean,codes=(gaussian_vq)"}) {
+    std::mt19937 random(kSeed + 5);
+    const auto keys = TurboQuant{.spec = spec, .head_dim = kDim}.Keys();
+    std::vector<AlignedBytes> blocks;
+    std::vector<std::vector<float>> alone;
+    const auto queries = NormalNumbers(kQueries * kDim, random);
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      std::vector<float> spread(kDim, 1.0f);
+      if (b > 0) spread[7 * b] = 200.0f;  // block 0 has no gains
+      blocks.emplace_back(keys->block_bytes());
+      EncodeBlock(*keys, 0, 0, RowsOf(Rows(kDim, spread, Bias(kDim, 22.0f, random), random), kDim), blocks[b].data()).value();
+      alone.push_back(ScoreBlock(*keys, 0, queries, kQueries, blocks[b].data(), kTokens));
+    }
+    AlignedBytes prepared(keys->needs(kQueries).prepared), scratch(keys->needs(kQueries).scratch);
+    keys->Prepare({0, queries.data(), kDim, kQueries, prepared.data(), scratch.data()});
+    for (const std::size_t b : {0u, 1u, 1u, 2u, 0u, 3u, 2u, 1u}) {
+      std::vector<float> logits(kQueries * kTokens);
+      keys->Score({.queries = queries.data(),
+                   .query_stride = kDim,
+                   .prepared = prepared.data(),
+                   .n = kQueries,
+                   .block = blocks[b].data(),
+                   .logits = logits.data(),
+                   .stride = kTokens,
+                   .scratch = scratch.data()});
+      EXPECT_EQ(logits, alone[b]) << spec << ", block " << b;
+    }
+  }
+}
+
 void ExpectRefused(const TurboQuant& codec, const std::string& what) {
   const auto keys = codec.TryKeys();
   ASSERT_FALSE(keys) << codec.spec;
