@@ -197,7 +197,10 @@ def _check_knobs(config):
     if config.num_residuals != 2:
         raise UnsupportedError(f"KVCacheConfig: num_residuals={config.num_residuals}: residual codes have two stages")
     if config.target_bits is not None:
-        raise UnsupportedError("KVCacheConfig: target_bits: bits for each layer must be given, as bit_allocation or a list in bit_width_inlier")
+        raise UnsupportedError(
+            "KVCacheConfig: target_bits: measure bits for each layer with `kvant calibrate --target-bits --plan-out` (what `overrides` takes), "
+            "or give them as bit_allocation or a list in bit_width_inlier"
+        )
 
 
 class KVCacheFactory:
