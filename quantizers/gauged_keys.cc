@@ -15,6 +15,7 @@
 #include "kernels/matrix/matrix.h"
 #include "kernels/raw/rows.h"
 #include "quantizers/artifact.h"
+#include "quantizers/scratch.h"
 #include "quantizers/strided_rows.h"
 
 namespace kvant::quantizers {
@@ -23,8 +24,6 @@ namespace {
 std::string GaugeTensor(const CodecConfig& config, const char* what) {
   return "layers." + std::to_string(config.layer) + ".keys." + what;
 }
-
-constexpr std::size_t Aligned(std::size_t bytes) noexcept { return (bytes + 63) / 64 * 64; }
 
 /// Gains of channels from their mean squares: 1 for most; for a channel whose root mean square r is above twice the median
 /// channel's, the square root of r / (2 median), to the nearest power of two. Measured on real models, stronger or finer gains
@@ -42,12 +41,6 @@ void ChooseGains(std::span<const float> squares, std::span<float> scratch, std::
     gains[i] = kernels::GainByte(std::ldexp(1.0f, power));
   }
 }
-
-/// What Score keeps of the block before: most blocks have the same gains.
-struct KeptQueries {
-  bool known = false;  ///< behind this: gains [dim], aligned; the inner codec's prepared queries
-};
-constexpr std::size_t kKeptBytes = 64;
 
 class GaugedKeys final : public KeyCodec {
  public:
@@ -101,50 +94,42 @@ class GaugedKeys final : public KeyCodec {
 
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     const Needs inner = inner_->needs(n);
-    const std::size_t rows = Aligned(n * dim_ * sizeof(float));
-    const std::size_t block = Aligned(tokens_ * dim_ * sizeof(float));
     Needs needs;
-    needs.encode = 2 * block + Aligned(3 * dim_ * sizeof(float)) + inner.encode;
-    needs.decode = Aligned(2 * dim_ * sizeof(float)) + inner.decode;
-    needs.prepared = inner.prepared + (kind_ == GaugeKind::kGains ? kept_bytes() : 0);
-    const std::size_t prepare = rows + inner.scratch;
-    const std::size_t score = Aligned(n * sizeof(float)) + (kind_ == GaugeKind::kGains ? rows : 0);
-    needs.scratch = std::max(prepare, score + inner.scratch);
+    needs.encode = 2 * FloatBytes(tokens_ * dim_) + FloatBytes(3 * dim_) + inner.encode;
+    needs.decode = FloatBytes(2 * dim_) + inner.decode;
+    needs.prepared = Kept::Bytes(*this, n) + inner.prepared;
+    needs.scratch = FloatBytes(n) + inner.scratch;
     return needs;
   }
 
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {
-    auto* rows = reinterpret_cast<float*>(args.scratch);
-    std::byte* next = args.scratch + Aligned(tokens_ * dim_ * sizeof(float));
-    for (std::size_t t = 0; t < tokens_; ++t) {
-      const auto* row = static_cast<const std::byte*>(args.rows.data) + t * args.rows.stride * ElementBytes(args.rows.type);
-      const float largest = kernels::LoadRow(row, args.rows.type, dim_, rows + t * dim_);
-      if (!(largest <= FLT_MAX)) {
-        return Error{ErrorCode::kNotFinite, "encode keys around the mean of their block: row " + std::to_string(t) +
-                                                " of KV head " + std::to_string(args.head) + " holds NaN or infinity"};
-      }
+    Pieces pieces(args.scratch);
+    float* rows = pieces.Floats(tokens_ * dim_);
+    const std::size_t bad = LoadFiniteRows(args.rows, rows);
+    if (bad != args.rows.count) {
+      return Error{ErrorCode::kNotFinite, "encode keys around the mean of their block: row " + std::to_string(bad) +
+                                              " of KV head " + std::to_string(args.head) + " holds NaN or infinity"};
     }
-    const kernels::BlockGauge gauge = Measure(args, rows, reinterpret_cast<float*>(next));
-    next += Aligned(3 * dim_ * sizeof(float));
+    const kernels::BlockGauge gauge = Measure(args, rows, pieces.Floats(3 * dim_));
     kernels::ApplyGauge(gauge, dim_, tokens_, rows);
     // Nobody reads the codes of rows that the store keeps exactly; far from the others, they must not decide anything.
     std::fill_n(rows, ExactRows(args) * dim_, 0.0f);
     if (kind_ == GaugeKind::kMatrix) {
-      auto* turned = reinterpret_cast<float*>(next);
-      next += Aligned(tokens_ * dim_ * sizeof(float));
+      float* turned = pieces.Floats(tokens_ * dim_);
       Times(gauge_, args.head, rows, dim_, tokens_, turned);
       rows = turned;
     }
     EncodeArgs coded = args;
     coded.rows = {rows, ElementType::kF32, tokens_, dim_, dim_};
-    coded.scratch = next;
+    coded.scratch = pieces.rest();
     return inner_->Encode(coded);
   }
 
   /// Scratch: two rows, then the inner codec's.
   void Decode(const DecodeArgs& args) const override {
     const kernels::BlockGauge gauge = GaugeOf(args.block);
-    auto* row = reinterpret_cast<float*>(args.scratch);
+    Pieces pieces(args.scratch);
+    float* row = pieces.Floats(2 * dim_);
     float* turned = row + dim_;
     for (std::size_t t = args.begin; t < args.end; ++t) {
       DecodeArgs one = args;
@@ -153,7 +138,7 @@ class GaugedKeys final : public KeyCodec {
       one.rows = row;
       one.row_stride = dim_;
       one.add = false;
-      one.scratch = args.scratch + Aligned(2 * dim_ * sizeof(float));
+      one.scratch = pieces.rest();
       inner_->Decode(one);
       if (kind_ == GaugeKind::kMatrix) {
         Times(inverse_, args.head, row, dim_, 1, turned);
@@ -165,46 +150,68 @@ class GaugedKeys final : public KeyCodec {
   }
 
   void Prepare(const PrepareArgs& args) const override {
+    Kept kept(*this, args.prepared, args.n);
+    PrepareArgs coded = args;
+    coded.prepared = kept.inner;
     if (kind_ == GaugeKind::kGains) {  // when the first block comes
-      reinterpret_cast<KeptQueries*>(args.prepared)->known = false;
+      *kept.known = false;
       return;
     }
-    PrepareArgs coded = args;
     if (kind_ == GaugeKind::kMatrix) {
-      auto* turned = reinterpret_cast<float*>(args.scratch);
-      Times(inverse_, args.head, args.queries, args.query_stride, args.n, turned);
-      coded.queries = turned;
+      Times(inverse_, args.head, args.queries, args.query_stride, args.n, kept.queries);
+      coded.queries = kept.queries;
       coded.query_stride = dim_;
-      coded.scratch = args.scratch + Aligned(args.n * dim_ * sizeof(float));
     }
     inner_->Prepare(coded);
   }
 
   void Score(const ScoreArgs& args) const override {
     const kernels::BlockGauge gauge = GaugeOf(args.block);
-    auto* bias = reinterpret_cast<float*>(args.scratch);
-    ScoreArgs coded = args;
-    coded.scratch = args.scratch + Aligned(args.n * sizeof(float));
+    Pieces pieces(args.scratch);
+    float* bias = pieces.Floats(args.n);
     kernels::DotsWithMean(gauge, dim_, args.queries, args.query_stride, args.n, bias);
-    if (kind_ == GaugeKind::kGains) {
-      auto* kept = reinterpret_cast<KeptQueries*>(args.prepared);
-      std::byte* gains = args.prepared + kKeptBytes;
-      coded.prepared = args.prepared + kept_bytes();
-      if (!kept->known || std::memcmp(gains, gauge.gains, dim_) != 0) {
-        auto* scaled = reinterpret_cast<float*>(coded.scratch);
-        kernels::ScaleQueries(gauge, dim_, args.queries, args.query_stride, args.n, scaled);
-        inner_->Prepare(
-            {args.head, scaled, dim_, args.n, coded.prepared, coded.scratch + Aligned(args.n * dim_ * sizeof(float))});
-        std::memcpy(gains, gauge.gains, dim_);
-        kept->known = true;
-      }
+    Kept kept(*this, args.prepared, args.n);
+    if (kind_ == GaugeKind::kGains && (!*kept.known || std::memcmp(kept.gains, gauge.gains, dim_) != 0)) {
+      kernels::ScaleQueries(gauge, dim_, args.queries, args.query_stride, args.n, kept.queries);
+      inner_->Prepare({args.head, kept.queries, dim_, args.n, kept.inner, pieces.rest()});
+      std::memcpy(kept.gains, gauge.gains, dim_);
+      *kept.known = true;
+    }
+    ScoreArgs coded = args;
+    coded.prepared = kept.inner;
+    coded.scratch = pieces.rest();
+    if (kept.queries != nullptr) {  // an inner codec may read them, too
+      coded.queries = kept.queries;
+      coded.query_stride = dim_;
     }
     inner_->Score(coded);
     kernels::AddToRows(args.logits, args.stride, args.n, tokens_, bias);
   }
 
  private:
-  [[nodiscard]] std::size_t kept_bytes() const noexcept { return kKeptBytes + Aligned(dim_); }
+  /// Where what is prepared lies: queries in the codes' coordinates, which a mean alone leaves as they are, and what the inner
+  /// codec makes of them. With gains, those of the block before: most blocks have the same ones, and so the same queries.
+  struct Kept {
+    bool* known;
+    std::byte* gains;
+    float* queries;  ///< [n, dim], or null
+    std::byte* inner;
+
+    Kept(const GaugedKeys& codec, std::byte* prepared, std::size_t n) {
+      Pieces pieces(prepared);
+      const bool gained = codec.kind_ == GaugeKind::kGains;
+      known = gained ? reinterpret_cast<bool*>(pieces.Bytes(sizeof(bool))) : nullptr;
+      gains = gained ? pieces.Bytes(codec.dim_) : nullptr;
+      queries = codec.kind_ == GaugeKind::kMean ? nullptr : pieces.Floats(n * codec.dim_);
+      inner = pieces.rest();
+    }
+    static std::size_t Bytes(const GaugedKeys& codec, std::size_t n) noexcept {
+      const bool gained = codec.kind_ == GaugeKind::kGains;
+      return (gained ? Aligned(sizeof(bool)) + Aligned(codec.dim_) : 0) +
+             (codec.kind_ == GaugeKind::kMean ? 0 : FloatBytes(n * codec.dim_));
+    }
+  };
+
   [[nodiscard]] std::size_t gauge_bytes() const noexcept {
     return dim_ * sizeof(std::uint16_t) + (kind_ == GaugeKind::kGains ? dim_ : 0);
   }

@@ -39,19 +39,9 @@ RotatedKeys::RotatedKeys(const CodecName& codec, const CodecConfig& config, cons
       tokens_(config.block_tokens),
       table_(&table),
       level_(static_cast<float>(1.0 / (table.unit * std::sqrt(static_cast<double>(config.head_dim))))),
-      first_head_(config.head_begin) {
-  rotations_.reserve(config.head_end - config.head_begin);
-  for (std::uint32_t head = config.head_begin; head < config.head_end; ++head) {
-    const RotationKey key{codec.name, codec.version, config.model, config.layer, head, config.side, config.stream};
-    rotations_.emplace_back(config.head_dim, RotationRounds(config.head_dim), RotationSeed(key));
-  }
-}
+      rotations_(codec.name, codec.version, config) {}
 
-std::size_t RotatedKeys::memory_bytes() const noexcept {
-  std::size_t bytes = rotations_.capacity() * sizeof(Rotation);
-  for (const Rotation& each : rotations_) bytes += each.memory_bytes();
-  return bytes;
-}
+std::size_t RotatedKeys::memory_bytes() const noexcept { return rotations_.memory_bytes(); }
 
 CodecTraits RotatedKeys::traits() const noexcept {
   // The largest scale is that of the unbiased kind, |x|^2 / <x, c / (unit sqrt(dim))>. A row of one number has the smallest

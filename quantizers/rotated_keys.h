@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
-#include <vector>
 
 #include "kernels/lloyd/layout.h"
 #include "kernels/lloyd/query.h"
@@ -56,7 +55,7 @@ class RotatedKeys : public KeyCodec {
   [[nodiscard]] const kernels::LloydTable& table() const noexcept { return *table_; }
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
   [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
-  [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_[head - first_head_]; }
+  [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_.of(head); }
   [[nodiscard]] std::size_t codes_bytes() const noexcept { return kernels::LloydBlockBytes(table_->bits, dim_, tokens_); }
   /// The scale of a token, as stored.
   [[nodiscard]] float ScaleAt(const std::byte* block, std::size_t token) const noexcept;
@@ -72,8 +71,7 @@ class RotatedKeys : public KeyCodec {
   std::size_t tokens_;
   const kernels::LloydTable* table_;
   float level_;
-  std::size_t first_head_;
-  std::vector<Rotation> rotations_;  ///< of heads from first_head_ on
+  HeadRotations rotations_;
 };
 
 }  // namespace kvant::quantizers

@@ -50,4 +50,19 @@ Rotation::Rotation(std::uint32_t head_dim, std::size_t rounds, std::uint64_t see
   }
 }
 
+HeadRotations::HeadRotations(std::string_view codec, std::uint32_t version, const CodecConfig& config)
+    : first_head_(config.head_begin) {
+  rotations_.reserve(config.head_end - config.head_begin);
+  for (std::uint32_t head = config.head_begin; head < config.head_end; ++head) {
+    const RotationKey key{codec, version, config.model, config.layer, head, config.side, config.stream};
+    rotations_.emplace_back(config.head_dim, RotationRounds(config.head_dim), RotationSeed(key));
+  }
+}
+
+std::size_t HeadRotations::memory_bytes() const noexcept {
+  std::size_t bytes = rotations_.capacity() * sizeof(Rotation);
+  for (const Rotation& each : rotations_) bytes += each.memory_bytes();
+  return bytes;
+}
+
 }  // namespace kvant::quantizers

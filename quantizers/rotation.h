@@ -59,4 +59,20 @@ class Rotation {
   std::vector<std::int16_t> query_turns_;     ///< empty where the shape has none
 };
 
+/// The rotations of the KV heads that a configuration names, RotationRounds each. Immutable.
+class HeadRotations {
+ public:
+  HeadRotations() = default;
+  HeadRotations(std::string_view codec, std::uint32_t version, const CodecConfig& config);
+
+  /// `head` is numbered within the layer.
+  [[nodiscard]] const Rotation& of(std::size_t head) const { return rotations_[head - first_head_]; }
+  [[nodiscard]] std::size_t count() const noexcept { return rotations_.size(); }
+  [[nodiscard]] std::size_t memory_bytes() const noexcept;
+
+ private:
+  std::size_t first_head_ = 0;
+  std::vector<Rotation> rotations_;
+};
+
 }  // namespace kvant::quantizers

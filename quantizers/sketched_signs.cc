@@ -11,6 +11,7 @@
 #include "kernels/rotation/transpose.h"
 #include "kernels/ufloat16.h"
 #include "quantizers/byte_codes.h"
+#include "quantizers/scratch.h"
 
 namespace kvant::quantizers {
 
@@ -20,8 +21,6 @@ using kernels::LloydLayout;
 namespace {
 
 const kernels::LloydTable& Signs() { return *kernels::FindLloydTable(1); }
-
-constexpr std::size_t AlignUp(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
 
@@ -74,7 +73,7 @@ std::size_t SketchedSigns::batch_bytes() const noexcept { return kernels::LloydQ
 
 /// Sketched columns, the same as rows, and what preparing queries takes.
 std::size_t SketchedSigns::prepare_scratch() const noexcept {
-  return column_bytes() + AlignUp(kLanes * projections_ * sizeof(float)) + kernels::RotationScratchBytes(projections_);
+  return column_bytes() + FloatBytes(kLanes * projections_) + kernels::RotationScratchBytes(projections_);
 }
 
 void SketchedSigns::Prepare(std::size_t head, const float* columns, std::size_t count, std::byte* batch,
@@ -89,7 +88,7 @@ void SketchedSigns::Prepare(std::size_t head, const float* columns, std::size_t 
   kernels::StoreColumns(sketched, projections_, 0, count, rows, projections_);
   const auto shape = kernels::HadamardShape::For(static_cast<std::uint32_t>(projections_));
   kernels::LloydPrepareQueries({.table = &Signs(), .map = {.shape = shape}}, rows, count, batch,
-                               scratch + column_bytes() + AlignUp(kLanes * projections_ * sizeof(float)));
+                               scratch + column_bytes() + FloatBytes(kLanes * projections_));
 }
 
 std::size_t SketchedSigns::score_scratch(std::size_t n) const noexcept {
@@ -102,7 +101,7 @@ void SketchedSigns::Score(const ScoreArgs& args) const {
 
 /// Signs times norms, then the sketch's.
 std::size_t SketchedSigns::rows_scratch() const noexcept {
-  return AlignUp(kLanes * projections_ * sizeof(float)) + Sketch::TransposeScratchBytes(dim_);
+  return FloatBytes(kLanes * projections_) + Sketch::TransposeScratchBytes(dim_);
 }
 
 void SketchedSigns::AddRows(std::size_t head, const std::byte* bytes, std::size_t begin, std::size_t count, float* rows,
@@ -120,7 +119,7 @@ void SketchedSigns::AddRows(std::size_t head, const std::byte* bytes, std::size_
       signs[t * projections_ + i] = bit != 0 ? size : -size;
     }
   }
-  sketch(head).AddTransposed(signs, count, rows, scratch + AlignUp(kLanes * projections_ * sizeof(float)));
+  sketch(head).AddTransposed(signs, count, rows, scratch + FloatBytes(kLanes * projections_));
 }
 
 void ColumnNorms(const float* columns, std::size_t dim, float* norms) {

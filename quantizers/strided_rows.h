@@ -2,11 +2,26 @@
 #pragma once
 
 #include <algorithm>
+#include <cfloat>
 #include <cstddef>
 
+#include <kvant/tensor.h>
+
+#include "kernels/raw/rows.h"
 #include "kernels/raw/weighted_sum.h"
 
 namespace kvant::quantizers {
+
+/// All rows as floats into `out`, adjacent; each element is read once. The first row that holds NaN or infinity, or rows.count;
+/// rows behind such a row are not loaded.
+inline std::size_t LoadFiniteRows(const RowsView& rows, float* out) {
+  const auto* from = static_cast<const std::byte*>(rows.data);
+  const std::size_t stride = rows.stride * ElementBytes(rows.type);
+  for (std::size_t t = 0; t < rows.count; ++t) {
+    if (!(kernels::LoadRow(from + t * stride, rows.type, rows.dim, out + t * rows.dim) <= FLT_MAX)) return t;
+  }
+  return rows.count;
+}
 
 /// n rows of `dim` floats, row i at rows + i * stride, as adjacent rows: where they lie if they are adjacent, else copied to
 /// `scratch` ([n, dim]).

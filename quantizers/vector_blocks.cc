@@ -11,6 +11,7 @@
 #include "kernels/vector/attend.h"
 #include "kernels/vector/query.h"
 #include "quantizers/byte_codes.h"
+#include "quantizers/shared_blocks.h"
 #include "quantizers/strided_rows.h"
 
 namespace kvant::quantizers {
@@ -40,10 +41,7 @@ Result<VectorBlocks> VectorBlocks::Make(const CodecConfig& config, VectorChoices
   blocks.dim_ = config.head_dim;
   blocks.tokens_ = config.block_tokens;
   blocks.first_head_ = config.head_begin;
-  for (std::uint32_t head = config.head_begin; head < config.head_end; ++head) {
-    const RotationKey key{choices.name, choices.version, config.model, config.layer, head, config.side, config.stream};
-    blocks.rotations_.emplace_back(config.head_dim, RotationRounds(config.head_dim), RotationSeed(key));
-  }
+  blocks.rotations_ = HeadRotations(choices.name, choices.version, config);
   blocks.choices_ = std::move(choices);
   return blocks;
 }
@@ -51,10 +49,7 @@ Result<VectorBlocks> VectorBlocks::Make(const CodecConfig& config, VectorChoices
 std::size_t VectorBlocks::bytes() const noexcept { return kernels::VectorBlockBytes(dim_, tokens_); }
 
 std::size_t VectorBlocks::memory_bytes() const noexcept {
-  std::size_t bytes = rotations_.capacity() * sizeof(Rotation);
-  bytes += choices_.codebooks.capacity() * sizeof(kernels::VectorCodebook);
-  for (const Rotation& each : rotations_) bytes += each.memory_bytes();
-  return bytes;
+  return rotations_.memory_bytes() + choices_.codebooks.capacity() * sizeof(kernels::VectorCodebook);
 }
 
 const kernels::VectorCodebook& VectorBlocks::codebook(std::size_t head) const {
@@ -97,7 +92,7 @@ double VectorBlocks::expected_error() const noexcept {
   // The error is spread evenly over smoothed dims and then multiplied by their factors.
   double squares = 0.0, inverse = 0.0;
   const float* factors = choices_.smooth.data() + first_head_ * dim_;
-  const std::size_t count = rotations_.size() * dim_;
+  const std::size_t count = rotations_.count() * dim_;
   for (std::size_t i = 0; i < count; ++i) {
     const double square = static_cast<double>(factors[i]) * factors[i];
     squares += square;
@@ -167,15 +162,10 @@ void VectorBlocks::Unrotate(const Unrotated& args) const {
 
 namespace {
 
-class VectorKeys final : public KeyCodec {
+class VectorKeys final : public OfSharedBlocks<KeyCodec, VectorBlocks> {
  public:
-  explicit VectorKeys(VectorBlocks blocks) : blocks_(std::move(blocks)) {}
+  explicit VectorKeys(VectorBlocks blocks) : OfSharedBlocks(std::move(blocks)) {}
 
-  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return blocks_.bytes(); }
-  [[nodiscard]] std::size_t memory_bytes() const noexcept override { return blocks_.memory_bytes(); }
-  [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
-  [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
-  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
   /// Scratch: of the rotation and of queries that are not taken where they lie; or Score's.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     return {.encode = blocks_.encode_scratch(),
@@ -183,9 +173,6 @@ class VectorKeys final : public KeyCodec {
             .prepared = kernels::VectorPreparedBytes(n, blocks_.dim()),
             .scratch = std::max(blocks_.unrotate_scratch(n), ByteCodesScoreScratch(n, blocks_.dim(), blocks_.tokens()))};
   }
-
-  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return blocks_.Encode(args); }
-  void Decode(const DecodeArgs& args) const override { blocks_.Decode(args); }
 
   void Prepare(const PrepareArgs& args) const override {
     const std::size_t dim = blocks_.dim();
@@ -206,20 +193,12 @@ class VectorKeys final : public KeyCodec {
     ScoreByteCodes(args, blocks_.dim(), blocks_.tokens(),
                    [&](const kernels::ByteScoreArgs& bytes) { kernels::VectorScore(codebook, bytes); });
   }
-
- private:
-  VectorBlocks blocks_;
 };
 
-class VectorValues final : public ValueCodec {
+class VectorValues final : public OfSharedBlocks<ValueCodec, VectorBlocks> {
  public:
-  explicit VectorValues(VectorBlocks blocks) : blocks_(std::move(blocks)) {}
+  explicit VectorValues(VectorBlocks blocks) : OfSharedBlocks(std::move(blocks)) {}
 
-  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return blocks_.bytes(); }
-  [[nodiscard]] std::size_t memory_bytes() const noexcept override { return blocks_.memory_bytes(); }
-  [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
-  [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
-  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
   /// Scratch: the kernel's of Accumulate; or Finish's rows in the order of dims, and rows that are not simply overwritten.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     const std::size_t finish = blocks_.unrotate_scratch(n) + n * blocks_.row_bytes();
@@ -227,9 +206,6 @@ class VectorValues final : public ValueCodec {
             .decode = blocks_.decode_scratch(),
             .scratch = std::max(kernels::ByteAccumulateScratchBytes(n), finish)};
   }
-
-  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return blocks_.Encode(args); }
-  void Decode(const DecodeArgs& args) const override { blocks_.Decode(args); }
 
   [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override {
     return kernels::VectorAccumulatorFloats(blocks_.dim());
@@ -252,9 +228,6 @@ class VectorValues final : public ValueCodec {
                       .add = args.add,
                       .scratch = args.scratch});
   }
-
- private:
-  VectorBlocks blocks_;
 };
 
 }  // namespace

@@ -38,7 +38,7 @@ class VectorBlocks {
   [[nodiscard]] std::size_t bytes() const noexcept;
   [[nodiscard]] std::size_t memory_bytes() const noexcept;
   [[nodiscard]] const kernels::VectorCodebook& codebook(std::size_t head) const;
-  [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_[head - first_head_]; }
+  [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_.of(head); }
   /// [head_dim], or null.
   [[nodiscard]] const float* smooth(std::size_t head) const noexcept;
 
@@ -74,7 +74,7 @@ class VectorBlocks {
   std::size_t tokens_ = 0;
   std::size_t first_head_ = 0;
   VectorChoices choices_;
-  std::vector<Rotation> rotations_;  ///< of heads from first_head_ on
+  HeadRotations rotations_;
 };
 
 Result<std::unique_ptr<KeyCodec>> MakeVectorKeys(const CodecConfig& config, VectorChoices choices);

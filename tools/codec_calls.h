@@ -7,6 +7,7 @@
 
 #include "quantizers/attention/aligned_buffer.h"
 #include "quantizers/codec.h"
+#include "quantizers/scratch.h"
 
 namespace kvant::tools {
 
@@ -25,23 +26,8 @@ class AlignedBytes {
   quantizers::AlignedBuffer memory_;
 };
 
-/// The parts of a block one after the other in adjacent memory, each aligned. Requires of a codec of several parts: `bytes`
-/// are AdjacentBytes(codec).
-template <typename Byte>
-quantizers::BasicBlockView<Byte> AdjacentParts(const quantizers::BlockCodec& codec, Byte* bytes) {
-  quantizers::BasicBlockView<Byte> block;
-  block.parts = codec.parts();
-  for (std::size_t p = 0; p < block.parts; ++p) {
-    block.part[p] = bytes;
-    bytes += (codec.part_bytes(p) + 63) / 64 * 64;
-  }
-  return block;
-}
-inline std::size_t AdjacentBytes(const quantizers::BlockCodec& codec) {
-  std::size_t bytes = 0;
-  for (std::size_t p = 0; p < codec.parts(); ++p) bytes += (codec.part_bytes(p) + 63) / 64 * 64;
-  return bytes;
-}
+using quantizers::AdjacentBytes;
+using quantizers::AdjacentParts;
 
 inline Result<void> EncodeBlock(const quantizers::BlockCodec& codec, std::size_t head, std::uint64_t first_position,
                                 const RowsView& rows, const quantizers::BlockView& block) {

@@ -17,9 +17,6 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using LaneTagU = hn::RebindToUnsigned<LaneTag>;
-using LaneTagI = hn::RebindToSigned<LaneTag>;
-using LaneVecI = hn::Vec<LaneTagI>;
 using LaneMask = hn::Mask<LaneTag>;
 
 /// Four running sums, so that adding does not wait for itself; always the same four.

@@ -17,10 +17,6 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using LaneTagU = hn::RebindToUnsigned<LaneTag>;
-using LaneTagI = hn::RebindToSigned<LaneTag>;
-using LaneVecI = hn::Vec<LaneTagI>;
-
 HWY_INLINE void Bias(LaneTag d, std::size_t dim, const float* HWY_RESTRICT mean, const float* HWY_RESTRICT x,
                      float* HWY_RESTRICT bias) {
   LaneVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};

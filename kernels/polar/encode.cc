@@ -17,10 +17,7 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using LaneTagU = hn::RebindToUnsigned<LaneTag>;
-using LaneTagI = hn::RebindToSigned<LaneTag>;
 using LaneVecU = hn::Vec<LaneTagU>;
-using LaneVecI = hn::Vec<LaneTagI>;
 
 /// Writes the strings of as many tokens as there are lanes: whole words to the tile, the rest to `rest`.
 struct CodeWriter {

@@ -19,10 +19,7 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using LaneTagU = hn::RebindToUnsigned<LaneTag>;
-using LaneTagI = hn::RebindToSigned<LaneTag>;
 using LaneVecU = hn::Vec<LaneTagU>;
-using LaneVecI = hn::Vec<LaneTagI>;
 
 /// Reads the strings of as many tokens as there are lanes.
 class CodeReader {

@@ -22,6 +22,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 /// At most one row of 16 lanes; narrower targets walk a row in several steps.
 using LaneTag = hn::CappedTag<float, kLanes>;
 using LaneVec = hn::Vec<LaneTag>;
+using LaneTagU = hn::RebindToUnsigned<LaneTag>;
+using LaneTagI = hn::RebindToSigned<LaneTag>;
+using LaneVecI = hn::Vec<LaneTagI>;
 
 /// Row `i` of the columns that start at `x`, its sign turned if `flip` says so.
 template <bool kFlip>

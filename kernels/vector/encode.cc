@@ -16,11 +16,8 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using LaneTagU = hn::RebindToUnsigned<LaneTag>;
-using LaneTagI = hn::RebindToSigned<LaneTag>;
 using LaneTag8 = hn::Repartition<std::uint8_t, LaneTag>;
 using LaneTag16 = hn::Repartition<std::int16_t, LaneTag>;
-using LaneVecI = hn::Vec<LaneTagI>;
 
 /// The codebook as the search reads it. A sub-vector's value for word w is 256 times its score, plus w: the largest value holds
 /// the largest score and its word.

@@ -17,7 +17,6 @@
 // for rows at once. A codec whose blocks hold gains or steps per channel (kivi) gets the same from outlier channels in one
 // stream.
 #include <algorithm>
-#include <cfloat>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -25,11 +24,12 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/raw/rows.h"
 #include "quantizers/artifact.h"
 #include "quantizers/channel_split.h"
 #include "quantizers/codec.h"
 #include "quantizers/registry.h"
+#include "quantizers/scratch.h"
+#include "quantizers/two_streams.h"
 
 namespace kvant::quantizers {
 namespace {
@@ -38,179 +38,13 @@ enum Param : std::size_t { kChannels, kHot, kRest, kChoice };
 enum Choice : std::size_t { kAuto, kBlock, kCalibrated };
 enum Child : std::uint32_t { kHotStream, kRestStream };
 
-constexpr std::size_t Aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-constexpr std::size_t FloatBytes(std::size_t floats) { return Aligned(floats * sizeof(float)); }
-
 std::string EnergyTensor(const CodecConfig& config) {
   return "layers." + std::to_string(config.layer) + (config.side == Side::kKeys ? ".keys.outliers" : ".values.outliers");
 }
 
-/// All parts of a codec's block in adjacent memory.
-std::size_t BytesOf(const BlockCodec& codec) {
-  std::size_t bytes = 0;
-  for (std::size_t p = 0; p < codec.parts(); ++p) bytes += Aligned(codec.part_bytes(p));
-  return bytes;
-}
-template <typename Byte>
-BasicBlockView<Byte> PartsAt(const BlockCodec& codec, Byte* bytes) {
-  BasicBlockView<Byte> block;
-  block.parts = codec.parts();
-  for (std::size_t p = 0; p < block.parts; ++p) {
-    block.part[p] = bytes;
-    bytes += Aligned(codec.part_bytes(p));
-  }
-  return block;
-}
-
-/// Memory handed out piece by piece, each aligned.
-class Pieces {
+class OutlierKeys final : public TwoStreams<KeyCodec> {
  public:
-  explicit Pieces(std::byte* memory) : next_(memory) {}
-  std::byte* Bytes(std::size_t bytes) {
-    std::byte* piece = next_;
-    next_ += Aligned(bytes);
-    return piece;
-  }
-  float* Floats(std::size_t floats) { return reinterpret_cast<float*>(Bytes(floats * sizeof(float))); }
-
- private:
-  std::byte* next_;
-};
-
-/// What both sides share. `Base` is KeyCodec or ValueCodec.
-template <class Base>
-class Outlier : public Base {
- public:
-  /// `calibrated`: the hot channels of heads from config.head_begin on, as a block would store them; empty: each block chooses.
-  Outlier(const CodecConfig& config, std::size_t hot_dim, std::vector<std::byte> calibrated, std::unique_ptr<Base> hot,
-          std::unique_ptr<Base> rest)
-      : dim_(config.head_dim),
-        hot_dim_(hot_dim),
-        tokens_(config.block_tokens),
-        first_head_(config.head_begin),
-        calibrated_(std::move(calibrated)),
-        hot_(std::move(hot)),
-        rest_(std::move(rest)) {}
-
-  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override {
-    return BytesOf(*hot_) + BytesOf(*rest_) + (chooses() ? ChannelSplit::StoredBytes(dim_, hot_dim_) : 0);
-  }
-  [[nodiscard]] std::size_t memory_bytes() const noexcept override {
-    constexpr std::size_t kCodecObject = 192;  // of a part, about
-    return 2 * kCodecObject + hot_->memory_bytes() + rest_->memory_bytes() + calibrated_.capacity();
-  }
-  [[nodiscard]] CodecTraits traits() const noexcept override {
-    const CodecTraits hot = hot_->traits(), rest = rest_->traits();
-    return {.exact_zero = hot.exact_zero && rest.exact_zero,
-            .rows_alone = !chooses() && hot.rows_alone && rest.rows_alone,
-            .largest_norm = std::min(hot.largest_norm, rest.largest_norm)};
-  }
-  /// Each part's error, times its share of the energy: of normal rows the strongest channels of a block have more than theirs.
-  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override {
-    const auto hot = hot_->expected_error(hot_->parts()), rest = rest_->expected_error(rest_->parts());
-    if (!hot || !rest) return std::nullopt;
-    const double share =
-        static_cast<double>(hot_dim_) / static_cast<double>(dim_) * (chooses() ? LargestEnergy(dim_, hot_dim_, tokens_) : 1.0);
-    return share * *hot + (1.0 - share) * *rest;
-  }
-
-  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {
-    Pieces pieces(args.scratch);
-    float* rows = pieces.Floats(tokens_ * dim_);
-    float* hot = pieces.Floats(tokens_ * hot_dim_);
-    float* rest = pieces.Floats(tokens_ * rest_dim());
-    float* energies = pieces.Floats(dim_);
-    const auto* src = static_cast<const std::byte*>(args.rows.data);
-    for (std::size_t t = 0; t < tokens_; ++t) {
-      const float largest =
-          kernels::LoadRow(src + t * args.rows.stride * ElementBytes(args.rows.type), args.rows.type, dim_, rows + t * dim_);
-      if (!(largest <= FLT_MAX)) {
-        return Error{ErrorCode::kNotFinite, "encode as outlier: row " + std::to_string(t) + " holds NaN or infinity"};
-      }
-    }
-    if (chooses()) MeasureEnergies(rows, energies);
-    const ChannelSplit split = chooses() ? ChannelSplit::Largest(energies, dim_, hot_dim_) : SplitOf(args.head, {});
-    for (std::size_t t = 0; t < tokens_; ++t) split.Take(rows + t * dim_, hot + t * hot_dim_, rest + t * rest_dim());
-    if (chooses()) split.Store(args.block.part[0] + channels_at());
-    EncodeArgs child = args;
-    child.scratch = pieces.Bytes(0);
-    child.rows = {hot, ElementType::kF32, tokens_, hot_dim_, hot_dim_};
-    child.block = HotBlock(args.block);
-    if (auto done = hot_->Encode(child); !done) return done;
-    child.rows = {rest, ElementType::kF32, tokens_, rest_dim(), rest_dim()};
-    child.block = RestBlock(args.block);
-    return rest_->Encode(child);
-  }
-
-  void Decode(const DecodeArgs& args) const override {
-    Pieces pieces(args.scratch);
-    float* hot = pieces.Floats(hot_dim_);
-    float* rest = pieces.Floats(rest_dim());
-    const ChannelSplit split = SplitOf(args.head, args.block);
-    DecodeArgs child = args;
-    child.scratch = pieces.Bytes(0);
-    child.add = false;
-    for (std::size_t t = args.begin; t < args.end; ++t) {
-      child.begin = t;
-      child.end = t + 1;
-      child.rows = hot;
-      child.row_stride = hot_dim_;
-      child.block = HotBlock(args.block);
-      hot_->Decode(child);
-      child.rows = rest;
-      child.row_stride = rest_dim();
-      child.block = RestBlock(args.block);
-      rest_->Decode(child);
-      split.Put(hot, rest, args.add, args.rows + (t - args.begin) * args.row_stride);
-    }
-  }
-
- protected:
-  [[nodiscard]] bool chooses() const noexcept { return calibrated_.empty(); }
-  [[nodiscard]] std::size_t rest_dim() const noexcept { return dim_ - hot_dim_; }
-  [[nodiscard]] std::size_t channels_at() const noexcept { return BytesOf(*hot_) + BytesOf(*rest_); }
-  [[nodiscard]] Needs block_needs() const noexcept {
-    const Needs hot = hot_->needs(0), rest = rest_->needs(0);
-    const std::size_t parts = FloatBytes(hot_dim_) + FloatBytes(rest_dim());
-    return {.encode = FloatBytes(tokens_ * dim_) + FloatBytes(tokens_ * hot_dim_) + FloatBytes(tokens_ * rest_dim()) +
-                      FloatBytes(dim_) + std::max(hot.encode, rest.encode),
-            .decode = parts + std::max(hot.decode, rest.decode)};
-  }
-  template <typename Byte>
-  BasicBlockView<Byte> HotBlock(const BasicBlockView<Byte>& block) const {
-    return PartsAt(*hot_, block.part[0]);
-  }
-  template <typename Byte>
-  BasicBlockView<Byte> RestBlock(const BasicBlockView<Byte>& block) const {
-    return PartsAt(*rest_, block.part[0] + BytesOf(*hot_));
-  }
-  [[nodiscard]] ChannelSplit SplitOf(std::size_t head, const ConstBlockView& block) const {
-    const std::byte* stored = chooses() ? block.part[0] + channels_at()
-                                        : calibrated_.data() + (head - first_head_) * ChannelSplit::StoredBytes(dim_, hot_dim_);
-    return ChannelSplit::Load(stored, dim_, hot_dim_);
-  }
-
-  std::size_t dim_;
-  std::size_t hot_dim_;
-  std::size_t tokens_;
-  std::size_t first_head_;
-  std::vector<std::byte> calibrated_;
-  std::unique_ptr<Base> hot_;
-  std::unique_ptr<Base> rest_;
-
- private:
-  /// Sums of squares per channel, in the order of tokens on every machine.
-  void MeasureEnergies(const float* rows, float* energies) const {
-    std::fill_n(energies, dim_, 0.0F);
-    for (std::size_t t = 0; t < tokens_; ++t) {
-      for (std::size_t d = 0; d < dim_; ++d) energies[d] += rows[t * dim_ + d] * rows[t * dim_ + d];
-    }
-  }
-};
-
-class OutlierKeys final : public Outlier<KeyCodec> {
- public:
-  using Outlier::Outlier;
+  using TwoStreams::TwoStreams;
 
   /// Split queries and what both codecs make of them: prepared once, or for each block in scratch; then the codecs' scratch.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
@@ -229,7 +63,7 @@ class OutlierKeys final : public Outlier<KeyCodec> {
   }
 
   void Score(const ScoreArgs& args) const override {
-    Queries parts(*this, chooses() ? args.scratch : const_cast<std::byte*>(args.prepared), args.n);
+    Queries parts(*this, chooses() ? args.scratch : args.prepared, args.n);
     ScoreArgs child = args;
     if (chooses()) {
       child.scratch = parts.end;
@@ -266,7 +100,7 @@ class OutlierKeys final : public Outlier<KeyCodec> {
       rest = pieces.Floats(n * codec.rest_dim());
       hot_prepared = pieces.Bytes(codec.hot_->needs(n).prepared);
       rest_prepared = pieces.Bytes(codec.rest_->needs(n).prepared);
-      end = pieces.Bytes(0);
+      end = pieces.rest();
     }
   };
 
@@ -286,9 +120,9 @@ class OutlierKeys final : public Outlier<KeyCodec> {
   }
 };
 
-class OutlierValues final : public Outlier<ValueCodec> {
+class OutlierValues final : public TwoStreams<ValueCodec> {
  public:
-  using Outlier::Outlier;
+  using TwoStreams::TwoStreams;
 
   /// Blocks that choose: both parts' accumulators and rows, the weights' sums; then the codecs' scratch. Otherwise parts of the
   /// result.
@@ -329,7 +163,7 @@ class OutlierValues final : public Outlier<ValueCodec> {
       return;
     }
     Pieces pieces(args.scratch);
-    Parts parts{pieces.Floats(args.n * hot_dim_), pieces.Floats(args.n * rest_dim()), pieces.Bytes(0)};
+    Parts parts{pieces.Floats(args.n * hot_dim_), pieces.Floats(args.n * rest_dim()), pieces.rest()};
     FinishArgs rest = args;
     const std::size_t hot_floats = HotFloats(args.acc_floats);
     rest.acc = args.acc + hot_floats;
@@ -377,7 +211,7 @@ class OutlierValues final : public Outlier<ValueCodec> {
     float* hot_acc = pieces.Floats(args.n * few_hot());
     float* rest_acc = pieces.Floats(args.n * few_rest());
     float* sums = pieces.Floats(args.n);
-    parts.scratch = pieces.Bytes(0);
+    parts.scratch = pieces.rest();
     std::fill_n(hot_acc, args.n * few_hot(), 0.0F);
     std::fill_n(rest_acc, args.n * few_rest(), 0.0F);
     AccumulateArgs child = args;

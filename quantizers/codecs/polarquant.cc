@@ -90,19 +90,10 @@ class PolarKeys final : public KeyCodec {
       : form_(form),
         radius_(static_cast<PolarRadius>(config.params.Choice(kRadius))),
         tokens_(config.block_tokens),
-        first_head_(config.head_begin) {
-    for (std::uint32_t head = config.head_begin; head < config.head_end; ++head) {
-      const RotationKey key{kName, kVersion, config.model, config.layer, head, config.side, config.stream};
-      rotations_.emplace_back(config.head_dim, RotationRounds(config.head_dim), RotationSeed(key));
-    }
-  }
+        rotations_(kName, kVersion, config) {}
 
   [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return form_.block_bytes(tokens_); }
-  [[nodiscard]] std::size_t memory_bytes() const noexcept override {
-    std::size_t bytes = rotations_.capacity() * sizeof(Rotation);
-    for (const Rotation& each : rotations_) bytes += each.memory_bytes();
-    return bytes;
-  }
+  [[nodiscard]] std::size_t memory_bytes() const noexcept override { return rotations_.memory_bytes(); }
   /// The product with what is read back is at least the norm times the smallest cosine of every level.
   [[nodiscard]] CodecTraits traits() const noexcept override {
     double least = std::cos(std::numbers::pi / std::exp2(form_.first));
@@ -136,7 +127,7 @@ class PolarKeys final : public KeyCodec {
   }
 
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override {
-    const kernels::PolarEncoding how{form_, rotation(args.head).map(), radius_};
+    const kernels::PolarEncoding how{form_, rotations_.of(args.head).map(), radius_};
     auto* block = reinterpret_cast<std::uint8_t*>(args.block.part[0]);
     const std::size_t row = kernels::PolarEncode(how, args.rows, block, args.scratch);
     if (row == args.rows.count) return {};
@@ -146,7 +137,7 @@ class PolarKeys final : public KeyCodec {
 
   void Decode(const DecodeArgs& args) const override {
     const auto* block = reinterpret_cast<const std::uint8_t*>(args.block.part[0]);
-    const kernels::HadamardMap map = rotation(args.head).map();
+    const kernels::HadamardMap map = rotations_.of(args.head).map();
     const auto factor = static_cast<float>(1.0 / map.shape.gain(map.rounds));
     auto* row = reinterpret_cast<float*>(args.scratch + kernels::RotationScratchBytes(form_.dim));
     for (std::size_t token = args.begin; token < args.end; ++token) {
@@ -159,7 +150,7 @@ class PolarKeys final : public KeyCodec {
   }
 
   void Prepare(const PrepareArgs& args) const override {
-    kernels::PolarPrepareQueries(form_, rotation(args.head).map(), args.queries, args.query_stride, args.n, args.prepared,
+    kernels::PolarPrepareQueries(form_, rotations_.of(args.head).map(), args.queries, args.query_stride, args.n, args.prepared,
                                  args.scratch);
   }
   void Score(const ScoreArgs& args) const override {
@@ -176,13 +167,10 @@ class PolarKeys final : public KeyCodec {
   }
 
  private:
-  [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_[head - first_head_]; }
-
   PolarForm form_;
   PolarRadius radius_;
   std::size_t tokens_;
-  std::size_t first_head_;
-  std::vector<Rotation> rotations_;  ///< of heads from first_head_ on
+  HeadRotations rotations_;
 };
 
 Result<std::unique_ptr<KeyCodec>> MakePolarKeys(const CodecConfig& config) {

@@ -44,6 +44,7 @@
 #include "kernels/ufloat16.h"
 #include "quantizers/byte_codes.h"
 #include "quantizers/codec.h"
+#include "quantizers/shared_blocks.h"
 #include "quantizers/spectral_encode.h"
 #include "quantizers/spectral_head.h"
 #include "quantizers/strided_rows.h"
@@ -246,15 +247,10 @@ std::optional<double> SpectralBlocks::expected_error() const {
   return error / static_cast<double>(heads_.size());
 }
 
-class SpectralKeys final : public KeyCodec {
+class SpectralKeys final : public OfSharedBlocks<KeyCodec, SpectralBlocks> {
  public:
-  explicit SpectralKeys(SpectralBlocks blocks) : blocks_(std::move(blocks)) {}
+  explicit SpectralKeys(SpectralBlocks blocks) : OfSharedBlocks(std::move(blocks)) {}
 
-  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return blocks_.bytes(); }
-  [[nodiscard]] std::size_t memory_bytes() const noexcept override { return blocks_.memory_bytes(); }
-  [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
-  [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
-  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
   /// Scratch: of Prepare, the rotation's, then two sets of n rows; or Score's.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     const std::size_t prepare = kernels::RotationScratchBytes(blocks_.dim()) + 2 * n * blocks_.row_bytes();
@@ -265,9 +261,6 @@ class SpectralKeys final : public KeyCodec {
                                    kernels::LloydQueryWords(8, blocks_.coded()) * kernels::kQueryBatch * sizeof(std::uint32_t)),
             .scratch = std::max(prepare, ByteCodesScoreScratch(n, blocks_.dim(), blocks_.tokens()))};
   }
-
-  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return blocks_.Encode(args); }
-  void Decode(const DecodeArgs& args) const override { blocks_.Decode(args); }
 
   /// Every group's batches of queries, one group after the other; the first group's scores have the mean's.
   void Prepare(const PrepareArgs& args) const override {
@@ -321,28 +314,18 @@ class SpectralKeys final : public KeyCodec {
     return (n + kernels::kQueryBatch - 1) / kernels::kQueryBatch *
            kernels::LloydQueryBatchBytes(group.table->bits, group.count);
   }
-
-  SpectralBlocks blocks_;
 };
 
-class SpectralValues final : public ValueCodec {
+class SpectralValues final : public OfSharedBlocks<ValueCodec, SpectralBlocks> {
  public:
-  explicit SpectralValues(SpectralBlocks blocks) : blocks_(std::move(blocks)) {}
+  explicit SpectralValues(SpectralBlocks blocks) : OfSharedBlocks(std::move(blocks)) {}
 
-  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return blocks_.bytes(); }
-  [[nodiscard]] std::size_t memory_bytes() const noexcept override { return blocks_.memory_bytes(); }
-  [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
-  [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
-  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
   /// Scratch: the kernel's of Accumulate, or Back's.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     return {.encode = blocks_.encode_scratch(),
             .decode = blocks_.decode_scratch(),
             .scratch = std::max(kernels::ByteAccumulateScratchBytes(n), blocks_.back_scratch(n))};
   }
-
-  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return blocks_.Encode(args); }
-  void Decode(const DecodeArgs& args) const override { blocks_.Decode(args); }
 
   [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return blocks_.coded(); }
   void Accumulate(const AccumulateArgs& args) const override {
@@ -359,9 +342,6 @@ class SpectralValues final : public ValueCodec {
     }
   }
   void Finish(const FinishArgs& args) const override { blocks_.Back(args); }
-
- private:
-  SpectralBlocks blocks_;
 };
 
 template <class Made, class Base>

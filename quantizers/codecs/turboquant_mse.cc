@@ -32,6 +32,7 @@
 #include "quantizers/gauged_keys.h"
 #include "quantizers/lloyd_error.h"
 #include "quantizers/rotation.h"
+#include "quantizers/shared_blocks.h"
 #include "quantizers/strided_rows.h"
 
 namespace kvant::quantizers {
@@ -105,23 +106,15 @@ class LloydBlocks {
       if (!means) return Error{means.error().code, where + "center=1: " + means.error().message};
       blocks.means_ = *means;
     }
-    blocks.first_head_ = config.head_begin;
-    for (std::uint32_t head = config.head_begin; head < config.head_end; ++head) {
-      const RotationKey key{kName, kRotationVersion, config.model, config.layer, head, config.side, config.stream};
-      blocks.rotations_.emplace_back(config.head_dim, RotationRounds(config.head_dim), RotationSeed(key));
-    }
+    blocks.rotations_ = HeadRotations(kName, kRotationVersion, config);
     return blocks;
   }
 
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
   [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
   [[nodiscard]] const kernels::LloydTable& table() const noexcept { return *table_; }
-  [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_[head - first_head_]; }
-  [[nodiscard]] std::size_t memory_bytes() const noexcept {
-    std::size_t bytes = rotations_.capacity() * sizeof(Rotation);
-    for (const Rotation& each : rotations_) bytes += each.memory_bytes();
-    return bytes;
-  }
+  [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_.of(head); }
+  [[nodiscard]] std::size_t memory_bytes() const noexcept { return rotations_.memory_bytes(); }
   /// [head_dim], or null without centring.
   [[nodiscard]] const float* mean(std::size_t head) const noexcept {
     return means_.empty() ? nullptr : means_.data() + head * dim_;
@@ -221,19 +214,13 @@ class LloydBlocks {
   const kernels::LloydTable* table_ = nullptr;
   LloydScale scale_ = LloydScale::kUnbiased;
   std::span<const float> means_;  ///< [kv_heads, head_dim] of the artifact, or empty
-  std::size_t first_head_ = 0;
-  std::vector<Rotation> rotations_;  ///< of heads from first_head_ on
+  HeadRotations rotations_;
 };
 
-class LloydKeys final : public KeyCodec {
+class LloydKeys final : public OfSharedBlocks<KeyCodec, LloydBlocks> {
  public:
-  explicit LloydKeys(LloydBlocks blocks) : blocks_(std::move(blocks)) {}
+  explicit LloydKeys(LloydBlocks blocks) : OfSharedBlocks(std::move(blocks)) {}
 
-  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return blocks_.bytes(); }
-  [[nodiscard]] std::size_t memory_bytes() const noexcept override { return blocks_.memory_bytes(); }
-  [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
-  [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
-  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
   /// Scratch: the kernel's of Prepare, then queries that do not lie adjacent; or Score's.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     const std::size_t prepare = kernels::RotationScratchBytes(blocks_.dim()) + n * blocks_.row_bytes();
@@ -243,9 +230,6 @@ class LloydKeys final : public KeyCodec {
             .prepared = (n + kLanes - 1) / kLanes * kernels::LloydQueryBatchBytes(blocks_.table().bits, blocks_.dim()),
             .scratch = std::max(prepare, score)};
   }
-
-  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return blocks_.Encode(args); }
-  void Decode(const DecodeArgs& args) const override { blocks_.Decode(args); }
 
   void Prepare(const PrepareArgs& args) const override {
     const float* queries = AdjacentRows(args.queries, args.query_stride, args.n, blocks_.dim(),
@@ -257,20 +241,12 @@ class LloydKeys final : public KeyCodec {
     ScoreByteCodes(args, blocks_.dim(), blocks_.tokens(),
                    [this](const kernels::ByteScoreArgs& bytes) { kernels::LloydScore(blocks_.table(), bytes); });
   }
-
- private:
-  LloydBlocks blocks_;
 };
 
-class LloydValues final : public ValueCodec {
+class LloydValues final : public OfSharedBlocks<ValueCodec, LloydBlocks> {
  public:
-  explicit LloydValues(LloydBlocks blocks) : blocks_(std::move(blocks)) {}
+  explicit LloydValues(LloydBlocks blocks) : OfSharedBlocks(std::move(blocks)) {}
 
-  [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override { return blocks_.bytes(); }
-  [[nodiscard]] std::size_t memory_bytes() const noexcept override { return blocks_.memory_bytes(); }
-  [[nodiscard]] CodecTraits traits() const noexcept override { return blocks_.traits(); }
-  [[nodiscard]] CodeForm form() const noexcept override { return blocks_.form(); }
-  [[nodiscard]] std::optional<double> expected_error(std::size_t) const override { return blocks_.expected_error(); }
   /// Scratch: the kernel's of Accumulate, or rows of Finish that are not simply overwritten.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
     return {.encode = blocks_.encode_scratch(),
@@ -278,17 +254,11 @@ class LloydValues final : public ValueCodec {
             .scratch = std::max(kernels::ByteAccumulateScratchBytes(n), blocks_.unrotate_scratch(n))};
   }
 
-  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const override { return blocks_.Encode(args); }
-  void Decode(const DecodeArgs& args) const override { blocks_.Decode(args); }
-
   [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return blocks_.dim(); }
   void Accumulate(const AccumulateArgs& args) const override {
     kernels::LloydAccumulate(blocks_.table(), ByteAccumulate(args, blocks_.dim(), blocks_.tokens()));
   }
   void Finish(const FinishArgs& args) const override { blocks_.Unrotate(args); }
-
- private:
-  LloydBlocks blocks_;
 };
 
 Result<std::unique_ptr<KeyCodec>> MakeLloydKeys(const CodecConfig& config) {

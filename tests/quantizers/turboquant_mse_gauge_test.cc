@@ -242,6 +242,37 @@ TEST(GaugeTest, ScoresDoNotDependOnTheBlockBefore) {
   }
 }
 
+/// Codecs that read the queries themselves while they score get them in the codes' coordinates: scores are those of decoded
+/// rows.
+TEST(GaugeTest, InnerCodecsThatReadQueriesGetThoseOfTheGauge) {
+  constexpr std::size_t kDim = 64, kQueries = 3;
+  std::mt19937 random(kSeed + 6);
+  std::vector<float> spread(kDim, 1.0f);
+  spread[5] = spread[40] = 300.0f;
+  const auto rows = Rows(kDim, spread, Bias(kDim, 22.0f, random), random);
+  const auto queries = NormalNumbers(kQueries * kDim, random);
+  const TurboQuant shape{.head_dim = kDim};
+  const auto artifact = Artifact::Make(ArtifactImage(ExampleGauge(shape.Config()))).value();
+  for (const char* kind : {"mean", "block", "matrix"}) {
+    for (const char* codes : {"kivi:bits=8", "outlier:choice=block,hot=(f32),rest=(int8)", "gauge:kind=block,codes=(int8)"}) {
+      const TurboQuant codec{
+          .spec = "gauge:kind=" + std::string(kind) + ",codes=(" + codes + ")", .head_dim = kDim, .artifact = artifact.get()};
+      const auto keys = codec.Keys();
+      AlignedBytes block(keys->block_bytes());
+      EncodeBlock(*keys, 0, 0, RowsOf(rows, kDim), block.data()).value();
+      const auto decoded = RoundTrip(*keys, 0, rows, kDim);
+      const auto logits = ScoreBlock(*keys, 0, queries, kQueries, block.data(), kTokens);
+      for (std::size_t i = 0; i < logits.size(); ++i) {
+        const float* query = &queries[i / kTokens * kDim];
+        const float* row = &decoded[i % kTokens * kDim];
+        // Queries are rounded to 15 bits at least, in coordinates that stretch them by a few.
+        const double size = std::sqrt(Dot(query, query, kDim) * Dot(row, row, kDim));
+        ASSERT_NEAR(logits[i], Dot(query, row, kDim), 1e-3 * size) << codec.spec;
+      }
+    }
+  }
+}
+
 void ExpectRefused(const TurboQuant& codec, const std::string& what) {
   const auto keys = codec.TryKeys();
   ASSERT_FALSE(keys) << codec.spec;
