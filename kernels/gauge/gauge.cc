@@ -5,13 +5,13 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/raw/rows-inl.h"
+#include "kernels/sixteen_sums-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvant::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr std::size_t kWide = 16;
-using WideTag = hn::CappedTag<float, kWide>;
+using WideTag = SumTag16;
 using NarrowTag = hn::CappedTag<float, 8>;
 
 /// Calls f(tag, d) for the dims from d on that a vector of the tag covers; the last 8 of an odd number of eights by narrow
@@ -19,7 +19,7 @@ using NarrowTag = hn::CappedTag<float, 8>;
 template <class F>
 HWY_INLINE void ForDims(std::size_t dim, const F& f) {
   std::size_t d = 0;
-  for (; d + kWide <= dim; d += hn::Lanes(WideTag())) f(WideTag(), d);
+  for (; d + kSums <= dim; d += hn::Lanes(WideTag())) f(WideTag(), d);
   for (; d < dim; d += hn::Lanes(NarrowTag())) f(NarrowTag(), d);
 }
 
@@ -84,15 +84,14 @@ template <std::size_t kRows>
 HWY_INLINE void Dots(const std::uint16_t* HWY_RESTRICT mean, std::size_t dim, const float* HWY_RESTRICT queries,
                      std::size_t stride, float* HWY_RESTRICT dots) {
   const WideTag d;
-  constexpr std::size_t kVectors = kWide / hn::MaxLanes(d);
-  hn::Vec<WideTag> sums[kRows][kVectors];
+  hn::Vec<WideTag> sums[kRows][kSumVectors];
   for (auto& row : sums) {
     for (auto& sum : row) sum = hn::Zero(d);
   }
   std::size_t at = 0;
-  for (; at + kWide <= dim; at += kWide) {
+  for (; at + kSums <= dim; at += kSums) {
 #pragma GCC unroll 4
-    for (std::size_t p = 0; p < kVectors; ++p) {
+    for (std::size_t p = 0; p < kSumVectors; ++p) {
       const std::size_t i = at + p * hn::MaxLanes(d);
       const auto m = Means(d, mean + i);
 #pragma GCC unroll 4
@@ -102,8 +101,8 @@ HWY_INLINE void Dots(const std::uint16_t* HWY_RESTRICT mean, std::size_t dim, co
     }
   }
   for (std::size_t r = 0; r < kRows; ++r) {
-    HWY_ALIGN float each[kWide];
-    for (std::size_t p = 0; p < kVectors; ++p) hn::Store(sums[r][p], d, each + p * hn::MaxLanes(d));
+    HWY_ALIGN float each[kSums];
+    StoreSums(sums[r], each);
     if (at < dim) {  // eight more
       const NarrowTag narrow;
       for (std::size_t i = 0; i < 8; i += hn::Lanes(narrow)) {
@@ -111,13 +110,7 @@ HWY_INLINE void Dots(const std::uint16_t* HWY_RESTRICT mean, std::size_t dim, co
         hn::Store(hn::Add(hn::Load(narrow, each + i), product), narrow, each + i);
       }
     }
-    const hn::CappedTag<float, 8> d8;
-    const hn::CappedTag<float, 4> d4;
-    for (std::size_t k = 0; k < 8; k += hn::Lanes(d8)) {
-      hn::Store(hn::Add(hn::Load(d8, each + k), hn::Load(d8, each + 8 + k)), d8, each + k);
-    }
-    hn::Store(hn::Add(hn::Load(d4, each), hn::Load(d4, each + 4)), d4, each);
-    dots[r] = (each[0] + each[2]) + (each[1] + each[3]);
+    dots[r] = TotalOfSums(each);
   }
 }
 

@@ -12,51 +12,39 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "kernels/lloyd/query_rotation-inl.h"
+#include "kernels/sixteen_sums-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr std::size_t kSums = 16;
-
-using SumTag = hn::CappedTag<float, kSums>;
-inline constexpr std::size_t kSumVectors = kSums / hn::MaxLanes(SumTag());
-
-/// Sixteen running sums to one: halves are added until one is left.
-HWY_INLINE float Total(const hn::Vec<SumTag> (&sums)[kSumVectors]) {
-  HWY_ALIGN float each[kSums];
-  for (std::size_t p = 0; p < kSumVectors; ++p) hn::Store(sums[p], SumTag(), each + p * hn::MaxLanes(SumTag()));
-  for (std::size_t half = kSums / 2; half > 0; half /= 2) {
-    for (std::size_t k = 0; k < half; ++k) each[k] += each[k + half];
-  }
-  return each[0];
-}
-
 /// Calls f(p, i) for vector i .. of a row, p the sums that it goes to. dim is a multiple of 16.
 template <class F>
 HWY_INLINE void ForVectors(std::size_t dim, const F& f) {
   for (std::size_t i = 0; i < dim; i += kSums) {
 #pragma GCC unroll 4
-    for (std::size_t p = 0; p < kSumVectors; ++p) f(p, i + p * hn::MaxLanes(SumTag()));
+    for (std::size_t p = 0; p < kSumVectors; ++p) f(p, i + p * hn::MaxLanes(SumTag16()));
   }
 }
 
 /// The sum of a query's squares, each number times `factor`.
 HWY_INLINE float SquareSum(std::size_t dim, const float* HWY_RESTRICT query, float factor) {
-  const SumTag d;
+  const SumTag16 d;
   const auto times = hn::Set(d, factor);
-  hn::Vec<SumTag> sums[kSumVectors];
+  hn::Vec<SumTag16> sums[kSumVectors];
   for (auto& sum : sums) sum = hn::Zero(d);
   ForVectors(dim, [&](std::size_t p, std::size_t i) HWY_ATTR {
     const auto y = hn::Mul(hn::LoadU(d, query + i), times);
     sums[p] = hn::Add(sums[p], hn::Mul(y, y));
   });
-  return Total(sums);
+  HWY_ALIGN float each[kSums];
+  StoreSums(sums, each);
+  return TotalOfSums(each);
 }
 
 HWY_INLINE float Largest(std::size_t dim, const float* HWY_RESTRICT query) {
-  const SumTag d;
+  const SumTag16 d;
   auto largest = hn::Zero(d);
   ForVectors(dim, [&](std::size_t, std::size_t i) HWY_ATTR { largest = hn::Max(largest, hn::Abs(hn::LoadU(d, query + i))); });
   return hn::GetLane(hn::MaxOfLanes(d, largest));
@@ -65,8 +53,8 @@ HWY_INLINE float Largest(std::size_t dim, const float* HWY_RESTRICT query) {
 /// A query as integers: times `factor`, the first round's signs turned.
 HWY_INLINE void LoadQuery(std::size_t dim, const float* HWY_RESTRICT query, const std::uint32_t* HWY_RESTRICT signs,
                           float factor, std::int16_t* HWY_RESTRICT row) {
-  const SumTag d;
-  const hn::Rebind<std::int16_t, SumTag> d16;
+  const SumTag16 d;
+  const hn::Rebind<std::int16_t, SumTag16> d16;
   const auto times = hn::Set(d, factor);
   ForVectors(dim, [&](std::size_t, std::size_t i) HWY_ATTR {
     const auto y = hn::Mul(hn::LoadU(d, query + i), times);
@@ -96,15 +84,15 @@ void PrepareIntegers(const LloydQueryConfig& config, const float* queries, std::
   const std::size_t dim = config.map.shape.dim, rounds = config.map.rounds;
   const std::uint32_t bits = config.table->bits;
   const QueryRotation& rotation = QueryRotation::Of(dim);
-  HWY_ALIGN std::int16_t rows[kQueriesAtOnce * kMaxIntegerDim];
+  HWY_ALIGN std::int16_t rows[kRotatedQueries * kMaxIntegerDim];
   QueryColumns q;
   const std::size_t row_words = LloydQueryWords(bits, dim);
-  for (std::size_t first = 0; first < n; first += kQueriesAtOnce) {
+  for (std::size_t first = 0; first < n; first += kRotatedQueries) {
     std::byte* batch = prepared + first / kQueryBatch * LloydQueryBatchBytes(bits, dim);
     auto& head = *reinterpret_cast<QueryHead*>(batch);
-    const std::size_t at = first % kQueryBatch, count = std::min(n - first, kQueriesAtOnce);
+    const std::size_t at = first % kQueryBatch, count = std::min(n - first, kRotatedQueries);
     // Step by step for all four, so that no query waits for another one's sums.
-    float squares[kQueriesAtOnce] = {}, norms[kQueriesAtOnce] = {};
+    float squares[kRotatedQueries] = {}, norms[kRotatedQueries] = {};
     for (std::size_t r = 0; r < count; ++r) squares[r] = SquareSum(dim, queries + (first + r) * dim, 1.0f);
     for (std::size_t r = 0; r < count; ++r) {
       norms[r] = std::sqrt(squares[r]);
@@ -114,7 +102,7 @@ void PrepareIntegers(const LloydQueryConfig& config, const float* queries, std::
       const float power = magnitude >= kLeastQuery ? QueryPower(magnitude) : 0.0f;
       norms[r] = power > 0 ? std::sqrt(SquareSum(dim, query, 1.0f / power)) * power : 0.0f;
     }
-    for (std::size_t r = 0; r < kQueriesAtOnce; ++r) {
+    for (std::size_t r = 0; r < kRotatedQueries; ++r) {
       std::int16_t* row = rows + r * dim;
       if (norms[r] > 0 && norms[r] <= FLT_MAX) {
         LoadQuery(dim, queries + (first + r) * dim, config.map.signs, rotation.limit / norms[r], row);
@@ -128,7 +116,7 @@ void PrepareIntegers(const LloydQueryConfig& config, const float* queries, std::
       default: RotateQueries<32>(rounds, config.map.query_turns, rows, q); break;
     }
     HWY_ALIGN std::int16_t factors[kIntegerRows], sums[kIntegerRows];
-    for (std::size_t r = 0; r < kQueriesAtOnce; ++r) {
+    for (std::size_t r = 0; r < kRotatedQueries; ++r) {
       const std::int16_t largest = *std::max_element(q.largest + r * kQueryLanes, q.largest + (r + 1) * kQueryLanes);
       const std::int16_t factor = largest >= kLeastRotated ? QueryFactor(largest) : std::int16_t{0};
       std::fill_n(factors + r * kQueryLanes, kQueryLanes, factor);

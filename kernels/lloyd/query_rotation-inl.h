@@ -19,7 +19,7 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-inline constexpr std::size_t kQueriesAtOnce = kIntegerRows / kQueryLanes;  // 4
+inline constexpr std::size_t kRotatedQueries = kIntegerRows / kQueryLanes;  // 4
 
 /// What becomes of four rotated queries.
 struct QueryColumns {

@@ -356,6 +356,34 @@ TEST(KvantctlCommandLineTest, WrongUsageIsTwoAndHelpIsZero) {
   EXPECT_THAT(help.out, testing::HasSubstr("Exit codes: 0 ok"));
 }
 
+TEST(KvantctlCommandLineTest, CodecsMeasuresWhatACommonPartOfKeysCosts) {
+  const Finished finished = Kvantctl({"codecs", "--head-dim", "64", "--measure", "-o", "json"});
+  ASSERT_EQ(finished.exit_code, 0) << finished.err;
+  const Json json = Json::parse(finished.out, nullptr, false);
+  std::size_t compared = 0;
+  for (const Json& codec : json["codecs"]) {
+    for (const Json& variant : codec["variants"]) {
+      if (!variant["keys"].contains("measured") || variant["keys"]["expected_error"].is_null()) continue;
+      const Json& measured = variant["keys"]["measured"];
+      const double declared = variant["keys"]["expected_error"], error = measured["score_error"];
+      const std::string spec = variant["spec"];
+      EXPECT_GT(measured["encode_ns"], 0.0) << spec;
+      EXPECT_GT(measured["attend_ns"], 0.0) << spec;
+      if (declared > 1e-3) {  // 4 queries and 128 keys leave some 20 %; below, rounding of queries shows
+        EXPECT_NEAR(error / declared, 1.0, 0.35) << spec;
+        ++compared;
+      }
+      if (spec == "turboquant_mse:bits=4") {
+        EXPECT_LT(measured["biased_score_error"], 1.5 * error);
+      }
+      if (spec == "int8") {
+        EXPECT_GT(measured["biased_score_error"], 100 * error);
+      }
+    }
+  }
+  EXPECT_GT(compared, 20U);
+}
+
 TEST(KvantctlCommandLineTest, CodecsGivesRealSizesWithoutADaemon) {
   const Finished finished = Kvantctl({"codecs", "-o", "json"});
   ASSERT_EQ(finished.exit_code, 0) << finished.err;

@@ -159,12 +159,17 @@ class Bench {
     double error = 0;
     for (std::size_t i = 0; i < kQueries; ++i) {
       for (std::size_t t = 0; t < tokens_; ++t) {
-        double exact = 0;
-        for (std::size_t d = 0; d < dim_; ++d) exact += double{queries_[i * dim_ + d]} * double{rows[t * dim_ + d]};
-        error += std::pow(double{logits_[i * tokens_ + t]} - exact, 2);
+        double exact = 0, query2 = 0, row2 = 0;
+        for (std::size_t d = 0; d < dim_; ++d) {
+          const double query = double{queries_[i * dim_ + d]}, own = double{rows_[t * dim_ + d]};
+          exact += query * double{rows[t * dim_ + d]};
+          query2 += query * query;
+          row2 += own * own;
+        }
+        error += std::pow(double{logits_[i * tokens_ + t]} - exact, 2) * static_cast<double>(dim_) / (query2 * row2);
       }
     }
-    return error / static_cast<double>(kQueries * tokens_ * dim_);
+    return error / static_cast<double>(kQueries * tokens_);
   }
 
   [[nodiscard]] double SumTime(const quantizers::ValueCodec& values) {

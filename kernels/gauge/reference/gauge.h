@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/gauge/gauge.h"
+#include "kernels/reference/sixteen_sums.h"
 
 namespace kvant::kernels::reference {
 
@@ -39,14 +40,8 @@ inline float SpreadOfColumn(const float* rows, std::size_t n, std::size_t dim, s
   return sum / static_cast<float>(n);
 }
 
-/// <query, mean>: sixteen running sums, then halves added until one is left.
 inline float DotWithMean(const BlockGauge& gauge, std::size_t dim, const float* query) noexcept {
-  float sums[16] = {};
-  for (std::size_t d = 0; d < dim; ++d) sums[d % 16] += query[d] * HalfToFloat(gauge.mean[d]);
-  for (std::size_t half = 8; half > 0; half /= 2) {
-    for (std::size_t k = 0; k < half; ++k) sums[k] += sums[k + half];
-  }
-  return sums[0];
+  return SixteenSums(dim, [&](std::size_t d) { return query[d] * HalfToFloat(gauge.mean[d]); });
 }
 
 }  // namespace kvant::kernels::reference

@@ -10,6 +10,7 @@
 
 #include "kernels/lloyd/query.h"
 #include "kernels/lloyd/reference/encode.h"
+#include "kernels/reference/sixteen_sums.h"
 #include "kernels/rotation/reference/hadamard.h"
 
 namespace kvant::kernels::reference {
@@ -30,12 +31,7 @@ inline void RotateToIntegers(const LloydQueryConfig& config, const std::vector<f
   const QueryRotation& rotation = QueryRotation::Of(dim);
   out.numbers.assign(dim, 0);
   const auto square_sum = [&](float factor) {
-    float sums[16] = {};
-    for (std::size_t i = 0; i < dim; ++i) sums[i % 16] += x[i] * factor * (x[i] * factor);
-    for (std::size_t half = 8; half > 0; half /= 2) {
-      for (std::size_t k = 0; k < half; ++k) sums[k] += sums[k + half];
-    }
-    return sums[0];
+    return SixteenSums(dim, [&](std::size_t i) { return x[i] * factor * (x[i] * factor); });
   };
   float norm = std::sqrt(square_sum(1.0f));
   if (!IsPlainSquare(square_sum(1.0f))) {
