@@ -22,7 +22,8 @@ class LayerCache:
         unique = uuid.uuid4().hex
         self._store = connect(config.uri, **config.client_options).open_store(
             StoreSpec(
-                name=f"layer-{unique}", model=unique, tokenizer="none", layers=1, kv_heads=num_heads, head_dim=head_dim, dtype="f32",
+                # What makes the identity unique is not the model, of which codecs draw their rotations: results repeat from run to run.
+                name=f"layer-{unique}", model=f"layer of seed {config.seed}", tokenizer=unique, layers=1, kv_heads=num_heads, head_dim=head_dim, dtype="f32",
                 keys=keys, values=values, block_tokens=config.block_tokens, sink_tokens=config.sink_tokens, artifact=config.artifact,
             )
         )  # fmt: skip
