@@ -1,11 +1,14 @@
 """The command `kvant`: its figures against those of the reference engine, its messages, its exit codes."""
 
+import dataclasses
 import json
 import re
 import subprocess
 
+import kvant
 import pytest
 from conftest import ROOT
+from kvant.calibration.plan import load_plan
 from kvant.command import main
 from kvantd_process import program
 
@@ -118,6 +121,11 @@ def test_an_allocation_meets_its_bits_and_is_a_plan(torch, capsys, byte6m, text,
     assert 3.2 < (said["key_bits_per_element"] + said["value_bits_per_element"]) / 2 <= 3.3
     errors = [candidate["value_error"] for candidate in said["candidates"]]
     assert errors == sorted(errors, reverse=True) and errors[2] == pytest.approx(0.0095, rel=0.1)  # of a Lloyd-Max code of 4 bits
+    # The artifact has the losses, so that a configuration comes to the same plan, and to others.
+    config = kvant.KVCacheConfig(method="ratequant", target_bits=3.3, artifact=artifact.read_bytes())
+    layers = json.loads((byte6m / "config.json").read_text())["num_hidden_layers"]
+    assert config.plan(layers) == tuple(load_plan(plan).values())
+    assert dataclasses.replace(config, target_bits=2.5).plan(layers) != config.plan(layers)
     figures = answer(capsys, "quality", byte6m, "--text", text, "--tokens", 1024, "--window", 1024, "--plans", f"@{plan}")["plans"][0]
     assert figures["key_bits_per_element"] == pytest.approx(said["key_bits_per_element"])
     assert figures["value_bits_per_element"] == pytest.approx(said["value_bits_per_element"])
@@ -156,7 +164,6 @@ def test_rows_are_what_the_model_computes(torch, capsys, byte6m, text, tmp_path)
 
     path = tmp_path / "rows"
     answer(capsys, "rows", byte6m, "--text", text, "--tokens", 64, "--step", 40, "--rows-out", path)
-    import kvant
     from kvant.command import models
 
     model, tokenizer = models.load(byte6m)

@@ -6,6 +6,7 @@ import kvant
 import numpy as np
 import pytest
 from kvant.methods import METHODS
+from safetensors.numpy import save as safetensors
 
 # Codecs that the configuration of one layer cannot serve, and what they say they lack.
 LACKING = {
@@ -115,17 +116,16 @@ def test_bits_of_each_layer_are_overrides():
         ({"method": "turboquant_mse", "bits": 2, "bit_width_inlier": 3}, "two names of one knob"),
         ({"method": "turboquant_mse", "enable_outlier_two_stream": True}, "without n_outlier_channels"),
         ({"method": "turboquant_rvq", "num_residuals": 3}, "num_residuals=3"),
-        ({"method": "ratequant", "target_bits": 2.0}, "target_bits"),
-        ({"method": "spectral", "rotations": [1]}, "rotations=[1]: bases come with"),
-        ({"method": "commvq", "codebook": "mine"}, "codebook='mine': codebooks come with"),
+        ({"method": "ratequant", "target_bits": 2.5}, "target_bits=2.5: there is no artifact; `kvant calibrate MODEL"),
+        ({"method": "ratequant", "target_bits": 2.5, "artifact": safetensors({"x": np.ones(1)})}, "target_bits=2.5: the artifact holds no tensor"),
+        ({"method": "ratequant", "target_bits": 2.0, "bits": 2}, "bits=2 and target_bits=2.0 both say"),
+        ({"method": "turboquant_mse", "target_bits": 2.0}, "target_bits=2.0 means nothing for method 'turboquant_mse'"),
         ({"method": "ratekwant"}, "unknown method 'ratekwant'"),
         ({"method": "turboquant_mse", "bits": 5}, "bits=5 is not one of"),
         ({"method": "turboquant_mse", "n_outlier_channels": 12}, "channels=12 is not a multiple of 8"),
         ({"method": "kivi", "value_bits": 1}, "value_bits=1: kivi needs at least 2"),
         ({"method": "kivi", "bit_width_inlier": 1}, "bits=1: kivi needs at least 2"),
         ({"method": "kivi", "kivi_group_size": 48}, "parameter group=48"),
-        ({"method": "vecinfer", "bits": 2, "codebook": [1.0]}, "codebook: what vecinfer was calibrated on comes as `artifact`"),
-        ({"method": "vecinfer", "bits": 2, "smooth_factors": [1.0]}, "smooth_factors: what vecinfer was calibrated on"),
         ({"method": "vecinfer", "bits": 2, "num_subspaces": 8}, "num_subspaces=8"),
     ],
 )

@@ -7,7 +7,9 @@
 import dataclasses
 import re
 
+from kvant import given_arrays
 from kvant._core import IdentityMismatchError, InvalidArgumentError, UnsupportedError
+from kvant.calibration.plan import Choices, fill, specs_of
 from kvant.methods import keys_of, method_named, values_of
 from kvant.spec import LayerPlan
 
@@ -29,9 +31,10 @@ class KVCacheConfig:
     # Knobs of single methods.
     num_residuals: int = 2
     use_hadamard: bool = True
-    codebook: object = None
-    smooth_factors: object = None
-    rotations: list | None = None
+    # Calibrations as arrays: a list has one for each layer, an array is for all; without an axis of KV heads it is for all of them.
+    codebook: object = None  # vecinfer [256, 4]; commvq [stages, 64, 2, head_dim / 2]
+    smooth_factors: object = None  # vecinfer [head_dim]
+    rotations: list | None = None  # spectral: of each layer (directions as columns [head_dim, head_dim], variances [head_dim])
     bit_allocation: dict | None = None  # layer, or a name that ends in its number -> bits of keys
     outlier_observer: object = None
     outlier_bits: int = 8
@@ -52,7 +55,7 @@ class KVCacheConfig:
     enable_outlier_two_stream: bool = False
     enable_fused_query_dot: bool = False
     kivi_group_size: int = 32
-    target_bits: float | None = None
+    target_bits: float | None = None  # of method ratequant: bits per number on average, side information included
     dtype: object = None  # of rows that are not compressed yet; None: what the model computes in
     capacity: int | None = None  # most tokens of a sequence; None: what the store has room for
     sliding_window: int | None = None  # attention sees the newest tokens only
@@ -82,12 +85,29 @@ class KVCacheConfig:
         method = method_named(self.method)
         default = _FIELDS["value_bits"].default
         values = self.values or values_of(method, self, default)
+        if self.target_bits is not None:
+            return self._allocated(layers, None if self.values is None and self.value_bits == default else values)
         if self.keys is not None:
             return self.keys, values, ()
         by_layer = self._bits_by_layer(layers)
         specs = [keys_of(method, self, bits) for bits in by_layer]
         overrides = [LayerPlan(i, i, spec, values) for i, spec in enumerate(specs) if spec != specs[0]]
         return specs[0], values, overrides
+
+    def _allocated(self, layers, values):
+        """The plan of target_bits, by the losses that the artifact holds. With `values`, the codec of all values, keys alone are allocated."""
+        from safetensors.numpy import load
+
+        choices = Choices.of(load(self.artifact)) if self.artifact else None
+        if choices is None:
+            holds = "the artifact holds no tensor allocation.losses" if self.artifact else "there is no artifact"
+            raise InvalidArgumentError(
+                f"KVCacheConfig: target_bits={self.target_bits}: {holds}; `kvant calibrate MODEL --text FILE --artifact-out FILE --losses` measures "
+                "what codecs lose in each layer, and `artifact` takes the file's bytes. Without it, give bits of each layer as bit_allocation"
+            )
+        if choices.losses.shape[2] != layers:
+            raise InvalidArgumentError(f"KVCacheConfig: the artifact's losses are of {choices.losses.shape[2]} layers, the model has {layers}")
+        return specs_of(choices, fill(choices, self.target_bits, (0, 1) if values is None else (0,)), values)
 
     def _bits_by_layer(self, layers):
         if self.bit_allocation is not None:
@@ -129,6 +149,12 @@ class KVCacheConfig:
             "artifact": self.artifact,
         }
 
+    def complete(self, spec):
+        """Checks a kvant.StoreSpec made with store_fields() against the fields that need its shape, and puts arrays into its artifact."""
+        self.check_head_dim(spec.head_dim)
+        if given_arrays.given(self):
+            spec.artifact = given_arrays.artifact_of(self, spec.layers, spec.kv_heads, spec.head_dim)
+
     def check_head_dim(self, head_dim):
         if self.head_dim not in (None, head_dim):
             raise IdentityMismatchError(f"KVCacheConfig: the model has head_dim {head_dim}, the configuration says {self.head_dim}")
@@ -152,14 +178,8 @@ _NOWHERE = {
     "outlier_observer": "kvant calls nobody while it encodes; kvantctl shows what it counts",
     "observers": "kvant calls nobody while it encodes; kvantctl shows what it counts",
     "store": "what codecs were calibrated on comes as `artifact`, the bytes of a safetensors file",
-    "rotations": "bases come with the rest of a calibration, as `artifact`",
-    "codebook": "codebooks come with the rest of a calibration, as `artifact`",
     "n_calib_tokens": "codecs are calibrated beforehand, see `artifact`",
 }
-_CALIBRATED = (
-    "what vecinfer was calibrated on comes as `artifact`, the bytes of a safetensors file with the tensors layers.<L>.keys.smooth, "
-    "layers.<L>.keys.codebook and layers.<L>.values.codebook"
-)
 
 
 def _is_default(config, name):
@@ -170,9 +190,6 @@ def _is_default(config, name):
 
 
 def _check_knobs(config):
-    for name in ("codebook", "smooth_factors"):
-        if config.method == "vecinfer" and getattr(config, name) is not None:
-            raise UnsupportedError(f"KVCacheConfig: {name}: {_CALIBRATED}")
     means = set(_WHERE)
     if config.method is None:
         means.add("overrides")
@@ -197,10 +214,9 @@ def _check_knobs(config):
     if config.num_residuals != 2:
         raise UnsupportedError(f"KVCacheConfig: num_residuals={config.num_residuals}: residual codes have two stages")
     if config.target_bits is not None:
-        raise UnsupportedError(
-            "KVCacheConfig: target_bits: measure bits for each layer with `kvant calibrate --target-bits --plan-out` (what `overrides` takes), "
-            "or give them as bit_allocation or a list in bit_width_inlier"
-        )
+        for name in ("keys", "bits", "bit_width_inlier", "bit_allocation", "n_outlier_channels"):
+            if not _is_default(config, name):
+                raise InvalidArgumentError(f"KVCacheConfig: {name}={getattr(config, name)!r} and target_bits={config.target_bits} both say the keys' codecs")
 
 
 class KVCacheFactory:

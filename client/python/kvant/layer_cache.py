@@ -15,18 +15,18 @@ class LayerCache:
     tokens have no identity. Belongs to the thread that made it."""
 
     def __init__(self, config, num_heads, head_dim, max_seq_len):
-        keys, values, _ = config.plan(1)
+        keys, values, overrides = config.plan(1)
         self._heads, self._dim = num_heads, head_dim
         self._capacity = min(max_seq_len, config.capacity or max_seq_len)
         self._window = config.sliding_window or 0
         unique = uuid.uuid4().hex
-        self._store = connect(config.uri, **config.client_options).open_store(
-            StoreSpec(
-                # What makes the identity unique is not the model, of which codecs draw their rotations: results repeat from run to run.
-                name=f"layer-{unique}", model=f"layer of seed {config.seed}", tokenizer=unique, layers=1, kv_heads=num_heads, head_dim=head_dim, dtype="f32",
-                keys=keys, values=values, block_tokens=config.block_tokens, sink_tokens=config.sink_tokens, artifact=config.artifact,
-            )
+        spec = StoreSpec(
+            # What makes the identity unique is not the model, of which codecs draw their rotations: results repeat from run to run.
+            name=f"layer-{unique}", model=f"layer of seed {config.seed}", tokenizer=unique, layers=1, kv_heads=num_heads, head_dim=head_dim, dtype="f32",
+            keys=keys, values=values, overrides=overrides, block_tokens=config.block_tokens, sink_tokens=config.sink_tokens, artifact=config.artifact,
         )  # fmt: skip
+        config.complete(spec)
+        self._store = connect(config.uri, **config.client_options).open_store(spec)
         self._options = {
             "block_tokens": config.block_tokens,
             "placement": config.placement,

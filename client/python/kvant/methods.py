@@ -22,7 +22,7 @@ class Method:
 _RAW = Method("f16", values="f16")
 # As published: the same bits for the angles of all levels, a radius for 16 numbers. An angle has at least 2 bits.
 _POLAR = Method("polarquant", {"first": "bits", "others": "bits"}, least_bits=2)
-_COMMVQ = Method("commvq", {"bits": "bits"})
+_COMMVQ = Method("commvq", {"bits": "bits"}, frozenset({"codebook"}))
 _RVQ = Method("turboquant_rvq", {"bits": "bits"}, frozenset({"num_residuals"}))
 
 # Which codec will serve a method is decided; whether it is there, the library's registry says when a store is opened.
@@ -39,9 +39,9 @@ METHODS = {
     "polar": _POLAR,
     "polarquant": _POLAR,
     "rabitq": Method("rabitq", {"bits": "bits"}),
-    # Sub-vectors have four numbers, so num_subspaces is head_dim / 4; codebook and smooth_factors come as tensors of the artifact.
-    "vecinfer": Method("vecinfer", {"bits": "bits"}, frozenset({"num_subspaces"}), values="vecinfer", least_bits=2),
-    "spectral": Method("spectral", {"signal": "signal_bits", "noise": "noise_bits"}),
+    # Sub-vectors have four numbers, so num_subspaces is head_dim / 4.
+    "vecinfer": Method("vecinfer", {"bits": "bits"}, frozenset({"num_subspaces", "codebook", "smooth_factors"}), values="vecinfer", least_bits=2),
+    "spectral": Method("spectral", {"signal": "signal_bits", "noise": "noise_bits"}, frozenset({"rotations"})),
     "commvq": _COMMVQ,
     "comm_vq": _COMMVQ,
     # One bit between minimum and maximum is worse than zeros; the published package begins at two.

@@ -8,15 +8,21 @@ VERSION = 1
 _METADATA = "kvant"  # one entry: safetensors writes several in any order, and the file's hash is part of a store's identity
 
 
-def save(tensors, about, path):
-    """Writes tensors (f64 becomes f32) and `about`, a dict that says where they come from."""
-    from safetensors.torch import save_file
+def image(tensors, about):
+    """The artifact's bytes: tensors (f64 becomes f32) and `about`, a dict that says where they come from."""
+    from safetensors.torch import save as image_of
 
     narrow = {name: (tensor.to(torch.float32) if tensor.is_floating_point() else tensor).contiguous() for name, tensor in tensors.items()}
     for name, tensor in narrow.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"calibrate: {name} is not finite; the model's rows are not, or the text is too short")
-    save_file(narrow, path, {_METADATA: json.dumps({"artifact_version": VERSION, **about}, sort_keys=True)})
+    return image_of(narrow, {_METADATA: json.dumps({"artifact_version": VERSION, **about}, sort_keys=True)})
+
+
+def save(tensors, about, path):
+    """Writes image(tensors, about)."""
+    with open(path, "wb") as file:
+        file.write(image(tensors, about))
 
 
 def describe(path):

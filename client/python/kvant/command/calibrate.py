@@ -13,7 +13,9 @@ def add_arguments(command):
     command.add_argument("--artifact-out", metavar="FILE", help="the artifact to write, a safetensors file")
     command.add_argument("--window", type=models.positive, default=2048, help="tokens of one context (2048)")
     command.add_argument("--map-bits", type=float, default=3, help="bits per number that the directions of spectral codes share (3)")
-    command.add_argument("--plan-out", metavar="FILE", help="also allocates codecs to layers, KV heads and sides: the plan, a json file")
+    losses = "also measures what each of --candidates loses in every layer, KV head and side: the artifact then serves target_bits of any size"
+    command.add_argument("--losses", action="store_true", help=losses)
+    command.add_argument("--plan-out", metavar="FILE", help="allocates codecs by these losses: the plan, a json file")
     command.add_argument("--target-bits", type=float, default=3.5, help="its bits per number on average, side information included (3.5)")
     command.add_argument("--candidates", nargs="+", default=CANDIDATES, metavar="CODEC", help="its codecs (turboquant_mse at 1 to 4 bits, int8)")
 
@@ -26,6 +28,8 @@ def run(arguments):
     for name in ("model", "text", "artifact_out"):
         if getattr(arguments, name) is None:
             raise kvant.InvalidArgumentError(f"calibrate: {name.replace('_', '-')} is missing: MODEL --text FILE --artifact-out FILE")
+    import torch
+
     from kvant.calibration.tensors import tensors_of
     from kvant.command.sampling import projection_moment, sample_of, statistics_of
 
@@ -35,7 +39,8 @@ def run(arguments):
     tokens = sum(map(len, windows))
     with models.progress(tokens, "read", arguments.output) as progress:
         statistics = statistics_of(model, windows, arguments.step, progress)
-        sample = sample_of(model, windows[len(windows) // 2], progress)
+        window = windows[len(windows) // 2]
+        sample = sample_of(model, window, progress)
     tensors = {}
     with models.progress(len(statistics), "calibrate", arguments.output, "layer") as progress:
         for index, layer in sorted(statistics.items()):
@@ -43,37 +48,47 @@ def run(arguments):
             tensors |= {f"layers.{index}.{name}": tensor for name, tensor in of.items()}
             progress.update(1)
     about = {"model": kvant.model_identity(arguments.model), "tokens": tokens, "window": len(windows[0]), "map_bits": arguments.map_bits}
+    allocation = {}
+    if arguments.losses or arguments.plan_out:
+        choices, allocation["candidates"] = _measure(model, window, sample, artifact.image(tensors, about), arguments)
+        tensors |= {name: torch.from_numpy(tensor.copy()) for name, tensor in choices.tensors().items()}
     artifact.save(tensors, about, arguments.artifact_out)
-    result = {"artifact": arguments.artifact_out, "tokens": tokens, "tensors": len(tensors)}
     if arguments.plan_out:
-        result["plan"] = _allocate(model, list(sample.values()), arguments)
-    return result
+        allocation |= _allocate(choices, arguments)
+    return {"artifact": arguments.artifact_out, "tokens": tokens, "tensors": len(tensors), **({"plan": allocation} if allocation else {})}
 
 
-def _allocate(model, layers, arguments):
+def _measure(model, window, sample, image, arguments):
+    """(Choices of the candidates on one window's rows, what they are and their errors)."""
     import kvant.transformers
     from kvant.calibration import bits
+    from kvant.command.sensitivity import kl_by_layer
 
-    with open(arguments.artifact_out, "rb") as file:
-        image = file.read()
-    choices = []
-    with models.progress(len(arguments.candidates) * len(layers), "allocate", arguments.output, "layer") as progress:
+    layers, trials = list(sample.values()), []
+    with models.progress((len(arguments.candidates) + 2) * len(layers), "measure", arguments.output, "layer") as progress:
         for codec in arguments.candidates:
             config = kvant.KVCacheConfig(model_path=arguments.model, keys=codec, values=codec, artifact=image, salt="calibrate")
             with kvant.transformers.attach(model, config) as attachment:
                 spec = attachment.spec
-            choices.append(bits.try_spec(spec, codec, layers, progress))
-    choices.sort(key=lambda choice: sum(choice.bits))
-    chosen = bits.fill(choices, arguments.target_bits)
-    bits.save_plan(bits.plan_of(choices, chosen), arguments.plan_out)
-    key_bits, value_bits = bits.mean_bits(choices, chosen)
+            trials.append(bits.try_spec(spec, codec, layers, progress))
+        trials.sort(key=lambda trial: sum(trial.bits))
+        divergences = kl_by_layer(model, window, list(sample), bits.probe_of(trials).codes, progress)
+    errors = [
+        {"codec": trial.codec, "key_error": float(trial.errors[0].mean()), "value_error": float(trial.errors[1].mean())} for trial in trials
+    ]
+    return bits.choices_of(trials, divergences), errors
+
+
+def _allocate(choices, arguments):
+    from kvant.calibration import plan
+
+    chosen = plan.fill(choices, arguments.target_bits)
+    plan.save_plan(plan.specs_of(choices, chosen), arguments.plan_out)
+    key_bits, value_bits = plan.mean_bits(choices, chosen)
     return {
         "file": arguments.plan_out,
         "key_bits_per_element": key_bits,
         "value_bits_per_element": value_bits,
-        "candidates": [
-            {"codec": choice.spec, "key_error": float(choice.errors[0].mean()), "value_error": float(choice.errors[1].mean())} for choice in choices
-        ],
         "keys": chosen[0].tolist(),
         "values": chosen[1].tolist(),
     }
@@ -84,18 +99,22 @@ def show(result):
         _show_artifact(result)
         return
     print(f"{result['artifact']}: {result['tensors']} tensors, measured on {result['tokens']} tokens")
-    plan = result.get("plan")
-    if not plan:
+    measured = result.get("plan")
+    if not measured:
+        return
+    print()
+    for number, candidate in enumerate(measured["candidates"]):
+        print(f"  {number}: {candidate['codec']}, error {candidate['key_error']:.4f} of keys, {candidate['value_error']:.4f} of values")
+    if "file" not in measured:
         return
     import numpy
 
-    from kvant.calibration import bits
+    from kvant.calibration import plan
 
-    print(f"\n{plan['file']}: {plan['key_bits_per_element']:.3f} bits per number of the keys, {plan['value_bits_per_element']:.3f} of the values")
-    for number, candidate in enumerate(plan["candidates"]):
-        print(f"  {number}: {candidate['codec']}, error {candidate['key_error']:.4f} of keys, {candidate['value_error']:.4f} of values")
-    names = [str(number) for number in range(len(plan["candidates"]))]
-    print(bits.table(names, numpy.array([plan["keys"], plan["values"]])))
+    bits = f"{measured['key_bits_per_element']:.3f} bits per number of the keys, {measured['value_bits_per_element']:.3f} of the values"
+    print(f"\n{measured['file']}: {bits}")
+    names = [str(number) for number in range(len(measured["candidates"]))]
+    print(plan.table(names, numpy.array([measured["keys"], measured["values"]])))
 
 
 def _show_artifact(result):

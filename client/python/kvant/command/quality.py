@@ -224,7 +224,7 @@ class _Plan(_Subject):
         import kvant.transformers
 
         if name.startswith("@"):
-            from kvant.calibration.bits import load_plan
+            from kvant.calibration.plan import load_plan
 
             codecs = load_plan(name[1:])
         else:

@@ -67,5 +67,5 @@ def spec_of(model, config):
         )
     if spec.layers != layers:
         raise kvant.IdentityMismatchError(f"patch: the model has {layers} layers, {config.model_path} describes {spec.layers}")
-    config.check_head_dim(spec.head_dim)
+    config.complete(spec)
     return spec

@@ -159,7 +159,7 @@ def _spec(model, config):
         config=model_config.to_dict() if path.is_file() else None,
         **config.store_fields(model_config.num_hidden_layers),
     )
-    config.check_head_dim(spec.head_dim)
+    config.complete(spec)
     return spec
 
 
