@@ -1,10 +1,10 @@
 #include "quantizers/gauged_keys.h"
 
 #include <algorithm>
-#include <array>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,6 +15,7 @@
 #include "kernels/matrix/matrix.h"
 #include "kernels/raw/rows.h"
 #include "quantizers/artifact.h"
+#include "quantizers/rope_pairs.h"
 #include "quantizers/scratch.h"
 #include "quantizers/strided_rows.h"
 
@@ -64,6 +65,13 @@ class GaugedKeys final : public KeyCodec {
     stretch_ = static_cast<float>(2 * longest);
   }
 
+  /// [kv_heads, dim] of the artifact, positive.
+  void set_pair_gains(std::span<const float> gains) {
+    pair_gains_ = gains;
+    const float least = *std::ranges::min_element(gains);
+    stretch_ = 2.0F / std::min(least, 1.0F);
+  }
+
   [[nodiscard]] std::size_t parts() const noexcept override { return inner_->parts(); }
   [[nodiscard]] std::size_t part_bytes(std::size_t part) const noexcept override {
     return inner_->part_bytes(part) + (part == 0 ? gauge_bytes() : 0);
@@ -84,9 +92,10 @@ class GaugedKeys final : public KeyCodec {
     form.gain_offset = kind_ == GaugeKind::kGains ? form.mean_offset + dim_ * sizeof(std::uint16_t) : 0;
     return form;
   }
-  /// Of normal rows: their mean takes one of block_tokens degrees of freedom with it. How much a matrix changes is not known.
+  /// Of normal rows: their mean takes one of block_tokens degrees of freedom with it. How much a calibration changes is not
+  /// known.
   [[nodiscard]] std::optional<double> expected_error(std::size_t parts) const override {
-    if (kind_ == GaugeKind::kMatrix) return std::nullopt;
+    if (calibrated()) return std::nullopt;
     const std::optional<double> inner = inner_->expected_error(parts);
     if (!inner) return std::nullopt;
     return *inner * (1.0 - 1.0 / static_cast<double>(tokens_));
@@ -118,6 +127,9 @@ class GaugedKeys final : public KeyCodec {
       float* turned = pieces.Floats(tokens_ * dim_);
       Times(gauge_, args.head, rows, dim_, tokens_, turned);
       rows = turned;
+    } else if (kind_ == GaugeKind::kPair) {
+      const float* gains = pair_gains_.data() + args.head * dim_;
+      for (std::size_t i = 0; i < tokens_ * dim_; ++i) rows[i] /= gains[i % dim_];
     }
     EncodeArgs coded = args;
     coded.rows = {rows, ElementType::kF32, tokens_, dim_, dim_};
@@ -143,6 +155,8 @@ class GaugedKeys final : public KeyCodec {
       if (kind_ == GaugeKind::kMatrix) {
         Times(inverse_, args.head, row, dim_, 1, turned);
         std::copy_n(turned, dim_, row);
+      } else if (kind_ == GaugeKind::kPair) {
+        TimesGains(args.head, row, dim_, 1, row);
       }
       kernels::RemoveGauge(gauge, dim_, 1, row, dim_);
       PutRows(row, 1, dim_, args.rows + (t - args.begin) * args.row_stride, args.row_stride, args.add);
@@ -159,6 +173,10 @@ class GaugedKeys final : public KeyCodec {
     }
     if (kind_ == GaugeKind::kMatrix) {
       Times(inverse_, args.head, args.queries, args.query_stride, args.n, kept.queries);
+    } else if (kind_ == GaugeKind::kPair) {
+      TimesGains(args.head, args.queries, args.query_stride, args.n, kept.queries);
+    }
+    if (kept.queries != nullptr) {
       coded.queries = kept.queries;
       coded.query_stride = dim_;
     }
@@ -221,6 +239,14 @@ class GaugedKeys final : public KeyCodec {
     kernels::RowsTimesMatrix(
         {.matrix = matrices.data() + head * dim_ * dim_, .dim = dim_, .rows = rows, .stride = stride, .n = n, .out = out});
   }
+  /// n rows times the head's pair gains, adjacent; `out` may be `rows`.
+  void TimesGains(std::size_t head, const float* rows, std::size_t stride, std::size_t n, float* out) const {
+    const float* gains = pair_gains_.data() + head * dim_;
+    for (std::size_t i = 0; i < n; ++i) {
+      for (std::size_t d = 0; d < dim_; ++d) out[i * dim_ + d] = rows[i * stride + d] * gains[d];
+    }
+  }
+  [[nodiscard]] bool calibrated() const noexcept { return kind_ == GaugeKind::kMatrix || kind_ == GaugeKind::kPair; }
   [[nodiscard]] std::size_t ExactRows(const EncodeArgs& args) const {
     return args.first_position == 0 ? std::min(exact_rows_, tokens_) : 0;
   }
@@ -261,6 +287,7 @@ class GaugedKeys final : public KeyCodec {
   std::unique_ptr<KeyCodec> inner_;
   std::span<const float> gauge_;
   std::span<const float> inverse_;
+  std::span<const float> pair_gains_;
 };
 
 /// Whether x S is x G in the order of the other axis, and x G S is x, for a vector x and every head: cheap, and no wrong tensor
@@ -299,26 +326,74 @@ Result<void> CheckGauge(const CodecConfig& config, std::span<const float> gauge,
   return {};
 }
 
+/// A tensor that the gauge `kind` needs.
+Result<std::span<const float>> FindTensor(const CodecConfig& config, const char* kind, const char* what,
+                                          std::initializer_list<std::size_t> shape) {
+  const std::string name = GaugeTensor(config, what), gauge = std::string("gauge=") + kind;
+  if (config.artifact == nullptr) {
+    return Error{ErrorCode::kInvalidArgument, gauge + " needs tensor " + name + ", but the plan has no artifact"};
+  }
+  auto found = config.artifact->Find(name, shape);
+  if (!found) return Error{found.error().code, gauge + ": " + found.error().message};
+  return found;
+}
+
+/// That gains are positive, of a size that leaves floats in range, and RoPE can turn what they have changed.
+Result<void> CheckPairGains(const CodecConfig& config, std::span<const float> gains) {
+  const auto places = PlanarPlaces(config.rope, config.head_dim);
+  for (std::size_t head = 0; head < config.kv_heads; ++head) {
+    const float* of = gains.data() + head * config.head_dim;
+    const std::string where = GaugeTensor(config, "pair_gains") + " of KV head " + std::to_string(head);
+    for (std::size_t d = 0; d < config.head_dim; ++d) {
+      if (!(of[d] >= 1e-6F && of[d] <= 1e6F)) {
+        return Error{ErrorCode::kInvalidArgument,
+                     where + ", channel " + std::to_string(d) + ": " + std::to_string(of[d]) + " is not between 1e-6 and 1e6"};
+      }
+    }
+    if (config.rope.pairing == RopePairing::kNone) continue;
+    for (std::size_t p = 0; p < TurnedPairs(config.rope, config.head_dim); ++p) {
+      if (of[places[p]] != of[places[config.head_dim / 2 + p]]) {
+        return Error{ErrorCode::kInvalidArgument, where + " has two gains for channels " + std::to_string(places[p]) + " and " +
+                                                      std::to_string(places[config.head_dim / 2 + p]) +
+                                                      ", which RoPE turns as a pair"};
+      }
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<KeyCodec>> MakeGaugedKeys(GaugeKind kind, const CodecConfig& config, std::unique_ptr<KeyCodec> inner) {
   auto keys = std::make_unique<GaugedKeys>(kind, config, std::move(inner));
+  const std::size_t heads = config.kv_heads, dim = config.head_dim;
   if (kind == GaugeKind::kMatrix) {
-    std::array<std::span<const float>, 2> tensors;
-    constexpr std::array kNames = {"gauge", "gauge_inverse"};
-    for (std::size_t i = 0; i < 2; ++i) {
-      const std::string name = GaugeTensor(config, kNames[i]);
-      if (config.artifact == nullptr) {
-        return Error{ErrorCode::kInvalidArgument, "gauge=matrix needs tensor " + name + ", but the plan has no artifact"};
-      }
-      auto found = config.artifact->Find(name, {config.kv_heads, config.head_dim, config.head_dim});
-      if (!found) return Error{found.error().code, "gauge=matrix: " + found.error().message};
-      tensors[i] = *found;
-    }
-    if (auto ok = CheckGauge(config, tensors[0], tensors[1]); !ok) return std::move(ok).error();
-    keys->set_matrices(tensors[0], tensors[1]);
+    auto gauge = FindTensor(config, "matrix", "gauge", {heads, dim, dim});
+    if (!gauge) return std::move(gauge).error();
+    auto inverse = FindTensor(config, "matrix", "gauge_inverse", {heads, dim, dim});
+    if (!inverse) return std::move(inverse).error();
+    if (auto ok = CheckGauge(config, *gauge, *inverse); !ok) return std::move(ok).error();
+    keys->set_matrices(*gauge, *inverse);
+  } else if (kind == GaugeKind::kPair) {
+    auto gains = FindTensor(config, "pair", "pair_gains", {heads, dim});
+    if (!gains) return std::move(gains).error();
+    if (auto ok = CheckPairGains(config, *gains); !ok) return std::move(ok).error();
+    keys->set_pair_gains(*gains);
   }
   return std::unique_ptr<KeyCodec>(std::move(keys));
+}
+
+std::vector<ExampleTensor> ExamplePairGains(const CodecConfig& config) {
+  const std::size_t dim = config.head_dim;
+  const auto places = PlanarPlaces(config.rope, dim);
+  std::vector<float> gains(config.kv_heads * dim);
+  for (std::size_t head = 0; head < config.kv_heads; ++head) {
+    for (std::size_t p = 0; p < dim / 2; ++p) {
+      const float gain = 0.5F * static_cast<float>(1 + (p + head) % 5);
+      gains[head * dim + places[p]] = gains[head * dim + places[dim / 2 + p]] = gain;
+    }
+  }
+  return {{GaugeTensor(config, "pair_gains"), {config.kv_heads, dim}, std::move(gains)}};
 }
 
 std::vector<ExampleTensor> ExampleGauge(const CodecConfig& config) {

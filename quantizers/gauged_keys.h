@@ -3,8 +3,8 @@
 //
 // Softmax does not see a vector that is added to all keys, and <q, k> = <q g, k / g>. So each block's keys are coded without
 // their own mean, and in coordinates in which no channel stands out: divided by gains that the block itself carries, or
-// multiplied by a matrix from calibration. Both are needed for models whose keys have a large common part (codecs.md §1.2b; the
-// figures are in tools/bench/README.md). Blocks stay pure functions of their rows.
+// multiplied by a matrix or divided by gains from calibration. Both are needed for models whose keys have a large common part
+// (codecs.md §1.2b; the figures are in tools/bench/README.md). Blocks stay pure functions of their rows.
 //
 //   code rows z = (k - mean) / gain   or   (k - mean) G        <q, k> = <q, mean> + <q gain, z>   or   <q, mean> + <q G^-1, z>
 //
@@ -24,15 +24,18 @@ enum class GaugeKind : std::uint8_t {
   kMean,    ///< the block's mean
   kGains,   ///< the block's mean and a gain per channel
   kMatrix,  ///< the block's mean, then a calibrated matrix
+  kPair,    ///< the block's mean, then calibrated gains, one for both channels of a pair that RoPE turns
 };
 
-/// Puts a gauge before a codec of keys. kMatrix needs "layers.<layer>.keys.gauge" and "layers.<layer>.keys.gauge_inverse", both
-/// [kv_heads, head_dim, head_dim], symmetric, each other's inverse: errors name the tensor. Requires: inner->pre_rope() is
-/// false or the gauge is of keys before RoPE, too.
+/// Puts a gauge before a codec of keys. kPair needs "layers.<layer>.keys.pair_gains" [kv_heads, head_dim], positive, the same
+/// for both channels of a pair: keys are divided by them. kMatrix needs "layers.<layer>.keys.gauge" and
+/// "layers.<layer>.keys.gauge_inverse", both [kv_heads, head_dim, head_dim], symmetric, each other's inverse: errors name the
+/// tensor. Requires: inner->pre_rope() is false or the gauge is of keys before RoPE, too.
 [[nodiscard]] Result<std::unique_ptr<KeyCodec>> MakeGaugedKeys(GaugeKind kind, const CodecConfig& config,
                                                                std::unique_ptr<KeyCodec> inner);
 
-/// Tensors with which kMatrix can be made.
+/// Tensors with which kMatrix can be made, and kPair.
 [[nodiscard]] std::vector<ExampleTensor> ExampleGauge(const CodecConfig& config);
+[[nodiscard]] std::vector<ExampleTensor> ExamplePairGains(const CodecConfig& config);
 
 }  // namespace kvant::quantizers

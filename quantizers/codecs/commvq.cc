@@ -32,6 +32,7 @@
 #include "kernels/ufloat16.h"
 #include "quantizers/artifact.h"
 #include "quantizers/codec.h"
+#include "quantizers/rope_pairs.h"
 #include "quantizers/strided_rows.h"
 
 namespace kvant::quantizers {
@@ -53,22 +54,6 @@ std::size_t StagesOf(const CodecConfig& config) {
 
 std::string TensorName(const CodecConfig& config) { return "layers." + std::to_string(config.layer) + ".keys.commvq"; }
 
-/// Where number i of a planar row, real parts first, lies in a row.
-std::vector<std::uint16_t> Places(const RopeSpec& rope, std::size_t dim) {
-  std::vector<std::uint16_t> places(dim);
-  const std::size_t turned = (rope.rotary_dims == 0 ? dim : rope.rotary_dims) / 2, rest = dim / 2 - turned;
-  for (std::size_t p = 0; p < dim / 2; ++p) {
-    std::size_t real = 2 * p, imaginary = 2 * p + 1;
-    if (rope.pairing != RopePairing::kAdjacent) {
-      real = p < turned ? p : turned + p;
-      imaginary = real + (p < turned ? turned : rest);
-    }
-    places[p] = static_cast<std::uint16_t>(real);
-    places[dim / 2 + p] = static_cast<std::uint16_t>(imaginary);
-  }
-  return places;
-}
-
 class CommVqKeys final : public KeyCodec {
  public:
   CommVqKeys(const CodecConfig& config, std::span<const float> words, std::size_t stages)
@@ -77,7 +62,7 @@ class CommVqKeys final : public KeyCodec {
         stages_(stages),
         words_(words),
         rope_(config.rope, config.head_dim),
-        places_(Places(config.rope, config.head_dim)) {}
+        places_(PlanarPlaces(config.rope, config.head_dim)) {}
 
   [[nodiscard]] bool pre_rope() const noexcept override { return true; }
   [[nodiscard]] std::size_t part_bytes(std::size_t) const noexcept override {

@@ -8,8 +8,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 import numpy  # noqa: E402
 from kvant.calibration import codebook as codebooks  # noqa: E402
+from kvant.calibration import commvq  # noqa: E402
 from kvant.calibration.allocation import LLOYD_ERRORS, Units, allocate  # noqa: E402
 from kvant.calibration.gauge import SHRINKAGE, gauge  # noqa: E402
+from kvant.calibration.pairs import pair_gains  # noqa: E402
+from kvant.calibration.rope import Turns  # noqa: E402
 from kvant.calibration.spectral import directions, water_fill  # noqa: E402
 from kvant.calibration.statistics import BLOCK_TOKENS, SINK_TOKENS, LayerStatistics  # noqa: E402
 from kvant.command import yardsticks  # noqa: E402
@@ -61,6 +64,60 @@ def test_statistics_take_blocks_off_their_mean():
     assert torch.allclose(statistics.mean("values"), values.mean(1))
     body = values[:, SINK_TOKENS:] - values.mean(1, keepdim=True)
     assert torch.allclose(statistics.covariance_around_mean("values"), body.mT @ body / body.shape[1])
+
+
+def turns(dims, tokens):
+    """Of halves, as Llama's with theta 10000."""
+    pairs = torch.arange(dims // 2)
+    angles = torch.arange(tokens, dtype=torch.float64)[:, None] * 10000.0 ** (-2 * pairs.double() / dims)
+    return Turns(pairs, pairs + dims // 2, angles.cos(), angles.sin())
+
+
+def turned(rows, by):
+    """Rows [heads, tokens, dims] before RoPE as complex multiplication has them behind it."""
+    half = rows.shape[2] // 2
+    product = torch.complex(rows[..., :half], rows[..., half:]) * torch.complex(by.cosines, by.sines)[: rows.shape[1]]
+    return torch.cat([product.real, product.imag], -1)
+
+
+def test_turns_are_undone_and_the_mean_before_rope_is_found():
+    by, bias = turns(16, 2 * BLOCK_TOKENS), 5 * normal(1, 1, 16, seed=6)
+    plain = bias + normal(2, 2 * BLOCK_TOKENS, 16)
+    keys = turned(plain, by)
+    for first in (0, BLOCK_TOKENS):
+        assert torch.allclose(by.undone(keys[:, first : first + BLOCK_TOKENS], first), plain[:, first : first + BLOCK_TOKENS])
+    statistics = LayerStatistics(2, 16)
+    for first in (0, BLOCK_TOKENS):
+        part = keys[:, first : first + BLOCK_TOKENS]
+        statistics.add(part, part, part, first, by)
+    assert torch.allclose(statistics.plain_mean, plain[:, SINK_TOKENS:].mean(1))
+    assert torch.allclose(statistics.mean_square("keys"), (keys[:, SINK_TOKENS:] ** 2).mean(1))
+
+
+def test_pair_gains_even_out_keys_and_queries_pair_by_pair():
+    by = turns(16, 1)
+    keys, queries = normal(2, 16, seed=2) ** 2 + 0.01, normal(2, 16, seed=3) ** 2 + 0.01
+    gains = pair_gains(keys, queries, by)
+    assert torch.equal(gains[:, :8], gains[:, 8:])
+    of_pairs = [(square[:, :8] + square[:, 8:]) for square in (keys / gains**2, queries * gains**2)]
+    ratio = of_pairs[0] / of_pairs[1]
+    assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio))
+    assert torch.allclose((keys / gains**2).sum(1), keys.sum(1))
+    assert torch.equal(pair_gains(torch.zeros(1, 16), torch.ones(1, 16), by), torch.ones(1, 16, dtype=torch.float64).float())
+
+
+def test_codewords_of_structured_rows_are_found_and_turn():
+    """Rows that are sums of a few codewords come back; those of no structure lose what 12 bits a stage can save of them at most."""
+    generator = numpy.random.default_rng(3)
+    words = generator.normal(size=(8, 16)) + 1j * generator.normal(size=(8, 16))
+    rows = words[generator.integers(8, size=2000)] + 1j * words[generator.integers(8, size=2000)]
+    books = commvq.codewords(rows[:1500], 2, seed=1)
+    assert books.shape == (2, 64, 2, 16) and numpy.array_equal(books, commvq.codewords(rows[:1500], 2, seed=1))
+    assert commvq.error(rows[1500:], books) < 0.02
+    plain = generator.normal(size=(6000, 16)) + 1j * generator.normal(size=(6000, 16))
+    left = commvq.error(plain[5000:], commvq.codewords(plain[:5000], 3, seed=1))
+    # 36 bits for 32 numbers: rate and distortion allow 2^(-2 * 36 / 32) = .21; stages of 12 bits with 128 free words reach some .45.
+    assert 0.21 < left < 0.6
 
 
 def test_allocation_is_the_best_there_is():

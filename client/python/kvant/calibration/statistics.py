@@ -22,13 +22,16 @@ class LayerStatistics:
         self._values = torch.zeros(square, dtype=torch.float64)
         self._keys = torch.zeros(square, dtype=torch.float64)
         self._largest = torch.zeros(row, dtype=torch.float64)  # |key|
+        self._plain = torch.zeros(row, dtype=torch.float64)  # keys before RoPE
 
-    def add(self, queries, keys, values, first):
-        """The rows of consecutive tokens from position `first`, a multiple of BLOCK_TOKENS."""
+    def add(self, queries, keys, values, first, turns=None):
+        """The rows of consecutive tokens from position `first`, a multiple of BLOCK_TOKENS; `turns` (calibration.rope) if RoPE is known."""
         queries, keys, values = (rows.to(torch.float64) for rows in (queries, keys, values))
         self._tokens += keys.shape[1]
         self._sums["keys"] += keys.sum(1)
         self._sums["values"] += values.sum(1)
+        if turns is not None:
+            self._plain += turns.undone(keys, first)[:, SINK_TOKENS if first == 0 else 0 :].sum(1)
         for begin in range(0, keys.shape[1], BLOCK_TOKENS):
             body = slice(begin + (SINK_TOKENS if first + begin == 0 else 0), begin + BLOCK_TOKENS)
             self._add_block(queries[:, body], keys[:, body], values[:, body])
@@ -52,6 +55,16 @@ class LayerStatistics:
     def mean(self, side):
         """[kv_heads, head_dim], over all tokens."""
         return self._sums[side] / self._tokens
+
+    @property
+    def plain_mean(self):
+        """[kv_heads, head_dim], of keys before RoPE."""
+        return self._plain / max(1, self._body_tokens)
+
+    def mean_square(self, side):
+        """[kv_heads, head_dim] of keys or values."""
+        moment = self._keys if side == "keys" else self._values
+        return moment.diagonal(dim1=1, dim2=2) / max(1, self._body_tokens)
 
     @property
     def key_covariance(self):

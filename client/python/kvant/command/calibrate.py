@@ -13,6 +13,8 @@ def add_arguments(command):
     command.add_argument("--artifact-out", metavar="FILE", help="the artifact to write, a safetensors file")
     command.add_argument("--window", type=models.positive, default=2048, help="tokens of one context (2048)")
     command.add_argument("--map-bits", type=float, default=3, help="bits per number that the directions of spectral codes share (3)")
+    commvq = "also trains codewords for commvq at so many bits; some 10000 tokens are wanted, and minutes for each layer"
+    command.add_argument("--commvq-bits", type=int, choices=[1, 2], help=commvq)
     losses = "also measures what each of --candidates loses in every layer, KV head and side: the artifact then serves target_bits of any size"
     command.add_argument("--losses", action="store_true", help=losses)
     command.add_argument("--plan-out", metavar="FILE", help="allocates codecs by these losses: the plan, a json file")
@@ -30,21 +32,33 @@ def run(arguments):
             raise kvant.InvalidArgumentError(f"calibrate: {name.replace('_', '-')} is missing: MODEL --text FILE --artifact-out FILE")
     import torch
 
+    from kvant.calibration.rope import turns_of
     from kvant.calibration.tensors import tensors_of
+    from kvant.command.codewords import Codewords
     from kvant.command.sampling import projection_moment, sample_of, statistics_of
+    from kvant.transformers import attach
 
     model, tokenizer = models.load(arguments.model)
     ids = models.tokens_of(tokenizer, models.read_text(arguments.text), 1)[: arguments.tokens]
     windows = models.windows_of(ids, arguments.window, len(ids))
     tokens = sum(map(len, windows))
+    with attach(model, kvant.KVCacheConfig(model_path=arguments.model, salt="calibrate")) as attachment:
+        turns = turns_of(model, attachment.spec.rope, len(windows[0]))
+    words = None
+    if arguments.commvq_bits:
+        if turns is None:
+            raise kvant.UnsupportedError(f"calibrate: --commvq-bits={arguments.commvq_bits}: {arguments.model} has no rotary positions that are known")
+        words = Codewords(turns, arguments.commvq_bits)
     with models.progress(tokens, "read", arguments.output) as progress:
-        statistics = statistics_of(model, windows, arguments.step, progress)
+        statistics = statistics_of(model, windows, arguments.step, turns, progress, None if words is None else words.keep)
         window = windows[len(windows) // 2]
         sample = sample_of(model, window, progress)
     tensors = {}
     with models.progress(len(statistics), "calibrate", arguments.output, "layer") as progress:
         for index, layer in sorted(statistics.items()):
-            of = tensors_of(layer, sample[index], projection_moment(sample[index]), arguments.map_bits, seed=index)
+            of = tensors_of(layer, sample[index], projection_moment(sample[index]), turns, arguments.map_bits, seed=index)
+            if words is not None:
+                of["keys.commvq"] = words.of(index)
             tensors |= {f"layers.{index}.{name}": tensor for name, tensor in of.items()}
             progress.update(1)
     about = {"model": kvant.model_identity(arguments.model), "tokens": tokens, "window": len(windows[0]), "map_bits": arguments.map_bits}
@@ -60,15 +74,15 @@ def run(arguments):
 
 def _measure(model, window, sample, image, arguments):
     """(Choices of the candidates on one window's rows, what they are and their errors)."""
-    import kvant.transformers
     from kvant.calibration import bits
     from kvant.command.sensitivity import kl_by_layer
+    from kvant.transformers import attach
 
     layers, trials = list(sample.values()), []
     with models.progress((len(arguments.candidates) + 2) * len(layers), "measure", arguments.output, "layer") as progress:
         for codec in arguments.candidates:
             config = kvant.KVCacheConfig(model_path=arguments.model, keys=codec, values=codec, artifact=image, salt="calibrate")
-            with kvant.transformers.attach(model, config) as attachment:
+            with attach(model, config) as attachment:
                 spec = attachment.spec
             trials.append(bits.try_spec(spec, codec, layers, progress))
         trials.sort(key=lambda trial: sum(trial.bits))

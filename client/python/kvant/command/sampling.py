@@ -11,14 +11,17 @@ from kvant.command.recording import recording
 SAMPLE_TOKENS = 1024
 
 
-def statistics_of(model, windows, step, progress):
-    """LayerStatistics of each attention layer, by its index."""
+def statistics_of(model, windows, step, turns, progress, each=None):
+    """LayerStatistics of each attention layer, by its index. turns: the model's calibration.rope.Turns, or None; each(layer, keys, first)
+    gets the keys [kv_heads, tokens, head_dim] of every step."""
     layers, first = {}, 0
 
     def seen(module, queries, keys, values):
         if module.layer_idx not in layers:
             layers[module.layer_idx] = LayerStatistics(keys.shape[1], keys.shape[3])
-        layers[module.layer_idx].add(queries[0], keys[0], values[0], first)
+        layers[module.layer_idx].add(queries[0], keys[0], values[0], first, turns)
+        if each is not None:
+            each(module.layer_idx, keys[0], first)
 
     step = max(1, step // BLOCK_TOKENS) * BLOCK_TOKENS  # blocks are gathered whole
     with recording(model, seen):
