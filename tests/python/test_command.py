@@ -86,8 +86,8 @@ def test_an_artifact_is_the_same_each_time_and_describes_itself(torch, capsys, b
     assert said["about"]["artifact_version"] == 1 and said["about"]["tokens"] == 512
     layers = json.loads((byte6m / "config.json").read_text())["num_hidden_layers"]
     kinds = said["tensors"]
-    sides = {f"{side}.{what}" for side in ("keys", "values") for what in ("mean", "gauge", "gauge_inverse", "codebook", "basis", "deviation", "bits")}
-    assert kinds.keys() == sides | {"keys.smooth"}
+    sides = {f"{side}.{what}" for side in ("keys", "values") for what in ("mean", "outliers", "codebook", "basis", "deviation", "bits")}
+    assert kinds.keys() == sides | {f"keys.{what}" for what in ("smooth", "gauge", "gauge_inverse", "pair_gains", "bias")}
     assert all(kind["layers"] == layers for kind in kinds.values())
     assert kinds["keys.gauge"]["shape"][1:] == [128, 128] and kinds["keys.codebook"]["shape"][1:] == [256, 4]
     assert main(["calibrate", "--text", str(text)]) == 1
@@ -164,9 +164,13 @@ def test_rows_are_what_the_model_computes(torch, capsys, byte6m, text, tmp_path)
 
     path = tmp_path / "rows"
     answer(capsys, "rows", byte6m, "--text", text, "--tokens", 64, "--step", 40, "--rows-out", path)
+    from kvant.calibration.rope import turns_of
     from kvant.command import models
+    from kvant.transformers import attach
 
     model, tokenizer = models.load(byte6m)
+    with attach(model, kvant.KVCacheConfig(model_path=byte6m)) as attachment:
+        rope = attachment.spec.rope
     ids = models.tokens_of(tokenizer, text.read_text(), 64)[:64]
     first = model.model.layers[0]
     with torch.inference_mode():
@@ -180,4 +184,5 @@ def test_rows_are_what_the_model_computes(torch, capsys, byte6m, text, tmp_path)
         for rotated, plain in ((q, expected["q"]), (k, expected["k"])):  # RoPE turns pairs, and leaves the first position as it is
             assert torch.allclose(rotated[:, 0], plain[:, 0], atol=1e-5)
             assert torch.allclose(rotated.norm(dim=-1), plain.norm(dim=-1), rtol=1e-4)
+        assert torch.allclose(turns_of(model, rope, 64).undone(k.double(), 0).float(), expected["k"], atol=1e-4)  # as calibration reads them
         assert len(list(rows.keys())) == 3 * json.loads((byte6m / "config.json").read_text())["num_hidden_layers"]

@@ -7,10 +7,10 @@ from kvant.calibration.statistics import SINK_TOKENS
 
 
 class Codewords:
-    """turns: the model's calibration.rope.Turns. Holds all keys in f32."""
+    """turns: the model's calibration.rope.Turns; stages: those of `bits` if not given. Holds all keys in f32."""
 
-    def __init__(self, turns, bits):
-        self._turns, self._bits = turns, bits
+    def __init__(self, turns, bits, stages=None):
+        self._turns, self._bits, self._stages = turns, bits, stages
         self._keys = {}
 
     def keep(self, layer, keys, first):
@@ -19,9 +19,9 @@ class Codewords:
         self._keys.setdefault(layer, []).append(plain[:, SINK_TOKENS if first == 0 else 0 :])
 
     def of(self, layer):
-        """The layer's tensor keys.commvq [kv_heads, stages, 64, 2, head_dim / 2]; its keys are dropped."""
+        """The layer's tensor keys.commvq, [kv_heads, stages, 64, 2, head_dim / 2]; its keys are dropped."""
         keys = torch.cat(self._keys.pop(layer), 1)
-        stages = commvq.stages_for(self._bits, keys.shape[2])
+        stages = self._stages or commvq.stages_for(self._bits, keys.shape[2])
         real, imaginary = self._planar(keys.shape[2])
         rows = torch.complex(keys[..., real].double(), keys[..., imaginary].double()).numpy()
         return torch.stack([torch.from_numpy(commvq.codewords(of_head, stages, seed=layer)) for of_head in rows])
