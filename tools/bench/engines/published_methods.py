@@ -215,6 +215,15 @@ def codes_alone(model, keys, values):
     return Plan(f"{keys}/{values}, codes alone", lambda: [RoundTrip(codes) for _ in model.layers], lambda _: bits)
 
 
+# Codecs that have the name of a published method, at no more bits than it.
+NAMESAKES = [
+    ("turboquant_rvq:bits=1", "f16"), ("turboquant_rvq:bits=2", "f16"), ("kivi:bits=2,group=32", "kivi:bits=2,group=32"),
+    ("kivi:bits=4,group=32", "kivi:bits=4,group=32"), *((f"turboquant_mse:bits={b},gauge=none", "int8") for b in (2, 3, 4)),
+    *((f"turboquant_prod:bits={b},m=64", "int8") for b in (3, 4)), ("qjl:m=128", "int8"), ("qjl:m=512", "int8"),
+    *((f"polarquant:first={b},others={b},levels=4", "int8") for b in (2, 4)),
+]  # fmt: skip
+
+
 def kvant_plans(model, path):
     codecs = {b: f"turboquant_mse:bits={b}" for b in (1, 2, 3, 4)}
     same = [(codec, codec) for codec in codecs.values()]
@@ -223,7 +232,7 @@ def kvant_plans(model, path):
         yield stored(model, path, keys, values)
     for keys, values in [*same, *mixed]:
         yield stored(model, path, keys, values, recent_tokens=0, sink_tokens=0)
-    for keys, values in [*same, *mixed, *((codecs[b], "int8") for b in (2, 3, 4))]:
+    for keys, values in [*same, *mixed, *((codecs[b], "int8") for b in (2, 3, 4)), *NAMESAKES]:
         yield codes_alone(model, keys, values)
 
 
