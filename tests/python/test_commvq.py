@@ -9,7 +9,7 @@ pytest.importorskip("scipy")
 import kvant  # noqa: E402
 import numpy  # noqa: E402
 from conftest import ROOT  # noqa: E402
-from kvant.calibration.rope import turns_of  # noqa: E402
+from kvant.calibration.rope import Turns, turns_of  # noqa: E402
 from kvant.command import models  # noqa: E402
 from kvant.command.codewords import Codewords  # noqa: E402
 from kvant.command.recording import recording  # noqa: E402
@@ -62,11 +62,17 @@ def attention(queries, keys, values):
     return torch.einsum("nhs,sd->nhd", (torch.einsum("nhd,sd->nhs", queries, keys) * 128**-0.5).softmax(-1), values)
 
 
+def trained(keys, turns):
+    """Codewords [1, STAGES, 64, 2, 64] from keys behind RoPE, by turns that are undone first."""
+    kept = Codewords(turns, bits=1, stages=STAGES)
+    kept.keep(LAYER, keys, 0)
+    return kept.of(LAYER).numpy().astype(numpy.float32)
+
+
 def test_trained_codewords_serve_keys_before_rope(rows):
     rope, turns, ((_, learnt, _), (queries, keys, values)) = rows
-    kept = Codewords(turns, bits=1, stages=STAGES)
-    kept.keep(LAYER, learnt[:1], 0)
-    words = kept.of(LAYER).numpy().astype(numpy.float32)
+    none = Turns(turns.first, turns.second, torch.ones_like(turns.cosines), torch.zeros_like(turns.sines))
+    words, of_turned = (trained(learnt[:1], by) for by in (turns, none))
     assert words.shape == (1, STAGES, 64, 2, 64)
     plain, value = turns.undone(keys[:1].double(), 0)[0].float(), values[0]
     asked = queries[:2, -32:].transpose(0, 1).contiguous()
@@ -79,6 +85,9 @@ def test_trained_codewords_serve_keys_before_rope(rows):
     generator = numpy.random.default_rng(1)
     untrained, _ = read_back(rope, (generator.standard_normal(words.shape) * words.std()).astype(numpy.float32), plain, value, asked)
     assert relative(back) < 0.5 * relative(untrained)
+    behind, _ = read_back(rope, of_turned, plain, value, asked)
+    print("RELATIVE", relative(back), relative(behind), relative(untrained))
+    assert relative(back) < 0.8 * relative(behind), "codewords are of keys before RoPE"
     # Attention is that over decoded rows, turned in double by the model's own cosines.
     half = torch.complex(back[:, :64].double(), back[:, 64:].double()) * torch.complex(turns.cosines, turns.sines)[:READ]
     expected = attention(asked.double(), torch.cat([half.real, half.imag], -1), value.double())
