@@ -42,6 +42,7 @@ int Run(int argc, char** argv) {
   AddInfo(app, invocation);
   AddStats(app, invocation);
   AddDoctor(app, invocation);
+  AddTop(app, invocation);
   AddStores(app, invocation);
   AddSequences(app, invocation);
   AddInspect(app, invocation);
