@@ -201,7 +201,9 @@ Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) {
     pending.parts_.push_back(part);
     return {};
   };
-  Result<void> added = add({.kind = protocol::BlockKind::kCodes, .payload_bytes = plan_->payload_bytes()});
+  Result<void> added = add({.kind = protocol::BlockKind::kCodes,
+                            .payload_bytes = plan_->payload_bytes(),
+                            .sections = static_cast<std::uint8_t>(plan_->sections())});
   if (added && sink_type) {
     added = add({.kind = protocol::BlockKind::kSinks, .payload_bytes = SinkBytes(*sink_type), .element_type = *sink_type});
   }
