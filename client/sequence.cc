@@ -178,7 +178,9 @@ Result<void> Sequence::AdoptTable(wire::BlockTable::Reader table) {
     if (table.getFirst() + i < blocks_.size()) continue;
     auto slot = store_->Slot(blocks[i], protocol::BlockKind::kCodes);
     if (!slot) return slot.error();
-    const std::size_t sections = store_->plan().SectionsOf(slot->payload_bytes);
+    const auto plan = store_->plan();
+    if (!plan) return plan.error();
+    const std::size_t sections = (*plan)->SectionsOf(slot->payload_bytes);
     if (sections == 0) {
       return Error{ErrorCode::kCorrupt, "block " + std::to_string(blocks_.size()) + " of sequence " + std::to_string(id_) +
                                             " has a payload of " + std::to_string(slot->payload_bytes) +

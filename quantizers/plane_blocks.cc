@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "kernels/lloyd/plane_table.h"
@@ -22,7 +23,8 @@ constexpr std::uint32_t kLevelBits = 8;
 template <class Base>
 class OfPlanes : public Base {
  public:
-  explicit OfPlanes(LloydBlocks plain) : plain_(std::move(plain)) {}
+  explicit OfPlanes(LloydBlocks plain)
+      : plain_(std::move(plain)), levels_(kernels::LloydPlaneTables(plain_.table().bits, plain_.scale())) {}
 
   [[nodiscard]] std::size_t parts() const noexcept override { return bits(); }
   [[nodiscard]] std::size_t part_bytes(std::size_t part) const noexcept override {
@@ -72,9 +74,7 @@ class OfPlanes : public Base {
   [[nodiscard]] std::size_t tokens() const noexcept { return plain_.tokens(); }
   [[nodiscard]] std::size_t plane_bytes() const noexcept { return kernels::LloydPlaneBytes(1, dim(), tokens()); }
   [[nodiscard]] std::size_t encode_scratch() const noexcept { return Aligned(plain_.bytes()) + plain_.encode_scratch(); }
-  [[nodiscard]] const kernels::LloydTable& Levels(std::size_t parts) const {
-    return kernels::LloydPlaneTable(bits(), static_cast<std::uint32_t>(parts), plain_.scale());
-  }
+  [[nodiscard]] const kernels::LloydTable& Levels(std::size_t parts) const noexcept { return levels_[parts - 1]; }
   [[nodiscard]] const std::byte* ScalesOf(const ConstBlockView& block) const noexcept { return block.part[0] + plane_bytes(); }
   [[nodiscard]] static kernels::LloydPlanes PlanesOf(const ConstBlockView& block) noexcept {
     kernels::LloydPlanes planes;
@@ -84,6 +84,7 @@ class OfPlanes : public Base {
   }
 
   LloydBlocks plain_;
+  std::span<const kernels::LloydTable> levels_;  ///< by parts less one
 };
 
 class PlaneKeys final : public OfPlanes<KeyCodec> {

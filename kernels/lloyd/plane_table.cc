@@ -94,9 +94,9 @@ const std::vector<LloydTable>& Tables(std::size_t which, std::index_sequence<kWh
 
 }  // namespace
 
-const LloydTable& LloydPlaneTable(std::uint32_t bits, std::uint32_t count, LloydScale scale) {
+std::span<const LloydTable> LloydPlaneTables(std::uint32_t bits, LloydScale scale) {
   const std::size_t which = (bits - 1) * kScales + static_cast<std::size_t>(scale) - 1;
-  return Tables(which, std::make_index_sequence<8 * kScales>())[count - 1];
+  return Tables(which, std::make_index_sequence<8 * kScales>());
 }
 
 }  // namespace kvant::kernels

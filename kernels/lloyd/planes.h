@@ -41,8 +41,8 @@ constexpr std::uint32_t LloydTopBitsAt(LloydLayout layout, std::size_t dim, cons
 void LloydSplitPlanes(LloydLayout layout, std::uint32_t bits, std::size_t dim, std::size_t tokens, const std::uint8_t* codes,
                       std::uint8_t* const* planes, std::uint32_t count) noexcept;
 
-/// As LloydScore of a table of 8 bits, of planes that lie apart. `levels`: LloydPlaneTable of so many planes; args.scales are
-/// given, args.block is not read, args.prepared is for 8 bits.
+/// As LloydScore of a table of 8 bits, of planes that lie apart. `levels`: of LloydPlaneTables, for so many planes; args.scales
+/// are given, args.block is not read, args.prepared is for 8 bits.
 void LloydPlanesScore(const LloydTable& levels, const LloydPlanes& planes, const ByteScoreArgs& args) noexcept;
 
 /// As LloydAccumulate, likewise.

@@ -82,7 +82,7 @@ const float* BlockDecoder::Decode(const BlockRows& rows) {
   plan_.codec(rows.layer, rows.head, rows.side)
       .Decode({.head = rows.head,
                .first_position = rows.first_position,
-               .block = plan_.place(rows.layer, rows.head, rows.side).In<const std::byte>(rows.payload),
+               .block = plan_.place(rows.layer, rows.head, rows.side).In<const std::byte>(rows.payload, rows.sections),
                .begin = rows.begin,
                .end = rows.end,
                .rows = rows_.Floats(),
