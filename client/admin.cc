@@ -289,6 +289,23 @@ Result<EvictReport> Admin::Evict(const EvictRequest& what) {
   });
 }
 
+Result<DemoteReport> Admin::Demote(const DemoteRequest& what) {
+  return Guard("demote", [&]() -> Result<DemoteReport> {
+    if (!impl_) return MovedFrom("demote");
+    if (auto entered = impl_->connection->Enter("demote"); !entered) return entered.error();
+    auto request = impl_->admin.demoteRequest();
+    request.setStore(capnp::Text::Reader(what.store.c_str(), what.store.size()));
+    request.setPlanes(what.planes);
+    request.setMaxBlocks(what.max_blocks);
+    request.setDryRun(what.dry_run);
+    auto answer = impl_->connection->Call(request, "demote");
+    if (!answer) return answer.error();
+    if (answer->isError()) return wire::ReadError(answer->getError());
+    const auto ok = answer->getOk();
+    return DemoteReport{.blocks = ok.getBlocks(), .bytes = ok.getBytes(), .corrupt = ok.getCorrupt()};
+  });
+}
+
 Result<EvictReport> Admin::Drop(const std::string& store) {
   return Guard("drop", [&]() -> Result<EvictReport> {
     if (!impl_) return MovedFrom("drop");

@@ -158,6 +158,7 @@ Result<void> Sequence::Adopt(wire::SequenceState::Reader state) {
   if (!local()) return {};
   blocks_.resize(std::min<std::size_t>(blocks_.size(), state.getTable().getFirst()));
   payloads_.resize(blocks_.size());
+  sections_.resize(blocks_.size());
   told_due_ = std::min(told_due_, length / block_tokens);
   if (auto adopted = AdoptTable(state.getTable()); !adopted) return Lose(adopted.error());
   if (blocks_.size() < switched) {
@@ -177,8 +178,17 @@ Result<void> Sequence::AdoptTable(wire::BlockTable::Reader table) {
     if (table.getFirst() + i < blocks_.size()) continue;
     auto slot = store_->Slot(blocks[i], protocol::BlockKind::kCodes);
     if (!slot) return slot.error();
+    const auto plan = store_->plan();
+    if (!plan) return plan.error();
+    const std::size_t sections = (*plan)->SectionsOf(slot->payload_bytes);
+    if (sections == 0) {
+      return Error{ErrorCode::kCorrupt, "block " + std::to_string(blocks_.size()) + " of sequence " + std::to_string(id_) +
+                                            " has a payload of " + std::to_string(slot->payload_bytes) +
+                                            " bytes, which the store's plan does not know"};
+    }
     store_->MapPages(*slot);
     payloads_.push_back(slot->payload);
+    sections_.push_back(static_cast<std::uint8_t>(sections));
     blocks_.push_back(std::move(*slot));
   }
   if (table.getFirst() == 0 && blocks.size() > 0 && store_->spec().sink_tokens > 0) {

@@ -166,6 +166,7 @@ class Sequence {
   std::uint64_t told_due_ = 0;              ///< blocks that the daemon has been asked to seal
   std::vector<SlotView> blocks_;            ///< sealed
   std::vector<const std::byte*> payloads_;  ///< of blocks_
+  std::vector<std::uint8_t> sections_;      ///< of blocks_
   std::optional<SlotView> sinks_;
 };
 

@@ -130,7 +130,9 @@ quantizers::CachedSequence Sequence::Cache() const noexcept {
                         .tokens = store_->spec().sink_tokens,
                         .type = sinks_->element_type}};
   }
-  return {.blocks = std::span(payloads_).first(static_cast<std::size_t>(progress_.switched_blocks())),
+  const auto switched = static_cast<std::size_t>(progress_.switched_blocks());
+  return {.blocks = std::span(payloads_).first(switched),
+          .sections = std::span(sections_).first(switched),
           .sinks = sinks,
           .tail = tail_,
           .length = length()};

@@ -135,8 +135,8 @@ Result<void> Store::Verify(const SlotView& slot) const {
 
 void Store::MapPages(const SlotView& slot) {
   // This slot and no more: what lies around it may be holes, and looking into a hole would make the system fill it.
-  session_->housekeeper().MapPages(slot.slab, slot.payload - protocol::PayloadOffset(spec_.block_tokens),
-                                   slot.slab->header.slot_bytes);
+  const std::size_t before = protocol::PayloadOffset(spec_.block_tokens);
+  session_->housekeeper().MapPages(slot.slab, slot.payload - before, before + slot.payload_bytes);
 }
 
 }  // namespace kvant::client

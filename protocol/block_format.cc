@@ -48,6 +48,17 @@ void FinishSlot(std::byte* slot, std::uint32_t block_tokens, const BlockInfo& in
   std::memcpy(slot, &header, sizeof header);
 }
 
+Result<void> ShortenSlot(std::span<std::byte> slot, std::uint32_t block_tokens, std::uint64_t payload_bytes) {
+  if (Result<void> whole = VerifySlot(slot, block_tokens); !whole) return whole;
+  BlockHeader header;
+  std::memcpy(&header, slot.data(), sizeof header);
+  header.payload_bytes = payload_bytes;
+  header.payload_checksum = XXH3_64bits(slot.data() + PayloadOffset(block_tokens), payload_bytes);
+  header.header_checksum = HeaderChecksum(header, slot.data() + sizeof header, header.token_count * sizeof(std::uint32_t));
+  std::memcpy(slot.data(), &header, sizeof header);
+  return {};
+}
+
 Result<void> VerifySlot(std::span<const std::byte> slot, std::uint32_t block_tokens) {
   const std::size_t payload_offset = PayloadOffset(block_tokens);
   if (slot.size() < payload_offset) return Corrupt("shorter than its header and token ids");

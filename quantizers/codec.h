@@ -37,7 +37,7 @@ enum class Side : std::uint8_t { kKeys = 0, kValues = 1 };
 inline constexpr std::size_t kMaxQueries = 64;
 
 /// The most parts of an encoded block.
-inline constexpr std::size_t kMaxParts = 4;
+inline constexpr std::size_t kMaxParts = 8;
 
 /// An encoded block where it lies: part p's bytes at part[p], 64-byte aligned. Most codecs have one part. A codec whose blocks
 /// can be demoted in place puts what can be dropped into later parts: a block may lose its last parts, never its first, and is
@@ -119,7 +119,7 @@ struct EncodeArgs {
   std::size_t head = 0;
   std::uint64_t first_position = 0;  ///< token of the first row: a multiple of block_tokens
   RowsView rows = {};                ///< [block_tokens, head_dim], any element type and stride
-  BlockView block = {};              ///< all parts
+  BlockView block = {};              ///< all parts; or the first ones, for a block that never had the others
   std::byte* scratch = nullptr;
 };
 
@@ -213,10 +213,10 @@ class BlockCodec {
   /// not be known. Slow: milliseconds.
   [[nodiscard]] virtual std::optional<double> expected_error(std::size_t parts) const = 0;
 
-  /// Encodes a block. `rows` may lie in memory that another process is writing: each element is read once. Returns kNotFinite
-  /// naming the row if any element is NaN or infinite or the row exceeds what the side information holds; `block` is then
-  /// garbage. The bytes depend on nothing but the rows, their positions, the head and the configuration, on every SIMD target
-  /// (codecs.md T18).
+  /// Encodes a block: the parts that `block` has, each with the same bytes whatever their number. `rows` may lie in memory that
+  /// another process is writing: each element is read once. Returns kNotFinite naming the row if any element is NaN or infinite
+  /// or the row exceeds what the side information holds; `block` is then garbage. The bytes depend on nothing but the rows,
+  /// their positions, the head and the configuration, on every SIMD target (codecs.md T18).
   [[nodiscard]] virtual Result<void> Encode(const EncodeArgs& args) const = 0;
 
   virtual void Decode(const DecodeArgs& args) const = 0;

@@ -105,4 +105,22 @@ double RotatedLloydError(const kernels::LloydTable& table, std::uint32_t dim, ke
   }
 }
 
+double RotatedPlanesError(const kernels::LloydTable& table, const kernels::LloydTable& levels, std::uint32_t dim,
+                          kernels::LloydScale scale) {
+  const HalfLaw sphere = HalfLaw::Sphere(dim);
+  double zc = 0, cc = 0, zl = 0, ll = 0;  // c of all planes, l of those that are read, in standard deviations
+  std::uint32_t i = 0;
+  Expect(sphere, table, [&](double magnitude, const double* m, double, double) {
+    const double c = magnitude / double{table.unit};
+    const double l = levels.magnitudes[i++ * levels.half() / table.half()] / double{levels.unit};
+    zc += 2 * c * m[1], cc += 2 * c * c * m[0], zl += 2 * l * m[1], ll += 2 * l * l * m[0];
+    return 0.0;
+  });
+  double stored = 1;
+  if (scale == kernels::LloydScale::kNormCorrected) stored = 1 / std::sqrt(cc);
+  if (scale == kernels::LloydScale::kLeastSquares) stored = zc / cc;
+  if (scale == kernels::LloydScale::kUnbiased) stored = 1 / zc;
+  return 1 - 2 * stored * zl + stored * stored * ll;
+}
+
 }  // namespace kvant::quantizers

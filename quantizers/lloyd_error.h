@@ -36,4 +36,10 @@ class HalfLaw {
 /// scale to first order in 1 / dim.
 [[nodiscard]] double RotatedLloydError(const kernels::LloydTable& table, std::uint32_t dim, kernels::LloydScale scale);
 
+/// The same of codes of `table` of which the first planes are read with those levels (kernels/lloyd/plane_table.h). Exact
+/// means; fluctuations of the scale, which all planes chose, are left out: at 128 dims they are
+/// 1 % of the error for one plane of two bits, 0.3 % at most for others.
+[[nodiscard]] double RotatedPlanesError(const kernels::LloydTable& table, const kernels::LloydTable& levels, std::uint32_t dim,
+                                        kernels::LloydScale scale);
+
 }  // namespace kvant::quantizers

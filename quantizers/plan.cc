@@ -273,6 +273,13 @@ Place Plan::place(std::size_t layer, std::size_t kv_head, Side side) const {
   return place;
 }
 
+std::size_t Plan::SectionsOf(std::uint64_t payload_bytes) const noexcept {
+  for (std::size_t sections = 1; sections <= sections_; ++sections) {
+    if (section_end_[sections - 1] == payload_bytes) return sections;
+  }
+  return 0;
+}
+
 std::size_t Plan::logical_bytes() const noexcept {
   return std::size_t{2} * 2 * spec_.block_tokens * spec_.layers * spec_.kv_heads * spec_.head_dim;
 }

@@ -96,6 +96,8 @@ class Plan {
   /// side, in this order, from section_end(p - 1) to section_end(p). A block that is demoted in place loses its last sections.
   [[nodiscard]] std::size_t sections() const noexcept { return sections_; }
   [[nodiscard]] std::size_t section_end(std::size_t section) const noexcept { return section_end_[section]; }
+  /// How many sections a payload of so many bytes has; 0 if it ends within one.
+  [[nodiscard]] std::size_t SectionsOf(std::uint64_t payload_bytes) const noexcept;
 
   /// Bytes of one block's codes and side data over all layers and heads, alignment included: a slot's payload.
   [[nodiscard]] std::size_t payload_bytes() const noexcept { return section_end_[sections_ - 1]; }

@@ -37,7 +37,7 @@ void Pack(const SpectralEncoding& how, const SpectralGroup& group, std::size_t t
 std::uint32_t Index(const kernels::LloydTable& table, float number) {
   const float size = std::fabs(number);
   std::uint32_t index = 0;
-  if (table.bits == 8) {
+  if (kernels::LloydHasWords(table.bits)) {
     index = table.grid[static_cast<std::size_t>(std::min(size, 2047.0F))];
   } else {
     for (std::uint32_t i = 0; i + 1 < table.half(); ++i) index += size >= table.thresholds[i] ? 1U : 0U;

@@ -99,7 +99,7 @@ Result<Ranks> RanksByMap(const CodecConfig& config, std::size_t head, std::span<
   for (std::size_t a = 0; a < dim; ++a) {
     const float bits = (*stored)[head * dim + a];
     const bool whole = bits >= 0 && bits <= 8 && bits == std::floor(bits);
-    if (!whole || (bits > 0 && kernels::FindLloydTable(static_cast<std::uint32_t>(bits)) == nullptr)) {
+    if (!whole || (bits > 4 && bits < 8)) {
       return Error{ErrorCode::kInvalidArgument, TensorName(config, "bits") + " of KV head " + std::to_string(head) +
                                                     ": there are no codes of " + std::to_string(bits) + " bits"};
     }

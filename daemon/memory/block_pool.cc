@@ -87,7 +87,11 @@ void BlockPool::Free(SlotRef slot) {
   slab.Free(slot.slot);
   --sizes_.at(slab.header().slot_bytes).used;
   --used_slots_;
-  NoteWarm(slab.header().slot_bytes, 1);
+  if (slab.trimmed(slot.slot)) {
+    slab.Cool(slot.slot);  // pages of it are missing
+  } else {
+    NoteWarm(slab.header().slot_bytes, 1);
+  }
 }
 
 Result<std::shared_ptr<Slab>> BlockPool::Adopt(int fd) {
@@ -118,12 +122,13 @@ Result<std::shared_ptr<Slab>> BlockPool::Adopt(int fd) {
   return slab;
 }
 
-Result<void> BlockPool::AdoptSlot(SlotRef slot) {
+Result<void> BlockPool::AdoptSlot(SlotRef slot, std::uint64_t bytes) {
   Slab& slab = *slabs_.at(slot.slab);
   const std::uint64_t slot_bytes = slab.header().slot_bytes;
-  Result<Charge> charge = budget_.Take(ChargeKind::kSlab, slab.BytesToWarm(slot.slot), "the pages of a restored slot");
+  bytes = std::min(bytes, slot_bytes);
+  Result<Charge> charge = budget_.Take(ChargeKind::kSlab, slab.BytesToWarm(slot.slot, bytes), "the pages of a restored slot");
   if (!charge) return charge.error();
-  slab.Warm(slot.slot, std::move(*charge));
+  slab.Warm(slot.slot, std::move(*charge), bytes);
   slab.Use(slot.slot);
   ++sizes_.at(slot_bytes).used;
   ++used_slots_;
@@ -196,7 +201,7 @@ bool BlockPool::GiveBack(std::size_t bytes) {
   bool cooled = false;
   for (auto& [slot_bytes, size] : sizes_) {
     // The highest first: what stays is dense.
-    for (auto it = size.slabs.end(); it != size.slabs.begin() && size.warm != 0 && given < bytes;) {
+    for (auto it = size.slabs.end(); it != size.slabs.begin() && given < bytes;) {
       --it;
       Slab& slab = *slabs_.at(*it);
       for (std::uint32_t slot = slab.header().slot_count; slot-- > 0 && slab.warm_slots() != 0 && given < bytes;) {

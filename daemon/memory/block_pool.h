@@ -25,8 +25,8 @@ struct SlotRef {
 };
 
 /// Hands out slots of any size, each size from slabs of its own, lowest first, so that few pages are ever held, and charges the
-/// pages it holds. A freed slot stays warm: it is used again without asking the system, until GiveBack. Knows nothing of what a
-/// slot holds and evicts nothing. Owned by a store; loop thread.
+/// pages it holds. A freed slot stays warm, unless it was cut down: it is used again without asking the system, until GiveBack.
+/// Knows nothing of what a slot holds and evicts nothing. Owned by a store; loop thread.
 class BlockPool {
  public:
   struct Shape {
@@ -55,8 +55,10 @@ class BlockPool {
   /// Takes over a slab of this store that another process made, by a descriptor of it; no slot of it is used. Errors as
   /// protocol::MapSegment and Allocate. Requires: no slab of that index is here.
   Result<std::shared_ptr<Slab>> Adopt(int fd);
-  /// Uses a slot of an adopted slab, with what lies in it. Errors as Allocate. Requires: the slot is cold.
-  Result<void> AdoptSlot(SlotRef slot);
+  /// Uses a slot of an adopted slab, with what lies in its first `bytes`. Errors as Allocate. Requires: the slot is cold.
+  Result<void> AdoptSlot(SlotRef slot, std::uint64_t bytes);
+  /// See Slab::Trim.
+  std::size_t Trim(SlotRef slot, std::uint64_t bytes) { return slabs_.at(slot.slab)->Trim(slot.slot, bytes); }
 
   /// The most that Allocate may need from the budget for one slot.
   static std::size_t LeastBytes(std::uint64_t slot_bytes) noexcept;

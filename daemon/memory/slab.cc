@@ -39,7 +39,7 @@ Result<void> PopulatePages(std::byte* begin, std::size_t bytes, std::uint32_t sl
 }  // namespace
 
 std::size_t Slab::RecordBytes(std::uint64_t slot_bytes, std::uint32_t slot_count) noexcept {
-  return kRecordBytes + slot_count * (sizeof(State) + sizeof(std::atomic<bool>)) + slot_count / 8 +
+  return kRecordBytes + slot_count * (sizeof(State) + sizeof(std::uint32_t) + sizeof(std::atomic<bool>)) + slot_count / 8 +
          PageCount(slot_bytes, slot_count) * sizeof(std::uint16_t);
 }
 
@@ -76,6 +76,7 @@ Slab::Slab(const protocol::SlabHeader& header, protocol::UniqueFd read_only_fd, 
       charge_(std::move(charge)),
       record_(std::move(record)),
       states_(header.slot_count),
+      missing_pages_(header.slot_count),
       holders_(PageCount(header.slot_bytes, header.slot_count)),
       populating_(header.slot_count),
       present_(std::make_unique<std::atomic<bool>[]>(header.slot_count)) {}
@@ -98,16 +99,17 @@ Result<std::shared_ptr<Slab>> Slab::Adopt(int fd, const protocol::SlabHeader& he
   return slab;
 }
 
-std::vector<std::uint32_t> Slab::PresentSlots() const {
-  std::vector<std::uint32_t> slots;
+std::vector<Slab::PresentSlot> Slab::PresentSlots() const {
+  std::vector<PresentSlot> slots;
   for (off_t data = kHeaderBytes; (data = ::lseek(read_only_fd_.get(), data, SEEK_DATA)) >= 0;) {
     const off_t hole = ::lseek(read_only_fd_.get(), data, SEEK_HOLE);
     if (hole <= data) break;
     const auto begin = static_cast<std::uint64_t>(std::max<off_t>(data, kHeaderBytes)) - kHeaderBytes;
     const auto end = static_cast<std::uint64_t>(std::max<off_t>(hole, kHeaderBytes)) - kHeaderBytes;
-    // Slots that lie in existing pages as a whole: of others a part is lost.
     auto slot = static_cast<std::uint32_t>((begin + header_.slot_bytes - 1) / header_.slot_bytes);
-    for (; (slot + std::uint64_t{1}) * header_.slot_bytes <= end && slot < header_.slot_count; ++slot) slots.push_back(slot);
+    for (; slot * header_.slot_bytes < end && slot < header_.slot_count; ++slot) {
+      slots.push_back({slot, std::min(header_.slot_bytes, end - slot * header_.slot_bytes)});
+    }
     data = hole;
   }
   return slots;
@@ -135,21 +137,28 @@ std::optional<std::uint32_t> Slab::FindCold() noexcept {
   return FindFrom(lowest_cold_, State::kCold);
 }
 
-Slab::Pages Slab::PagesOf(std::uint32_t slot) const noexcept {
+Slab::Pages Slab::PagesOf(std::uint32_t slot, std::uint64_t bytes) const noexcept {
   const std::uint64_t begin = slot * header_.slot_bytes;
-  return {begin / kPageBytes, (begin + header_.slot_bytes + kPageBytes - 1) / kPageBytes};
+  return {begin / kPageBytes, (begin + bytes + kPageBytes - 1) / kPageBytes};
 }
 
-std::size_t Slab::BytesToWarm(std::uint32_t slot) const {
-  const Pages pages = PagesOf(slot);
+Slab::Pages Slab::HeldPagesOf(std::uint32_t slot) const noexcept {
+  Pages pages = PagesOf(slot, header_.slot_bytes);
+  pages.end -= missing_pages_[slot];
+  return pages;
+}
+
+std::size_t Slab::BytesToWarm(std::uint32_t slot, std::uint64_t bytes_of_slot) const {
+  const Pages pages = PagesOf(slot, bytes_of_slot);
   std::size_t bytes = 0;
   for (std::size_t page = pages.begin; page < pages.end; ++page) bytes += holders_[page] == 0 ? kPageBytes : 0;
   return bytes;
 }
 
-void Slab::Warm(std::uint32_t slot, Charge charge) {
-  KVANT_CHECK(states_[slot] == State::kCold && charge.bytes() == BytesToWarm(slot), slot, charge.bytes());
-  const Pages pages = PagesOf(slot);
+void Slab::Warm(std::uint32_t slot, Charge charge, std::uint64_t bytes) {
+  KVANT_CHECK(states_[slot] == State::kCold && charge.bytes() == BytesToWarm(slot, bytes), slot, charge.bytes());
+  const Pages pages = PagesOf(slot, bytes);
+  missing_pages_[slot] = static_cast<std::uint32_t>(PagesOf(slot, header_.slot_bytes).end - pages.end);
   for (std::size_t page = pages.begin; page < pages.end; ++page) ++holders_[page];
   charge_.Merge(std::move(charge));
   states_[slot] = State::kWarm;
@@ -179,9 +188,24 @@ std::size_t Slab::Cool(std::uint32_t slot) {
   present_[slot].store(false, std::memory_order_relaxed);
   --warm_;
   lowest_cold_ = std::min(lowest_cold_, slot);
-  Pages pages = PagesOf(slot);
+  const std::size_t bytes = LetGo(HeldPagesOf(slot));
+  missing_pages_[slot] = 0;
+  return bytes;
+}
+
+std::size_t Slab::Trim(std::uint32_t slot, std::uint64_t bytes) {
+  KVANT_CHECK(states_[slot] == State::kUsed && bytes <= header_.slot_bytes, slot, bytes);
+  Pages pages = HeldPagesOf(slot);
+  pages.begin = PagesOf(slot, bytes).end;
+  if (pages.begin >= pages.end || populating_[slot]) return 0;
+  missing_pages_[slot] += static_cast<std::uint32_t>(pages.end - pages.begin);
+  return LetGo(pages);
+}
+
+/// A slot no longer lies in these pages: gives back those that nothing else holds.
+std::size_t Slab::LetGo(Pages pages) {
   for (std::size_t page = pages.begin; page < pages.end; ++page) {
-    KVANT_CHECK(holders_[page] != 0, page, slot);
+    KVANT_CHECK(holders_[page] != 0, page);
     --holders_[page];
   }
   // Only the first and the last page can be shared with other slots.
@@ -204,7 +228,7 @@ void Slab::Punch(Pages pages) {
 Result<void> Slab::Populate(std::uint32_t slot) {
   if (present_[slot].load(std::memory_order_acquire)) return {};
   // Two threads may do the same pages: harmless, the second finds them present.
-  const Pages pages = PagesOf(slot);
+  const Pages pages = HeldPagesOf(slot);
   Result<void> done = PopulatePages(segment_->data() + kHeaderBytes + pages.begin * kPageBytes,
                                     (pages.end - pages.begin) * kPageBytes, header_.slab_index);
   if (done) present_[slot].store(true, std::memory_order_release);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <kvant/result.h>
@@ -20,8 +21,8 @@ namespace kvant::daemon {
 
 /// A slot is **used** (somebody writes or reads a block there), **warm** (free, its pages kept for the next block) or **cold**
 /// (free). A page is held, which means charged to the budget and allowed to exist, while a used or warm slot lies in it; all
-/// others are holes. Giving pages back punches holes: the memory is free whoever still maps it, and a client that looks there
-/// reads zeros, which are no block.
+/// others are holes. A used slot may be cut down (Trim): it then lies in the pages of its first bytes alone. Giving pages back
+/// punches holes: the memory is free whoever still maps it, and a client that looks there reads zeros, which are no block.
 ///
 /// Owned by its pool and, while they run, by populating jobs and by capabilities that were sent to clients. Populate is for any
 /// thread, everything else for the loop thread.
@@ -71,13 +72,20 @@ class Slab {
   [[nodiscard]] bool warm(std::uint32_t slot) const { return states_[slot] == State::kWarm; }
 
   /// What a cold slot needs from the budget to become warm: the pages of it that are not held.
-  [[nodiscard]] std::size_t BytesToWarm(std::uint32_t slot) const;
+  [[nodiscard]] std::size_t BytesToWarm(std::uint32_t slot) const { return BytesToWarm(slot, header_.slot_bytes); }
   /// Requires: cold, and a charge of BytesToWarm.
-  void Warm(std::uint32_t slot, Charge charge);
+  void Warm(std::uint32_t slot, Charge charge) { Warm(slot, std::move(charge), header_.slot_bytes); }
+  /// The same of the first `bytes` of a slot, as Trim leaves it.
+  [[nodiscard]] std::size_t BytesToWarm(std::uint32_t slot, std::uint64_t bytes) const;
+  void Warm(std::uint32_t slot, Charge charge, std::uint64_t bytes);
   /// Requires: warm. The slot's header is zero; its pages may be missing yet.
   void Use(std::uint32_t slot);
-  /// Makes a used slot warm; it no longer looks like a block.
+  /// Makes a used slot warm; it no longer looks like a block. One that was cut down must be cooled next.
   void Free(std::uint32_t slot);
+  /// Gives back the pages of a used slot that lie behind its first `bytes` and that nothing else holds; returns their bytes.
+  /// What is left of the slot stays where it is until it is freed. 0 while a job populates it.
+  std::size_t Trim(std::uint32_t slot, std::uint64_t bytes);
+  [[nodiscard]] bool trimmed(std::uint32_t slot) const { return missing_pages_[slot] != 0; }
   /// Makes a warm slot cold and gives back the pages that nothing else holds; returns their bytes. Requires: no job populates
   /// it.
   std::size_t Cool(std::uint32_t slot);
@@ -97,8 +105,12 @@ class Slab {
   /// there were any. Cheap for slabs no client was ever sent.
   bool DropStrayPages();
 
-  /// Slots all of whose pages exist, found without touching any. For adopted slabs.
-  [[nodiscard]] std::vector<std::uint32_t> PresentSlots() const;
+  struct PresentSlot {
+    std::uint32_t slot = 0;
+    std::uint64_t bytes = 0;  ///< whose pages exist, from the slot's start on
+  };
+  /// Slots whose first page exists, found without touching any. For adopted slabs.
+  [[nodiscard]] std::vector<PresentSlot> PresentSlots() const;
 
   /// The end of a slab: its memory and descriptor go now, whoever still holds the object or maps the segment. If a job
   /// populates it, as soon as that has ended. Nothing else may be called afterwards but read_only_fd, bytes and EndPopulating.
@@ -112,7 +124,9 @@ class Slab {
   };
   Slab(const protocol::SlabHeader& header, protocol::UniqueFd read_only_fd, protocol::MappedSegment segment, Charge charge,
        Charge record);
-  [[nodiscard]] Pages PagesOf(std::uint32_t slot) const noexcept;
+  [[nodiscard]] Pages PagesOf(std::uint32_t slot, std::uint64_t bytes) const noexcept;
+  [[nodiscard]] Pages HeldPagesOf(std::uint32_t slot) const noexcept;
+  std::size_t LetGo(Pages pages);
   std::optional<std::uint32_t> FindFrom(std::uint32_t& lowest, State state) noexcept;
   void Punch(Pages pages);
 
@@ -122,6 +136,7 @@ class Slab {
   Charge charge_;                                   // of pages
   const Charge record_;
   std::vector<State> states_;                     // of slots
+  std::vector<std::uint32_t> missing_pages_;      // of slots: the last ones, which a slot that was cut down does not lie in
   std::vector<std::uint16_t> holders_;            // of pages: used and warm slots that lie in them
   std::vector<bool> populating_;                  // of slots
   std::unique_ptr<std::atomic<bool>[]> present_;  // of slots: populated since they were cold

@@ -267,6 +267,26 @@ kj::Promise<void> AdminServer::evict(EvictContext context) {
   });
 }
 
+kj::Promise<void> AdminServer::demote(DemoteContext context) {
+  return RunHandler([&]() -> kj::Promise<void> {
+    const auto params = context.getParams();
+    const auto store = services_.stores.Find(StringOf(params.getStore(), wire::MAX_IDENTITY_TEXT));
+    const auto demoted =
+        store ? (*store)->Demote(
+                    {.sections = params.getPlanes(), .max_blocks = params.getMaxBlocks(), .dry_run = params.getDryRun()})
+              : Result<DemoteFigures>(store.error());
+    if (!demoted) {
+      wire::WriteError(demoted.error(), context.getResults().initError());
+    } else {
+      auto ok = context.getResults().initOk();
+      ok.setBlocks(demoted->blocks);
+      ok.setBytes(demoted->bytes);
+      ok.setCorrupt(demoted->corrupt);
+    }
+    return kj::READY_NOW;
+  });
+}
+
 kj::Promise<void> AdminServer::codecs(CodecsContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto store = services_.stores.Find(StringOf(context.getParams().getStore(), wire::MAX_IDENTITY_TEXT));

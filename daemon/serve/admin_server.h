@@ -27,6 +27,7 @@ class AdminServer final : public wire::Admin::Server {
   kj::Promise<void> sequences(SequencesContext context) override;
   kj::Promise<void> inspect(InspectContext context) override;
   kj::Promise<void> evict(EvictContext context) override;
+  kj::Promise<void> demote(DemoteContext context) override;
   kj::Promise<void> drop(DropContext context) override;
   kj::Promise<void> codecs(CodecsContext context) override;
 

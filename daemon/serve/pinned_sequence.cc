@@ -12,6 +12,8 @@ PinnedSequence::PinnedSequence(const Sequence& sequence, std::uint64_t unnamed)
       cache_(sequence.Cache(unnamed)) {
   blocks_.assign(cache_.blocks.begin(), cache_.blocks.end());
   cache_.blocks = blocks_;
+  sections_.assign(cache_.sections.begin(), cache_.sections.end());
+  cache_.sections = sections_;
   if (blocks_.empty()) return;
   leased_ = sequence.blocks()[blocks_.size() - 1];  // and so all before it, and the sinks beside the first
   store_->index().AddLease(*leased_);
@@ -23,6 +25,7 @@ PinnedSequence::PinnedSequence(PinnedSequence&& other) noexcept
       rewrites_(other.rewrites_),
       mapping_(other.mapping_),
       blocks_(std::move(other.blocks_)),
+      sections_(std::move(other.sections_)),
       cache_(other.cache_),
       leased_(std::exchange(other.leased_, nullptr)) {}
 

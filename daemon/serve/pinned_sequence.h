@@ -35,9 +35,10 @@ class PinnedSequence {
   std::uint64_t id_;
   std::uint64_t rewrites_;
   std::shared_ptr<const void> mapping_;   // of the tail
-  std::vector<const std::byte*> blocks_;  // the sequence's own list changes
-  quantizers::CachedSequence cache_;      // refers to blocks_, whose elements stay where they are when this is moved
-  Block* leased_ = nullptr;               // null: no blocks, or moved from
+  std::vector<const std::byte*> blocks_;  // the sequence's own lists change
+  std::vector<std::uint8_t> sections_;
+  quantizers::CachedSequence cache_;  // refers to blocks_ and sections_, whose elements stay where they are when this is moved
+  Block* leased_ = nullptr;           // null: no blocks, or moved from
 };
 
 }  // namespace kvant::daemon

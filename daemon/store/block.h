@@ -23,6 +23,7 @@ struct BlockPart {
   SlotRef slot{};
   std::uint64_t payload_bytes = 0;
   ElementType element_type = ElementType::kF32;  ///< of sink rows
+  std::uint8_t sections = 0;                     ///< of codes: what the payload has of Plan::sections
   const std::byte* payload = nullptr;            ///< in the slot
 };
 

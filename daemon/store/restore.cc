@@ -64,12 +64,14 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
     Result<std::shared_ptr<Slab>> slab = store.pool().Adopt(fd);
     if (!slab) return Error{slab.error().code, what + slab.error().message};
     adopted.push_back(*slab);
-    for (const std::uint32_t i : (*slab)->PresentSlots()) {
+    for (const auto& [i, present_bytes] : (*slab)->PresentSlots()) {
+      if (present_bytes < sizeof(protocol::BlockHeader)) continue;
       FoundPart found{.slot = {(*slab)->header().slab_index, i}, .header = {}, .begin = (*slab)->slot(i)};
       std::memcpy(&found.header, found.begin, sizeof found.header);
       if (found.header.magic == 0) continue;  // free
       ++parts;
-      if (!protocol::VerifySlot((*slab)->slot_bytes(i), spec.block_tokens) || found.header.identity != store.identity())
+      if (!protocol::VerifySlot((*slab)->slot_bytes(i).first(present_bytes), spec.block_tokens) ||
+          found.header.identity != store.identity())
         continue;
       core.next_generation = std::max(core.next_generation, found.header.generation + 1);
       if (found.header.kind == protocol::BlockKind::kState) {
@@ -90,7 +92,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
     const protocol::BlockHeader& header = found.header;
     const std::span<const std::uint32_t> tokens = protocol::SlotTokens(found.begin, spec.block_tokens);
     const bool first = header.first_position == 0;
-    if (header.token_count != spec.block_tokens || header.payload_bytes != store.plan()->payload_bytes() ||
+    if (header.token_count != spec.block_tokens || store.plan()->SectionsOf(header.payload_bytes) == 0 ||
         header.chain != protocol::ChainDigest(header.parent, tokens) || (first && header.parent != store.identity())) {
       continue;
     }
@@ -102,6 +104,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
     if (!first && parent == nullptr) continue;
     if (store.index().Find(parent, header.chain, tokens) != nullptr) continue;
     std::vector<BlockPart> block_parts = {PartOf(found, spec.block_tokens)};
+    block_parts.front().sections = static_cast<std::uint8_t>(store.plan()->SectionsOf(header.payload_bytes));
     if (first && spec.sink_tokens != 0) {
       const auto rows = sinks.find(std::pair(header.chain, header.generation));
       if (rows == sinks.end() || rows->second.header.element_type > static_cast<std::uint32_t>(ElementType::kBF16) ||

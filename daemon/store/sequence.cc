@@ -83,6 +83,7 @@ Result<void> Sequence::Lease(Block& block) {
   }
   blocks_.push_back(&block);
   payloads_.push_back(block.codes().payload);
+  sections_.push_back(block.codes().sections);
   progress_.SetSealed(blocks_.size());
   block_charges_.push_back(std::move(*charge));
   MoveStateTo(block, blocks_.size() - 1);
@@ -158,7 +159,9 @@ Result<std::unique_ptr<Sequence>> Sequence::Fork(const Sequence& source, std::ui
 }
 
 quantizers::CachedSequence Sequence::Cache(std::uint64_t unnamed) const noexcept {
-  return {.blocks = std::span(payloads_).first(static_cast<std::size_t>(switched_blocks())),
+  const auto switched = static_cast<std::size_t>(switched_blocks());
+  return {.blocks = std::span(payloads_).first(switched),
+          .sections = std::span(sections_).first(switched),
           .sinks = blocks_.empty() ? quantizers::Sinks() : SinksOf(*blocks_.front(), store_->spec()),
           .tail = tail_,
           .length = length() + unnamed};
@@ -174,6 +177,7 @@ Result<std::uint64_t> Sequence::DecodeRows(const Block& block, std::uint64_t row
     for (std::size_t head = 0; head < spec.kv_heads; ++head) {
       for (std::size_t side = 0; side < 2; ++side) {
         const std::span decoded(decoder.Decode({.payload = block.codes().payload,
+                                                .sections = block.codes().sections,
                                                 .first_position = block.first_position,
                                                 .sinks = sinks,
                                                 .layer = layer,
@@ -252,6 +256,7 @@ void Sequence::DropBlocks(std::size_t keep) {
     blocks_.pop_back();
     block_charges_.pop_back();
     payloads_.pop_back();
+    sections_.pop_back();
   }
 }
 

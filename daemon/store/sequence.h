@@ -203,6 +203,7 @@ class Sequence {
   std::vector<Charge> block_charges_;       // one per entry of blocks_
   std::vector<Block*> blocks_;              // leased
   std::vector<const std::byte*> payloads_;  // of blocks_
+  std::vector<std::uint8_t> sections_;      // of blocks_
   quantizers::Progress progress_;
   std::uint64_t prefix_hit_tokens_ = 0;
   std::uint64_t rewrites_ = 0;

@@ -118,6 +118,12 @@ struct SequenceDetail {
   std::uint64_t tail_capacity_tokens = 0;
 };
 
+struct DemoteFigures {
+  std::uint64_t blocks = 0;
+  std::uint64_t bytes = 0;    ///< given back
+  std::uint64_t corrupt = 0;  ///< blocks that were left as they are, for their checksums differ
+};
+
 struct EvictFigures {
   std::uint64_t blocks = 0;
   std::uint64_t bytes = 0;  ///< of their slots

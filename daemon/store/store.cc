@@ -98,7 +98,7 @@ Result<Block*> Store::Adopt(Block block) {
   Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, BlockRecordBytes(spec()), "the record of a block");
   if (!charge) return charge.error();
   for (std::size_t i = 0; i < block.parts.size(); ++i) {
-    if (Result<void> used = pool_.AdoptSlot(block.parts[i].slot); !used) {
+    if (Result<void> used = pool_.AdoptSlot(block.parts[i].slot, SlotBytes(block.parts[i].payload_bytes)); !used) {
       block.parts.resize(i);
       FreeSlots(block.parts);
       return used.error();
@@ -106,6 +106,7 @@ Result<Block*> Store::Adopt(Block block) {
   }
   block.charge = std::move(*charge);
   block.store = this;
+  demoted_bytes_ += plan_->payload_bytes() - block.codes().payload_bytes;
   UpdateOrder();
   return index_.Insert(std::make_unique<Block>(std::move(block)));
 }
@@ -175,7 +176,7 @@ Result<std::shared_ptr<StateSlot>> Store::ReserveState(std::uint64_t bytes) {
 Result<std::shared_ptr<StateSlot>> Store::AdoptState(SlotRef slot, std::uint64_t bytes, std::uint64_t generation) {
   Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, kStateRecordBytes, "the record of a state");
   if (!charge) return charge.error();
-  if (Result<void> used = pool_.AdoptSlot(slot); !used) return used.error();
+  if (Result<void> used = pool_.AdoptSlot(slot, StateSlotBytes(spec().block_tokens, bytes)); !used) return used.error();
   return std::make_shared<StateSlot>(*this, slot, bytes, generation, std::move(*charge));
 }
 
@@ -201,7 +202,9 @@ Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) {
     pending.parts_.push_back(part);
     return {};
   };
-  Result<void> added = add({.kind = protocol::BlockKind::kCodes, .payload_bytes = plan_->payload_bytes()});
+  Result<void> added = add({.kind = protocol::BlockKind::kCodes,
+                            .payload_bytes = plan_->payload_bytes(),
+                            .sections = static_cast<std::uint8_t>(plan_->sections())});
   if (added && sink_type) {
     added = add({.kind = protocol::BlockKind::kSinks, .payload_bytes = SinkBytes(*sink_type), .element_type = *sink_type});
   }
@@ -211,6 +214,7 @@ Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) {
 }
 
 void Store::Evict(Block& block) {
+  demoted_bytes_ -= plan_->payload_bytes() - block.codes().payload_bytes;
   FreeSlots(index_.TakeOut(block)->parts);
   ++counters_.evicted_blocks;
 }
@@ -312,7 +316,7 @@ StoreFigures Store::Figures() const {
   figures.slabs = pool_.slab_count();
   figures.slab_bytes = pool_.held_bytes();
   figures.logical_f16_bytes = index_.size() * plan_->logical_bytes();
-  figures.compressed_bytes = index_.size() * plan_->payload_bytes();
+  figures.compressed_bytes = index_.size() * plan_->payload_bytes() - demoted_bytes_;
   figures.resident_bytes = pool_.resident_bytes();
   figures.states = states_;
   figures.state_bytes = state_bytes_;

@@ -66,6 +66,19 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Unleased blocks, least recently used first; 0: no limit. `dry_run` counts only. Their memory is given back.
   EvictFigures Evict(std::uint64_t max_blocks, bool dry_run);
 
+  /// Drops the last parts of a block's codes in place, so that `sections` of Plan::sections are left: nothing is encoded again,
+  /// and scores get coarser by what the codecs say of so many parts. Returns the bytes of pages that this gives back. 0 if the
+  /// block has no more sections than that. kInvalidArgument for 0 sections, kUnavailable if the block is leased or a block
+  /// behind it is, for somebody may be reading it; kCorrupt if its checksum differs.
+  Result<std::uint64_t> Demote(Block& block, std::size_t sections);
+  struct DemoteRequest {
+    std::size_t sections = 0;
+    std::uint64_t max_blocks = 0;  ///< 0: no limit
+    bool dry_run = false;          ///< counts only; bytes are then those of payloads
+  };
+  /// The same of all blocks that nobody holds, least recently used first. kInvalidArgument for 0 sections.
+  Result<DemoteFigures> Demote(const DemoteRequest& request);
+
   [[nodiscard]] StoreFigures Figures() const;
   /// Verifies the block's checksums: reads all of it.
   [[nodiscard]] BlockFigures Inspect(const Block& block) const;
@@ -162,6 +175,7 @@ class Store : public std::enable_shared_from_this<Store> {
   PrefixIndex index_;
   Counters counters_;
   KeyMeans key_means_;
+  std::uint64_t demoted_bytes_ = 0;  // what payloads of blocks have lost
   bool warned_ = false;
   std::uint64_t sequences_ = 0;
   const std::string hex_;  // of the identity

@@ -9,7 +9,7 @@
 namespace kvant::kernels {
 
 /// The largest integer weight (bytes/weights-inl.h).
-constexpr std::int32_t LloydWeightMax(std::uint32_t bits) noexcept { return bits == 8 ? 4095 : kByteWeightMax; }
+constexpr std::int32_t LloydWeightMax(std::uint32_t bits) noexcept { return LloydHasWords(bits) ? 4095 : kByteWeightMax; }
 
 /// `args.block` is laid out as LloydLayout::kValues.
 void LloydAccumulate(const LloydTable& table, const ByteAccumulateArgs& args) noexcept;

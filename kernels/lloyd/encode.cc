@@ -49,7 +49,7 @@ struct Quantised {
 };
 
 /// Magnitudes of |z| in codebook units: one comparison per threshold.
-template <std::uint32_t kBits>
+template <std::uint32_t kBits, bool kWords = LloydHasWords(kBits)>
 struct Thresholds {
   static constexpr std::size_t kCount = (1u << (kBits - 1)) - 1;
   const LloydTable& table;
@@ -67,9 +67,9 @@ struct Thresholds {
   }
 };
 
-/// 8 bits: thresholds are whole numbers, so floor(|z|) decides.
-template <>
-struct Thresholds<8> {
+/// Words: thresholds are whole numbers, so floor(|z|) decides.
+template <std::uint32_t kBits>
+struct Thresholds<kBits, true> {
   const LloydTable& table;
 
   HWY_INLINE Quantised operator()(LaneTag d, LaneVec z) const {
@@ -222,6 +222,9 @@ std::size_t EncodeAll(const LloydEncoding& how, const RowsView& rows, std::uint8
     case 2: return EncodeBits<2>(how, rows, block, scratch);
     case 3: return EncodeBits<3>(how, rows, block, scratch);
     case 4: return EncodeBits<4>(how, rows, block, scratch);
+    case 5: return EncodeBits<5>(how, rows, block, scratch);
+    case 6: return EncodeBits<6>(how, rows, block, scratch);
+    case 7: return EncodeBits<7>(how, rows, block, scratch);
     default: return EncodeBits<8>(how, rows, block, scratch);
   }
 }

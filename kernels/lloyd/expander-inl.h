@@ -35,6 +35,16 @@ HWY_INLINE hn::Vec<D8> ShiftBytes(D8 d8, hn::Vec<D8> v) {
   }
 }
 
+/// Each bit from `yes` where that of `mask` is set, else from `no`. (IfVecThenElse takes whole bytes below AVX-512.)
+template <class V>
+HWY_INLINE V SelectBits(V mask, V yes, V no) {
+#if HWY_ARCH_X86 && !HWY_CAP_GE512
+  return hn::Or(hn::And(mask, yes), hn::AndNot(mask, no));
+#else
+  return hn::IfVecThenElse(mask, yes, no);
+#endif
+}
+
 /// Tables of the fields within `kIndexBits` bits: six for vpermb, four for TableLookupBytes; with 3 bits, one of the low three.
 template <class D8, std::uint32_t kBits>
 struct LloydTables {
@@ -111,38 +121,31 @@ struct LloydExpander {
   }
 };
 
-/// Codes of 8 bits: centroids of 12.
-template <>
-struct LloydExpander<8> {
+/// What expanders to centroids of 12 bits have in common. Tables of 256 numbers stay in memory.
+struct LloydWordExpander {
   static constexpr bool kWords = true;
-  static constexpr std::size_t kFields = 1;
   static constexpr int kOffset = 0;
   static constexpr int kWeightMax = LloydWeightMax(8);
   static constexpr std::size_t kWeightRun = kernels::kWeightRun;
   static constexpr bool kPlainBytes = false;
 
   const LloydTable& table;
-  const std::uint8_t* codes;
-  std::size_t tile_bytes;
-  const std::uint8_t* tops;  ///< none
 
-  /// Tables of 256 numbers stay in memory.
   struct InMemory {};
   template <class D8>
   HWY_INLINE InMemory Tables(D8, std::uint8_t) const {
     return {};
   }
 
-  template <std::size_t kField, class D8>
-  HWY_INLINE Pairs<D8> Expand(D8 d8, InMemory, std::size_t tile, std::size_t byte) const {
-    const std::uint8_t* HWY_RESTRICT from = codes + tile * tile_bytes + byte;
+  /// Centroids of codes in the top bits of bytes; the bits below them do not matter.
+  template <class D8>
+  HWY_INLINE Pairs<D8> LookUp(D8 d8, hn::Vec<D8> code) const {
     const PairTag<D8> d16;
 #if HWY_TARGET == HWY_AVX3_DL
     // Two look-ups in 128 bytes give a magnitude's two bytes; codes below 128 mirror those above.
     const hn::FixedTag<std::uint8_t, 64> full;
     const hn::RebindToUnsigned<PairTag<D8>> du16;
     using D8Vec = hn::Vec<D8>;
-    const auto code = hn::LoadU(d8, from);
     const auto below = hn::Lt(code, hn::Set(d8, 128u));
     const auto index = hn::IfThenElse(below, hn::Not(code), code);
     const auto look_up = [&](const std::uint8_t* bytes) HWY_ATTR {
@@ -160,13 +163,60 @@ struct LloydExpander<8> {
     const Pairs<D8> sign = WidenSigned(d8, hn::VecFromMask(d8, below));
     return {hn::Sub(hn::Xor(even, sign.even), sign.even), hn::Sub(hn::Xor(odd, sign.odd), sign.odd)};
 #else
+    alignas(64) std::uint8_t from[64];
     alignas(64) std::int16_t even[32], odd[32];
+    hn::Store(code, d8, from);
     for (std::size_t i = 0; i < hn::Lanes(d8) / 2; ++i) {
       even[i] = table.centroids[from[2 * i]];
       odd[i] = table.centroids[from[2 * i + 1]];
     }
     return {hn::Load(d16, even), hn::Load(d16, odd)};
 #endif
+  }
+};
+
+/// Codes of 5 to 8 bits: planes joined in the top bits of a byte.
+template <std::uint32_t kBits>
+struct LloydWideExpander : LloydWordExpander {
+  static constexpr std::uint32_t kPlanes = LloydPlaneCount(kBits);
+  static constexpr std::size_t kFields = 8 / LloydPlaneAt(kBits, kPlanes - 1).bits;
+
+  const std::uint8_t* planes[kMaxLloydPlanes];
+  std::size_t tile_bytes;  ///< of every plane
+
+  LloydWideExpander(const LloydTable& levels, const std::uint8_t* codes, std::size_t tile, std::size_t dim, std::size_t tokens)
+      : LloydWordExpander{levels}, planes{}, tile_bytes(tile) {
+    for (std::uint32_t p = 0; p < kPlanes; ++p) {
+      planes[p] = codes;
+      codes += LloydPlaneBytes(LloydPlaneAt(kBits, p).bits, dim, tokens);
+    }
+  }
+
+  template <std::size_t kField, class D8>
+  HWY_INLINE Pairs<D8> Expand(D8 d8, InMemory, std::size_t tile, std::size_t byte) const {
+    auto code = Plane<0, kField>(d8, tile, byte);
+    if constexpr (kPlanes > 1) code = Above<1>(d8, code, Plane<1, kField>(d8, tile, byte));
+    if constexpr (kPlanes > 2) code = Above<2>(d8, code, Plane<2, kField>(d8, tile, byte));
+    return LookUp(d8, code);
+  }
+
+ private:
+  /// The lowest bit of a plane's share of the byte.
+  template <std::uint32_t kPlane>
+  static constexpr std::uint32_t kPlace = 8 - kBits + LloydPlaneAt(kBits, kPlane).shift;
+
+  /// A field of a plane in its place, anything beside it.
+  template <std::uint32_t kPlane, std::size_t kField, class D8>
+  HWY_INLINE hn::Vec<D8> Plane(D8 d8, std::size_t tile, std::size_t byte) const {
+    constexpr std::size_t kBitsOf = LloydPlaneAt(kBits, kPlane).bits, kFieldsOf = 8 / kBitsOf;
+    const std::size_t at = kFields / kFieldsOf * tile + kField / kFieldsOf;  // its tiles have fewer fields
+    const auto v = hn::LoadU(d8, planes[kPlane] + at * tile_bytes + byte);
+    return ShiftBytes<static_cast<int>(kField % kFieldsOf * kBitsOf) - static_cast<int>(kPlace<kPlane>)>(d8, v);
+  }
+  template <std::uint32_t kPlane, class D8>
+  static HWY_INLINE hn::Vec<D8> Above(D8 d8, hn::Vec<D8> low, hn::Vec<D8> high) {
+    const auto from_low = hn::Set(d8, static_cast<std::uint8_t>((1u << kPlace<kPlane>)-1u));
+    return SelectBits(from_low, low, high);
   }
 };
 
@@ -181,7 +231,10 @@ HWY_INLINE void WithLloydExpander(const LloydTable& table, LloydLayout layout, c
     case 2: return use(LloydExpander<2>{table, codes, tile_bytes, nullptr});
     case 3: return use(LloydExpander<3>{table, codes, tile_bytes, codes + LloydPlaneBytes(2, dim, tokens)});
     case 4: return use(LloydExpander<4>{table, codes, tile_bytes, nullptr});
-    default: return use(LloydExpander<8>{table, codes, tile_bytes, nullptr});
+    case 5: return use(LloydWideExpander<5>{table, codes, tile_bytes, dim, tokens});
+    case 6: return use(LloydWideExpander<6>{table, codes, tile_bytes, dim, tokens});
+    case 7: return use(LloydWideExpander<7>{table, codes, tile_bytes, dim, tokens});
+    default: return use(LloydWideExpander<8>{table, codes, tile_bytes, dim, tokens});
   }
 }
 

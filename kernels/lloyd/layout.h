@@ -1,7 +1,7 @@
 // Where the codes of a block lie. Codes are natural binary indices into an ascending codebook (0 = most negative, so the top
-// bit is the sign), cut into planes of 1, 2, 4 or 8 bits: b bits are one plane of b bits, except b = 3, which is a plane of the
-// low 2 bits followed by a plane of the top bit. A byte of a plane holds F = 8 / plane bits fields; field s is bits [s * b, s *
-// b + b).
+// bit is the sign), cut into planes of 8, 4, 2 or 1 bits, the powers of two that their number is a sum of, the larger planes
+// first and of the lower bits: 4 bits are one plane, 7 bits are planes of the low 4 bits, of the next 2 and of the top bit. A
+// byte of a plane holds F = 8 / plane bits fields; field s is bits [s * b, s * b + b).
 //
 // Keys: a supertile is 16 * F tokens. It is dim / 4 vectors of 64 bytes, one per group of 4 dims; byte t * 4 + j of vector g,
 //   field s = dim 4 * g + j of token 16 * s + t. So a broadcast of 4 query bytes meets 16 tokens in every field.
@@ -11,6 +11,7 @@
 // shared: a change needs a new codec version.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -23,12 +24,18 @@ struct LloydPlane {
   std::uint32_t shift = 0;  ///< its lowest bit within the index
 };
 
-constexpr std::uint32_t LloydPlaneCount(std::uint32_t bits) noexcept { return bits == 3 ? 2 : 1; }
+/// The most that any number of bits has.
+inline constexpr std::uint32_t kMaxLloydPlanes = 3;
+
+constexpr std::uint32_t LloydPlaneCount(std::uint32_t bits) noexcept { return static_cast<std::uint32_t>(std::popcount(bits)); }
 
 constexpr LloydPlane LloydPlaneAt(std::uint32_t bits, std::uint32_t plane) noexcept {
-  if (bits != 3) return {bits, 0};
-  return plane == 0 ? LloydPlane{2, 0} : LloydPlane{1, 2};
+  std::uint32_t below = 0;
+  for (; plane != 0; --plane) below += std::bit_floor(bits - below);
+  return {std::bit_floor(bits - below), below};
 }
+static_assert(LloydPlaneCount(7) == kMaxLloydPlanes && LloydPlaneAt(7, 1).bits == 2 && LloydPlaneAt(7, 1).shift == 4 &&
+              LloydPlaneAt(3, 0).bits == 2 && LloydPlaneAt(3, 1).shift == 2 && LloydPlaneAt(8, 0).bits == 8);
 
 constexpr std::size_t LloydPlaneBytes(std::uint32_t plane_bits, std::size_t dim, std::size_t tokens) noexcept {
   return dim * tokens * plane_bits / 8;
@@ -44,7 +51,9 @@ constexpr std::size_t LloydBlockBytes(std::uint32_t bits, std::size_t dim, std::
 }
 
 /// Tokens of a block must be a multiple of this: whole key supertiles, on both sides.
-constexpr std::uint32_t LloydBlockMultiple(std::uint32_t bits) noexcept { return bits == 3 ? 128 : 16 * (8 / bits); }
+constexpr std::uint32_t LloydBlockMultiple(std::uint32_t bits) noexcept {
+  return 16 * (8 / LloydPlaneAt(bits, LloydPlaneCount(bits) - 1).bits);
+}
 
 /// Where one code lies within a plane.
 struct LloydField {

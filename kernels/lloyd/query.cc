@@ -56,7 +56,7 @@ HWY_INLINE void Round(LaneTag d, std::uint32_t bits, std::size_t dim, float to_l
       q[j] = hn::Min(hn::Max(nearest, bottom), top);
       sum = hn::Add(sum, q[j]);
     }
-    if (bits == 8) {
+    if (LloydHasWords(bits)) {
       const LaneVecI low = hn::Set(di, 0xFFFF);
       StoreWords(di, hn::Or(hn::And(q[0], low), hn::ShiftLeft<16>(q[2])), row_words, to);
       StoreWords(di, hn::Or(hn::And(q[1], low), hn::ShiftLeft<16>(q[3])), row_words, to + 1);
@@ -108,8 +108,8 @@ HWY_INLINE void RoundQuarters(LaneTag d, std::uint32_t bits, std::size_t dim, fl
       q[j] = hn::Min(hn::Max(nearest, bottom), top);
       sum = hn::Add(sum, q[j]);
     }
-    const LaneVecI low = hn::Set(di, bits == 8 ? 0xFFFF : 0xFF);
-    if (bits == 8) {
+    const LaneVecI low = hn::Set(di, LloydHasWords(bits) ? 0xFFFF : 0xFF);
+    if (LloydHasWords(bits)) {
       hn::Store(hn::BitCast(du, hn::Or(hn::And(q[0], low), hn::ShiftLeft<16>(q[2]))), du, lanes);
       hn::Store(hn::BitCast(du, hn::Or(hn::And(q[1], low), hn::ShiftLeft<16>(q[3]))), du, lanes + kLanes);
     } else {

@@ -1,5 +1,5 @@
 // Queries -> what lloyd/score.h reads: rotated, rounded to integers, 16 queries to a batch.
-// |q| <= 127, with 8 bits 2047 (less for dims beyond 256, so that sums fit 32 bits). Batches are those of bytes/queries.h.
+// |q| <= 127, from 5 bits on 2047 (less for dims beyond 256, so that sums fit 32 bits). Batches are those of bytes/queries.h.
 #pragma once
 
 #include <bit>
@@ -14,7 +14,7 @@
 
 namespace kvant::kernels {
 
-constexpr std::size_t LloydQueryWordsPerGroup(std::uint32_t bits) noexcept { return bits == 8 ? 2 : 1; }
+constexpr std::size_t LloydQueryWordsPerGroup(std::uint32_t bits) noexcept { return LloydHasWords(bits) ? 2 : 1; }
 
 /// Words of one query's row.
 constexpr std::size_t LloydQueryWords(std::uint32_t bits, std::size_t dim) noexcept {
@@ -27,7 +27,7 @@ constexpr std::size_t LloydQueryBatchBytes(std::uint32_t bits, std::size_t dim) 
 
 /// The largest integer a query's number becomes.
 constexpr std::int32_t LloydQueryMax(std::uint32_t bits, std::size_t dim) noexcept {
-  if (bits != 8) return kByteQueryMax;
+  if (!LloydHasWords(bits)) return kByteQueryMax;
   const auto fits = static_cast<std::int32_t>(INT32_MAX / (2047 * static_cast<std::int64_t>(dim)));
   return fits < 2047 ? fits : 2047;
 }

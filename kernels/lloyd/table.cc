@@ -14,18 +14,18 @@ constexpr LloydTable MakeTableOf(std::uint32_t bits, float unit, std::span<const
   for (std::size_t i = 0; i < half; ++i) table.magnitudes[i] = magnitudes[i];
   for (std::size_t i = 0; i + 1 < half; ++i) {
     const int sum = magnitudes[i] + magnitudes[i + 1];
-    table.thresholds[i] = bits == 8 ? static_cast<float>((sum + 1) / 2) : static_cast<float>(sum) * 0.5f;
+    table.thresholds[i] = LloydHasWords(bits) ? static_cast<float>((sum + 1) / 2) : static_cast<float>(sum) * 0.5f;
   }
-  if (bits == 8) {
+  if (LloydHasWords(bits)) {
     std::uint8_t index = 0;
     for (std::size_t z = 0; z < table.grid.size(); ++z) {
       while (index + 1u < half && static_cast<float>(z) >= table.thresholds[index]) ++index;
       table.grid[z] = index;
     }
-    for (std::uint32_t i = 0; i < 256; ++i) table.centroids[i] = static_cast<std::int16_t>(table.Centroid(i));
-    for (std::size_t i = 0; i < half; ++i) {
-      table.low_bytes[i] = static_cast<std::uint8_t>(magnitudes[i] & 0xFF);
-      table.high_bytes[i] = static_cast<std::uint8_t>(magnitudes[i] >> 8);
+    for (std::uint32_t i = 0; i < 256; ++i) table.centroids[i] = static_cast<std::int16_t>(table.Centroid(i >> (8 - bits)));
+    for (std::size_t i = 0; i < 128; ++i) {
+      table.low_bytes[i] = static_cast<std::uint8_t>(table.centroids[128 + i] & 0xFF);
+      table.high_bytes[i] = static_cast<std::uint8_t>(table.centroids[128 + i] >> 8);
     }
   }
   if (bits <= 4) {
@@ -54,6 +54,16 @@ constexpr LloydTable kBits1 = MakeTable(1, 1.2533141f, {1});
 constexpr LloydTable kBits2 = MakeTable(2, 6.6209829f, {3, 10});
 constexpr LloydTable kBits3 = MakeTable(3, 40.906256f, {10, 31, 55, 88});
 constexpr LloydTable kBits4 = MakeTable(4, 38.142989f, {5, 15, 25, 36, 48, 62, 79, 104});
+constexpr LloydTable kBits5 =
+    MakeTable(5, 445.0f, {29, 88, 147, 208, 269, 332, 398, 467, 539, 617, 701, 795, 903, 1031, 1198, 1451});
+constexpr LloydTable kBits6 =
+    MakeTable(6, 445.0f, {15,  45,  74,  104, 134, 165, 195, 226, 257, 289, 321,  354,  387,  421,  456,  492,
+                          529, 568, 607, 649, 692, 738, 787, 838, 894, 955, 1023, 1100, 1189, 1298, 1442, 1666});
+constexpr LloydTable kBits7 =
+    MakeTable(7, 445.0f, {7,   22,  37,  52,  67,   83,   98,   113,  128,  143,  158,  174,  189,  205,  220,  236,
+                          252, 267, 283, 299, 316,  332,  348,  365,  382,  399,  416,  434,  451,  469,  487,  506,
+                          525, 544, 563, 583, 603,  623,  644,  666,  688,  711,  734,  758,  782,  808,  834,  862,
+                          890, 920, 951, 984, 1019, 1056, 1096, 1139, 1185, 1237, 1295, 1360, 1438, 1534, 1662, 1864});
 constexpr LloydTable kBits8 =
     MakeTable(8, 445.0f,
               {4,    11,   19,   26,   34,   41,   49,   56,   64,   71,   79,   87,   94,   102,  109,  117,  124,  132,  140,
@@ -64,8 +74,14 @@ constexpr LloydTable kBits8 =
                873,  887,  902,  917,  933,  949,  965,  981,  999,  1016, 1035, 1053, 1073, 1093, 1114, 1136, 1159, 1182, 1207,
                1234, 1262, 1291, 1323, 1357, 1394, 1435, 1480, 1531, 1589, 1659, 1745, 1861, 2046});
 
-constexpr bool HasLargest(const LloydTable& table) { return table.magnitudes[table.half() - 1] == LloydLargest(table.bits); }
-static_assert(HasLargest(kBits1) && HasLargest(kBits2) && HasLargest(kBits3) && HasLargest(kBits4) && HasLargest(kBits8));
+constexpr bool HasLargest(const LloydTable& table) {
+  const int largest = table.magnitudes[table.half() - 1];
+  return LloydHasWords(table.bits) ? largest <= LloydLargest(table.bits) : largest == LloydLargest(table.bits);
+}
+static_assert(HasLargest(kBits1) && HasLargest(kBits2) && HasLargest(kBits3) && HasLargest(kBits4) && HasLargest(kBits5) &&
+              HasLargest(kBits6) && HasLargest(kBits7) && HasLargest(kBits8));
+static_assert(kBits5.centroids[0] == -kBits5.centroids[255] && kBits5.centroids[7] == kBits5.centroids[0] &&
+              kBits5.centroids[8] != kBits5.centroids[0] && kBits5.centroids[128] == kBits5.magnitudes[0]);
 static_assert(kBits4.thresholds[0] == 10.0f && kBits4.thresholds[6] == 91.5f && kBits4.Centroid(0) == -104 &&
               kBits4.Centroid(7) == -5 && kBits4.Centroid(8) == 5 && kBits4.Centroid(15) == 104);
 static_assert(kBits8.thresholds[0] == 8.0f && kBits8.grid[7] == 0 && kBits8.grid[8] == 1 && kBits8.grid[2047] == 127);
@@ -78,6 +94,9 @@ const LloydTable* FindLloydTable(std::uint32_t bits) noexcept {
     case 2: return &kBits2;
     case 3: return &kBits3;
     case 4: return &kBits4;
+    case 5: return &kBits5;
+    case 6: return &kBits6;
+    case 7: return &kBits7;
     case 8: return &kBits8;
     default: return nullptr;
   }

@@ -526,6 +526,12 @@ struct StoredCodec {
   partBytes @13 :List(UInt64);  # of one head's block
 }
 
+struct DemoteReport {
+  blocks @0 :UInt64;
+  bytes @1 :UInt64;    # given back; of a dry run, those that payloads would lose
+  corrupt @2 :UInt64;  # blocks left as they are, for their checksums differ
+}
+
 struct EvictReport {
   blocks @0 :UInt64;
   bytes @1 :UInt64;
@@ -552,4 +558,7 @@ interface Admin {
   # unavailable while sequences of it are open. Sessions that have it open must open it again.
   codecs @7 (store :Text) -> Outcome(List(StoredCodec));
   # Every distinct codec of a store's plan, keys first. The store by name or identity, as in drop.
+  demote @8 (store :Text, planes :UInt8, maxBlocks :UInt64, dryRun :Bool) -> Outcome(DemoteReport);
+  # Drops all but the first planes of blocks that no sequence holds, least recently used first, in place. Of codes that have no
+  # planes, or fewer, nothing goes. The store by name or identity; maxBlocks 0: no limit. invalidArgument for 0 planes.
 }

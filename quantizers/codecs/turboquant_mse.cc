@@ -6,32 +6,27 @@
 //   scale * Q' c / (unit * sqrt(dim)), c the code's integer centroid (kernels/lloyd/table.h).
 //
 // Block: the codes of block_tokens rows as kernels/lloyd/layout.h lays them out, then block_tokens ufloat16 scales, adjacent,
-// little-endian: bits + 16 / head_dim bits per element. Q: RotationRounds rounds of signs and Hadamard mixing
+// little-endian: bits + 16 / head_dim bits per element. With planes=1 the same indices and scales in as many parts as there are
+// bits (quantizers/plane_blocks.h), of which the last may be dropped. Q: RotationRounds rounds of signs and Hadamard mixing
 // (kernels/rotation/hadamard.h; while encoding in integers where kernels/lloyd/integer.h says so), its signs from RotationSeed:
 // codec name and version, model, layer, KV head and side. The tests hold golden bytes.
 //
 // Parameters: bits; center=1 subtracts the mean row of (layer, KV head), tensor "layers.<layer>.keys.mean" or
 // "layers.<layer>.values.mean" of the plan's artifact, [kv_heads, head_dim]; scale picks another meaning of the scale.
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "kernels/lloyd/accumulate.h"
 #include "kernels/lloyd/encode.h"
 #include "kernels/lloyd/query.h"
 #include "kernels/lloyd/score.h"
-#include "kernels/rotation/unrotate.h"
-#include "kernels/ufloat16.h"
-#include "quantizers/artifact.h"
 #include "quantizers/byte_codes.h"
 #include "quantizers/codec.h"
 #include "quantizers/gauged_keys.h"
-#include "quantizers/lloyd_error.h"
-#include "quantizers/rotation.h"
+#include "quantizers/lloyd_blocks.h"
+#include "quantizers/plane_blocks.h"
 #include "quantizers/shared_blocks.h"
 #include "quantizers/strided_rows.h"
 
@@ -39,7 +34,6 @@ namespace kvant::quantizers {
 namespace {
 
 using kernels::kLanes;
-using kernels::LloydLayout;
 using kernels::LloydScale;
 
 constexpr std::string_view kName = "turboquant_mse";
@@ -50,7 +44,7 @@ constexpr std::uint32_t kRotationVersion = 2;
 static_assert(kernels::LloydBlockBytes(4, 128, 128) == 8448 && kernels::LloydBlockBytes(2, 128, 128) == 4352 &&
               kernels::LloydBlockBytes(3, 128, 128) == 6400 && kernels::LloydBlockBytes(4, 80, 64) == 64 * 40 + 128);
 
-enum Param : std::size_t { kBits, kCenter, kScale, kGauge };
+enum Param : std::size_t { kBits, kCenter, kScale, kGauge, kPlanes };
 
 enum Gauge : std::size_t { kAuto, kNone, kMean, kBlock, kMatrix };
 constexpr std::string_view kGaugeNames[] = {"auto", "none", "mean", "block", "matrix"};
@@ -72,150 +66,23 @@ LloydScale ScaleOf(const CodecConfig& config) {
   return config.side == Side::kKeys ? LloydScale::kUnbiased : LloydScale::kLeastSquares;
 }
 
+std::uint32_t BitsOf(const Params& params) { return static_cast<std::uint32_t>(params.Integer(kBits)); }
+bool InPlanes(const Params& params) { return params.Integer(kPlanes) != 0; }
+std::uint32_t MultipleOf(const Params& params) { return kernels::LloydBlockMultiple(InPlanes(params) ? 1 : BitsOf(params)); }
+
 std::string MeanTensor(const CodecConfig& config) {
   return "layers." + std::to_string(config.layer) + (config.side == Side::kKeys ? ".keys.mean" : ".values.mean");
 }
 
-/// What both sides share: tables, rotations and means of all KV heads of a layer.
-class LloydBlocks {
- public:
-  static Result<LloydBlocks> Make(const CodecConfig& config) {
-    const std::string where = std::string(kName) + " layer " + std::to_string(config.layer) + ": ";
-    if (config.head_dim < 8 || config.head_dim > kernels::kMaxHeadDim || config.head_dim % 8 != 0) {
-      return Error{ErrorCode::kUnsupported,
-                   where + "head_dim " + std::to_string(config.head_dim) + " is not a multiple of 8 in 8..1024"};
-    }
-    const auto bits = static_cast<std::uint32_t>(config.params.Integer(kBits));
-    const auto multiple = kernels::LloydBlockMultiple(bits);
-    if (config.block_tokens == 0 || config.block_tokens % multiple != 0) {
-      return Error{ErrorCode::kInvalidArgument, where + "block_tokens " + std::to_string(config.block_tokens) +
-                                                    " is not a multiple of " + std::to_string(multiple) +
-                                                    ", which bits=" + std::to_string(bits) + " needs"};
-    }
-    LloydBlocks blocks;
-    blocks.side_ = config.side;
-    blocks.dim_ = config.head_dim;
-    blocks.tokens_ = config.block_tokens;
-    blocks.table_ = kernels::FindLloydTable(bits);
-    blocks.scale_ = ScaleOf(config);
-    if (config.params.Integer(kCenter) != 0) {
-      if (config.artifact == nullptr) {
-        return Error{ErrorCode::kInvalidArgument, where + "center=1 needs means, but the plan has no artifact"};
-      }
-      auto means = config.artifact->Find(MeanTensor(config), {config.kv_heads, config.head_dim});
-      if (!means) return Error{means.error().code, where + "center=1: " + means.error().message};
-      blocks.means_ = *means;
-    }
-    blocks.rotations_ = HeadRotations(kName, kRotationVersion, config);
-    return blocks;
-  }
-
-  [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
-  [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
-  [[nodiscard]] const kernels::LloydTable& table() const noexcept { return *table_; }
-  [[nodiscard]] const Rotation& rotation(std::size_t head) const { return rotations_.of(head); }
-  [[nodiscard]] std::size_t memory_bytes() const noexcept { return rotations_.memory_bytes(); }
-  /// [head_dim], or null without centring.
-  [[nodiscard]] const float* mean(std::size_t head) const noexcept {
-    return means_.empty() ? nullptr : means_.data() + head * dim_;
-  }
-  [[nodiscard]] std::size_t bytes() const noexcept { return kernels::LloydBlockBytes(table_->bits, dim_, tokens_); }
-  [[nodiscard]] std::size_t row_bytes() const noexcept { return dim_ * sizeof(float); }
-  [[nodiscard]] std::size_t encode_scratch() const noexcept { return kernels::LloydEncodeScratchBytes(dim_); }
-  [[nodiscard]] std::size_t unrotate_scratch(std::size_t n) const noexcept {
-    return kernels::RotationScratchBytes(dim_) + n * row_bytes();
-  }
-  [[nodiscard]] std::size_t decode_scratch() const noexcept { return unrotate_scratch(1) + row_bytes(); }
-
-  [[nodiscard]] CodecTraits traits() const noexcept {
-    // With z the rotated row at norm sqrt(dim) and c its codes in units of a standard deviation, the stored scale is at most
-    // |x| sqrt(dim) dim / <z, c>, which is largest for a row of one number: then <z, c> is sqrt(dim) times the largest
-    // centroid, at least 0.79 (1 bit).
-    float norm = 0.79F * kernels::kUfloat16Max / std::sqrt(static_cast<float>(dim_));
-    for (const float number : means_) norm -= std::fabs(number);
-    return {.exact_zero = means_.empty(), .largest_norm = std::max(0.0F, norm)};
-  }
-  [[nodiscard]] CodeForm form() const noexcept {
-    return {.family = CodeFamily::kScalar,
-            .order = side_ == Side::kKeys ? CodeOrder::kKeyTiles : CodeOrder::kValueTiles,
-            .bits = static_cast<std::uint8_t>(table_->bits),
-            .magnitudes = table_->magnitudes.data(),
-            .level_unit = table_->unit * std::sqrt(static_cast<float>(dim_)),
-            .scale_format = ScaleFormat::kUfloat16,
-            .scale_offset = kernels::LloydCodesBytes(table_->bits, dim_, tokens_),
-            .rotated = true,
-            .centered = !means_.empty()};
-  }
-  [[nodiscard]] double expected_error() const { return RotatedLloydError(*table_, static_cast<std::uint32_t>(dim_), scale_); }
-
-  [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const {
-    const Rotation& map = rotation(args.head);
-    const kernels::LloydEncoding how{.table = table_,
-                                     .shape = map.shape(),
-                                     .rounds = map.rounds(),
-                                     .signs = map.signs(),
-                                     .mean = mean(args.head),
-                                     .layout = layout(),
-                                     .scale = scale_};
-    const std::size_t row =
-        kernels::LloydEncode(how, args.rows, reinterpret_cast<std::uint8_t*>(args.block.part[0]), args.scratch);
-    if (row == args.rows.count) return {};
-    return Error{ErrorCode::kNotFinite, "encode as " + std::string(kName) + ": row " + std::to_string(row) + " of KV head " +
-                                            std::to_string(args.head) + " holds NaN or infinity, or its norm exceeds 8.5e9"};
-  }
-
-  /// Scratch: Unrotate's of one row, then a row.
-  void Decode(const DecodeArgs& args) const {
-    const auto* codes = reinterpret_cast<const std::uint8_t*>(args.block.part[0]);
-    const std::byte* scales = args.block.part[0] + kernels::LloydCodesBytes(table_->bits, dim_, tokens_);
-    auto* row = reinterpret_cast<float*>(args.scratch + unrotate_scratch(1));
-    for (std::size_t token = args.begin; token < args.end; ++token) {
-      std::uint16_t bits;
-      std::memcpy(&bits, scales + token * sizeof(bits), sizeof(bits));
-      const float scale = kernels::Ufloat16ToFloat(bits);
-      for (std::size_t i = 0; i < dim_; ++i) {
-        const auto index = kernels::LloydIndexAt(layout(), table_->bits, dim_, tokens_, codes, token, i);
-        row[i] = static_cast<float>(table_->Centroid(index)) * scale;
-      }
-      const float one = 1.0f;
-      Unrotate({.head = args.head,
-                .acc = row,
-                .acc_stride = dim_,
-                .acc_floats = dim_,
-                .weight_sums = &one,
-                .n = 1,
-                .rows = args.rows + (token - args.begin) * args.row_stride,
-                .row_stride = args.row_stride,
-                .add = args.add,
-                .scratch = args.scratch});
-    }
-  }
-
-  /// Accumulators in codebook units to rows; row i gets its mean times weight_sums[i] added. Scratch: the kernel's, then n
-  /// rows.
-  void Unrotate(const FinishArgs& args) const {
-    const Rotation& map = rotation(args.head);
-    const auto factor =
-        static_cast<float>(1.0 / (map.shape().gain(map.rounds()) * table_->unit * std::sqrt(static_cast<double>(dim_))));
-    float* target = RowsTarget(args.rows, args.row_stride, args.n, dim_, args.add,
-                               reinterpret_cast<float*>(args.scratch + kernels::RotationScratchBytes(dim_)));
-    kernels::Unrotate(
-        {map.map(), factor, mean(args.head), args.weight_sums, args.acc, args.acc_stride, args.n, target, args.scratch});
-    PutRows(target, args.n, dim_, args.rows, args.row_stride, args.add);
-  }
-
- private:
-  LloydBlocks() = default;
-  [[nodiscard]] LloydLayout layout() const noexcept { return side_ == Side::kKeys ? LloydLayout::kKeys : LloydLayout::kValues; }
-
-  Side side_ = Side::kKeys;
-  std::size_t dim_ = 0;
-  std::size_t tokens_ = 0;
-  const kernels::LloydTable* table_ = nullptr;
-  LloydScale scale_ = LloydScale::kUnbiased;
-  std::span<const float> means_;  ///< [kv_heads, head_dim] of the artifact, or empty
-  HeadRotations rotations_;
-};
+Result<LloydBlocks> MakeBlocks(const CodecConfig& config) {
+  const std::string means = config.params.Integer(kCenter) != 0 ? MeanTensor(config) : std::string();
+  return LloydBlocks::Make({.codec = {kName, kRotationVersion},
+                            .bits = BitsOf(config.params),
+                            .scale = ScaleOf(config),
+                            .block_multiple = MultipleOf(config.params),
+                            .means = means},
+                           config);
+}
 
 class LloydKeys final : public OfSharedBlocks<KeyCodec, LloydBlocks> {
  public:
@@ -258,7 +125,7 @@ class LloydValues final : public OfSharedBlocks<ValueCodec, LloydBlocks> {
   void Accumulate(const AccumulateArgs& args) const override {
     kernels::LloydAccumulate(blocks_.table(), ByteAccumulate(args, blocks_.dim(), blocks_.tokens()));
   }
-  void Finish(const FinishArgs& args) const override { blocks_.Unrotate(args); }
+  void Finish(const FinishArgs& args) const override { blocks_.Unrotate(args, blocks_.table().unit); }
 };
 
 Result<std::unique_ptr<KeyCodec>> MakeLloydKeys(const CodecConfig& config) {
@@ -267,10 +134,15 @@ Result<std::unique_ptr<KeyCodec>> MakeLloydKeys(const CodecConfig& config) {
     return Error{ErrorCode::kInvalidArgument, std::string(kName) + ": center=1 and gauge=" + std::string(kGaugeNames[gauge]) +
                                                   " both take a mean away from keys; choose one"};
   }
-  auto blocks = LloydBlocks::Make(config);
+  auto blocks = MakeBlocks(config);
   if (!blocks) return std::move(blocks).error();
-  auto keys = std::make_unique<LloydKeys>(std::move(*blocks));
-  if (gauge == kNone) return std::unique_ptr<KeyCodec>(std::move(keys));
+  std::unique_ptr<KeyCodec> keys;
+  if (InPlanes(config.params)) {
+    keys = MakePlaneKeys(std::move(*blocks));
+  } else {
+    keys = std::make_unique<LloydKeys>(std::move(*blocks));
+  }
+  if (gauge == kNone) return keys;
   const GaugeKind kind = gauge == kMean ? GaugeKind::kMean : gauge == kBlock ? GaugeKind::kGains : GaugeKind::kMatrix;
   return MakeGaugedKeys(kind, config, std::move(keys));
 }
@@ -281,8 +153,9 @@ Result<std::unique_ptr<ValueCodec>> MakeLloydValues(const CodecConfig& config) {
     return Error{ErrorCode::kUnsupported,
                  std::string(kName) + ": gauge=" + std::string(kGaugeNames[gauge]) + " is of keys alone"};
   }
-  auto blocks = LloydBlocks::Make(config);
+  auto blocks = MakeBlocks(config);
   if (!blocks) return std::move(blocks).error();
+  if (InPlanes(config.params)) return MakePlaneValues(std::move(*blocks));
   return std::unique_ptr<ValueCodec>(std::make_unique<LloydValues>(std::move(*blocks)));
 }
 
@@ -300,7 +173,7 @@ Example ExampleMeans(const CodecConfig& config) {
   return example;
 }
 
-constexpr std::int64_t kBitChoices[] = {1, 2, 3, 4, 8};
+constexpr std::int64_t kBitChoices[] = {1, 2, 3, 4, 5, 6, 7, 8};
 constexpr ParamSpec kParams[] = {
     {.name = "bits", .default_value = "4", .meaning = "bits per code", .min = 1, .max = 8, .allowed = kBitChoices},
     {.name = "center", .default_value = "0", .meaning = "1: subtract the artifact's mean row", .min = 0, .max = 1},
@@ -314,6 +187,11 @@ constexpr ParamSpec kParams[] = {
      .default_value = "auto",
      .meaning = "keys: what is taken out before coding; auto is block, with center=1 none; none is the published code",
      .choices = kGaugeNames},
+    {.name = "planes",
+     .default_value = "0",
+     .meaning = "1: each bit in a plane of its own, so that a stored block can be cut down to its first planes; slower",
+     .min = 0,
+     .max = 1},
 };
 
 }  // namespace
@@ -323,8 +201,7 @@ extern const Codec kTurboQuantMse{
     .version = kVersion,
     .summary = "rotated rows in Lloyd-Max codes with one 16-bit scale per row; scored and summed without decoding",
     .params = kParams,
-    .block_multiple =
-        [](const Params& params) { return kernels::LloydBlockMultiple(static_cast<std::uint32_t>(params.Integer(kBits))); },
+    .block_multiple = MultipleOf,
     .make_keys = MakeLloydKeys,
     .make_values = MakeLloydValues,
     .example = ExampleMeans,

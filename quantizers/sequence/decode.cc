@@ -54,6 +54,7 @@ Result<void> ReadHead(BlockDecoder& decoder, const CachedSequence& sequence, con
     const std::uint64_t begin = position % spec.block_tokens;
     const std::uint64_t rows = std::min<std::uint64_t>(spec.block_tokens - begin, end - position);
     const float* decoded = decoder.Decode({.payload = sequence.blocks[block],
+                                           .sections = sequence.sections[block],
                                            .first_position = block * spec.block_tokens,
                                            .sinks = block == 0 ? sequence.sinks : Sinks{},
                                            .layer = request.layer,
@@ -81,7 +82,7 @@ const float* BlockDecoder::Decode(const BlockRows& rows) {
   plan_.codec(rows.layer, rows.head, rows.side)
       .Decode({.head = rows.head,
                .first_position = rows.first_position,
-               .block = plan_.place(rows.layer, rows.head, rows.side).In<const std::byte>(rows.payload),
+               .block = plan_.place(rows.layer, rows.head, rows.side).In<const std::byte>(rows.payload, rows.sections),
                .begin = rows.begin,
                .end = rows.end,
                .rows = rows_.Floats(),

@@ -17,6 +17,7 @@ namespace kvant::quantizers {
 /// Rows [begin, end) of a sealed block: of one layer, KV head and side.
 struct BlockRows {
   const std::byte* payload = nullptr;
+  std::size_t sections = kMaxParts;  ///< that the payload has (Plan::sections), at most
   std::uint64_t first_position = 0;  ///< of the block
   Sinks sinks;                       ///< of a sequence's first block, if it has any; those rows are exact
   std::size_t layer = 0;

@@ -41,6 +41,7 @@ LayerView ViewLayer(const CachedSequence& sequence, std::uint32_t block_tokens, 
                     std::uint64_t new_rows) noexcept {
   LayerView view;
   view.blocks = sequence.blocks;
+  view.sections = sequence.sections;
   if (!sequence.blocks.empty() && sequence.sinks.data != nullptr) {
     const SinkLayout& layout = sequence.sinks.layout;
     view.raw[view.raw_count++] = {.keys = sequence.sinks.data + layout.Offset(layer, 0, 0),
@@ -100,17 +101,20 @@ Result<AttendItem> MakeItem(const Plan& plan, const CachedSequence& sequence, co
   // A probe stands at the sequence's length but has no row there: it sees what the last token sees, less the oldest of its
   // window.
   const std::uint32_t behind = request.new_rows == 0 ? 1 : 0;
-  const AttendItem item{
-      .cache = {.plan = &plan, .layer = request.layer, .blocks = view.blocks, .raw = std::span(view.raw).first(view.raw_count)},
-      .query = {.q = request.q,
-                .out = request.out,
-                .lse = request.lse,
-                .sink_logits = request.sink_logits,
-                .first_position = sequence.length - behind,
-                .scale = request.scale,
-                .softcap = request.softcap,
-                .window = request.window == 0 ? 0 : request.window - behind,
-                .not_finite = &view.not_finite}};
+  const AttendItem item{.cache = {.plan = &plan,
+                                  .layer = request.layer,
+                                  .blocks = view.blocks,
+                                  .raw = std::span(view.raw).first(view.raw_count),
+                                  .sections = view.sections},
+                        .query = {.q = request.q,
+                                  .out = request.out,
+                                  .lse = request.lse,
+                                  .sink_logits = request.sink_logits,
+                                  .first_position = sequence.length - behind,
+                                  .scale = request.scale,
+                                  .softcap = request.softcap,
+                                  .window = request.window == 0 ? 0 : request.window - behind,
+                                  .not_finite = &view.not_finite}};
   if (auto good = CheckItem(item); !good) return good.error();
   if (auto finite = CheckFinite(sequence, request); !finite) return finite.error();
   return item;

@@ -19,6 +19,7 @@ namespace kvant::quantizers {
 /// Where a sequence's cache lies. Valid until the sequence changes.
 struct CachedSequence {
   std::span<const std::byte* const> blocks;  ///< payloads of the switched blocks
+  std::span<const std::uint8_t> sections;    ///< that each of them has (Plan::sections)
   Sinks sinks;                               ///< read only while a block is switched
   Tail tail;                                 ///< holds the rows from position blocks.size() * block_tokens on
   std::uint64_t length = 0;                  ///< tokens
@@ -29,6 +30,7 @@ struct LayerView {
   std::array<RawRows, 3> raw;  ///< sinks, the tail up to where its ring wraps, the tail behind that
   std::size_t raw_count = 0;
   std::span<const std::byte* const> blocks;
+  std::span<const std::uint8_t> sections;
   std::uint8_t not_finite = 0;  ///< set by attention over it
 };
 

@@ -42,7 +42,7 @@ std::vector<float> Weights(std::size_t n, std::size_t stride, std::mt19937& rand
 TEST_P(LloydAccumulateTest, SumsAreTheScalarTwinsBitForBit) {
   std::mt19937 random(kSeed);
   for (const std::uint32_t dim : {8u, 40u, 64u, 72u, 80u, 128u, 256u}) {
-    for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
+    for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u}) {
       for (const auto& [n, tiles] : kQueryCounts) {
         AllowTiles(tiles);
         const LloydTable& table = *FindLloydTable(bits);
@@ -72,7 +72,7 @@ TEST_P(LloydAccumulateTest, SumsAreTheScalarTwinsBitForBit) {
 }
 
 TEST_P(LloydAccumulateTest, LargestSumsDoNotOverflow) {
-  for (const std::uint32_t bits : {4u, 8u}) {
+  for (const std::uint32_t bits : {4u, 5u, 6u, 7u, 8u}) {
     const LloydTable& table = *FindLloydTable(bits);
     constexpr std::size_t kTokens = 1024, kDim = 8;
     GuardedBytes block(LloydBlockBytes(bits, kDim, kTokens));
@@ -94,7 +94,7 @@ TEST_P(LloydAccumulateTest, LargestSumsDoNotOverflow) {
 
 TEST_P(LloydAccumulateTest, RoundingOfWeightsStaysBelowItsBound) {
   std::mt19937 random(kSeed);
-  for (const std::uint32_t bits : {2u, 4u, 8u}) {
+  for (const std::uint32_t bits : {2u, 4u, 5u, 6u, 7u, 8u}) {
     const LloydTable& table = *FindLloydTable(bits);
     constexpr std::size_t kTokens = 256, kDim = 64;
     GuardedBytes block(LloydBlockBytes(bits, kDim, kTokens));

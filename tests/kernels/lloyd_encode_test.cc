@@ -41,7 +41,7 @@ TEST_P(LloydEncodeTest, BytesAreTheScalarTwins) {
     const std::size_t rounds = 1 + random() % 5;
     const auto signs = RandomSigns(shape, rounds, random);
     const auto mean = RandomNormal(dim, random);
-    for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
+    for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u}) {
       for (const LloydLayout layout : {LloydLayout::kKeys, LloydLayout::kValues}) {
         const std::size_t tokens = LloydBlockMultiple(bits) * (dim < 128 ? 2 : 1);
         const auto values = PaddedRows(tokens, dim, dim + 3, random);
@@ -153,7 +153,7 @@ TEST_P(LloydEncodeTest, HoldsRowsFarBeyondHalfPrecisionAndZeroesTinyOnes) {
     for (std::size_t i = 0; i < 128; ++i) values[t * 128 + i] *= factors[t % std::size(factors)];
   }
   const RowsView rows{values.data(), ElementType::kF32, 128, 128, 128};
-  for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
+  for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u}) {
     const LloydEncoding how{FindLloydTable(bits), shape, 3, signs.data(), nullptr, LloydLayout::kKeys, LloydScale::kUnbiased};
     std::size_t row = 0;
     const auto block = Encode(how, rows, &row);

@@ -39,7 +39,7 @@ TEST_P(LloydScoreTest, LogitsAreTheScalarTwinsBitForBit) {
     const auto shape = HadamardShape::For(dim);
     MapTables tables;
     const auto mean = RandomNormal(dim, random);
-    for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
+    for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u}) {
       for (const auto& [n, tiles] : kQueryCounts) {
         AllowTiles(tiles);
         const std::size_t rounds = 2 + random() % 3;
@@ -86,7 +86,7 @@ TEST_P(LloydScoreTest, LargestSumsDoNotOverflow) {
     std::mt19937 random(kSeed);
     const auto signs = RandomSigns(shape, 1, random);
     MapTables tables;
-    for (const std::uint32_t bits : {4u, 8u}) {
+    for (const std::uint32_t bits : {4u, 5u, 6u, 7u, 8u}) {
       const std::size_t tokens = LloydBlockMultiple(bits);
       GuardedBytes block(LloydBlockBytes(bits, dim, tokens));
       std::memset(block.data(), 0xFF, LloydCodesBytes(bits, dim, tokens));  // the largest centroid everywhere

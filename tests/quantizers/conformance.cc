@@ -133,6 +133,7 @@ void ConformanceCase::CheckAll() const {
     CheckRoundTrip(side);
     CheckDecodeOfRanges(side);
     CheckInputForms(side);
+    CheckFewerParts(side);
     CheckRowsAlone(side);
     CheckRefusals(side);
     CheckSpecialRows(side);

@@ -35,6 +35,7 @@ class ConformanceCase {
   void CheckInputForms(Side side) const;      ///< strides, element types and SIMD targets do not change the bytes
   void CheckRefusals(Side side) const;        ///< NaN and infinity in any place, naming the row
   void CheckSpecialRows(Side side) const;     ///< zeros, denormals, equal rows, the largest numbers
+  void CheckFewerParts(Side side) const;      ///< encoding into the first parts writes what dropping the others leaves
   void CheckRowsAlone(Side side) const;       ///< if the codec says so, a row reads back the same whatever the others are
   void CheckScores() const;                   ///< Score = decode, RoPE where the codec wants it, dot product
   void CheckSums() const;                     ///< Accumulate and Finish = weighted sum of decoded rows

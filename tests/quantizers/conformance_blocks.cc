@@ -110,6 +110,29 @@ void ConformanceCase::CheckInputForms(Side side) const {
   }
 }
 
+void ConformanceCase::CheckFewerParts(Side side) const {
+  const std::size_t parts = codec(side).parts();
+  const auto rows = NormalRows(side, kSeed + 10);
+  Block all(codec(side));
+  ASSERT_TRUE(Encode(codec(side), 0, View(rows, dim_), all));
+  for (std::size_t kept = 1; kept < parts; ++kept) {
+    Block few(codec(side));
+    GuardedBytes scratch(codec(side).needs(0).encode);
+    BlockView block = few.view();
+    const std::vector<std::byte> before = few.bytes();
+    block.parts = kept;
+    ASSERT_TRUE(codec(side).Encode(
+        {.head = kHead, .first_position = 0, .rows = View(rows, dim_), .block = block, .scratch = scratch.data()}));
+    std::size_t end = 0;
+    for (std::size_t p = 0; p < kept; ++p) end += codec(side).part_bytes(p);
+    const std::vector<std::byte> whole = all.bytes(), cut = few.bytes();
+    const auto at = static_cast<std::ptrdiff_t>(end);
+    EXPECT_TRUE(std::equal(cut.begin(), cut.begin() + at, whole.begin())) << kept << " parts are others than the first";
+    EXPECT_TRUE(std::equal(cut.begin() + at, cut.end(), before.begin() + at)) << kept << " parts: others were written";
+    EXPECT_TRUE(few.intact());
+  }
+}
+
 void ConformanceCase::CheckRowsAlone(Side side) const {
   Block block(codec(side));
   auto rows = NormalRows(side, kSeed + 9);

@@ -19,14 +19,27 @@ TEST_P(ConformanceTest, HoldsTheContract) {
   codec.CheckAll();
 }
 
+std::string CaseName(const testing::TestParamInfo<ConformanceTest::ParamType>& param) {
+  std::string name = std::get<0>(param.param) + "_d" + std::to_string(std::get<1>(param.param));
+  for (char& c : name) c = c == ':' || c == '=' || c == ',' ? '_' : c;
+  return name;
+}
+
 INSTANTIATE_TEST_SUITE_P(Registry, ConformanceTest,
                          testing::Combine(testing::ValuesIn(test::CoveringSpecs(Registry::Builtin())),
                                           testing::Values<std::size_t>(8, 64, 72, 80, 96, 128, 256)),
-                         [](const auto& param) {
-                           std::string name = std::get<0>(param.param) + "_d" + std::to_string(std::get<1>(param.param));
-                           for (char& c : name) c = c == ':' || c == '=' || c == ',' ? '_' : c;
-                           return name;
-                         });
+                         CaseName);
+
+// Codes whose last bits may be dropped, beyond what a single parameter covers.
+INSTANTIATE_TEST_SUITE_P(
+    Planes, ConformanceTest,
+    testing::Combine(testing::Values("turboquant_mse:bits=1,planes=1", "turboquant_mse:bits=2,planes=1",
+                                     "turboquant_mse:bits=3,planes=1,gauge=none",
+                                     "turboquant_mse:bits=5,planes=1,scale=norm_kept",
+                                     "turboquant_mse:bits=6,planes=1,gauge=mean", "turboquant_mse:bits=7,planes=1,gauge=matrix",
+                                     "turboquant_mse:bits=8,planes=1", "turboquant_mse:bits=8,planes=1,gauge=none,scale=norm"),
+                     testing::Values<std::size_t>(64, 80, 128)),
+    CaseName);
 
 // T20: bits per element, side information included.
 TEST(CodecSizesTest, RawAndInt8TakeExactlyTheirBits) {

@@ -90,8 +90,14 @@ std::array<double, 2> GaussianMoments(const kernels::LloydTable& table, double u
 }
 
 TEST(LloydTableTest, IntegersLoseLittleAndUnitIsTheBest) {
-  const std::array<Known, 5> known = {
-      {{1, .3633802, {}}, {2, .1174820, {}}, {3, .0345486, {}}, {4, .0095064, {}}, {8, .0000417600, {}}}};
+  const std::array<Known, 8> known = {{{1, .3633802, {}},
+                                       {2, .1174820, {}},
+                                       {3, .0345486, {}},
+                                       {4, .0095064, {}},
+                                       {5, .00250556, {}},
+                                       {6, .00064482, {}},
+                                       {7, .00016423, {}},
+                                       {8, .0000417600, {}}}};
   for (const Known& k : known) {
     const kernels::LloydTable& table = *kernels::FindLloydTable(k.bits);
     const auto [zc, cc] = GaussianMoments(table, table.unit);
@@ -106,7 +112,7 @@ TEST(LloydTableTest, IntegersLoseLittleAndUnitIsTheBest) {
 }
 
 TEST(LloydTableTest, IntegersFollowTheRealCodebook) {
-  for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 8u}) {
+  for (const std::uint32_t bits : {1u, 2u, 3u, 4u, 5u, 6u, 7u, 8u}) {
     const kernels::LloydTable& table = *kernels::FindLloydTable(bits);
     const test::Codebook real = test::LloydMax(HalfLaw::Gaussian(), bits);
     for (std::uint32_t i = 0; i < table.half(); ++i) {
@@ -115,7 +121,8 @@ TEST(LloydTableTest, IntegersFollowTheRealCodebook) {
       EXPECT_EQ(table.Centroid(table.half() - 1 - i), -table.magnitudes[i]);
     }
   }
-  EXPECT_EQ(kernels::FindLloydTable(5), nullptr);
+  EXPECT_EQ(kernels::FindLloydTable(0), nullptr);
+  EXPECT_EQ(kernels::FindLloydTable(9), nullptr);
 }
 
 TEST(RotatedLloydErrorTest, IsTheMeasuredErrorOnTheSphere) {

@@ -42,7 +42,7 @@ class Planes {
     auto* row = reinterpret_cast<float*>(args.scratch);
     auto* steps = reinterpret_cast<float*>(args.block.part[0]);
     std::fill_n(args.block.part[0] + steps_bytes(), tokens_ * dim_ / 2, std::byte{});
-    std::fill_n(args.block.part[1], tokens_ * dim_ / 2, std::byte{});
+    if (args.block.parts > 1) std::fill_n(args.block.part[1], tokens_ * dim_ / 2, std::byte{});
     for (std::size_t t = 0; t < tokens_; ++t) {
       const float largest = LoadRowOf(args.rows, t, row);
       if (!(largest <= kLargest)) {
@@ -54,7 +54,7 @@ class Planes {
         const auto code = static_cast<unsigned>(static_cast<int>(level) + 128);
         const std::size_t at = t * dim_ + k;
         args.block.part[0][steps_bytes() + at / 2] |= static_cast<std::byte>(code >> 4 << 4 * (at % 2));
-        args.block.part[1][at / 2] |= static_cast<std::byte>((code & 15) << 4 * (at % 2));
+        if (args.block.parts > 1) args.block.part[1][at / 2] |= static_cast<std::byte>((code & 15) << 4 * (at % 2));
       }
     }
     return {};

@@ -80,6 +80,7 @@ void AddCodecs(CLI::App& app, Invocation& invocation);
 void AddQuality(CLI::App& app, Invocation& invocation);
 void AddCalibrate(CLI::App& app, Invocation& invocation);
 void AddEvict(CLI::App& app, Invocation& invocation);
+void AddDemote(CLI::App& app, Invocation& invocation);
 void AddDrop(CLI::App& app, Invocation& invocation);
 void AddBench(CLI::App& app, Invocation& invocation);
 

@@ -50,6 +50,7 @@ int Run(int argc, char** argv) {
   AddQuality(app, invocation);
   AddCalibrate(app, invocation);
   AddEvict(app, invocation);
+  AddDemote(app, invocation);
   AddDrop(app, invocation);
   AddBench(app, invocation);
 

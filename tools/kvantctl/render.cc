@@ -245,6 +245,9 @@ Json ToJson(const SequenceDetail& detail) {
   return object;
 }
 
+Json ToJson(const DemoteReport& report) {
+  return {{"blocks", report.blocks}, {"bytes", report.bytes}, {"corrupt", report.corrupt}};
+}
 Json ToJson(const EvictReport& report) { return {{"blocks", report.blocks}, {"bytes", report.bytes}}; }
 
 void Print(const Json& json) { Print(json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n"); }

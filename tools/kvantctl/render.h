@@ -83,6 +83,7 @@ Json ToJson(const SequenceDetail& detail);
 Json ToJson(const CodecForm& form);
 Json ToJson(const StoredCodec& codec);
 Json ToJson(const EvictReport& report);
+Json ToJson(const DemoteReport& report);
 
 /// Writes to standard output, ASCII only: JSON with \u escapes (bytes that are no UTF-8 become U+FFFD).
 void Print(const Json& json);

@@ -141,6 +141,20 @@ struct EvictRequest {
   bool dry_run = false;
 };
 
+/// Which blocks that no sequence holds to cut down to their first planes.
+struct DemoteRequest {
+  std::string store;             ///< by name or identity
+  std::uint8_t planes = 0;       ///< that stay, at least 1
+  std::uint64_t max_blocks = 0;  ///< 0: no limit
+  bool dry_run = false;
+};
+
+struct DemoteReport {
+  std::uint64_t blocks = 0;
+  std::uint64_t bytes = 0;    ///< given back; of a dry run, those that payloads would lose
+  std::uint64_t corrupt = 0;  ///< blocks left as they are, for their checksums differ
+};
+
 struct EvictReport {
   std::uint64_t blocks = 0;
   std::uint64_t bytes = 0;
@@ -164,6 +178,9 @@ class KVANT_API Admin {
   /// Every distinct codec of a store's plan, keys first. The store by name or identity; kNotFound where there is none.
   Result<std::vector<StoredCodec>> Codecs(const std::string& store);
   Result<EvictReport> Evict(const EvictRequest& request);
+  /// Drops all but the first planes of sealed blocks, in place, least recently used first; codes without planes stay as they
+  /// are. kNotFound where there is no such store, kInvalidArgument for 0 planes.
+  Result<DemoteReport> Demote(const DemoteRequest& request);
   /// Drops the store of that name, or of that identity in hexadecimal, with all its blocks; answers what went. kNotFound where
   /// there is none, kUnavailable while sequences of it are open. Clients that have it open must open it again.
   Result<EvictReport> Drop(const std::string& store);
