@@ -1,6 +1,7 @@
 """Mathematics of calibration: gauges, bits, codebooks, directions, and the formats that plans are held against."""
 
 import itertools
+import types
 
 import pytest
 
@@ -44,6 +45,16 @@ def test_a_gauge_evens_out_keys_and_queries():
     least = torch.linalg.eigvals(shrunk[0] @ shrunk[1]).real.sqrt().sum() ** 2
     assert torch.isclose(ours.trace() * theirs.trace(), least)
     assert least < 0.95 * shrunk[0].trace() * shrunk[1].trace()
+
+
+def test_half_a_gauge_twice_is_the_whole():
+    keys, queries = moment(16, 2), moment(16, 3)
+    whole, _ = gauge(keys, queries)
+    half, inverse = gauge(keys, queries, 0.5)
+    assert torch.allclose(half @ inverse, torch.eye(16, dtype=torch.float64), atol=1e-9)
+    assert torch.isclose((half @ keys @ half).trace(), keys.trace())
+    twice = half @ half
+    assert torch.allclose(twice / twice.trace(), whole / whole.trace(), atol=1e-9)
 
 
 def test_a_gauge_of_nothing_is_the_identity():
@@ -176,8 +187,21 @@ def test_yardsticks_are_ggmls(name):
     assert numpy.array_equal(yardsticks.FORMATS[name][0](rows).numpy(), theirs)
 
 
+@pytest.mark.parametrize(("kind", "paired"), [("llama", True), ("qwen2", False)])
+def test_yardsticks_group_keys_as_ggml_files_order_them(kind, paired):
+    rows = normal(3, 2, 50, 64).float()
+    of_keys, of_values = yardsticks.codes_of("q4_0", types.SimpleNamespace(model_type=kind))
+    assert torch.equal(of_values(rows), yardsticks.q4_0(rows))
+    expected = torch.empty_like(rows)
+    # Channel i of one half and channel i of the other are a rotary pair.
+    order = [channel for i in range(32) for channel in (i, i + 32)] if paired else list(range(64))
+    expected[..., order] = yardsticks.q4_0(rows[..., order])
+    assert torch.equal(of_keys(rows), expected)
+    assert torch.equal(expected, yardsticks.q4_0(rows)) != paired
+
+
 def test_yardsticks_code_what_left_the_recent_window():
-    cache = yardsticks.cache_of("q4_0", "q8_0", 1)
+    cache = yardsticks.cache_of((yardsticks.q4_0, yardsticks.q8_0), 1)
     keys, values = normal(1, 2, 300, 64).float(), normal(1, 2, 300, 64, seed=2).float()
     for first in range(0, 300, 30):
         part = slice(first, first + 30)

@@ -3,7 +3,7 @@
 import torch
 
 from kvant.calibration.codebook import as_codes_see_them, codebook
-from kvant.calibration.gauge import gauges
+from kvant.calibration.gauge import KEYS_SHARE, gauges
 from kvant.calibration.pairs import pair_gains
 from kvant.calibration.spectral import directions, water_fill
 
@@ -17,7 +17,7 @@ def tensors_of(statistics, sample, projection_moment, turns, map_bits, seed):
     # A channel that is always 0 keeps its size.
     smooth = statistics.largest_key.sqrt()
     tensors["keys.smooth"] = torch.where(smooth > 0, smooth, 1.0)
-    tensors["keys.gauge"], tensors["keys.gauge_inverse"] = gauges(statistics.key_covariance, statistics.query_moment)
+    tensors["keys.gauge"], tensors["keys.gauge_inverse"] = gauges(statistics.key_covariance, statistics.query_moment, KEYS_SHARE)
     if turns is not None:
         tensors["keys.bias"] = statistics.plain_mean
         squares = (moment.diagonal(dim1=1, dim2=2) for moment in (statistics.key_covariance, statistics.query_moment))

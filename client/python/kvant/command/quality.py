@@ -272,7 +272,8 @@ class _Yardstick(_Subject):
     def _cache(self, model):
         from kvant.command import yardsticks
 
-        yield yardsticks.cache_of(self.name, self.name, model.config.get_text_config().num_hidden_layers)
+        config = model.config.get_text_config()
+        yield yardsticks.cache_of(yardsticks.codes_of(self.name, config), config.num_hidden_layers)
 
     def _take(self, cache, ids, layers, step):
         for layer, (keys, values) in zip(cache.layers, layers, strict=True):
@@ -281,8 +282,8 @@ class _Yardstick(_Subject):
     def decoded(self, model, keys, values):
         from kvant.command import yardsticks
 
-        code = yardsticks.FORMATS[self.name][0]
-        return code(keys), code(values)
+        of_keys, of_values = yardsticks.codes_of(self.name, model.config.get_text_config())
+        return of_keys(keys), of_values(values)
 
 
 def show(result):
