@@ -88,6 +88,9 @@ void WriteSequence(const SequenceFigures& from, wire::SequenceRow::Builder to) {
   to.setReadOnly(from.read_only);
 }
 
+/// Where a row stands in the order of StoreTable::stores.
+std::string CursorOf(const Store& store) { return store.name() + '\0' + store.tenant()->name; }
+
 void WriteStore(const Store& store, wire::StoreRow::Builder to) {
   const StoreSpec& spec = store.spec();
   to.setName(TextOf(store.name()));
@@ -113,6 +116,7 @@ void WriteStore(const Store& store, wire::StoreRow::Builder to) {
   }
   to.setWarning(TextOf(store.key_means().Warning()));
   to.setKeyStage(wire::WriteKeyStage(spec.key_stage));
+  to.setTenant(TextOf(store.tenant()->name));
 }
 
 void WriteDetail(const SequenceDetail& from, wire::SequenceDetail::Builder to) {
@@ -185,6 +189,10 @@ kj::Promise<void> AdminServer::stats(StatsContext context) {
         .uptime_seconds = static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(uptime).count()),
         .budget_bytes = facts_.budget_bytes,
         .metadata_bytes = services_.core.budget.metadata_bytes(),
+        .opening_bytes = 0,
+        .tenants = services_.stores.tenants().size(),
+        .pinned_blocks = services_.stores.pins().blocks(),
+        .pinned_bytes = services_.stores.pins().bytes(),
         .stores = services_.stores.stores().size(),
         .sessions = services_.sessions.size(),
         .arenas = 0,
@@ -193,9 +201,11 @@ kj::Promise<void> AdminServer::stats(StatsContext context) {
       gauges.arenas += session->arenas();
       gauges.arena_bytes += session->arena_bytes();
     }
+    const StoreFigures totals = services_.stores.Totals();
+    gauges.opening_bytes = services_.core.budget.used() - totals.used_bytes;
     FigureRow figures;
     figures.Add(gauges, kServiceGauges);
-    figures.Add(services_.stores.Totals());
+    figures.Add(totals);
     figures.Add(services_.counters, kServiceCounters);
     figures.WriteInfos(to.initFigures(figures.size()));
     figures.WriteValues(to.initValues(figures.size()));
@@ -210,8 +220,8 @@ kj::Promise<void> AdminServer::stores(StoresContext context) {
     std::vector<const Store*> rows;
     std::size_t bytes = 0;
     bool more = false;
-    for (const Store* store : services_.stores.stores()) {  // by name
-      if (!after.empty() && store->name() <= after) continue;
+    for (const Store* store : services_.stores.stores()) {  // by name, then by tenant
+      if (!after.empty() && CursorOf(*store) <= after) continue;
       if (bytes >= kPageBytes) {
         more = true;
         break;
@@ -226,7 +236,7 @@ kj::Promise<void> AdminServer::stores(StoresContext context) {
     auto list = page.initRows(static_cast<unsigned>(rows.size()));
     for (unsigned i = 0; i < list.size(); ++i) WriteStore(*rows[i], list[i]);
     if (more) {
-      const std::string& last = rows.back()->name();
+      const std::string last = CursorOf(*rows.back());
       page.setNext({reinterpret_cast<const kj::byte*>(last.data()), last.size()});
     }
     return kj::READY_NOW;

@@ -49,6 +49,9 @@ int Run(int argc, char** argv) {
   AddCalibrate(app, invocation);
   AddEvict(app, invocation);
   AddDrop(app, invocation);
+  AddPin(app, invocation);
+  AddUnpin(app, invocation);
+  AddQuota(app, invocation);
   AddBench(app, invocation);
 
   return ParseAndRun(app, argc, argv, invocation);
