@@ -40,7 +40,7 @@ int Run(std::uint32_t requests, const std::vector<std::uint32_t>& shares) {
 int main(int argc, char** argv) {
   CLI::App app{"Hit rates in % of blocks of each eviction policy, and of the optimum that knows the future",
                "kvant_eviction_bench"};
-  std::uint32_t requests = 20'000;
+  std::uint32_t requests = 6'000;
   std::vector<std::uint32_t> shares = {2, 5, 10, 25};
   app.add_option("--requests", requests, "Prompts of each trace")->check(CLI::Range(100U, 1'000'000U))->capture_default_str();
   app.add_option("--shares", shares, "Sizes of the cache, in % of the different blocks of a trace")
