@@ -60,6 +60,7 @@ std::vector<KeyHead> ReadKeyHeads(capnp::List<wire::KeyHead>::Reader from) {
 
 StoreRow ReadStoreRow(wire::StoreRow::Reader from, const Infos& infos) {
   return {.name = Str(from.getName()),
+          .tenant = Str(from.getTenant()),
           .identity = Str(from.getIdentity()),
           .model = Str(from.getModel()),
           .keys = Str(from.getKeys()),

@@ -82,10 +82,10 @@ TEST_P(RetentionStormTest, AStormOfAppendsNeverTakesAByteMoreThanTheBudget) {
     while (answered < 2 * clients.size() && std::chrono::steady_clock::now() < end) {
       for (std::size_t i = 0; i < clients.size(); ++i) {
         if (lines[i] == 2) continue;
-        const auto line = clients[i]->ReadLine(milliseconds(1));
+        const auto line = clients[i]->ReadLine(milliseconds(20));
         if (!line) continue;
         // A store that is full of held blocks refuses with a word for it; anything else is a fault.
-        if (!line->starts_with("ok")) EXPECT_THAT(*line, StartsWith("error store_full"));
+        EXPECT_TRUE(line->starts_with("ok") || line->starts_with("error store_full")) << *line;
         ++lines[i];
         ++answered;
       }
