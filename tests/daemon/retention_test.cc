@@ -301,6 +301,7 @@ TEST_F(RetentionTest, PinsHoldAQuarterOfTheBudgetAtMost) {
     small.encode.RunAll();
   }
   const auto all = MatchBlocks(small.stores, {}).value();
+  ASSERT_FALSE(all.empty());
   ASSERT_GT(all.size() * store->SlotBytesOf(*all[0]), small.budget.limit() / 4);
   const auto refused = small.stores.pins().Add(all, milliseconds(1000));
   ASSERT_FALSE(refused);

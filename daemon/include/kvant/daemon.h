@@ -21,7 +21,8 @@ class Registry;
 namespace kvant {
 
 struct DaemonOptions {
-  std::string socket;                                 ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
+  std::string socket;   ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
+  std::string metrics;  ///< where Prometheus may ask: unix:PATH, HOST:PORT of this machine; empty: nowhere
   std::size_t budget_bytes = std::size_t{512} << 20;  ///< of all stores together, metadata included
   EvictionKind eviction = EvictionKind::kLru;         ///< which of the blocks that nobody holds goes first
   std::chrono::milliseconds ttl{0};                   ///< blocks that nobody uses so long go; 0: when room is needed
