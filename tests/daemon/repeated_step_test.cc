@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 #include <kj/async-io.h>
+#include <kj/debug.h>
 
 namespace kvant::daemon {
 namespace {
