@@ -5,10 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "client/connection.h"
-#include "client/guard.h"
-#include "client/session.h"
-#include "protocol/wire.h"
+#include "client/admin_impl.h"
 
 namespace kvant {
 namespace {
@@ -63,6 +60,7 @@ std::vector<KeyHead> ReadKeyHeads(capnp::List<wire::KeyHead>::Reader from) {
 
 StoreRow ReadStoreRow(wire::StoreRow::Reader from, const Infos& infos) {
   return {.name = Str(from.getName()),
+          .tenant = Str(from.getTenant()),
           .identity = Str(from.getIdentity()),
           .model = Str(from.getModel()),
           .keys = Str(from.getKeys()),
@@ -118,7 +116,7 @@ StoredCodec ReadStoredCodec(wire::StoredCodec::Reader from) {
 
 Result<EvictReport> ReadEvicted(wire::Outcome<wire::EvictReport>::Reader from) {
   if (from.isError()) return wire::ReadError(from.getError());
-  return EvictReport{.blocks = from.getOk().getBlocks(), .bytes = from.getOk().getBytes()};
+  return EvictReport{.blocks = from.getOk().getBlocks(), .bytes = from.getOk().getBytes(), .held = 0};
 }
 
 }  // namespace
@@ -132,12 +130,6 @@ std::optional<std::uint64_t> Figures::Find(std::string_view name) const noexcept
   }
   return std::nullopt;
 }
-
-struct Admin::Impl {
-  std::unique_ptr<Connection> connection;
-  wire::Admin::Client admin;
-  DaemonInfo daemon;
-};
 
 Admin::Admin(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Admin::Admin(Admin&&) noexcept = default;
@@ -272,20 +264,6 @@ Result<std::vector<StoredCodec>> Admin::Codecs(const std::string& store) {
     std::vector<StoredCodec> codecs;
     for (const auto codec : answer->getOk()) codecs.push_back(ReadStoredCodec(codec));
     return codecs;
-  });
-}
-
-Result<EvictReport> Admin::Evict(const EvictRequest& what) {
-  return Guard("evict", [&]() -> Result<EvictReport> {
-    if (!impl_) return MovedFrom("evict");
-    if (auto entered = impl_->connection->Enter("evict"); !entered) return entered.error();
-    auto request = impl_->admin.evictRequest();
-    request.setStore(capnp::Text::Reader(what.store.c_str(), what.store.size()));
-    request.setMaxBlocks(what.max_blocks);
-    request.setDryRun(what.dry_run);
-    auto answer = impl_->connection->Call(request, "evict");
-    if (!answer) return answer.error();
-    return ReadEvicted(*answer);
   });
 }
 

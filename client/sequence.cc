@@ -123,6 +123,7 @@ void Sequence::WriteOptions(wire::SequenceOptions::Builder to) const {
   to.setRecentTokens(options_.recent_tokens);
   to.setMaxStepTokens(options_.max_step_tokens + (local() ? store_->spec().block_tokens : 0));
   to.setLabel(capnp::Text::Reader(options_.label.c_str(), options_.label.size()));
+  to.setPriority(options_.priority);
   auto tail = to.initTail();
   tail.setArena(session().arena_id());
   tail.setElementType(wire::WriteElementType(options_.tail_type));

@@ -1,5 +1,6 @@
 // kvantd: the daemon in the foreground. Flags, signals, exit codes; no logic.
 #include <atomic>
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -7,9 +8,12 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include <pthread.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -21,6 +25,7 @@
 #include <kvant/daemon.h>
 
 #include "protocol/byte_size.h"
+#include "protocol/duration.h"
 
 namespace {
 
@@ -114,6 +119,46 @@ class SignalThread {
   std::thread thread_;
 };
 
+/// "NAME=REST" split.
+kvant::Result<std::pair<std::string, std::string>> SplitNamed(const char* option, const std::string& text) {
+  const std::size_t sign = text.find('=');
+  if (sign == std::string::npos || sign == 0) {
+    return kvant::Error{kvant::ErrorCode::kInvalidArgument, std::string(option) + ": \"" + text + "\" is no NAME=VALUE"};
+  }
+  return std::pair(text.substr(0, sign), text.substr(sign + 1));
+}
+
+kvant::Result<void> ReadRetention(const std::string& eviction, const std::string& ttl, const std::vector<std::string>& tenants,
+                                  const std::vector<std::string>& quotas, kvant::DaemonOptions& options) {
+  for (const auto& [name, kind] : kvant::kEvictionKinds) {
+    if (name == eviction) options.eviction = kind;
+  }
+  const auto time = kvant::protocol::ParseDuration(ttl);
+  if (!time) return kvant::Error{time.error().code, "--ttl: " + time.error().message};
+  options.ttl = *time;
+  for (const std::string& text : tenants) {
+    auto named = SplitNamed("--tenant", text);
+    if (!named) return named.error();
+    std::istringstream uids(named->second);
+    for (std::string uid; std::getline(uids, uid, ',');) {
+      std::uint32_t number = 0;
+      const auto [end, error] = std::from_chars(uid.data(), uid.data() + uid.size(), number);
+      if (error != std::errc{} || end != uid.data() + uid.size() || !options.tenants.emplace(number, named->first).second) {
+        return kvant::Error{kvant::ErrorCode::kInvalidArgument,
+                            "--tenant: \"" + uid + "\" in \"" + text + "\" is no uid, or one that was named before"};
+      }
+    }
+  }
+  for (const std::string& text : quotas) {
+    auto named = SplitNamed("--quota", text);
+    if (!named) return named.error();
+    const auto bytes = kvant::protocol::ParseByteSize(named->second);
+    if (!bytes) return kvant::Error{bytes.error().code, "--quota: " + bytes.error().message};
+    options.quotas[named->first] = *bytes;
+  }
+  return {};
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -123,6 +168,10 @@ int main(int argc, char** argv) {
   std::int64_t lease_ms = options.lease.count();
   std::int64_t drain_ms = options.drain_timeout.count();
   std::int64_t spin_us = options.spin.count();
+  std::string eviction = "lru";
+  std::string ttl = "0";
+  std::vector<std::string> tenants;
+  std::vector<std::string> quotas;
   std::string log_level = "info";
   options.socket = default_socket.path;
 
@@ -131,6 +180,15 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "kvantd " KVANT_VERSION);
   app.add_option("--socket", options.socket, "Where to listen: PATH or unix:PATH")->capture_default_str();
   app.add_option("--budget", budget, "Memory of all stores together, metadata included; KiB, MiB, GiB")->capture_default_str();
+  app.add_option("--eviction", eviction,
+                 "Which of the blocks that nobody holds goes first when room is needed: the least recently used, the least "
+                 "often found, S3-FIFO, or none")
+      ->check(CLI::IsMember({"lru", "lfu", "s3fifo", "none"}))
+      ->capture_default_str();
+  app.add_option("--ttl", ttl, "Blocks that nobody uses so long go (90s, 15m, 12h, 7d); 0: only when room is needed")
+      ->capture_default_str();
+  app.add_option("--tenant", tenants, "NAME=UID[,UID...]: these peers are one tenant; others are one each, uid-UID");
+  app.add_option("--quota", quotas, "NAME=SIZE: most bytes that a tenant's stores may take; see also kvantctl quota");
   app.add_option("--workers", options.workers, "Threads that seal blocks and help attend; 0: as many as cores")
       ->check(CLI::Range(std::size_t{0}, std::size_t{1024}))  // CLI11 takes -1 for the largest number of an unsigned option
       ->capture_default_str();
@@ -170,6 +228,11 @@ int main(int argc, char** argv) {
   auto budget_bytes = kvant::protocol::ParseByteSize(budget);
   if (!budget_bytes) {
     std::cerr << "kvantd: --budget: " << budget_bytes.error().message << '\n';
+    return kExitUsage;
+  }
+  const auto read = ReadRetention(eviction, ttl, tenants, quotas, options);
+  if (!read) {
+    std::cerr << "kvantd: " << read.error().message << '\n';
     return kExitUsage;
   }
 

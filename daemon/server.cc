@@ -37,6 +37,18 @@ constexpr kj::Duration kFlushTime = 10 * kj::MILLISECONDS;
 /// What drain_timeout cut short is answered soon after, or, on a machine that gives the daemon no time at all, never.
 constexpr kj::Duration kRefusalTime = 5 * kj::SECONDS;
 
+/// Room is made ahead of need every so often, seldom while nobody is connected, and for about a millisecond at a time.
+constexpr kj::Duration kTendPause = 50 * kj::MILLISECONDS;
+constexpr kj::Duration kIdlePause = 1 * kj::SECONDS;
+constexpr std::uint64_t kMostPerStep = 64;
+/// What is kept free: what appends take until the next step, and a small part of the budget.
+constexpr std::size_t kReserveShare = 32;
+constexpr std::size_t kMostReserve = std::size_t{32} << 20;
+
+kj::Duration QuarterOf(std::chrono::milliseconds lease) {
+  return std::max<std::chrono::milliseconds>(lease / 4, std::chrono::milliseconds(1)).count() * kj::MILLISECONDS;
+}
+
 /// Never 0, which at hello means "any daemon".
 std::uint64_t NewBootToken() {
   std::random_device entropy;
@@ -82,6 +94,8 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .populate = *populate_,
             .codecs = options.codecs != nullptr ? *options.codecs : builtin_codecs_,
             .boot_token = NewBootToken(),
+            .eviction = EvictionOrder(options.eviction),
+            .ttl_ms = static_cast<std::uint64_t>(options.ttl.count()),
             .notify = [this](std::string_view event) { Tell(event); }},
       stores_(std::make_unique<StoreTable>(core_)),
       openings_(*stores_, core_.codecs, *plans_),
@@ -98,18 +112,30 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
                 .counters = {},
                 .sessions = {},
                 .waiting_calls = {},
-                .draining = false},
+                .draining = false,
+                .tenant_names = TenantNames({options.tenants.begin(), options.tenants.end()})},
       facts_{.boot_token = core_.boot_token,
              .budget_bytes = options.budget_bytes,
              .lease_ms = static_cast<std::uint32_t>(options.lease.count())},
       listener_(std::move(listener)),
-      tasks_(kj::heap<kj::TaskSet>(static_cast<kj::TaskSet::ErrorHandler&>(*this))) {
+      tasks_(kj::heap<kj::TaskSet>(static_cast<kj::TaskSet::ErrorHandler&>(*this))),
+      heartbeats_(
+          loop_.timer(), QuarterOf(options.lease), [this] { return WatchHeartbeats(); },
+          [this](const kj::Exception& exception) { Report("a look at heartbeats", exception); }),
+      room_(
+          loop_.timer(), kTendPause, [this] { return TendRoom(); },
+          [this](const kj::Exception& exception) {
+            ++services_.counters.room_failures;
+            Report("making room ahead of need", exception);
+          }) {
   loop_.set_spin(options_.spin);
   if (listener_) {
     newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
     accepting_ = Essential("accepting connections", Accept());
   }
-  watching_ = Essential("watching heartbeats", WatchHeartbeats());
+  for (const auto& [tenant, bytes] : options_.quotas) stores_->Limit(*stores_->FindTenant(tenant), bytes);
+  watching_ = Essential("watching heartbeats", heartbeats_.chain());
+  tending_ = Essential("making room ahead of need", room_.chain());
   if (metrics) metrics_ = ServeMetrics(*std::move(metrics));
 }
 
@@ -117,6 +143,7 @@ Server::~Server() noexcept(false) {
   metrics_.reset();  // joins
   accepting_ = kj::READY_NOW;
   watching_ = kj::READY_NOW;
+  tending_ = kj::READY_NOW;
   tasks_ = nullptr;
   connections_.clear();     // sessions, sequences, leases; encodings in flight are abandoned
   long_attention_.reset();  // joins, as do the next
@@ -248,18 +275,27 @@ void Server::EndRefusals() {
   if (refused > 0 && refusal_told_) options_.log->info("connections are accepted again refused={}", refused);
 }
 
-kj::Promise<void> Server::WatchHeartbeats() {
-  const auto quarter = std::max<std::chrono::milliseconds>(options_.lease / 4, std::chrono::milliseconds(1));
-  return loop_.timer().afterDelay(quarter.count() * kj::MILLISECONDS).then([this, quarter, before = Clock::now()] {
-    // Time in which this thread did not run counts against nobody: when a machine was paused, its clients were, too.
-    const auto ran = std::min<std::chrono::nanoseconds>(Clock::now() - before, quarter);
-    const auto failure = kj::runCatchingExceptions([&] {
-      DropHung(ran);
-      stores_->DropStrayPages();
-    });
-    KJ_IF_MAYBE (exception, failure) Report("a look at heartbeats", *exception);
-    return WatchHeartbeats();
-  });
+kj::Duration Server::WatchHeartbeats() {
+  const auto now = Clock::now();
+  const auto quarter = std::chrono::nanoseconds(QuarterOf(options_.lease) / kj::NANOSECONDS);
+  // Time in which this thread did not run counts against nobody: when a machine was paused, its clients were, too.
+  const auto ran = std::min<std::chrono::nanoseconds>(now - watched_, quarter);
+  watched_ = now;
+  DropHung(ran);
+  stores_->DropStrayPages();
+  return QuarterOf(options_.lease);
+}
+
+/// Tells the stores what time it is and makes room before somebody waits for it.
+kj::Duration Server::TendRoom() {
+  ++services_.counters.room_steps;
+  core_.eviction.now_ms = static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - services_.started).count() + 1);
+  const std::size_t reserve = std::min(core_.budget.own_limit() / kReserveShare, kMostReserve);
+  const std::uint64_t gone = stores_->Tend(reserve, kMostPerStep);
+  services_.counters.evicted_ahead_blocks += gone;
+  if (gone == kMostPerStep) return 0 * kj::MILLISECONDS;  // more is due, after whoever waits
+  return services_.sessions.empty() ? kIdlePause : kTendPause;
 }
 
 void Server::DropHung(std::chrono::nanoseconds ran) {

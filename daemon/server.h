@@ -19,6 +19,7 @@
 #include "daemon/loop_queue.h"
 #include "daemon/memory/budget.h"
 #include "daemon/metrics/metrics_server.h"
+#include "daemon/repeated_step.h"
 #include "daemon/serve/admin_server.h"
 #include "daemon/serve/attend_service.h"
 #include "daemon/serve/connection.h"
@@ -64,7 +65,8 @@ class Server final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> Accept();
   void Refuse(std::string_view why);
   void EndRefusals();
-  kj::Promise<void> WatchHeartbeats();
+  kj::Duration WatchHeartbeats();
+  kj::Duration TendRoom();
   void DropHung(std::chrono::nanoseconds ran);
   void BeginDrain();
   std::unique_ptr<MetricsServer> ServeMetrics(MetricsSocket socket);
@@ -106,7 +108,11 @@ class Server final : private kj::TaskSet::ErrorHandler {
   // Last: these run over the others.
   kj::Own<kj::TaskSet> tasks_;
   kj::Promise<void> accepting_ = kj::READY_NOW;
+  std::chrono::steady_clock::time_point watched_ = std::chrono::steady_clock::now();
+  RepeatedStep heartbeats_;
+  RepeatedStep room_;
   kj::Promise<void> watching_ = kj::READY_NOW;
+  kj::Promise<void> tending_ = kj::READY_NOW;
 };
 
 }  // namespace kvant::daemon

@@ -236,6 +236,12 @@ std::size_t BlockPool::held_bytes() const noexcept {
   return bytes;
 }
 
+std::size_t BlockPool::warm_bytes() const noexcept {
+  std::size_t bytes = 0;
+  for (const auto& [slot_bytes, size] : sizes_) bytes += size.warm * slot_bytes;
+  return bytes;
+}
+
 std::size_t BlockPool::resident_bytes() const noexcept {
   std::size_t bytes = 0;
   for (const auto& [index, slab] : slabs_) bytes += slab->resident_bytes();

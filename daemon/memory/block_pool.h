@@ -81,6 +81,7 @@ class BlockPool {
   [[nodiscard]] std::size_t used_slots() const noexcept { return used_slots_; }
   /// Kept for the next blocks, and given back as soon as somebody else needs the room.
   [[nodiscard]] std::size_t warm_slots() const noexcept { return warm_slots_; }
+  [[nodiscard]] std::size_t warm_bytes() const noexcept;
 
  private:
   Result<SlotRef> WarmSlot(std::uint64_t slot_bytes);

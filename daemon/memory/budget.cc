@@ -1,5 +1,6 @@
 #include "daemon/memory/budget.h"
 
+#include <algorithm>
 #include <string>
 
 #include "daemon/memory/check.h"
@@ -10,6 +11,7 @@ Charge& Charge::operator=(Charge&& other) noexcept {
   if (this != &other) {
     Charge old(std::move(*this));
     budget_ = std::exchange(other.budget_, nullptr);
+    kept_ = std::move(other.kept_);
     kind_ = other.kind_;
     bytes_ = std::exchange(other.bytes_, 0);
   }
@@ -43,18 +45,60 @@ Result<Budget> Budget::Make(std::size_t limit) {
   return Budget(limit);
 }
 
+std::shared_ptr<Budget> Budget::Part(Budget& whole, std::string owner) {
+  auto part = std::make_shared<Budget>(kUnlimited);
+  part->whole_ = &whole;
+  part->whole_kept_ = whole.weak_from_this().lock();
+  part->owner_ = std::move(owner);
+  return part;
+}
+
 Result<Charge> Budget::Take(ChargeKind kind, std::size_t bytes, std::string_view what) {
-  if (bytes > available()) {
-    return Error{ErrorCode::kStoreFull, std::string(what) + " needs " + std::to_string(bytes) + " bytes, the budget of " +
-                                            std::to_string(limit_) + " bytes has " + std::to_string(available()) + " left"};
+  for (const Budget* level = this; level != nullptr; level = level->whole_) {
+    if (bytes <= level->own_available()) continue;
+    // A tenant is not told how much of the daemon's budget others take.
+    const bool others = level->whole_ == nullptr && level != this;
+    return Error{ErrorCode::kStoreFull,
+                 std::string(what) + " needs " + std::to_string(bytes) + " bytes, the " +
+                     (level->owner_.empty() ? std::string() : "quota of " + level->owner_ + ", a ") + "budget of " +
+                     std::to_string(level->limit_) + " bytes" +
+                     (others ? ", has no room for them" : " has " + std::to_string(level->own_available()) + " left")};
   }
-  used_[static_cast<std::size_t>(kind)].fetch_add(bytes, std::memory_order_relaxed);
-  return Charge(this, kind, bytes);
+  for (Budget* level = this; level != nullptr; level = level->whole_) {
+    level->used_[static_cast<std::size_t>(kind)].fetch_add(bytes, std::memory_order_relaxed);
+  }
+  return Charge(this, weak_from_this().lock(), kind, bytes);
+}
+
+void Budget::Adopt(Charge& charge) {
+  KVANT_CHECK(charge.budget_ == whole_, charge.bytes_);
+  used_[static_cast<std::size_t>(charge.kind_)].fetch_add(charge.bytes_, std::memory_order_relaxed);
+  charge.budget_ = this;
+  charge.kept_ = weak_from_this().lock();
+}
+
+std::size_t Budget::used() const noexcept {
+  std::size_t sum = 0;
+  for (const auto& of_kind : used_) sum += of_kind.load(std::memory_order_relaxed);
+  return sum;
+}
+
+std::size_t Budget::own_available() const noexcept {
+  const std::size_t now = used();
+  return now < limit_ ? limit_ - now : 0;
+}
+
+std::size_t Budget::limit() const noexcept { return whole_ == nullptr ? limit_ : std::min(limit_, whole_->limit()); }
+
+std::size_t Budget::available() const noexcept {
+  return whole_ == nullptr ? own_available() : std::min(own_available(), whole_->available());
 }
 
 void Budget::Return(ChargeKind kind, std::size_t bytes) noexcept {
-  const std::size_t before = used_[static_cast<std::size_t>(kind)].fetch_sub(bytes, std::memory_order_relaxed);
-  KVANT_CHECK(bytes <= before, static_cast<unsigned>(kind), bytes, before);
+  for (Budget* level = this; level != nullptr; level = level->whole_) {
+    const std::size_t before = level->used_[static_cast<std::size_t>(kind)].fetch_sub(bytes, std::memory_order_relaxed);
+    KVANT_CHECK(bytes <= before, static_cast<unsigned>(kind), bytes, before);
+  }
 }
 
 }  // namespace kvant::daemon

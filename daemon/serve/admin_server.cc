@@ -88,6 +88,9 @@ void WriteSequence(const SequenceFigures& from, wire::SequenceRow::Builder to) {
   to.setReadOnly(from.read_only);
 }
 
+/// Where a row stands in the order of StoreTable::stores.
+std::string CursorOf(const Store& store) { return store.name() + '\0' + store.tenant()->name; }
+
 void WriteStore(const Store& store, wire::StoreRow::Builder to) {
   const StoreSpec& spec = store.spec();
   to.setName(TextOf(store.name()));
@@ -113,6 +116,7 @@ void WriteStore(const Store& store, wire::StoreRow::Builder to) {
   }
   to.setWarning(TextOf(store.key_means().Warning()));
   to.setKeyStage(wire::WriteKeyStage(spec.key_stage));
+  to.setTenant(TextOf(store.tenant()->name));
 }
 
 void WriteDetail(const SequenceDetail& from, wire::SequenceDetail::Builder to) {
@@ -198,8 +202,8 @@ kj::Promise<void> AdminServer::stores(StoresContext context) {
     std::vector<const Store*> rows;
     std::size_t bytes = 0;
     bool more = false;
-    for (const Store* store : services_.stores.stores()) {  // by name
-      if (!after.empty() && store->name() <= after) continue;
+    for (const Store* store : services_.stores.stores()) {  // by name, then by tenant
+      if (!after.empty() && CursorOf(*store) <= after) continue;
       if (bytes >= kPageBytes) {
         more = true;
         break;
@@ -214,7 +218,7 @@ kj::Promise<void> AdminServer::stores(StoresContext context) {
     auto list = page.initRows(static_cast<unsigned>(rows.size()));
     for (unsigned i = 0; i < list.size(); ++i) WriteStore(*rows[i], list[i]);
     if (more) {
-      const std::string& last = rows.back()->name();
+      const std::string last = CursorOf(*rows.back());
       page.setNext({reinterpret_cast<const kj::byte*>(last.data()), last.size()});
     }
     return kj::READY_NOW;

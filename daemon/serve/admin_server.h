@@ -30,6 +30,13 @@ class AdminServer final : public wire::Admin::Server {
   kj::Promise<void> demote(DemoteContext context) override;
   kj::Promise<void> drop(DropContext context) override;
   kj::Promise<void> codecs(CodecsContext context) override;
+  // admin_retention.cc
+  kj::Promise<void> evictBlocks(EvictBlocksContext context) override;
+  kj::Promise<void> pin(PinContext context) override;
+  kj::Promise<void> unpin(UnpinContext context) override;
+  kj::Promise<void> pins(PinsContext context) override;
+  kj::Promise<void> setQuota(SetQuotaContext context) override;
+  kj::Promise<void> quotas(QuotasContext context) override;
 
  private:
   Services& services_;

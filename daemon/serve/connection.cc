@@ -55,11 +55,12 @@ kj::Promise<void> BootstrapServer::hello(HelloContext context) {
       checked = Error{ErrorCode::kInvalidArgument, "hello: this connection has a session; drop it or connect again"};
     }
     if (!checked) {
+      ++services_.counters.refused_hellos;
       wire::WriteError(checked.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
-    auto session =
-        std::make_shared<Session>(services_, StringOf(hello.getClientName(), wire::MAX_LABEL_TEXT), arenas_, messages_);
+    auto session = std::make_shared<Session>(services_, StringOf(hello.getClientName(), wire::MAX_LABEL_TEXT), arenas_,
+                                             messages_, services_.stores.FindTenant(services_.tenant_names.Of(peer_.uid)));
     session_ = session;
     auto ok = context.getResults().initOk();
     ok.setSession(kj::heap<SessionServer>(std::move(session)));
@@ -77,6 +78,8 @@ kj::Promise<void> BootstrapServer::admin(AdminContext context) {
                                                         std::to_string(::geteuid())};
     }
     if (!checked) {
+      ++(checked.error().code == ErrorCode::kPermissionDenied ? services_.counters.refused_admins
+                                                              : services_.counters.refused_hellos);
       wire::WriteError(checked.error(), context.getResults().initError());
       return kj::READY_NOW;
     }

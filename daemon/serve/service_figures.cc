@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "daemon/serve/session.h"
@@ -16,6 +18,10 @@ ServiceFigures FiguresOf(const Services& services) {
       .uptime_seconds = static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(uptime).count()),
       .budget_bytes = services.core.budget.limit(),
       .metadata_bytes = services.core.budget.metadata_bytes(),
+      .opening_bytes = 0,
+      .tenants = services.stores.tenants().size(),
+      .pinned_blocks = services.stores.pins().blocks(),
+      .pinned_bytes = services.stores.pins().bytes(),
       .stores = services.stores.stores().size(),
       .sessions = services.sessions.size(),
       .arenas = 0,
@@ -24,12 +30,19 @@ ServiceFigures FiguresOf(const Services& services) {
     gauges.arenas += session->arenas();
     gauges.arena_bytes += session->arena_bytes();
   }
-  return {.gauges = gauges, .stores = services.stores.Totals(), .counters = services.counters};
+  const StoreFigures stores = services.stores.Totals();
+  gauges.opening_bytes = services.core.budget.used() - stores.used_bytes;
+  return {.gauges = gauges, .stores = stores, .counters = services.counters};
 }
 
 std::vector<NamedStoreFigures> LargestStores(const Services& services, std::size_t most) {
   std::vector<NamedStoreFigures> rows;
-  for (const Store* store : services.stores.stores()) rows.push_back({.name = store->name(), .figures = store->Figures()});
+  std::set<std::string> names;
+  for (const Store* store : services.stores.stores()) {  // by name: the same names of several tenants are neighbours
+    std::string name = store->name();
+    if (!names.insert(name).second) name += " of " + store->tenant()->name;
+    rows.push_back({.name = std::move(name), .figures = store->Figures()});
+  }
   if (rows.size() <= most) return rows;
   std::ranges::nth_element(rows, rows.begin() + static_cast<std::ptrdiff_t>(most), std::greater(),
                            [](const NamedStoreFigures& row) { return row.figures.resident_bytes; });

@@ -16,6 +16,10 @@ struct ServiceGauges {
   std::uint64_t uptime_seconds = 0;
   std::uint64_t budget_bytes = 0;
   std::uint64_t metadata_bytes = 0;
+  std::uint64_t opening_bytes = 0;
+  std::uint64_t tenants = 0;
+  std::uint64_t pinned_blocks = 0;
+  std::uint64_t pinned_bytes = 0;
   std::uint64_t stores = 0;
   std::uint64_t sessions = 0;
   std::uint64_t arenas = 0;
@@ -28,6 +32,14 @@ inline constexpr auto kServiceGauges = DescribeFigures<ServiceGauges>({
      {"budget_bytes", FigureKind::kGauge, FigureUnit::kBytes, "most that blocks and metadata may take together"}},
     {&ServiceGauges::metadata_bytes,
      {"metadata_bytes", FigureKind::kGauge, FigureUnit::kBytes, "records of stores, blocks and sequences"}},
+    {&ServiceGauges::opening_bytes,
+     {"opening_bytes", FigureKind::kGauge, FigureUnit::kBytes,
+      "charged to the budget beside used_bytes: specs and records of stores that are being opened"}},
+    {&ServiceGauges::tenants,
+     {"tenants", FigureKind::kGauge, FigureUnit::kCount, "parties that have connected or have a quota"}},
+    {&ServiceGauges::pinned_blocks,
+     {"pinned_blocks", FigureKind::kGauge, FigureUnit::kCount, "blocks that operators keep (kvantctl pin)"}},
+    {&ServiceGauges::pinned_bytes, {"pinned_bytes", FigureKind::kGauge, FigureUnit::kBytes, "size of their slots"}},
     {&ServiceGauges::stores, {"stores", FigureKind::kGauge, FigureUnit::kCount, "model identities with blocks or users"}},
     {&ServiceGauges::sessions, {"sessions", FigureKind::kGauge, FigureUnit::kCount, "connected clients"}},
     {&ServiceGauges::arenas, {"arenas", FigureKind::kGauge, FigureUnit::kCount, "memory segments that clients write in"}},
@@ -40,6 +52,12 @@ struct ServiceCounters {
   std::uint64_t attend_calls = 0;
   std::uint64_t dropped_clients = 0;
   std::uint64_t refused_connections = 0;
+  std::uint64_t refused_hellos = 0;
+  std::uint64_t refused_admins = 0;
+  std::uint64_t refused_foreign_sequences = 0;
+  std::uint64_t room_steps = 0;
+  std::uint64_t room_failures = 0;
+  std::uint64_t evicted_ahead_blocks = 0;
 };
 
 inline constexpr auto kServiceCounters = DescribeFigures<ServiceCounters>({
@@ -50,6 +68,21 @@ inline constexpr auto kServiceCounters = DescribeFigures<ServiceCounters>({
     {&ServiceCounters::refused_connections,
      {"refused_connections", FigureKind::kCounter, FigureUnit::kCount,
       "connections beyond the limit, or for which descriptors or memory lacked"}},
+    {&ServiceCounters::refused_hellos,
+     {"refused_hellos", FigureKind::kCounter, FigureUnit::kCount, "clients of another version, or of a daemon that has ended"}},
+    {&ServiceCounters::refused_admins,
+     {"refused_admins", FigureKind::kCounter, FigureUnit::kCount, "peers that asked to administer and may not"}},
+    {&ServiceCounters::refused_foreign_sequences,
+     {"refused_foreign_sequences", FigureKind::kCounter, FigureUnit::kCount,
+      "calls that named a live sequence of another tenant"}},
+    {&ServiceCounters::room_steps,
+     {"room_steps", FigureKind::kCounter, FigureUnit::kCount,
+      "looks at expired blocks, pins and free room; one that stands still is a fault"}},
+    {&ServiceCounters::room_failures,
+     {"room_failures", FigureKind::kCounter, FigureUnit::kCount, "of those, looks that failed and were followed by the next"}},
+    {&ServiceCounters::evicted_ahead_blocks,
+     {"evicted_ahead_blocks", FigureKind::kCounter, FigureUnit::kCount,
+      "blocks evicted before somebody waited for their room"}},
 });
 
 struct Services;

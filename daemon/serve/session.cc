@@ -17,8 +17,12 @@ Error EndingError(std::string_view operation) {
 }
 
 Session::Session(Services& services, std::string client, std::shared_ptr<ArenaAllowance> arenas,
-                 std::shared_ptr<wire::MessageMemory::Account> messages)
-    : services_(services), arena_allowance_(std::move(arenas)), messages_(std::move(messages)), client_(std::move(client)) {
+                 std::shared_ptr<wire::MessageMemory::Account> messages, std::shared_ptr<Tenant> tenant)
+    : services_(services),
+      arena_allowance_(std::move(arenas)),
+      messages_(std::move(messages)),
+      client_(std::move(client)),
+      tenant_(std::move(tenant)) {
   services_.sessions.insert(this);
 }
 
@@ -120,7 +124,7 @@ void Session::OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec,
   if (!bytes) return done(bytes.error());
   ++session->plans_in_work_;
   services.openings.Open(
-      std::move(spec), *std::move(bytes), [session] { return !session->closed_; },
+      session->tenant_, std::move(spec), *std::move(bytes), [session] { return !session->closed_; },
       [session, done = std::move(done)](Result<OpenedStore> opened) {
         --session->plans_in_work_;
         done(opened ? Result<NumberedStore>(session->Number(*std::move(opened))) : opened.error());
@@ -149,7 +153,8 @@ SequenceConfig Session::ConfigOf(const NewSequence& options) const {
           .max_step_tokens = options.max_step_tokens,
           .client = client_,
           .label = options.label,
-          .want_state = options.want_state};
+          .want_state = options.want_state,
+          .priority = options.priority};
 }
 
 Sequence* Session::Keep(std::unique_ptr<Sequence> sequence, Placement placement) {
@@ -170,7 +175,7 @@ Result<Sequence*> Session::Open(std::uint32_t store, std::span<const std::uint32
 Result<Sequence*> Session::Fork(std::uint32_t store, std::uint64_t source, std::uint64_t length, const NewSequence& options) {
   auto found = FindStore(store);
   if (!found) return found.error();
-  auto from = services_.core.sequences.Find(source);
+  auto from = FindShared(source);
   if (!from) return from.error();
   if (&(*from)->store() != found->get()) {
     return Error{ErrorCode::kNotFound,
@@ -187,7 +192,7 @@ Result<Sequence*> Session::Fork(std::uint32_t store, std::uint64_t source, std::
 Result<Session::NewReader> Session::Read(std::uint32_t store, std::uint64_t source) {
   auto found = FindStore(store);
   if (!found) return found.error();
-  auto from = services_.core.sequences.Find(source);
+  auto from = FindShared(source);
   if (!from) return from.error();
   if (&(*from)->store() != found->get()) {
     return Error{ErrorCode::kNotFound,
@@ -206,9 +211,15 @@ Result<void> Session::CloseSequence(std::uint64_t id) {
 }
 
 Error Session::NotOurs(std::uint64_t id) const {
-  auto elsewhere = services_.core.sequences.Find(id);
+  auto elsewhere = FindShared(id);
   if (!elsewhere) return elsewhere.error();
   return {ErrorCode::kPermissionDenied, "sequence " + std::to_string(id) + " belongs to another session"};
+}
+
+Result<Sequence*> Session::FindShared(std::uint64_t id) const {
+  auto found = services_.core.sequences.Find(id, tenant_.get());
+  if (!found && services_.core.sequences.Find(id)) ++services_.counters.refused_foreign_sequences;
+  return found;
 }
 
 Result<UsableSequence> Session::Own(std::uint64_t id) const {

@@ -22,6 +22,7 @@
 #include "daemon/serve/attend_service.h"
 #include "daemon/serve/service_figures.h"
 #include "daemon/serve/store_openings.h"
+#include "daemon/serve/tenant_names.h"
 #include "daemon/serve/waiting_calls.h"
 #include "daemon/store/core.h"
 #include "daemon/store/sequence.h"
@@ -56,6 +57,7 @@ struct Services {
   std::shared_ptr<wire::MessageMemory> message_memory =
       std::make_shared<wire::MessageMemory>(kMessageBytes);  ///< of all connections
   bool draining = false;                                     ///< calls that would have to wait are refused
+  TenantNames tenant_names{};
 };
 
 enum class Placement : std::uint8_t { kService, kLocal };
@@ -75,6 +77,7 @@ struct NewSequence {
   std::uint32_t max_step_tokens = 0;
   std::string label;
   bool want_state = false;
+  std::uint32_t priority = 0;
 };
 
 /// A sequence that a session may use, and where attention over it runs.
@@ -94,9 +97,9 @@ struct BlockRange {
 class Session {
  public:
   /// `arenas`: what this connection's arenas may take, those of earlier sessions that still live included.
-  /// `messages`: of the connection; null: nobody counts.
+  /// `messages`: of the connection; null: nobody counts. `tenant`: whose stores it opens.
   Session(Services& services, std::string client, std::shared_ptr<ArenaAllowance> arenas,
-          std::shared_ptr<wire::MessageMemory::Account> messages = nullptr);
+          std::shared_ptr<wire::MessageMemory::Account> messages, std::shared_ptr<Tenant> tenant);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -106,6 +109,7 @@ class Session {
 
   [[nodiscard]] bool closed() const noexcept { return closed_; }
   [[nodiscard]] const std::string& client() const noexcept { return client_; }
+  [[nodiscard]] const Tenant& tenant() const noexcept { return *tenant_; }
 
   struct MadeArena {
     std::uint32_t number = 0;
@@ -151,6 +155,9 @@ class Session {
   Result<NewReader> Read(std::uint32_t store, std::uint64_t source);
   Result<void> CloseSequence(std::uint64_t id);
 
+  /// A live sequence of any session of this tenant's. Another tenant's is answered as one that never was, and counted.
+  [[nodiscard]] Result<Sequence*> FindShared(std::uint64_t id) const;
+
   /// A sequence of this session's own, to change. kStaleDaemon and kNotFound as SequenceTable; kPermissionDenied for another
   /// session's, kUnsupported for a reader.
   [[nodiscard]] Result<UsableSequence> Own(std::uint64_t id) const;
@@ -192,6 +199,7 @@ class Session {
   const std::shared_ptr<ArenaAllowance> arena_allowance_;
   const std::shared_ptr<wire::MessageMemory::Account> messages_;
   const std::string client_;
+  const std::shared_ptr<Tenant> tenant_;
   std::uint32_t next_number_ = 1;  // of arenas and stores; never reused
   std::map<std::uint32_t, std::shared_ptr<const Arena>> arenas_;
   // An open store stays as long as the store table keeps it: one that must make room for another really goes.

@@ -81,6 +81,11 @@ Result<NewSequence> ReadOptions(wire::SequenceOptions::Reader from) {
   options.recent_tokens = from.getRecentTokens();
   options.max_step_tokens = from.getMaxStepTokens();
   options.want_state = from.getWantState();
+  options.priority = from.getPriority();
+  if (options.priority > kMaxPriority) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "priority " + std::to_string(options.priority) + ": 0 to " + std::to_string(kMaxPriority) + " are possible"};
+  }
   options.label = StringOf(from.getLabel(), wire::MAX_LABEL_TEXT);
   return options;
 }

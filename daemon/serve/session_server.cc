@@ -41,7 +41,7 @@ class SlabServer final : public wire::Segment::Server {
 
 Sequence* FindAny(const Session& session, std::uint64_t id) {
   if (auto usable = session.OwnOrRead(id)) return usable->sequence;
-  auto elsewhere = session.services().core.sequences.Find(id);  // the source of a fork
+  auto elsewhere = session.FindShared(id);  // the source of a fork
   return elsewhere ? *elsewhere : nullptr;
 }
 

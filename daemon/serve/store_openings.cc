@@ -12,6 +12,7 @@ namespace kvant::daemon {
 struct StoreOpenings::Opening {
   enum class Stage : std::uint8_t { kCopy, kLookUp, kAdopt };
 
+  std::shared_ptr<Tenant> tenant;
   StoreSpec spec;
   ArtifactBytes artifact;
   std::function<bool()> wanted;
@@ -27,18 +28,19 @@ struct StoreOpenings::Opening {
 StoreOpenings::StoreOpenings(StoreTable& stores, const quantizers::Registry& codecs, JobRunner& plans)
     : stores_(stores), codecs_(codecs), plans_(plans) {}
 
-void StoreOpenings::Open(StoreSpec spec, ArtifactBytes artifact, std::function<bool()> wanted,
+void StoreOpenings::Open(std::shared_ptr<Tenant> tenant, StoreSpec spec, ArtifactBytes artifact, std::function<bool()> wanted,
                          std::function<void(Result<OpenedStore>)> done) {
   if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return done(ok.error());
   std::optional<protocol::Digest> spelling;
   if (artifact.bytes.empty()) {
     spelling = SpellingDigest(spec);
-    if (auto known = stores_.OpenKnown(*spelling, spec.name)) return done(*std::move(known));
+    if (auto known = stores_.OpenKnown(*tenant, *spelling, spec.name)) return done(*std::move(known));
   }
-  Result<Charge> held =
-      stores_.TakeMetadata(quantizers::SpecBytes(spec) + artifact.bytes.size(), "the spec of store " + spec.name);
+  Result<Charge> held = stores_.TakeRecord(*tenant, ChargeKind::kMetadata, quantizers::SpecBytes(spec) + artifact.bytes.size(),
+                                           "the spec of store " + spec.name);
   if (!held) return done(held.error());
-  line_.push_back(std::make_shared<Opening>(Opening{.spec = std::move(spec),
+  line_.push_back(std::make_shared<Opening>(Opening{.tenant = std::move(tenant),
+                                                    .spec = std::move(spec),
                                                     .artifact = std::move(artifact),
                                                     .wanted = std::move(wanted),
                                                     .done = std::move(done),
@@ -80,8 +82,8 @@ std::optional<Result<OpenedStore>> StoreOpenings::Step(const std::shared_ptr<Ope
       opening->artifact = {};
       if (!opening->spelling)
         return Error{ErrorCode::kSystem, "open store \"" + opening->spec.name + "\": its artifact could not be copied"};
-      if (auto known = stores_.OpenKnown(*opening->spelling, opening->spec.name)) return *std::move(known);
-      Result<Charge> record = stores_.ChargeRecord(opening->spec, opening->spec.plan.artifact.size());
+      if (auto known = stores_.OpenKnown(*opening->tenant, *opening->spelling, opening->spec.name)) return *std::move(known);
+      Result<Charge> record = stores_.ChargeRecord(*opening->tenant, opening->spec, opening->spec.plan.artifact.size());
       if (!record) return record.error();
       opening->record = *std::move(record);
       opening->stage = Opening::Stage::kAdopt;
@@ -91,7 +93,7 @@ std::optional<Result<OpenedStore>> StoreOpenings::Step(const std::shared_ptr<Ope
     case Opening::Stage::kAdopt: break;
   }
   if (!opening->plan) return opening->plan.error();
-  return stores_.Adopt(*opening->spelling, *std::move(opening->plan), std::move(opening->record));
+  return stores_.Adopt(opening->tenant, *opening->spelling, *std::move(opening->plan), std::move(opening->record));
 }
 
 void StoreOpenings::Run(const std::shared_ptr<Opening>& opening, std::function<void()> job) {

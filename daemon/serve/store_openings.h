@@ -36,7 +36,7 @@ class StoreOpenings {
   /// Calls `done` from the loop, perhaps from inside: the store counts as open (StoreTable::Close) if it was opened. Errors as
   /// StoreTable::Open. `spec` has no artifact yet. `wanted` is asked when the turn comes: where it says no, `done` hears
   /// kDisconnected and nothing is made.
-  void Open(StoreSpec spec, ArtifactBytes artifact, std::function<bool()> wanted,
+  void Open(std::shared_ptr<Tenant> tenant, StoreSpec spec, ArtifactBytes artifact, std::function<bool()> wanted,
             std::function<void(Result<OpenedStore>)> done);
 
  private:

@@ -10,10 +10,12 @@
 
 #include "daemon/memory/block_pool.h"
 #include "daemon/memory/budget.h"
+#include "daemon/store/retention.h"
 #include "protocol/segment_layout.h"
 
 namespace kvant::daemon {
 
+class PrefixIndex;
 class StateSlot;
 class Store;
 
@@ -51,7 +53,8 @@ struct Block {
   Block* next_sibling = nullptr;
   Block* previous_sibling = nullptr;
   std::uint32_t leases = 0;
-  std::uint64_t last_use = 0;  ///< as EvictionOrder counts: larger is later
+  PrefixIndex* index = nullptr;  ///< that it is in
+  Retention retention{};
 };
 
 }  // namespace kvant::daemon

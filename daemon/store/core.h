@@ -23,14 +23,15 @@ struct Core {
   const std::uint64_t boot_token;  ///< differs between any two daemon processes
 
   SequenceTable sequences{boot_token};
-  std::uint64_t next_generation = 1;  ///< of slot uses; never repeats
-
   EvictionOrder eviction{};  ///< of the blocks of all stores
+  std::uint64_t ttl_ms = 0;  ///< blocks that nobody uses so long go; 0: they stay. A store may have another
 
-  /// One step towards `bytes` of room in the budget: gives back warm slots, or evicts the block of all stores that was used
-  /// longest ago, or drops a store that nobody uses. False if nothing is left to give, so that a caller who tries, makes room
-  /// and tries again always ends. Set by StoreTable.
+  /// One step towards `bytes` of room in the daemon's budget: gives back warm slots, or evicts the block of all stores that the
+  /// policy chooses, or drops a store that nobody uses. False if nothing is left to give, so that a caller who tries, makes
+  /// room and tries again always ends. Set by StoreTable.
   std::function<bool(std::size_t bytes)> make_room = nullptr;
+  /// The same of one tenant, for its quota.
+  std::function<bool(EvictionScope& scope, std::size_t bytes)> make_room_in = nullptr;
 
   /// Tells operators what clients are not told; null: nobody listens. Set by the daemon, which writes it to its log.
   std::function<void(std::string_view event)> notify = nullptr;

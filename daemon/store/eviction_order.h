@@ -1,16 +1,19 @@
-// What goes next when room is needed, of all stores.
+// What goes next when room is needed: of all stores, of one tenant's, of one store.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <set>
 #include <utility>
 
 #include "daemon/store/block.h"
+#include "daemon/store/eviction_policy.h"
 
 namespace kvant::daemon {
 
-/// Blocks or stores by a time that each of them keeps: least first. 0 is no time: such ones are not there. Finding the least,
-/// adding and removing take logarithmic time.
+/// Stores by a time that each of them keeps: least first. 0 is no time: such ones are not there. Finding the least, adding and
+/// removing take logarithmic time.
 template <typename T>
 class ByTime {
  public:
@@ -30,15 +33,44 @@ class ByTime {
   std::set<std::pair<std::uint64_t, T*>> items_;
 };
 
-/// Kept by the stores and their indices. Loop thread.
-struct EvictionOrder {
-  /// The time of a use: larger is later, never the same twice, never 0.
-  std::uint64_t NextUse() noexcept { return ++uses; }
-
-  ByTime<Block> blocks;        ///< that may be evicted (no leases, no children), by last use
+/// Whatever could make room under one budget: the daemon's or a tenant's. Kept by the stores and their indices.
+struct EvictionScope {
+  Ranking blocks;              ///< that may be evicted (no leases, no children)
   ByTime<Store> empty_stores;  ///< that hold nothing, by last use
   ByTime<Store> warm_stores;   ///< that have warm slots, by when they came to have them
-  std::uint64_t uses = 0;
+};
+
+/// The daemon's scope, its policy and its clocks. Loop thread.
+class EvictionOrder {
+ public:
+  explicit EvictionOrder(EvictionKind kind = EvictionKind::kLru) : policy_(MakeEvictionPolicy(kind)) {}
+
+  /// The time of a use: larger is later, never the same twice, never 0.
+  std::uint64_t NextUse() noexcept { return ++uses_; }
+
+  /// The block that the policy lets go first; null if none may go.
+  [[nodiscard]] Block* Victim(const Ranking& candidates);
+
+  /// For indices: the policy, and what it may know.
+  [[nodiscard]] EvictionPolicy& policy() noexcept { return *policy_; }
+  [[nodiscard]] std::size_t blocks() const noexcept { return blocks_; }
+  void CountBlock() noexcept { ++blocks_; }
+  void UncountBlock() noexcept { --blocks_; }
+
+  EvictionScope all;
+  Ranking doomed;  ///< of those, the ones that an operator wants gone
+
+  /// Monotonic time in ms, told by whoever runs the daemon now and then; any origin. Wall clocks are not looked at, so that a
+  /// machine whose date jumps loses nothing.
+  std::uint64_t now_ms = 0;
+
+ private:
+  /// Second chances in one search: beyond, the next block goes whatever the policy says, so that a search has an end in sight.
+  static constexpr int kMostSpared = 64;
+
+  std::unique_ptr<EvictionPolicy> policy_;
+  std::uint64_t uses_ = 0;
+  std::size_t blocks_ = 0;
 };
 
 }  // namespace kvant::daemon

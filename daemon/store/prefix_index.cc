@@ -15,7 +15,15 @@ std::size_t PrefixIndex::DigestHash::operator()(const protocol::Digest& digest) 
 }
 
 PrefixIndex::~PrefixIndex() {
-  for (const auto& [use, block] : evictable_) order_.blocks.Move(*block, use, 0);
+  for (const auto& [use, block] : idle_) {
+    order_.all.blocks.Remove(*block, block->retention.rank);
+    order_.doomed.Remove(*block, block->retention.rank);
+    if (tenant_ != nullptr) tenant_->blocks.Remove(*block, block->retention.rank);
+  }
+  for (const auto& [chain, block] : blocks_) {
+    order_.UncountBlock();
+    order_.policy().Evicted(*block, order_.blocks());
+  }
 }
 
 Block* PrefixIndex::Find(const Block* parent, const protocol::Digest& chain, std::span<const std::uint32_t> tokens) const {
@@ -45,7 +53,10 @@ std::vector<Block*> PrefixIndex::LongestPrefix(const protocol::Digest& root, std
 
 Block* PrefixIndex::Insert(std::unique_ptr<Block> block) {
   Block* raw = block.get();
-  raw->last_use = order_.NextUse();
+  raw->index = this;
+  order_.CountBlock();
+  NoteTime(*raw);
+  order_.policy().Inserted(*raw, order_.blocks());
   if (Block* parent = raw->parent; parent != nullptr) {
     if (parent->first_child == nullptr && parent->leases == 0) UpdateEvictable(*parent, false);
     raw->next_sibling = parent->first_child;
@@ -56,6 +67,20 @@ Block* PrefixIndex::Insert(std::unique_ptr<Block> block) {
   ++size_;
   UpdateEvictable(*raw, true);
   return raw;
+}
+
+void PrefixIndex::NoteTime(Block& block) {
+  block.retention.last_use = order_.NextUse();
+  block.retention.last_use_ms = order_.now_ms;
+}
+
+void PrefixIndex::NoteUse(Block& block, std::uint32_t priority) {
+  const bool evictable = block.leases == 0 && block.first_child == nullptr;
+  if (evictable) UpdateEvictable(block, false);
+  block.retention.Use(priority);
+  NoteTime(block);
+  order_.policy().Used(block, order_.blocks());
+  if (evictable) UpdateEvictable(block, true);
 }
 
 void PrefixIndex::AddLease(Block& block) {
@@ -72,7 +97,7 @@ void PrefixIndex::DropLease(Block& block) {
   --leases_;
   if (--block.leases != 0) return;
   --leased_blocks_;
-  block.last_use = order_.NextUse();
+  NoteTime(block);
   if (block.first_child == nullptr) UpdateEvictable(block, true);
 }
 
@@ -100,6 +125,8 @@ std::unique_ptr<Block> PrefixIndex::TakeOut(Block& block) {
   std::unique_ptr<Block> taken = std::move(entry->second);
   blocks_.erase(entry);
   --size_;
+  order_.UncountBlock();
+  order_.policy().Evicted(*taken, order_.blocks());
   Unlink(*taken);
   if (Block* parent = taken->parent; parent != nullptr && parent->first_child == nullptr && parent->leases == 0) {
     UpdateEvictable(*parent, true);
@@ -107,13 +134,26 @@ std::unique_ptr<Block> PrefixIndex::TakeOut(Block& block) {
   return taken;
 }
 
+void PrefixIndex::Rerank(Block& block) {
+  UpdateEvictable(block, false);
+  UpdateEvictable(block, true);
+}
+
 void PrefixIndex::UpdateEvictable(Block& block, bool evictable) {
+  Retention& retention = block.retention;
   if (evictable) {
-    evictable_.emplace(block.last_use, &block);
-    order_.blocks.Move(block, 0, block.last_use);
+    retention.rank = order_.policy().RankOf(block);
+    idle_.emplace(retention.last_use, &block);
+    ranking_.Add(block, retention.rank);
+    order_.all.blocks.Add(block, retention.rank);
+    if (retention.doomed) order_.doomed.Add(block, retention.rank);
+    if (tenant_ != nullptr) tenant_->blocks.Add(block, retention.rank);
   } else {
-    evictable_.erase({block.last_use, &block});
-    order_.blocks.Move(block, block.last_use, 0);
+    idle_.erase({retention.last_use, &block});
+    ranking_.Remove(block, retention.rank);
+    order_.all.blocks.Remove(block, retention.rank);
+    order_.doomed.Remove(block, retention.rank);
+    if (tenant_ != nullptr) tenant_->blocks.Remove(block, retention.rank);
   }
 }
 

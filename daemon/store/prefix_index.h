@@ -17,11 +17,12 @@
 namespace kvant::daemon {
 
 /// A forest of blocks: roots at position 0. A lease on a block keeps it and so all its ancestors. Evictable are blocks without
-/// leases and children, in order of last use. Loop thread; owned by a store, which frees slots of blocks taken out.
+/// leases and children: EvictionPolicy says in which order. Loop thread; owned by a store, which frees slots of blocks taken
+/// out.
 class PrefixIndex {
  public:
-  /// `order` outlives the index; the index keeps its evictable blocks there.
-  explicit PrefixIndex(EvictionOrder& order) : order_(order) {}
+  /// Both outlive the index, which keeps its evictable blocks in their scopes; `tenant` may be null.
+  explicit PrefixIndex(EvictionOrder& order, EvictionScope* tenant = nullptr) : order_(order), tenant_(tenant) {}
   ~PrefixIndex();
   PrefixIndex(const PrefixIndex&) = delete;
   PrefixIndex& operator=(const PrefixIndex&) = delete;
@@ -34,14 +35,21 @@ class PrefixIndex {
   [[nodiscard]] std::vector<Block*> LongestPrefix(const protocol::Digest& root, std::span<const std::uint32_t> tokens,
                                                   std::uint32_t block_tokens) const;
 
-  /// Adds a block without leases. Requires: Find of the same finds nothing, and block->parent is in the index.
+  /// Adds a block without leases; its priority counts. Requires: Find of the same finds nothing, and block->parent is in the
+  /// index.
   Block* Insert(std::unique_ptr<Block> block);
+  /// The block was found by somebody who asks for that priority.
+  void NoteUse(Block& block, std::uint32_t priority);
 
   void AddLease(Block& block);
   void DropLease(Block& block);  ///< Requires: block.leases > 0.
 
   /// The evictable block of this index that was used longest ago; null if none is evictable.
-  [[nodiscard]] Block* oldest() const noexcept { return evictable_.empty() ? nullptr : evictable_.begin()->second; }
+  [[nodiscard]] Block* oldest() const noexcept { return idle_.empty() ? nullptr : idle_.begin()->second; }
+  /// All that are evictable, as the policy ranks them.
+  [[nodiscard]] const Ranking& evictable() const noexcept { return ranking_; }
+  /// Takes the block out of the rankings and in again. Requires: it is evictable.
+  void Rerank(Block& block);
   /// Takes out a block. Requires: it is evictable.
   std::unique_ptr<Block> TakeOut(Block& block);
 
@@ -55,12 +63,15 @@ class PrefixIndex {
     std::size_t operator()(const protocol::Digest& digest) const noexcept;
   };
   static void Unlink(Block& block) noexcept;
+  void NoteTime(Block& block);
   void UpdateEvictable(Block& block, bool evictable);
 
   EvictionOrder& order_;
+  EvictionScope* const tenant_;
   // Multi: blocks with colliding digests live side by side.
   std::unordered_multimap<protocol::Digest, std::unique_ptr<Block>, DigestHash> blocks_;
-  std::set<std::pair<std::uint64_t, Block*>> evictable_;  // by last_use
+  std::set<std::pair<std::uint64_t, Block*>> idle_;  // evictable ones, by last_use
+  Ranking ranking_;                                  // the same, by rank
   std::size_t size_ = 0;
   std::size_t leased_blocks_ = 0;
   std::uint64_t leases_ = 0;

@@ -6,7 +6,7 @@
 namespace kvant::daemon {
 
 Result<std::unique_ptr<Reader>> Reader::Open(Sequence& source, std::string client) {
-  Result<Charge> charge = source.store().TakeMetadata(kSequenceRecordBytes, "a reader");
+  Result<Charge> charge = source.store().TakeRecord(ChargeKind::kSequenceRecord, kSequenceRecordBytes, "a reader");
   if (!charge) return charge.error();
   return std::unique_ptr<Reader>(new Reader(source, std::move(client), std::move(*charge)));
 }

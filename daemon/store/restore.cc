@@ -42,7 +42,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
 
   if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return Error{ok.error().code, what + ok.error().message};
   Result<Charge> charge = core.budget.Take(
-      ChargeKind::kMetadata, Store::RecordBytes(core.codecs, spec, spec.plan.artifact.size()), what + "its record");
+      ChargeKind::kStoreRecord, Store::RecordBytes(core.codecs, spec, spec.plan.artifact.size()), what + "its record");
   if (!charge) return charge.error();
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core.codecs, spec);
   if (!plan) return Error{plan.error().code, what + plan.error().message};
@@ -73,7 +73,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
       if (!protocol::VerifySlot((*slab)->slot_bytes(i).first(present_bytes), spec.block_tokens) ||
           found.header.identity != store.identity())
         continue;
-      core.next_generation = std::max(core.next_generation, found.header.generation + 1);
+      store.NoteGeneration(found.header.generation);
       if (found.header.kind == protocol::BlockKind::kState) {
         states.emplace(found.header.chain, found);
       } else if (found.header.kind == protocol::BlockKind::kSinks) {

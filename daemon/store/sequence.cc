@@ -76,7 +76,7 @@ Result<void> Sequence::CheckTail(const Store& store, const TailView& tail, const
 Result<void> Sequence::Lease(Block& block) {
   // The lease comes first: making room for the record must not evict the block.
   store_->index().AddLease(block);
-  Result<Charge> charge = store_->TakeMetadata(kTableEntryBytes, "a sequence's block table");
+  Result<Charge> charge = store_->TakeRecord(ChargeKind::kSequenceRecord, kTableEntryBytes, "a sequence's block table");
   if (!charge) {
     store_->index().DropLease(block);
     return charge.error();
@@ -102,8 +102,9 @@ Result<std::unique_ptr<Sequence>> Sequence::Make(std::shared_ptr<Store> store, s
   for (Block* block : blocks) {
     held = sequence->Lease(*block);
     if (!held) break;
+    sequence->store_->index().NoteUse(*block, config.priority);
   }
-  Result<Charge> charge = sequence->store_->TakeMetadata(record_bytes, "a sequence");
+  Result<Charge> charge = sequence->store_->TakeRecord(ChargeKind::kSequenceRecord, record_bytes, "a sequence");
   if (!blocks.empty()) sequence->store_->index().DropLease(*blocks.back());
   if (!held) return held.error();
   if (!charge) return charge.error();

@@ -34,6 +34,9 @@ struct SequenceConfig {
   std::string label;   ///< shown to operators
   /// Open: the longest sealed prefix at whose end a state stands.
   bool want_state = false;
+  /// Of the blocks that it finds and seals, 0..kMaxPriority: the larger, the longer they stay once nobody uses them
+  /// (retention.h).
+  std::uint32_t priority = 0;
 };
 
 /// A state on its way into a sequence: its slot and what the slot's header says.

@@ -90,6 +90,7 @@ bool Sequence::StartSeal(Seal& seal) {
     const Block* parent = blocks_.empty() ? nullptr : blocks_.back();
     if (Block* existing = store_->index().Find(parent, seal.chain, tokens); existing != nullptr) {
       if (Result<void> held = Lease(*existing); !held) return no_room(held.error());
+      store_->index().NoteUse(*existing, config_.priority);
       ++store_->counters().deduplicated_blocks;
       seals_.pop_front();  // it is the front: seals_[0] is block blocks_.size()
       return true;
@@ -159,7 +160,8 @@ void Sequence::LinkFinished() {
     } else {
       store_->NoteKeys(seal.job->key_means);
       const std::uint64_t first_position = seal.job->info.first_position;
-      block = std::move(*seal.job->place).Link(seal.chain, parent, first_position, std::move(seal.job->tokens));
+      block =
+          std::move(*seal.job->place).Link(seal.chain, parent, first_position, std::move(seal.job->tokens), config_.priority);
       seal.job->place.reset();
     }
     if (Result<void> held = Lease(*block); !held) {

@@ -14,27 +14,39 @@ constexpr unsigned kEpochShift = 40;
 SequenceTable::SequenceTable(std::uint64_t boot_token) noexcept
     : epoch_((boot_token % 0x7FFFFF + 1) << kEpochShift) {}  // never 0, and the sign bit stays clear
 
+SequenceTable::Entry& SequenceTable::NewEntry(std::uint64_t& id) {
+  for (;;) {
+    id = epoch_ | (random_() & ((std::uint64_t{1} << kEpochShift) - 1));
+    if (const auto [entry, made] = entries_.try_emplace(id); made) return entry->second;
+  }
+}
+
 std::uint64_t SequenceTable::Add(Sequence& sequence) {
-  const std::uint64_t id = epoch_ | next_++;
-  entries_[id].sequence = &sequence;
+  std::uint64_t id = 0;
+  NewEntry(id).sequence = &sequence;
   return id;
 }
 
 std::uint64_t SequenceTable::Add(Reader& reader) {
-  const std::uint64_t id = epoch_ | next_++;
-  entries_[id].reader = &reader;
+  std::uint64_t id = 0;
+  NewEntry(id).reader = &reader;
   return id;
 }
 
 void SequenceTable::Remove(std::uint64_t id) noexcept { entries_.erase(id); }
 
-Result<Sequence*> SequenceTable::Find(std::uint64_t id) const {
+Result<Sequence*> SequenceTable::Find(std::uint64_t id, const Tenant* of) const {
   const std::string name = "sequence " + std::to_string(id);
   if (id >> kEpochShift != epoch_ >> kEpochShift) {
     return Error{id == 0 ? ErrorCode::kNotFound : ErrorCode::kStaleDaemon, name + " was not given by this daemon"};
   }
   const auto entry = entries_.find(id);
-  if (entry == entries_.end()) return Error{ErrorCode::kNotFound, name + " is closed or was never opened"};
+  const auto foreign = [of](const Entry& found) {
+    const Store& store = found.reader != nullptr ? found.reader->store() : found.sequence->store();
+    return of != nullptr && store.tenant() != of;
+  };
+  if (entry == entries_.end() || foreign(entry->second))
+    return Error{ErrorCode::kNotFound, name + " is closed or was never opened"};
   if (entry->second.reader != nullptr) return entry->second.reader->source();
   return entry->second.sequence;
 }

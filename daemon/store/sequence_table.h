@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <random>
 
 #include <kvant/result.h>
 
@@ -11,9 +12,11 @@ namespace kvant::daemon {
 
 class Sequence;
 class Reader;
+struct Tenant;
 
 /// Owns nothing: sequences and readers enter and leave by themselves. Loop thread.
-/// Ids carry bits of the boot token, so that an id of an earlier daemon is told apart.
+/// Ids carry bits of the boot token, so that an id of an earlier daemon is told apart; the rest is drawn at random, so that
+/// nobody can tell from his own ids how many others there are.
 class SequenceTable {
  public:
   explicit SequenceTable(std::uint64_t boot_token) noexcept;
@@ -25,8 +28,8 @@ class SequenceTable {
   void Remove(std::uint64_t id) noexcept;
 
   /// kStaleDaemon for an id of another daemon, kNotFound for one that is closed or was never given; a reader's id leads to its
-  /// source.
-  [[nodiscard]] Result<Sequence*> Find(std::uint64_t id) const;
+  /// source. With a tenant, what is another's is answered exactly as what was never there.
+  [[nodiscard]] Result<Sequence*> Find(std::uint64_t id, const Tenant* of = nullptr) const;
 
   /// Entries with an id >= `from`, in order of id, until `visit` answers false; exactly one of the two pointers is set.
   void ForEach(std::uint64_t from,
@@ -38,8 +41,10 @@ class SequenceTable {
     Sequence* sequence = nullptr;
     Reader* reader = nullptr;
   };
+  Entry& NewEntry(std::uint64_t& id);
+
   const std::uint64_t epoch_;
-  std::uint64_t next_ = 1;
+  std::mt19937_64 random_{std::random_device{}()};
   std::map<std::uint64_t, Entry> entries_;
 };
 

@@ -22,6 +22,12 @@ struct StoreGauges {
   std::uint64_t resident_bytes = 0;
   std::uint64_t states = 0;
   std::uint64_t state_bytes = 0;
+  std::uint64_t used_bytes = 0;
+  std::uint64_t slot_overhead_bytes = 0;
+  std::uint64_t store_record_bytes = 0;
+  std::uint64_t block_record_bytes = 0;
+  std::uint64_t sequence_record_bytes = 0;
+  std::uint64_t slab_record_bytes = 0;
   std::uint64_t unfit_key_heads = 0;
 };
 
@@ -43,6 +49,19 @@ inline constexpr auto kStoreGauges = DescribeFigures<StoreGauges>({
     {&StoreGauges::slab_bytes, {"slab_bytes", FigureKind::kGauge, FigureUnit::kBytes, "size of these segments"}},
     {&StoreGauges::states, {"states", FigureKind::kGauge, FigureUnit::kCount, "states that engines put at the ends of blocks"}},
     {&StoreGauges::state_bytes, {"state_bytes", FigureKind::kGauge, FigureUnit::kBytes, "what is in them"}},
+    {&StoreGauges::used_bytes,
+     {"used_bytes", FigureKind::kGauge, FigureUnit::kBytes,
+      "charged to the budget: compressed_bytes, state_bytes and the five that follow"}},
+    {&StoreGauges::slot_overhead_bytes,
+     {"slot_overhead_bytes", FigureKind::kGauge, FigureUnit::kBytes,
+      "headers, token ids, raw sinks, padding, and free slots that are kept for the next blocks"}},
+    {&StoreGauges::store_record_bytes,
+     {"store_record_bytes", FigureKind::kGauge, FigureUnit::kBytes, "records of stores, their plans, artifacts and manifests"}},
+    {&StoreGauges::block_record_bytes,
+     {"block_record_bytes", FigureKind::kGauge, FigureUnit::kBytes, "records of blocks and states"}},
+    {&StoreGauges::sequence_record_bytes,
+     {"sequence_record_bytes", FigureKind::kGauge, FigureUnit::kBytes, "records and block tables of sequences and readers"}},
+    {&StoreGauges::slab_record_bytes, {"slab_record_bytes", FigureKind::kGauge, FigureUnit::kBytes, "records of slabs"}},
     {&StoreGauges::unfit_key_heads,
      {"unfit_key_heads", FigureKind::kGauge, FigureUnit::kCount,
       "KV heads whose keys share a mean that their codec cannot serve"}},
@@ -55,6 +74,7 @@ struct Counters {
   std::uint64_t sealed_blocks = 0;
   std::uint64_t deduplicated_blocks = 0;
   std::uint64_t evicted_blocks = 0;
+  std::uint64_t expired_blocks = 0;
   std::uint64_t bytes_copied = 0;
   std::uint64_t store_full_errors = 0;
   std::uint64_t lost_blocks = 0;
@@ -69,7 +89,11 @@ inline constexpr auto kCounters = DescribeFigures<Counters>({
     {&Counters::sealed_blocks, {"sealed_blocks", FigureKind::kCounter, FigureUnit::kCount, "blocks encoded and kept"}},
     {&Counters::deduplicated_blocks,
      {"deduplicated_blocks", FigureKind::kCounter, FigureUnit::kCount, "blocks that another sequence had sealed already"}},
-    {&Counters::evicted_blocks, {"evicted_blocks", FigureKind::kCounter, FigureUnit::kCount, "blocks dropped to make room"}},
+    {&Counters::evicted_blocks,
+     {"evicted_blocks", FigureKind::kCounter, FigureUnit::kCount, "blocks dropped, for whatever reason"}},
+    {&Counters::expired_blocks,
+     {"expired_blocks", FigureKind::kCounter, FigureUnit::kCount,
+      "of those, blocks that nobody had used for their time to live"}},
     {&Counters::bytes_copied,
      {"bytes_copied", FigureKind::kCounter, FigureUnit::kBytes, "tensor bytes that the daemon copied, for forks and trims"}},
     {&Counters::store_full_errors,
@@ -127,6 +151,7 @@ struct DemoteFigures {
 struct EvictFigures {
   std::uint64_t blocks = 0;
   std::uint64_t bytes = 0;  ///< of their slots
+  std::uint64_t held = 0;   ///< blocks that were meant, too, and that somebody holds
 };
 
 }  // namespace kvant::daemon

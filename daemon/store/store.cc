@@ -43,26 +43,32 @@ std::size_t LeastBytes(const quantizers::Plan& plan) {
   return codes + sinks + kManifestBytes + BlockRecordBytes(spec) + kTableEntryBytes + kSequenceRecordBytes;
 }
 
+Charge Adopted(Budget& budget, Charge charge) {
+  budget.Adopt(charge);
+  return charge;
+}
+
 }  // namespace
 
-Result<std::shared_ptr<Store>> Store::Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge) {
+Result<std::shared_ptr<Store>> Store::Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge,
+                                             std::shared_ptr<Tenant> tenant) {
   const StoreSpec& spec = plan->spec();
   const std::string what = "create store " + spec.name;
+  Budget& whole = tenant ? *tenant->budget : core.budget;
   if (const std::size_t needed = RecordBytes(*plan); needed <= charge.bytes()) {
     charge.GiveBack(charge.bytes() - needed);
   } else {
-    Result<Charge> more = core.budget.Take(ChargeKind::kMetadata, needed - charge.bytes(), what + ": its plan");
+    Result<Charge> more = whole.Take(ChargeKind::kStoreRecord, needed - charge.bytes(), what + ": its plan");
     if (!more) return more.error();
     charge.Merge(std::move(*more));
   }
   const std::size_t least = charge.bytes() + LeastBytes(*plan);
-  if (least > core.budget.limit()) {
+  if (least > whole.limit()) {
     return Error{ErrorCode::kStoreFull, what + ": one block needs " + std::to_string(least) +
-                                            " bytes with its records, the whole budget is " +
-                                            std::to_string(core.budget.limit())};
+                                            " bytes with its records, the whole budget is " + std::to_string(whole.limit())};
   }
   // Private constructor: make_shared cannot reach it.
-  std::shared_ptr<Store> store(new Store(core, std::move(plan), std::move(charge)));
+  std::shared_ptr<Store> store(new Store(core, std::move(plan), std::move(charge), std::move(tenant)));
   if (Result<void> written = store->WriteManifest(); !written)
     return Error{written.error().code, what + ": " + written.error().message};
   return store;
@@ -80,7 +86,7 @@ std::size_t Store::RecordBytes(const quantizers::Plan& plan) {
 Result<void> Store::WriteManifest() {
   const std::vector<std::byte> bytes =
       wire::WriteManifest({.spec = spec(), .plan = plan_->canonical(), .identity = identity_, .boot_token = core_.boot_token});
-  Result<Charge> charge = TakeMetadata(bytes.size(), "its manifest");
+  Result<Charge> charge = TakeRecord(ChargeKind::kStoreRecord, bytes.size(), "its manifest");
   if (!charge) return charge.error();
   manifest_charge_ = std::move(*charge);
   Result<protocol::UniqueFd> fd = protocol::CreateSealedMemfd("kvant-manifest", bytes.size());
@@ -95,7 +101,7 @@ Result<void> Store::WriteManifest() {
 }
 
 Result<Block*> Store::Adopt(Block block) {
-  Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, BlockRecordBytes(spec()), "the record of a block");
+  Result<Charge> charge = budget_->Take(ChargeKind::kBlockRecord, BlockRecordBytes(spec()), "the record of a block");
   if (!charge) return charge.error();
   for (std::size_t i = 0; i < block.parts.size(); ++i) {
     if (Result<void> used = pool_.AdoptSlot(block.parts[i].slot, SlotBytes(block.parts[i].payload_bytes)); !used) {
@@ -111,29 +117,57 @@ Result<Block*> Store::Adopt(Block block) {
   return index_.Insert(std::make_unique<Block>(std::move(block)));
 }
 
-Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge)
+Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge, std::shared_ptr<Tenant> tenant)
     : core_(core),
       plan_(std::move(plan)),
       fields_(IdentityFields(*plan_)),
       identity_(IdentityDigest(fields_)),
-      charge_(std::move(charge)),
-      pool_({.block_tokens = plan_->spec().block_tokens, .identity = identity_, .boot_token = core.boot_token}, core.budget,
+      tenant_(std::move(tenant)),
+      budget_(Budget::Part(tenant_ ? *tenant_->budget : core.budget, "store " + plan_->spec().name)),
+      charge_(Adopted(*budget_, std::move(charge))),
+      pool_({.block_tokens = plan_->spec().block_tokens, .identity = identity_, .boot_token = core.boot_token}, *budget_,
             core.populate),
-      index_(core.eviction),
+      index_(core.eviction, tenant_ ? &tenant_->scope : nullptr),
       key_means_(plan_),
       hex_(protocol::DigestHex(identity_)) {}
 
-Store::~Store() {
-  core_.eviction.empty_stores.Move(*this, empty_since_, 0);
-  core_.eviction.warm_stores.Move(*this, warm_since_, 0);
-}
+Store::~Store() { MoveInScopes(0, 0); }
 
 void Store::UpdateOrder() {
-  const std::uint64_t empty_since = empty() && !dropped_ ? last_use_ : 0;
-  core_.eviction.empty_stores.Move(*this, std::exchange(empty_since_, empty_since), empty_since);
   std::uint64_t warm_since = 0;
   if (pool_.warm_slots() != 0) warm_since = warm_since_ != 0 ? warm_since_ : core_.eviction.NextUse();
-  core_.eviction.warm_stores.Move(*this, std::exchange(warm_since_, warm_since), warm_since);
+  MoveInScopes(empty() && !dropped_ ? last_use_ : 0, warm_since);
+}
+
+void Store::MoveInScopes(std::uint64_t empty_since, std::uint64_t warm_since) {
+  for (EvictionScope* scope : {&core_.eviction.all, tenant_ ? &tenant_->scope : nullptr}) {
+    if (scope == nullptr) continue;
+    scope->empty_stores.Move(*this, empty_since_, empty_since);
+    scope->warm_stores.Move(*this, warm_since_, warm_since);
+  }
+  empty_since_ = empty_since;
+  warm_since_ = warm_since;
+}
+
+bool Store::MakeOwnRoom(std::size_t bytes) {
+  if (GiveBack(bytes)) return true;
+  Block* const block = core_.eviction.Victim(index_.evictable());
+  if (block == nullptr) return false;
+  Evict(*block);
+  return true;
+}
+
+bool Store::MakeRoom(std::size_t bytes) {
+  // What a quota lacks, its owner gives and nobody else: others give only where the daemon's own budget lacks it.
+  if (budget_->own_available() < bytes) return MakeOwnRoom(bytes);
+  if (tenant_ && tenant_->budget->own_available() < bytes) return core_.make_room_in(tenant_->scope, bytes);
+  return core_.make_room(bytes);
+}
+
+void Store::Limit(std::size_t bytes) {
+  budget_->set_own_limit(bytes);
+  while (budget_->used() > bytes && MakeOwnRoom(budget_->used() - bytes)) {
+  }
 }
 
 std::uint64_t Store::SinkBytes(ElementType type) const noexcept { return SinkBytesFor(spec(), type); }
@@ -149,10 +183,10 @@ std::uint64_t Store::SlotBytesOf(const Block& block) const noexcept {
   return bytes;
 }
 
-Result<Charge> Store::TakeMetadata(std::size_t bytes, std::string_view what) {
+Result<Charge> Store::TakeRecord(ChargeKind kind, std::size_t bytes, std::string_view what) {
   for (;;) {
-    Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, bytes, what);
-    if (charge || !core_.make_room(bytes)) return charge;
+    Result<Charge> charge = budget_->Take(kind, bytes, what);
+    if (charge || !MakeRoom(bytes)) return charge;
   }
 }
 
@@ -161,20 +195,20 @@ Result<SlotRef> Store::AllocateSlot(std::uint64_t slot_bytes) {
     Result<SlotRef> slot = pool_.Allocate(slot_bytes);
     UpdateOrder();
     if (slot || slot.error().code != ErrorCode::kStoreFull) return slot;
-    if (!core_.make_room(BlockPool::LeastBytes(slot_bytes))) return slot;
+    if (!MakeRoom(BlockPool::LeastBytes(slot_bytes))) return slot;
   }
 }
 
 Result<std::shared_ptr<StateSlot>> Store::ReserveState(std::uint64_t bytes) {
-  Result<Charge> charge = TakeMetadata(kStateRecordBytes, "the record of a state");
+  Result<Charge> charge = TakeRecord(ChargeKind::kBlockRecord, kStateRecordBytes, "the record of a state");
   if (!charge) return charge.error();
   Result<SlotRef> slot = AllocateSlot(StateSlotBytes(spec().block_tokens, bytes));
   if (!slot) return slot.error();
-  return std::make_shared<StateSlot>(*this, *slot, bytes, core_.next_generation++, std::move(*charge));
+  return std::make_shared<StateSlot>(*this, *slot, bytes, NextGeneration(), std::move(*charge));
 }
 
 Result<std::shared_ptr<StateSlot>> Store::AdoptState(SlotRef slot, std::uint64_t bytes, std::uint64_t generation) {
-  Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, kStateRecordBytes, "the record of a state");
+  Result<Charge> charge = budget_->Take(ChargeKind::kBlockRecord, kStateRecordBytes, "the record of a state");
   if (!charge) return charge.error();
   if (Result<void> used = pool_.AdoptSlot(slot, StateSlotBytes(spec().block_tokens, bytes)); !used) return used.error();
   return std::make_shared<StateSlot>(*this, slot, bytes, generation, std::move(*charge));
@@ -191,7 +225,7 @@ void Store::StateFreed(std::uint64_t bytes) noexcept {
 }
 
 Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) {
-  Result<Charge> charge = TakeMetadata(BlockRecordBytes(spec()), "the record of a block");
+  Result<Charge> charge = TakeRecord(ChargeKind::kBlockRecord, BlockRecordBytes(spec()), "the record of a block");
   if (!charge) return charge.error();
   PendingBlock pending(shared_from_this(), std::move(*charge));
   const auto add = [&](BlockPart part) -> Result<void> {
@@ -209,7 +243,7 @@ Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) {
     added = add({.kind = protocol::BlockKind::kSinks, .payload_bytes = SinkBytes(*sink_type), .element_type = *sink_type});
   }
   if (!added) return added.error();
-  pending.generation_ = core_.next_generation++;
+  pending.generation_ = NextGeneration();
   return pending;
 }
 
@@ -228,6 +262,19 @@ bool Store::GiveBack(std::size_t bytes) {
   const bool gave = pool_.GiveBack(bytes);
   UpdateOrder();
   return gave;
+}
+
+std::uint64_t Store::Expire(std::uint64_t most) {
+  std::uint64_t expired = 0;
+  const std::uint64_t ttl = ttl_ms();
+  while (ttl != 0 && expired < most) {
+    Block* const block = index_.oldest();
+    if (block == nullptr || core_.eviction.now_ms - block->retention.last_use_ms < ttl) break;
+    Evict(*block);
+    ++counters_.expired_blocks;
+    ++expired;
+  }
+  return expired;
 }
 
 EvictFigures Store::Evict(std::uint64_t max_blocks, bool dry_run) {
@@ -320,6 +367,12 @@ StoreFigures Store::Figures() const {
   figures.resident_bytes = pool_.resident_bytes();
   figures.states = states_;
   figures.state_bytes = state_bytes_;
+  figures.store_record_bytes = budget_->bytes(ChargeKind::kStoreRecord);
+  figures.block_record_bytes = budget_->bytes(ChargeKind::kBlockRecord);
+  figures.sequence_record_bytes = budget_->bytes(ChargeKind::kSequenceRecord);
+  figures.slab_record_bytes = budget_->bytes(ChargeKind::kMetadata);
+  figures.slot_overhead_bytes = figures.slab_bytes - figures.compressed_bytes - state_bytes_;
+  figures.used_bytes = budget_->used();
   figures.unfit_key_heads = key_means_.unfit_heads();
   figures.counters = counters_;
   return figures;
@@ -348,7 +401,7 @@ PendingBlock::~PendingBlock() {
 }
 
 Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position,
-                          std::vector<std::uint32_t> tokens) && {
+                          std::vector<std::uint32_t> tokens, std::uint32_t priority) && {
   auto block = std::make_unique<Block>();
   block->chain = chain;
   block->parent = parent;
@@ -358,6 +411,7 @@ Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uin
   block->parts = std::move(parts_);
   block->charge = std::move(charge_);
   block->store = store_.get();
+  block->retention.priority = static_cast<std::uint8_t>(priority);
   Block* linked = store_->index_.Insert(std::move(block));
   ++store_->counters_.sealed_blocks;
   store_ = nullptr;

@@ -1,6 +1,7 @@
 // The KV of one identity: its plan, its slots, its prefix index.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -20,6 +21,7 @@
 #include "daemon/store/prefix_index.h"
 #include "daemon/store/state_slot.h"
 #include "daemon/store/stats.h"
+#include "daemon/store/tenant.h"
 #include "protocol/memfd.h"
 #include "quantizers/plan.h"
 
@@ -34,9 +36,11 @@ class PendingBlock;
 /// Loop thread only.
 class Store : public std::enable_shared_from_this<Store> {
  public:
-  /// `charge` pays for the store's record and plan (RecordBytes of the spec); what is too much of it is given back. kStoreFull
-  /// if the budget can never hold one block of this shape. The manifest is written here.
-  static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
+  /// `charge`, of the tenant's budget, pays for the store's record and plan (RecordBytes of the spec); what is too much of it
+  /// is given back. kStoreFull if the budget can never hold one block of this shape. The manifest is written here. Without a
+  /// tenant the store is the daemon's own, and so is the charge.
+  static Result<std::shared_ptr<Store>> Create(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge,
+                                               std::shared_ptr<Tenant> tenant = nullptr);
   /// What the record of such a store with an artifact of so many bytes is charged with. Requires: CheckStoreSpec.
   static std::size_t RecordBytes(const quantizers::Registry& codecs, const StoreSpec& spec, std::size_t artifact_bytes);
   /// The same once its plan is there: no more.
@@ -62,6 +66,20 @@ class Store : public std::enable_shared_from_this<Store> {
 
   /// For clients with local placement: slabs with index >= from, ascending.
   [[nodiscard]] std::vector<std::shared_ptr<Slab>> slabs(std::uint32_t from_index) const { return pool_.slabs(from_index); }
+
+  /// Whose it is; null: the daemon's own.
+  [[nodiscard]] Tenant* tenant() const noexcept { return tenant_.get(); }
+  /// What the store holds of its tenant's budget; limited by its quota.
+  [[nodiscard]] Budget& budget() noexcept { return *budget_; }
+  [[nodiscard]] const Budget& budget() const noexcept { return *budget_; }
+  /// Sets the store's quota (Budget::kUnlimited: none) and evicts what of it nobody holds until it is within.
+  void Limit(std::size_t bytes);
+  /// Blocks that nobody uses so long go; 0: they stay.
+  [[nodiscard]] std::uint64_t ttl_ms() const noexcept { return ttl_ms_.value_or(core_.ttl_ms); }
+  /// Nothing: the daemon's.
+  void set_ttl_ms(std::optional<std::uint64_t> ttl) noexcept { ttl_ms_ = ttl; }
+  /// Evicts blocks that nobody has used for ttl_ms, `most` at most; returns how many. A block goes after those that follow it.
+  std::uint64_t Expire(std::uint64_t most);
 
   /// Unleased blocks, least recently used first; 0: no limit. `dry_run` counts only. Their memory is given back.
   EvictFigures Evict(std::uint64_t max_blocks, bool dry_run);
@@ -91,8 +109,12 @@ class Store : public std::enable_shared_from_this<Store> {
   [[nodiscard]] const BlockPool& pool() const noexcept { return pool_; }
   [[nodiscard]] Counters& counters() noexcept { return counters_; }
 
-  /// Takes `bytes` of metadata from the budget, making room if need be. kStoreFull if there is none.
-  Result<Charge> TakeMetadata(std::size_t bytes, std::string_view what);
+  /// Takes `bytes` for records from the budget, making room if need be. kStoreFull if there is none.
+  Result<Charge> TakeRecord(ChargeKind kind, std::size_t bytes, std::string_view what);
+
+  /// Of slot uses; never repeats in this store, whose clients see it.
+  std::uint64_t NextGeneration() noexcept { return next_generation_++; }
+  void NoteGeneration(std::uint64_t used) noexcept { next_generation_ = std::max(next_generation_, used + 1); }
 
   /// Slots for the parts of a block, sinks of `sink_type` among them if it is given, making room if need be; kStoreFull if
   /// there is none. The slots are cleared.
@@ -155,17 +177,26 @@ class Store : public std::enable_shared_from_this<Store> {
 
  private:
   friend class PendingBlock;
-  Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge);
+  Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge, std::shared_ptr<Tenant> tenant);
   Result<void> WriteManifest();
+  /// A step towards `bytes` of room wherever they lack: of the store's own if its quota is what lacks, of its tenant's, of
+  /// anybody's. False if there is nothing to give.
+  bool MakeRoom(std::size_t bytes);
+  bool MakeOwnRoom(std::size_t bytes);
   Result<SlotRef> AllocateSlot(std::uint64_t slot_bytes);
   void FreeSlots(const std::vector<BlockPart>& parts);
   /// To be called after whatever changes last_use_, empty() or whether there are warm slots.
   void UpdateOrder();
+  void MoveInScopes(std::uint64_t empty_since, std::uint64_t warm_since);
 
   Core& core_;
   const std::shared_ptr<const quantizers::Plan> plan_;
   const std::vector<IdentityField> fields_;
   const protocol::Digest identity_;
+  const std::shared_ptr<Tenant> tenant_;
+  const std::shared_ptr<Budget> budget_;
+  std::optional<std::uint64_t> ttl_ms_;
+  std::uint64_t next_generation_ = 1;
   const Charge charge_;
   Charge manifest_charge_;
   protocol::UniqueFd manifest_fd_;
@@ -183,7 +214,7 @@ class Store : public std::enable_shared_from_this<Store> {
   std::vector<protocol::Digest> spellings_;
   std::uint64_t openers_ = 0;
   std::uint64_t last_use_ = 0;     // as EvictionOrder counts; 0 until it is opened
-  std::uint64_t empty_since_ = 0;  // where it stands in the order, 0: nowhere
+  std::uint64_t empty_since_ = 0;  // where it stands in the scopes, 0: nowhere
   std::uint64_t warm_since_ = 0;
   bool dropped_ = false;
 };
@@ -199,7 +230,8 @@ class PendingBlock {
   [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
 
   /// Makes the encoded slots a block of the index, without leases. Requires: the slots are finished, parent in the index.
-  Block* Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position, std::vector<std::uint32_t> tokens) &&;
+  Block* Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position, std::vector<std::uint32_t> tokens,
+              std::uint32_t priority) &&;
 
  private:
   friend class Store;

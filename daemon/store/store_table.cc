@@ -1,127 +1,176 @@
 #include "daemon/store/store_table.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "protocol/digest.h"
 
 namespace kvant::daemon {
+namespace {
+
+/// A small cache is worth more than a reserve: so many blocks go only when their room is needed.
+constexpr std::size_t kAlwaysKept = 32;
+
+/// Every store, in no order.
+template <typename Visit>
+void ForEachStore(const std::map<std::string, std::shared_ptr<Tenant>>& tenants, const Visit& visit) {
+  for (const auto& [name, tenant] : tenants) {
+    for (const auto& [identity, store] : tenant->stores) visit(*store);
+  }
+}
+
+}  // namespace
+
 StoreTable::StoreTable(Core& core) : core_(core) {
-  core_.make_room = [this](std::size_t bytes) { return MakeRoom(bytes); };
+  core_.make_room = [this](std::size_t bytes) { return MakeRoom(core_.eviction.all, bytes); };
+  core_.make_room_in = [this](EvictionScope& scope, std::size_t bytes) { return MakeRoom(scope, bytes); };
 }
 
-StoreTable::~StoreTable() { core_.make_room = nullptr; }
-
-Result<Charge> StoreTable::ChargeRecord(const StoreSpec& spec, std::size_t artifact_bytes) {
-  return TakeMetadata(Store::RecordBytes(core_.codecs, spec, artifact_bytes), "the record of store " + spec.name);
+StoreTable::~StoreTable() {
+  core_.make_room = nullptr;
+  core_.make_room_in = nullptr;
 }
 
-Result<OpenedStore> StoreTable::Open(const StoreSpec& spec) {
+const std::shared_ptr<Tenant>& StoreTable::FindTenant(const std::string& name) {
+  std::shared_ptr<Tenant>& tenant = tenants_[name];
+  if (tenant == nullptr) tenant = std::make_shared<Tenant>(name, core_.budget);
+  return tenant;
+}
+
+Result<Charge> StoreTable::ChargeRecord(Tenant& tenant, const StoreSpec& spec, std::size_t artifact_bytes) {
+  return TakeRecord(tenant, ChargeKind::kStoreRecord, Store::RecordBytes(core_.codecs, spec, artifact_bytes),
+                    "the record of store " + spec.name);
+}
+
+Result<OpenedStore> StoreTable::Open(const StoreSpec& spec, const std::string& tenant) {
   if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return ok.error();
+  const std::shared_ptr<Tenant> owner = FindTenant(tenant);
   const protocol::Digest spelling = SpellingDigest(spec);
-  if (auto known = OpenKnown(spelling, spec.name)) return *std::move(known);
-  Result<Charge> charge = ChargeRecord(spec, spec.plan.artifact.size());
+  if (auto known = OpenKnown(*owner, spelling, spec.name)) return *std::move(known);
+  Result<Charge> charge = ChargeRecord(*owner, spec, spec.plan.artifact.size());
   if (!charge) return charge.error();
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core_.codecs, spec);
   if (!plan) return plan.error();
-  return Adopt(spelling, std::move(*plan), std::move(*charge));
+  return Adopt(owner, spelling, std::move(*plan), std::move(*charge));
 }
 
-std::optional<OpenedStore> StoreTable::OpenKnown(const protocol::Digest& spelling, const std::string& name) {
-  const auto known = spellings_.find(spelling);
-  if (known == spellings_.end()) return std::nullopt;
-  return Attach(known->second->shared_from_this(), name);
+std::optional<OpenedStore> StoreTable::OpenKnown(Tenant& tenant, const protocol::Digest& spelling, const std::string& name) {
+  const auto known = tenant.spellings.find(spelling);
+  if (known == tenant.spellings.end()) return std::nullopt;
+  return Attach(tenant, known->second->shared_from_this(), name);
 }
 
-Result<OpenedStore> StoreTable::Adopt(const protocol::Digest& spelling, std::unique_ptr<const quantizers::Plan> plan,
-                                      Charge charge) {
+Result<OpenedStore> StoreTable::Adopt(const std::shared_ptr<Tenant>& tenant, const protocol::Digest& spelling,
+                                      std::unique_ptr<const quantizers::Plan> plan, Charge charge) {
   const std::string name = plan->spec().name;
-  auto entry = stores_.find(IdentityDigest(IdentityFields(*plan)));
-  const bool created = entry == stores_.end();
+  auto entry = tenant->stores.find(IdentityDigest(IdentityFields(*plan)));
+  const bool created = entry == tenant->stores.end();
   if (created) {
-    Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(plan), std::move(charge));
+    Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(plan), std::move(charge), tenant);
     if (!store) return store.error();
-    entry = stores_.emplace((*store)->identity(), *store).first;
+    entry = tenant->stores.emplace((*store)->identity(), *store).first;
   }
-  for (const protocol::Digest& forgotten : entry->second->AddSpelling(spelling)) spellings_.erase(forgotten);
-  spellings_[spelling] = entry->second.get();
-  OpenedStore opened = Attach(entry->second, name);
+  for (const protocol::Digest& forgotten : entry->second->AddSpelling(spelling)) tenant->spellings.erase(forgotten);
+  tenant->spellings[spelling] = entry->second.get();
+  OpenedStore opened = Attach(*tenant, entry->second, name);
   opened.created = created;
   return opened;
 }
 
-OpenedStore StoreTable::Attach(const std::shared_ptr<Store>& store, const std::string& name) {
+OpenedStore StoreTable::Attach(Tenant& tenant, const std::shared_ptr<Store>& store, const std::string& name) {
   store->Opened();
-  return {.store = store, .created = false, .relabelled = Label(name, *store)};
+  return {.store = store, .created = false, .relabelled = Label(tenant, name, *store)};
 }
 
-Result<Charge> StoreTable::TakeMetadata(std::size_t bytes, std::string_view what) {
+Result<Charge> StoreTable::TakeRecord(Tenant& tenant, ChargeKind kind, std::size_t bytes, std::string_view what) {
   for (;;) {
-    Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, bytes, what);
-    if (charge || !MakeRoom(bytes)) return charge;
+    Result<Charge> charge = tenant.budget->Take(kind, bytes, what);
+    if (charge) return charge;
+    const bool quota = tenant.budget->own_available() < bytes;
+    if (!MakeRoom(quota ? tenant.scope : core_.eviction.all, bytes)) return charge;
   }
 }
 
-bool StoreTable::Label(const std::string& name, Store& store) {
-  const auto held = labels_.find(name);
-  Store* const before = held == labels_.end() ? nullptr : held->second;
+bool StoreTable::Label(Tenant& tenant, const std::string& name, Store& store) {
+  const auto held = tenant.labels.find(name);
+  Store* const before = held == tenant.labels.end() ? nullptr : held->second;
   if (before == &store) {
     store.AddName(name);
     return false;
   }
   if (before != nullptr) {
     before->RemoveName(name);
-    if (core_.notify) {
-      core_.notify("open store " + name + ": the name meant another identity until now: " +
-                   IdentityDifference(before->identity_fields(), store.identity_fields()));
+    if (store.core().notify) {
+      store.core().notify("open store " + name + ": the name meant another identity until now: " +
+                          IdentityDifference(before->identity_fields(), store.identity_fields()));
     }
   }
-  labels_[name] = &store;
-  for (const std::string& forgotten : store.AddName(name)) labels_.erase(forgotten);
+  tenant.labels[name] = &store;
+  for (const std::string& forgotten : store.AddName(name)) tenant.labels.erase(forgotten);
   return before != nullptr;
 }
 
 void StoreTable::Close(std::shared_ptr<Store> store) {
   store->Closed();
-  const auto held = stores_.find(store->identity());
-  if (held == stores_.end() || held->second != store) return;  // dropped meanwhile
+  Tenant& tenant = *store->tenant();
+  const auto held = tenant.stores.find(store->identity());
+  if (held == tenant.stores.end() || held->second != store) return;  // dropped meanwhile
   store.reset();
-  if (held->second->openers() == 0 && held->second->empty()) Erase(held->second);
+  if (held->second->openers() == 0 && held->second->empty()) Erase(std::shared_ptr<Store>(held->second));
 }
 
 void StoreTable::Erase(const std::shared_ptr<Store>& store) {
-  for (const std::string& name : store->names()) labels_.erase(name);
-  for (const protocol::Digest& spelling : store->spellings()) spellings_.erase(spelling);
+  Tenant& tenant = *store->tenant();
+  for (const std::string& name : store->names()) tenant.labels.erase(name);
+  for (const protocol::Digest& spelling : store->spellings()) tenant.spellings.erase(spelling);
   AddFigures(dropped_, store->counters(), kCounters);
   store->MarkDropped();
-  stores_.erase(store->identity());
+  tenant.stores.erase(store->identity());
 }
 
-Result<Store*> StoreTable::Find(std::string_view name) const {
-  if (const auto entry = labels_.find(name); entry != labels_.end()) return entry->second;
-  for (const auto& [identity, store] : stores_) {
-    if (protocol::DigestHex(identity) == name) return store.get();
+Result<Store*> StoreTable::Find(std::string_view name, std::string_view tenant) const {
+  Store* found = nullptr;
+  std::string owners;
+  for (const auto& [owner, of] : tenants_) {
+    if (!tenant.empty() && owner != tenant) continue;
+    Store* match = nullptr;
+    if (const auto entry = of->labels.find(name); entry != of->labels.end()) match = entry->second;
+    for (auto it = of->stores.begin(); match == nullptr && it != of->stores.end(); ++it) {
+      if (protocol::DigestHex(it->first) == name) match = it->second.get();
+    }
+    if (match == nullptr) continue;
+    found = match;
+    owners += (owners.empty() ? "" : ", ") + owner;
   }
-  return Error{ErrorCode::kNotFound, "no store has the name or identity '" + std::string(name) + "'"};
+  const std::string what = "the name or identity '" + std::string(name) + "'";
+  if (found == nullptr) {
+    return Error{ErrorCode::kNotFound,
+                 "no store" + (tenant.empty() ? std::string() : " of tenant " + std::string(tenant)) + " has " + what};
+  }
+  if (owners != found->tenant()->name) {
+    return Error{ErrorCode::kInvalidArgument, "stores of several tenants have " + what + ": name one of " + owners};
+  }
+  return found;
 }
 
 std::vector<Store*> StoreTable::stores() const {
   std::vector<Store*> list;
-  for (const auto& [identity, store] : stores_) list.push_back(store.get());
-  std::ranges::sort(list, {}, [](const Store* store) -> const std::string& { return store->name(); });
+  ForEachStore(tenants_, [&list](Store& store) { list.push_back(&store); });
+  std::ranges::sort(list, {}, [](const Store* store) { return std::tie(store->name(), store->tenant()->name); });
   return list;
 }
 
-Result<EvictFigures> StoreTable::Drop(std::string_view store) {
-  Result<Store*> found = Find(store);
+Result<EvictFigures> StoreTable::Drop(std::string_view store, std::string_view tenant) {
+  Result<Store*> found = Find(store, tenant);
   if (!found) return found.error();
   if ((*found)->sequences() != 0) {
     return Error{ErrorCode::kUnavailable, "drop store " + (*found)->name() + ": " + std::to_string((*found)->sequences()) +
                                               " sequences of it are open; close them or end their clients first"};
   }
+  pins_.RemoveOf(**found);
   const EvictFigures figures = (*found)->Evict(0, false);
-  const std::shared_ptr<Store> kept = stores_.at((*found)->identity());
-  Erase(kept);
+  Erase((*found)->shared_from_this());
   return figures;
 }
 
@@ -133,7 +182,7 @@ Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max
   }
   EvictFigures sum;
   if (dry_run) {
-    for (const auto& [identity, each] : stores_) {
+    for (Store* const each : stores()) {
       if (max_blocks != 0 && sum.blocks == max_blocks) break;
       const EvictFigures part = each->Evict(max_blocks == 0 ? 0 : max_blocks - sum.blocks, true);
       sum.blocks += part.blocks;
@@ -141,44 +190,86 @@ Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max
     }
     return sum;
   }
-  while (Block* const oldest = core_.eviction.blocks.oldest()) {
+  while (Block* const first = core_.eviction.all.blocks.first()) {
     if (max_blocks != 0 && sum.blocks == max_blocks) break;
     ++sum.blocks;
-    sum.bytes += oldest->store->SlotBytesOf(*oldest);
-    oldest->store->Evict(*oldest);
+    sum.bytes += first->store->SlotBytesOf(*first);
+    first->store->Evict(*first);
   }
-  for (auto it = stores_.begin(); it != stores_.end();) {
-    const std::shared_ptr<Store>& each = (it++)->second;
+  for (Store* const each : stores()) {
     each->GiveBack(~std::size_t{0});
-    if (each->openers() == 0 && each->empty()) Erase(each);
+    if (each->openers() == 0 && each->empty()) Erase(each->shared_from_this());
   }
   return sum;
 }
 
+Result<EvictFigures> StoreTable::Evict(const BlockSelection& selection, bool dry_run) {
+  Result<SelectedBlocks> selected = SelectBlocks(*this, selection);
+  if (!selected) return selected.error();
+  if (dry_run) return selected->figures;
+  for (Block* const block : selected->order) block->store->Evict(*block);
+  if (selection.sequence) {
+    Result<std::vector<Block*>> left = MatchBlocks(*this, selection);
+    for (Block* const block : *left) block->retention.doomed = block->leases != 0;
+  }
+  for (Store* const each : stores()) {
+    each->GiveBack(~std::size_t{0});
+    if (each->openers() == 0 && each->empty()) Erase(each->shared_from_this());
+  }
+  return selected->figures;
+}
+
+void StoreTable::Limit(Tenant& tenant, std::size_t bytes) {
+  tenant.budget->set_own_limit(bytes);
+  while (tenant.budget->used() > bytes && MakeRoom(tenant.scope, tenant.budget->used() - bytes)) {
+  }
+}
+
+std::uint64_t StoreTable::Tend(std::size_t reserve, std::uint64_t most) {
+  std::uint64_t gone = 0;
+  pins_.Expire();
+  for (; gone < most && core_.eviction.doomed.first() != nullptr; ++gone) {
+    Block& block = *core_.eviction.doomed.first();
+    block.store->Evict(block);
+  }
+  ForEachStore(tenants_, [&](Store& store) { gone += store.Expire(most - gone); });
+  std::size_t warm = 0;
+  for (const auto& [since, store] : core_.eviction.all.warm_stores) warm += store->pool().warm_bytes();
+  for (; gone < most && core_.budget.available() + warm < reserve; ++gone) {
+    if (core_.eviction.all.blocks.size() <= kAlwaysKept) break;
+    Block* const block = core_.eviction.Victim(core_.eviction.all.blocks);
+    if (block == nullptr) break;
+    Store& store = *block->store;
+    const std::size_t before = store.pool().warm_bytes();
+    store.Evict(*block);
+    warm += store.pool().warm_bytes() - before;
+  }
+  return gone;
+}
+
 void StoreTable::DropStrayPages() {
-  for (const auto& [identity, store] : stores_) store->pool().DropStrayPages();
+  ForEachStore(tenants_, [](Store& store) { store.pool().DropStrayPages(); });
 }
 
 StoreFigures StoreTable::Totals() const {
   StoreFigures sum;
   AddFigures(sum.counters, dropped_, kCounters);
-  for (const auto& [identity, store] : stores_) {
-    const StoreFigures part = store->Figures();
+  ForEachStore(tenants_, [&sum](const Store& store) {
+    const StoreFigures part = store.Figures();
     AddFigures<StoreGauges>(sum, part, kStoreGauges);
     AddFigures(sum.counters, part.counters, kCounters);
-  }
+  });
   return sum;
 }
 
-bool StoreTable::MakeRoom(std::size_t bytes) {
-  const EvictionOrder& order = core_.eviction;
-  for (const auto& [since, store] : order.warm_stores) {
+bool StoreTable::MakeRoom(EvictionScope& scope, std::size_t bytes) {
+  for (const auto& [since, store] : scope.warm_stores) {
     if (store->GiveBack(bytes)) return true;  // false only while jobs populate all of its warm slots
   }
   // Blocks and stores that hold nothing go by when they were last used, whichever it is.
-  Block* const block = order.blocks.oldest();
-  Store* const store = order.empty_stores.oldest();
-  if (block != nullptr && (store == nullptr || block->last_use < store->last_use())) {
+  Block* const block = core_.eviction.Victim(scope.blocks);
+  Store* const store = scope.empty_stores.oldest();
+  if (block != nullptr && (store == nullptr || block->retention.last_use < store->last_use())) {
     block->store->Evict(*block);
     return true;
   }

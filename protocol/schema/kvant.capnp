@@ -249,6 +249,7 @@ struct SequenceOptions {
   label @3 :Text;             # shown to operators; maxLabelText
   tail @4 :Tail;
   wantState @5 :Bool;         # openSequence: the longest sealed prefix at whose end a state stands
+  priority @6 :UInt8;         # 0 to 3: how much longer than others' the blocks stay that it finds and seals, once nobody uses them
 }
 
 struct BlockRef {
@@ -458,6 +459,7 @@ struct StoreRow {
   keyHeads @10 :List(KeyHead);  # those whose common mean holds half of their keys' energy or more: the worst few
   warning @11 :Text;          # what is wrong with the store, in a sentence; empty if nothing is known to be
   keyStage @12 :KeyStage;
+  tenant @13 :Text;           # whose it is
 }
 
 struct StorePage {
@@ -535,6 +537,37 @@ struct DemoteReport {
 struct EvictReport {
   blocks @0 :UInt64;
   bytes @1 :UInt64;
+  held @2 :UInt64;            # blocks that were meant, too, and that somebody holds
+}
+
+struct BlockFilter {
+  # Every condition narrows. `chain` and `tokens` need a store and name a block: it and all that continue it are meant.
+  tenant @0 :Text;            # empty: every
+  store @1 :Text;             # name or identity; empty: every
+  sequence @2 :UInt64;        # a live one: its sealed blocks, and no other condition but the limits; 0: none
+  chain @3 :Text;             # a block's digest in hexadecimal
+  tokens @4 :List(UInt32);    # from position 0; whole blocks of them
+  idleMs @5 :UInt64;          # not used for so long
+  maxBlocks @6 :UInt64;       # 0: no limit
+  maxBytes @7 :UInt64;        # as many as it takes to make so many bytes; 0: no limit
+}
+
+struct PinRow {
+  pin @0 :UInt64;
+  tenant @1 :Text;
+  store @2 :Text;
+  blocks @3 :UInt64;
+  bytes @4 :UInt64;
+  leftMs @5 :UInt64;          # until it ends by itself
+}
+
+struct Quota {
+  # Of a tenant, or of one of its stores.
+  tenant @0 :Text;
+  store @1 :Text;             # empty: of the tenant
+  limitBytes @2 :UInt64;      # all ones: none; to setQuota, 0: as it is
+  ttlMs @3 :UInt64;           # of a store: blocks that nobody uses so long go; 0: they stay; to setQuota, all ones: as it is
+  usedBytes @4 :UInt64;       # answered
 }
 
 interface Admin {
@@ -558,7 +591,18 @@ interface Admin {
   # unavailable while sequences of it are open. Sessions that have it open must open it again.
   codecs @7 (store :Text) -> Outcome(List(StoredCodec));
   # Every distinct codec of a store's plan, keys first. The store by name or identity, as in drop.
-  demote @8 (store :Text, planes :UInt8, maxBlocks :UInt64, dryRun :Bool) -> Outcome(DemoteReport);
+  evictBlocks @8 (filter :BlockFilter, dryRun :Bool) -> Outcome(EvictReport);
+  # What the filter means and nobody holds, each block after those that continue it, else as the eviction policy ranks them. Held
+  # blocks of a sequence go as soon as nobody holds them, unless somebody finds them before.
+  pin @9 (filter :BlockFilter, timeMs :UInt64) -> Outcome(PinRow);
+  # Keeps the blocks of one store and all that they continue. All pins together hold a quarter of the budget at most.
+  unpin @10 (pin :UInt64) -> Status;
+  pins @11 () -> (pins :List(PinRow));
+  setQuota @12 (quota :Quota) -> Outcome(Quota);
+  # What is used beyond a new limit is evicted as far as nobody holds it; nothing further is taken until it is within.
+  quotas @13 (from :UInt32) -> (quotas :List(Quota), next :UInt32);
+  # Of every tenant and, behind it, of its stores. Ask again from `next` until it is 0.
+  demote @14 (store :Text, planes :UInt8, maxBlocks :UInt64, dryRun :Bool) -> Outcome(DemoteReport);
   # Drops all but the first planes of blocks that no sequence holds, least recently used first, in place. Of codes that have no
   # planes, or fewer, nothing goes. The store by name or identity; maxBlocks 0: no limit. invalidArgument for 0 planes.
 }

@@ -44,13 +44,20 @@ class QueueRunner final : public JobRunner {
 
 /// A daemon's core without a daemon.
 struct TestCore {
-  explicit TestCore(std::size_t budget_bytes = std::size_t{64} << 20) : budget(Budget::Make(budget_bytes).value()) {}
+  explicit TestCore(std::size_t budget_bytes = std::size_t{64} << 20, EvictionKind eviction = EvictionKind::kLru)
+      : budget(Budget::Make(budget_bytes).value()),
+        core{.budget = budget,
+             .encode = encode,
+             .populate = populate,
+             .codecs = codecs,
+             .boot_token = 0xB007,
+             .eviction = EvictionOrder(eviction)} {}
 
   Budget budget;
   QueueRunner encode;
   QueueRunner populate;
   quantizers::Registry codecs = quantizers::Registry::Builtin();
-  Core core{budget, encode, populate, codecs, 0xB007};
+  Core core;
   StoreTable stores{core};
 };
 

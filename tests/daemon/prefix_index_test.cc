@@ -29,7 +29,7 @@ struct IndexTest : testing::Test {
   /// The block that was used longest ago, taken out; null if none may go.
   Block* EvictOne() {
     Block* block = index.oldest();
-    EXPECT_EQ(order.blocks.oldest(), block);  // the only index
+    EXPECT_EQ(order.Victim(order.all.blocks), block);  // the only index, and lru
     if (block != nullptr) evicted.push_back(index.TakeOut(*block));
     return block;
   }
@@ -101,20 +101,20 @@ TEST_F(IndexTest, TheOldestOfAllIndicesIsKnown) {
     block->tokens = {2, 2};
     Block* b = other.Insert(std::move(block));
     Block* c = Add(nullptr, {3, 3});
-    EXPECT_EQ(order.blocks.oldest(), a);
+    EXPECT_EQ(order.all.blocks.first(), a);
     index.AddLease(*a);
-    EXPECT_EQ(order.blocks.oldest(), b);
+    EXPECT_EQ(order.all.blocks.first(), b);
     index.DropLease(*a);  // now the latest
     other.TakeOut(*b);
-    EXPECT_EQ(order.blocks.oldest(), c);
+    EXPECT_EQ(order.all.blocks.first(), c);
     block = std::make_unique<Block>();
     block->tokens = {4, 4};
     other.Insert(std::move(block));
     EXPECT_EQ(EvictOne(), c);
     EXPECT_EQ(EvictOne(), a);
-    EXPECT_NE(order.blocks.oldest(), nullptr);
+    EXPECT_NE(order.all.blocks.first(), nullptr);
   }
-  EXPECT_EQ(order.blocks.oldest(), nullptr);  // an index that ends takes its blocks with it
+  EXPECT_EQ(order.all.blocks.first(), nullptr);  // an index that ends takes its blocks with it
 }
 
 TEST_F(IndexTest, ALeaseGivenBackTwiceEndsTheDaemon) {

@@ -85,8 +85,8 @@ class StepAllocationTest : public ::testing::Test {
                      .sessions = {},
                      .waiting_calls = {},
                      .draining = false};
-  std::shared_ptr<Session> shared_session_ =
-      std::make_shared<Session>(services_, "test", std::make_shared<ArenaAllowance>(std::size_t{1} << 30));
+  std::shared_ptr<Session> shared_session_ = std::make_shared<Session>(
+      services_, "test", std::make_shared<ArenaAllowance>(std::size_t{1} << 30), nullptr, core_.stores.FindTenant("test"));
   Session& session_ = *shared_session_;
   Session::MadeArena arena_;
   Sequence* sequence_ = nullptr;

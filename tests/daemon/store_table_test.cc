@@ -172,8 +172,9 @@ TEST(StoreTableTest, SpellingsOfAStoreAreAFew) {
   EXPECT_EQ(store->spellings().size(), Store::kMaxSpellings);
   StoreSpec last = SmallSpec();
   last.plan.overrides.assign(39, {0, 1, "f32", "f32"});
-  EXPECT_TRUE(core.stores.OpenKnown(SpellingDigest(last), last.name));
-  EXPECT_FALSE(core.stores.OpenKnown(SpellingDigest(SmallSpec()), last.name)) << "the table must forget it, too";
+  EXPECT_TRUE(core.stores.OpenKnown(*core.stores.FindTenant(StoreTable::kNobody), SpellingDigest(last), last.name));
+  EXPECT_FALSE(core.stores.OpenKnown(*core.stores.FindTenant(StoreTable::kNobody), SpellingDigest(SmallSpec()), last.name))
+      << "the table must forget it, too";
 }
 
 TEST(StoreTableTest, ValuesCannotImitateFields) {

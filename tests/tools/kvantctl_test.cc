@@ -267,6 +267,58 @@ TEST_F(KvantctlTest, EvictTakesOnlyWhatNobodyHoldsAndOnlyWhenAsked) {
   EXPECT_EQ(CtlJson({"stats"})["figures"]["evicted_blocks"], blocks);
 }
 
+TEST_F(KvantctlTest, EvictFindsBlocksByAgeSizeAndChain) {
+  const std::string id = std::to_string(CtlJson({"sequences"})["sequences"][0]["id"].get<std::uint64_t>());
+  const Json detail = CtlJson({"inspect", id});
+  const std::uint64_t blocks = detail["blocks"].size();
+  ASSERT_GE(blocks, 2U);
+  const std::string second = detail["blocks"][1]["chain"];
+  EXPECT_EQ(CtlJson({"evict", "--sequence", id, "--dry-run"})["held"], blocks);
+  sequence_.reset();
+  EXPECT_EQ(CtlJson({"evict", "--all", "--idle", "1h"})["blocks"], 0);
+  EXPECT_EQ(CtlJson({"evict", "--store", "test/store", "--chain", second, "--dry-run"})["blocks"], blocks - 1);
+  EXPECT_EQ(CtlJson({"evict", "--all", "--max-bytes", "1", "--dry-run"})["blocks"], 1);
+  EXPECT_EQ(Ctl({"evict", "--all", "--idle", "5"}).exit_code, 2);
+  EXPECT_EQ(Ctl({"evict", "--all", "--max-bytes", "5MB"}).exit_code, 2);
+  EXPECT_EQ(Ctl({"evict", "--tenant", "nobody"}).exit_code, 4);
+  EXPECT_EQ(CtlJson({"evict", "--store", "test/store", "--chain", second})["blocks"], blocks - 1);
+  EXPECT_EQ(CtlJson({"stores"})["stores"][0]["figures"]["blocks"], 1);
+}
+
+TEST_F(KvantctlTest, PinsKeepBlocksUntilTheyAreTakenOff) {
+  const std::uint64_t blocks = CtlJson({"stores"})["stores"][0]["figures"]["blocks"];
+  sequence_.reset();
+  EXPECT_EQ(Ctl({"pin"}).exit_code, 2);
+  EXPECT_EQ(Ctl({"pin", "--store", "test/store", "--for", "5"}).exit_code, 2);
+  EXPECT_EQ(Ctl({"pin", "--store", "no-such-store"}).exit_code, 4);
+  const Json pin = CtlJson({"pin", "--store", "test/store", "--for", "30m"});
+  EXPECT_EQ(pin["blocks"], blocks);
+  EXPECT_EQ(CtlJson({"pin", "--list"})["pins"].size(), 1U);
+  EXPECT_THAT(Ctl({"pin", "--list"}).out, testing::HasSubstr("test/store"));
+  EXPECT_EQ(CtlJson({"evict", "--all"})["blocks"], 0);
+  EXPECT_EQ(CtlJson({"stats"})["figures"]["pinned_blocks"], blocks);
+  const std::string number = std::to_string(pin["id"].get<std::uint64_t>());
+  EXPECT_EQ(Ctl({"unpin", number}).exit_code, 0);
+  EXPECT_EQ(Ctl({"unpin", number}).exit_code, 4);
+  EXPECT_EQ(CtlJson({"evict", "--all"})["blocks"], blocks);
+}
+
+TEST_F(KvantctlTest, QuotasAreSetShownAndKept) {
+  const Json before = CtlJson({"quota", "list"})["quotas"];
+  ASSERT_EQ(before.size(), 2U);  // the tenant and its store
+  const std::string tenant = before[0]["tenant"];
+  EXPECT_EQ(before[0]["limit_bytes"], nullptr);
+  EXPECT_EQ(Ctl({"quota"}).exit_code, 2);
+  EXPECT_EQ(Ctl({"quota", "set"}).exit_code, 2);
+  EXPECT_EQ(Ctl({"quota", "set", "--store", "no-such-store", "--bytes", "1MiB"}).exit_code, 4);
+  EXPECT_EQ(CtlJson({"quota", "set", "--tenant", tenant, "--bytes", "256MiB"})["quotas"][0]["limit_bytes"], 256 << 20);
+  EXPECT_EQ(CtlJson({"quota", "set", "--store", "test/store", "--ttl", "1h"})["quotas"][0]["ttl_ms"], 3600 * 1000);
+  EXPECT_EQ(CtlJson({"quota", "get", "--store", "test/store"})["quotas"][0]["limit_bytes"], nullptr);
+  EXPECT_EQ(CtlJson({"quota", "get", "--tenant", tenant})["quotas"][0]["limit_bytes"], 256 << 20);
+  EXPECT_EQ(CtlJson({"quota", "set", "--tenant", tenant, "--bytes", "none"})["quotas"][0]["limit_bytes"], nullptr);
+  EXPECT_EQ(Ctl({"quota", "get", "--tenant", "nobody"}).exit_code, 4);
+}
+
 TEST_F(KvantctlTest, DropEndsAStoreUnlessSequencesOfItAreOpen) {
   EXPECT_EQ(Ctl({"drop"}).exit_code, 2);
   EXPECT_EQ(Ctl({"drop", "no-such-store"}).exit_code, 4);

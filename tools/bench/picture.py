@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Draws the README's two pictures from the committed tables of tools/bench/README.md.
+"""Draws the pictures of the READMEs from the committed tables of tools/bench/README.md.
 
-  picture.py           writes tools/docs/speed.svg and tools/docs/quality.svg
+  picture.py           writes tools/docs/speed.svg, quality.svg and eviction.svg
   picture.py --check   exits 1 if they are not what the tables give
 """
 import math
@@ -87,9 +87,37 @@ def quality(rows):
     return picture(680, top + high + 30, "What compression costs in quality", parts)
 
 
+def eviction(rows):
+    """A panel per trace: hit rate against the cache's size, a line per policy, the optimum dashed."""
+    names, traces = rows[0][2:], {}
+    for row in rows[1:]:
+        traces.setdefault(row[0], []).append((row[1], [float(cell) for cell in row[2:]]))
+    colors = {"lru": OURS, "lfu": "#d97706", "s3fifo": "#059669", "none": PEERS, "optimum": INK}
+    wide, high, parts = 150, 200, [text(16, 46, "Blocks found, %, against the cache's size in % of all different blocks", 12, GREY)]
+    for panel, (trace, points) in enumerate(traces.items()):
+        left, top = 50 + panel * (wide + 36), 84
+        x_of = lambda i: left + wide * i / (len(points) - 1)
+        y_of = lambda rate: top + high * (1 - rate / 100)
+        parts.append(text(left, top - 10, trace, 12, weight="bold"))
+        for rate in (0, 25, 50, 75, 100):
+            parts += [f'<line x1="{left}" x2="{left + wide}" y1="{y_of(rate):.1f}" y2="{y_of(rate):.1f}" stroke="{PALE}"/>',
+                      text(left - 6, y_of(rate) + 4, rate, 10, GREY, "end")]
+        for i, (share, _) in enumerate(points):
+            parts.append(text(x_of(i), top + high + 16, share, 10, GREY, "middle"))
+        for n, name in enumerate(names):
+            line = " ".join(f"{x_of(i):.1f},{y_of(rates[n]):.1f}" for i, (_, rates) in enumerate(points))
+            dash = ' stroke-dasharray="4 3"' if name == "optimum" else ""
+            parts.append(f'<polyline points="{line}" fill="none" stroke="{colors[name]}" stroke-width="2"{dash}/>')
+    for n, name in enumerate(names):
+        x = 50 + n * 110
+        parts += [f'<line x1="{x}" x2="{x + 20}" y1="322" y2="322" stroke="{colors[name]}" stroke-width="2"/>', text(x + 26, 326, name, 12)]
+    return picture(50 + len(traces) * (wide + 36), 342, "What eviction policies find", parts)
+
+
 def main():
     found = tables()
-    pictures = {"speed.svg": speed(found["Attention of one new token, random rows"]), "quality.svg": quality(found["Quality"])}
+    pictures = {"speed.svg": speed(found["Attention of one new token, random rows"]), "quality.svg": quality(found["Quality"]),
+                "eviction.svg": eviction(found["Eviction policies"])}
     stale = [name for name, svg in pictures.items() if not (ROOT / "tools/docs" / name).exists() or (ROOT / "tools/docs" / name).read_text() != svg]
     if sys.argv[1:] == ["--check"]:
         for name in stale:

@@ -30,7 +30,7 @@ ARROWS = {
     "tools": {"tools", "client", "daemon", "quantizers", "kernels", "protocol"},
     # Some of its parts measure codecs of the tests.
     "tools/bench": {"tools", "client", "daemon", "quantizers", "kernels", "protocol", "tests/quantizers/toy_codecs.h", "tests/quantizers/yardsticks.h"},
-    "tools/kvantctl": {"tools", "client", "quantizers"},
+    "tools/kvantctl": {"tools", "client", "quantizers", "protocol/byte_size.h", "protocol/duration.h"},
     "tests": {"tests", "tools", "client", "daemon", "quantizers", "kernels", "protocol"},
 }
 FOLDERS = {name.split("/")[0] for name in ARROWS}
@@ -40,6 +40,7 @@ INSTALLED = {
     "client.h": {"client", "tools", "tests"},
     "admin.h": {"client", "tools", "tests"},
     "daemon.h": {"daemon", "client", "tools", "tests"},
+    "eviction.h": {"daemon", "client", "tools", "tests"},
     "kvant.capnp.h": {"protocol", "daemon", "client", "tests"},
 }
 # Third-party headers that only some folders may use. Tools and tests may use anything.

@@ -60,6 +60,11 @@ int Report(const Globals& globals, const Error& error) {
   return exit_code;
 }
 
+int ReportUsage(const Globals& globals, const Error& error) {
+  Report(globals, error);
+  return kUsage;
+}
+
 Result<Admin> ConnectAdmin(const Globals& globals) {
   ClientOptions options;
   options.name = "kvantctl";

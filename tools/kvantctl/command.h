@@ -56,6 +56,9 @@ ExitCode ExitCodeOf(ErrorCode code) noexcept;
 /// Prints the error to standard error (one line, or one JSON object) and returns its exit code.
 int Report(const Globals& globals, const Error& error);
 
+/// The same for an option whose text could not be read; returns kUsage.
+int ReportUsage(const Globals& globals, const Error& error);
+
 /// Connects for administration within the timeout.
 Result<Admin> ConnectAdmin(const Globals& globals);
 
@@ -82,6 +85,9 @@ void AddCalibrate(CLI::App& app, Invocation& invocation);
 void AddEvict(CLI::App& app, Invocation& invocation);
 void AddDemote(CLI::App& app, Invocation& invocation);
 void AddDrop(CLI::App& app, Invocation& invocation);
+void AddPin(CLI::App& app, Invocation& invocation);
+void AddUnpin(CLI::App& app, Invocation& invocation);
+void AddQuota(CLI::App& app, Invocation& invocation);
 void AddBench(CLI::App& app, Invocation& invocation);
 
 }  // namespace kvant::tools

@@ -52,6 +52,9 @@ int Run(int argc, char** argv) {
   AddEvict(app, invocation);
   AddDemote(app, invocation);
   AddDrop(app, invocation);
+  AddPin(app, invocation);
+  AddUnpin(app, invocation);
+  AddQuota(app, invocation);
   AddBench(app, invocation);
 
   return ParseAndRun(app, argc, argv, invocation);

@@ -61,6 +61,7 @@ struct KeyHead {
 
 struct StoreRow {
   std::string name;
+  std::string tenant;    ///< whose it is
   std::string identity;  ///< hex digest
   std::string model;
   std::string keys;  ///< the plan's default codec specs
@@ -134,10 +135,20 @@ struct SequenceDetail {
   std::uint64_t tail_capacity_tokens = 0;
 };
 
-/// Which unleased blocks to evict.
-struct EvictRequest {
-  std::string store;             ///< empty: every store
-  std::uint64_t max_blocks = 0;  ///< 0: no limit
+/// Which sealed blocks are meant; every condition narrows. `chain` and `tokens` need a store and name a block: it and all that
+/// continue it are meant, and not what it continues, which other prompts share.
+struct BlockFilter {
+  std::string tenant;                 ///< empty: every
+  std::string store;                  ///< name or identity; empty: every
+  SequenceId sequence = 0;            ///< a live one: its sealed blocks, and no other condition but the limits; 0: none
+  std::string chain;                  ///< a block's digest in hexadecimal, as Inspect answers
+  std::vector<TokenId> tokens;        ///< from position 0; whole blocks of them
+  std::chrono::milliseconds idle{0};  ///< not used for so long
+  std::uint64_t max_blocks = 0;       ///< 0: no limit
+  std::uint64_t max_bytes = 0;        ///< as many as it takes to make so many bytes; 0: no limit
+};
+
+struct EvictRequest : BlockFilter {
   bool dry_run = false;
 };
 
@@ -158,6 +169,35 @@ struct DemoteReport {
 struct EvictReport {
   std::uint64_t blocks = 0;
   std::uint64_t bytes = 0;
+  std::uint64_t held = 0;  ///< blocks that were meant, too, and that somebody holds
+};
+
+/// Blocks that an operator keeps for a while.
+struct PinRow {
+  std::uint64_t id = 0;
+  std::string tenant;
+  std::string store;
+  std::uint64_t blocks = 0;
+  std::uint64_t bytes = 0;
+  std::chrono::milliseconds left{0};  ///< until it ends by itself
+};
+
+/// What a tenant may take, or one of its stores.
+struct QuotaRow {
+  std::string tenant;
+  std::string store;                         ///< empty: of the tenant
+  std::optional<std::uint64_t> limit_bytes;  ///< empty: none
+  std::uint64_t used_bytes = 0;              ///< records included
+  std::chrono::milliseconds ttl{0};          ///< of a store: blocks that nobody uses so long go; 0: they stay
+};
+
+/// What to change of a tenant's quota or, with a store, of that store's.
+struct QuotaChange {
+  static constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
+  std::string tenant;
+  std::string store;  ///< name or identity
+  std::optional<std::uint64_t> limit_bytes;
+  std::optional<std::chrono::milliseconds> ttl;  ///< of a store
 };
 
 /// A connection for administration. Thread rules as Client. Lists come in pages, each with the deadline of a call.
@@ -177,10 +217,23 @@ class KVANT_API Admin {
   Result<SequenceDetail> Inspect(SequenceId id);
   /// Every distinct codec of a store's plan, keys first. The store by name or identity; kNotFound where there is none.
   Result<std::vector<StoredCodec>> Codecs(const std::string& store);
+  /// Evicts what is meant and nobody holds, each block after those that continue it, else as the daemon's eviction policy ranks
+  /// them; or with dry_run says what would go. Held blocks of a sequence go as soon as nobody holds them, unless somebody finds
+  /// them before. kNotFound for a tenant, store, sequence, chain or prefix that is not there.
   Result<EvictReport> Evict(const EvictRequest& request);
   /// Drops all but the first planes of sealed blocks, in place, least recently used first; codes without planes stay as they
   /// are. kNotFound where there is no such store, kInvalidArgument for 0 planes.
   Result<DemoteReport> Demote(const DemoteRequest& request);
+  /// Keeps the blocks of one store that are meant, and all that they continue, for so long. All pins together hold a quarter of
+  /// the budget at most: kStoreFull beyond.
+  Result<PinRow> Pin(const BlockFilter& filter, std::chrono::milliseconds time);
+  /// kNotFound if there is no such pin, or no longer.
+  Result<void> Unpin(std::uint64_t pin);
+  Result<std::vector<PinRow>> Pins();
+  /// What is used beyond a new limit is evicted as far as nobody holds it; nothing further is taken until it is within.
+  Result<QuotaRow> SetQuota(const QuotaChange& change);
+  /// Of every tenant and, behind it, of its stores.
+  Result<std::vector<QuotaRow>> Quotas();
   /// Drops the store of that name, or of that identity in hexadecimal, with all its blocks; answers what went. kNotFound where
   /// there is none, kUnavailable while sequences of it are open. Clients that have it open must open it again.
   Result<EvictReport> Drop(const std::string& store);

@@ -121,6 +121,9 @@ struct SequenceOptions {
   std::uint32_t unnamed_tokens = 0;
   /// Store::Open: of the sealed prefixes, the longest at whose end a state stands (Sequence::PutState); none without a state.
   bool want_state = false;
+  /// 0 to 3: how much longer than others' the blocks stay that this sequence finds and seals, once nobody uses them and room is
+  /// needed. It wears off as the cache is used (ADR 0038). kInvalidArgument beyond.
+  std::uint8_t priority = 0;
 };
 
 /// Sizes of one open store.

@@ -4,9 +4,11 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
+#include <kvant/eviction.h>
 #include <kvant/result.h>
 
 namespace spdlog {
@@ -21,7 +23,12 @@ namespace kvant {
 struct DaemonOptions {
   std::string socket;   ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
   std::string metrics;  ///< where Prometheus may ask: unix:PATH, HOST:PORT of this machine; empty: nowhere
-  std::size_t budget_bytes = std::size_t{512} << 20;     ///< of all stores together, metadata included
+  std::size_t budget_bytes = std::size_t{512} << 20;  ///< of all stores together, metadata included
+  EvictionKind eviction = EvictionKind::kLru;         ///< which of the blocks that nobody holds goes first
+  std::chrono::milliseconds ttl{0};                   ///< blocks that nobody uses so long go; 0: when room is needed
+  /// Peers by uid. A tenant's stores, sequences and names are there for itself alone; who is not named is a tenant of his own.
+  std::map<std::uint32_t, std::string> tenants;
+  std::map<std::string, std::size_t> quotas;             ///< by tenant: most bytes of all its stores, records included
   std::size_t workers = 0;                               ///< threads that seal and help attend; 0: the number of cores
   std::size_t arena_limit_bytes = std::size_t{4} << 30;  ///< most arena bytes of one connection
   std::size_t arena_total_bytes = 0;                     ///< and of all connections; 0: half of the machine's memory
