@@ -29,6 +29,8 @@ class AdminServer final : public wire::Admin::Server {
   kj::Promise<void> evict(EvictContext context) override;
   kj::Promise<void> drop(DropContext context) override;
   kj::Promise<void> codecs(CodecsContext context) override;
+  kj::Promise<void> snapshot(SnapshotContext context) override;
+  kj::Promise<void> drain(DrainContext context) override;
 
  private:
   Services& services_;

@@ -440,7 +440,7 @@ interface Session {
   # The newest state of a sequence of the session's own; notFound if it holds none.
   snapshot @17 (store :UInt32, sequence :UInt64) -> Outcome(Snapshot);
   # Of the store's blocks, or of those that a live sequence of that store holds (0: of all).
-  restore @18 () -> Restore;
+  restore @18 () -> Outcome(Restore);
 }
 
 # ----------------------------------------------------------------------------------------------------------- bootstrap
