@@ -41,6 +41,7 @@ TYPES = {"result.h", "rope.h", "store_spec.h", "tensor.h"}
 INSTALLED = {
     "client.h": {"client", "tools", "tests"},
     "admin.h": {"client", "tools", "tests"},
+    "snapshot.h": {"client", "tools", "tests"},
     "daemon.h": {"daemon", "client", "tools", "tests"},
     "kvant.capnp.h": {"protocol", "daemon", "client", "tests"},
 }
