@@ -79,6 +79,8 @@ void AddQuality(CLI::App& app, Invocation& invocation);
 void AddCalibrate(CLI::App& app, Invocation& invocation);
 void AddEvict(CLI::App& app, Invocation& invocation);
 void AddDrop(CLI::App& app, Invocation& invocation);
+void AddSnapshot(CLI::App& app, Invocation& invocation);
+void AddDrain(CLI::App& app, Invocation& invocation);
 void AddBench(CLI::App& app, Invocation& invocation);
 
 }  // namespace kvant::tools

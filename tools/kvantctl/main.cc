@@ -49,6 +49,8 @@ int Run(int argc, char** argv) {
   AddCalibrate(app, invocation);
   AddEvict(app, invocation);
   AddDrop(app, invocation);
+  AddSnapshot(app, invocation);
+  AddDrain(app, invocation);
   AddBench(app, invocation);
 
   return ParseAndRun(app, argc, argv, invocation);
