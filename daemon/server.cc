@@ -101,6 +101,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
       listener_(std::move(listener)),
       tasks_(kj::heap<kj::TaskSet>(static_cast<kj::TaskSet::ErrorHandler&>(*this))) {
   loop_.set_spin(options_.spin);
+  services_.drain = [this] { BeginDrain(); };
   if (listener_) {
     newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
     accepting_ = Essential("accepting connections", Accept());
