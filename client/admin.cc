@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "client/admin_impl.h"
+#include "client/saved_blocks.h"
 
 namespace kvant {
 namespace {
@@ -293,6 +294,46 @@ Result<EvictReport> Admin::Drop(const std::string& store) {
     auto answer = impl_->connection->Call(request, "drop");
     if (!answer) return answer.error();
     return ReadEvicted(*answer);
+  });
+}
+
+Result<SaveReport> Admin::SaveSnapshot(const std::string& path, const SnapshotSelection& selection,
+                                       const SnapshotProgress& progress) {
+  return Guard("save snapshot", [&]() -> Result<SaveReport> {
+    if (!impl_) return MovedFrom("save snapshot");
+    Connection& connection = *impl_->connection;
+    if (auto entered = connection.Enter("save snapshot"); !entered) return entered.error();
+    std::vector<std::pair<std::string, SequenceId>> wanted;
+    for (const std::string& store : selection.stores) wanted.emplace_back(store, 0);
+    for (const SequenceId sequence : selection.sequences) wanted.emplace_back("", sequence);
+    if (wanted.empty()) {
+      auto stores = Stores();
+      if (!stores) return stores.error();
+      for (const StoreRow& store : *stores) wanted.emplace_back(store.identity, 0);
+    }
+    std::vector<client::SavedBlocks> blocks;
+    for (const auto& [store, sequence] : wanted) {
+      auto request = impl_->admin.snapshotRequest();
+      request.setStore(capnp::Text::Reader(store.c_str(), store.size()));
+      request.setSequence(sequence);
+      auto answer = connection.Call(request, "save snapshot");
+      if (!answer) return answer.error();
+      if (answer->isError()) return wire::ReadError(answer->getError());
+      auto mapped = client::SavedBlocks::Map(connection, answer->getOk(), impl_->daemon.boot_token);
+      if (!mapped) return mapped.error();
+      blocks.push_back(*std::move(mapped));
+    }
+    return client::WriteSaved(connection, blocks, path, progress);
+  });
+}
+
+Result<void> Admin::Drain() {
+  return Guard("drain", [&]() -> Result<void> {
+    if (!impl_) return MovedFrom("drain");
+    if (auto entered = impl_->connection->Enter("drain"); !entered) return entered.error();
+    auto request = impl_->admin.drainRequest();
+    if (auto answer = impl_->connection->Call(request, "drain"); !answer) return answer.error();
+    return {};
   });
 }
 

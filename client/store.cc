@@ -7,7 +7,6 @@
 
 #include "protocol/block_format.h"
 #include "protocol/digest.h"
-#include "protocol/memfd.h"
 #include "protocol/wire.h"
 #include "quantizers/registry.h"
 
@@ -83,22 +82,11 @@ Result<std::shared_ptr<const Slab>> Store::FindSlab(std::uint32_t index) {
   if (answer->isError()) return wire::ReadError(answer->getError());
   for (const auto info : answer->getOk()) {
     if (slabs_.contains(info.getIndex())) continue;
-    auto fd = session_->connection().TakeFd(info.getSegment(), operation);
-    if (!fd) return fd.error();
-    const protocol::UniqueFd owned(*fd);
-    auto segment = protocol::MapSegment(owned.get(), {.kind = protocol::SegmentKind::kSlab,
-                                                      .access = protocol::Access::kReadOnly,
-                                                      .bytes = info.getBytes(),
-                                                      .boot_token = session_->daemon().boot_token,
-                                                      .identity = identity_});
-    if (!segment) return Error{segment.error().code, operation + ": " + segment.error().message};
-    auto header = protocol::ReadSlabHeader(segment->data(), segment->size());
-    if (!header) return Error{header.error().code, operation + ": " + header.error().message};
-    if (header->slab_index != info.getIndex() || header->block_tokens != spec_.block_tokens) {
-      return Error{ErrorCode::kCorrupt, operation + ": the header speaks of slab " + std::to_string(header->slab_index) +
-                                            " with slots of " + std::to_string(header->slot_bytes) + " bytes"};
-    }
-    slabs_.emplace(info.getIndex(), std::make_shared<const Slab>(Slab{std::move(*segment), *header}));
+    auto slab = MapSlab(session_->connection(), info,
+                        {.boot_token = session_->daemon().boot_token, .identity = identity_, .block_tokens = spec_.block_tokens},
+                        operation);
+    if (!slab) return slab.error();
+    slabs_.emplace(info.getIndex(), *std::move(slab));
   }
   const auto found = slabs_.find(index);
   if (found == slabs_.end()) return Error{ErrorCode::kInternal, operation + ": the daemon does not list it"};

@@ -10,16 +10,10 @@
 #include <kvant/client.h>
 
 #include "client/session.h"
-#include "protocol/mapped_segment.h"
+#include "client/slab.h"
 #include "quantizers/plan.h"
 
 namespace kvant::client {
-
-/// A read-only mapping of one slab.
-struct Slab {
-  protocol::MappedSegment segment;
-  protocol::SlabHeader header;
-};
 
 /// A slot of a slab that a sequence of ours holds: it is not rewritten until that sequence lets go of it.
 struct SlotView {
@@ -39,6 +33,9 @@ class Store {
   [[nodiscard]] std::uint32_t id() const noexcept { return id_; }
   [[nodiscard]] const StoreSpec& spec() const noexcept { return spec_; }
   [[nodiscard]] const StoreInfo& info() const noexcept { return info_; }
+  /// Canonical text of every layer's codecs, as the daemon made them.
+  [[nodiscard]] const std::string& daemon_plan() const noexcept { return daemon_plan_; }
+  [[nodiscard]] const protocol::Digest& identity() const noexcept { return identity_; }
   void set_warning(std::string warning) { info_.warning = std::move(warning); }
 
   /// The plan that local attention computes with, made at first use; kVersionMismatch if the daemon's differs.

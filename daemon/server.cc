@@ -129,6 +129,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             Report("making room ahead of need", exception);
           }) {
   loop_.set_spin(options_.spin);
+  services_.drain = [this] { BeginDrain(); };
   if (listener_) {
     newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
     accepting_ = Essential("accepting connections", Accept());

@@ -2,11 +2,9 @@
 
 #include <cstring>
 
-#include <capnp/message.h>
-#include <capnp/serialize.h>
 #include <xxhash.h>
 
-#include "protocol/wire.h"
+#include "protocol/spec_message.h"
 
 namespace kvant::wire {
 namespace {
@@ -28,10 +26,7 @@ bool Inside(std::uint64_t offset, std::uint64_t bytes, std::size_t whole) {
 }  // namespace
 
 std::vector<std::byte> WriteManifest(const Manifest& manifest) {
-  capnp::MallocMessageBuilder message;
-  WriteStoreSpec(manifest.spec, message.initRoot<StoreSpec>());
-  const kj::Array<capnp::word> words = capnp::messageToFlatArray(message);
-  const auto spec = words.asBytes();
+  const std::vector<std::byte> spec = WriteSpecMessage(manifest.spec);
 
   ManifestHeader header{};
   header.magic = protocol::kManifestMagic;
@@ -47,7 +42,7 @@ std::vector<std::byte> WriteManifest(const Manifest& manifest) {
   header.manifest_bytes = RoundUp(header.artifact_offset + header.artifact_bytes, protocol::kPageBytes);
 
   std::vector<std::byte> bytes(header.manifest_bytes);
-  std::memcpy(bytes.data() + header.spec_offset, spec.begin(), spec.size());
+  std::memcpy(bytes.data() + header.spec_offset, spec.data(), spec.size());
   std::memcpy(bytes.data() + header.plan_offset, manifest.plan.data(), manifest.plan.size());
   if (header.artifact_bytes != 0) {
     std::memcpy(bytes.data() + header.artifact_offset, manifest.spec.plan.artifact.data(), header.artifact_bytes);
@@ -71,22 +66,14 @@ Result<Manifest> ReadManifest(std::span<const std::byte> bytes) {
   if (header.header_checksum != HeaderChecksum(header)) return Corrupt("header checksum differs");
   if (header.manifest_bytes != bytes.size() || !Inside(header.spec_offset, header.spec_bytes, bytes.size()) ||
       !Inside(header.plan_offset, header.plan_bytes, bytes.size()) ||
-      !Inside(header.artifact_offset, header.artifact_bytes, bytes.size()) || header.spec_bytes % sizeof(capnp::word) != 0) {
+      !Inside(header.artifact_offset, header.artifact_bytes, bytes.size())) {
     return Corrupt("its sections lie outside its " + std::to_string(bytes.size()) + " bytes");
   }
   if (XXH3_64bits(bytes.data() + sizeof header, bytes.size() - sizeof header) != header.payload_checksum) {
     return Corrupt("payload checksum differs");
   }
   Manifest manifest;
-  Result<kvant::StoreSpec> spec = Corrupt("its spec is no message");
-  const auto failure = kj::runCatchingExceptions([&] {
-    const auto* words = reinterpret_cast<const capnp::word*>(bytes.data() + header.spec_offset);
-    capnp::FlatArrayMessageReader reader(kj::arrayPtr(words, header.spec_bytes / sizeof(capnp::word)));
-    spec = ReadStoreSpec(reader.getRoot<StoreSpec>());
-  });
-  KJ_IF_MAYBE (exception, failure) {
-    return Corrupt("its spec cannot be read: " + std::string(exception->getDescription().cStr()));
-  }
+  auto spec = ReadSpecMessage(bytes.subspan(header.spec_offset, header.spec_bytes), "manifest");
   if (!spec) return spec.error();
   manifest.spec = *std::move(spec);
   const std::byte* artifact = bytes.data() + header.artifact_offset;

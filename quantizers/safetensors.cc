@@ -19,7 +19,6 @@ namespace {
 using Json = nlohmann::json;
 static_assert(std::endian::native == std::endian::little, "safetensors is little-endian");
 
-constexpr std::size_t kLengthBytes = 8;
 // One tensor's description: an object of a string and two lists.
 constexpr std::size_t kMaxDepth = 3;
 constexpr std::string_view kMetadata = "__metadata__";
@@ -56,23 +55,25 @@ class Description {
  public:
   Description(std::string_view what, const std::string& name) : where_(std::string(what) + ": tensor " + Quoted(name)) {}
 
-  Result<StoredTensor> Read(const Json& value, std::span<const std::byte> data) const {
+  /// `data_begin`: where the file's tensor bytes begin; there are `data_bytes` of them.
+  Result<TensorPlace> Read(const Json& value, std::uint64_t data_begin, std::uint64_t data_bytes) const {
     if (!value.is_object()) return Corrupt("its description is not an object");
-    StoredTensor tensor;
+    TensorPlace tensor;
     if (auto ok = ReadType(value, tensor); !ok) return ok.error();
     if (auto ok = ReadShape(value, tensor); !ok) return ok.error();
     const auto offsets = value.find("data_offsets");
     if (offsets == value.end() || !offsets->is_array() || offsets->size() != 2) return Corrupt("no data_offsets");
     const auto begin = Size((*offsets)[0]), end = Size((*offsets)[1]);
-    if (!begin || !end || *begin > *end || *end > data.size()) {
-      return Corrupt("data_offsets lie outside the " + std::to_string(data.size()) + " data bytes");
+    if (!begin || !end || *begin > *end || *end > data_bytes) {
+      return Corrupt("data_offsets lie outside the " + std::to_string(data_bytes) + " data bytes");
     }
     const std::size_t bytes = tensor.elements * TensorTypeBytes(tensor.type);
     if (*end - *begin != bytes) {
       return Corrupt("shape " + ShapeText(tensor.shape) + " of " + std::string(TensorTypeName(tensor.type)) + " takes " +
                      std::to_string(bytes) + " bytes, data_offsets give " + std::to_string(*end - *begin));
     }
-    tensor.bytes = data.subspan(*begin, bytes);
+    tensor.begin = data_begin + *begin;
+    tensor.end = data_begin + *end;
     return tensor;
   }
 
@@ -84,7 +85,7 @@ class Description {
     return value.get<std::size_t>();
   }
 
-  Result<void> ReadType(const Json& value, StoredTensor& tensor) const {
+  Result<void> ReadType(const Json& value, TensorPlace& tensor) const {
     const auto dtype = value.find("dtype");
     if (dtype == value.end() || !dtype->is_string()) return Corrupt("no dtype");
     const auto& name = dtype->get_ref<const std::string&>();
@@ -94,7 +95,7 @@ class Description {
     return {};
   }
 
-  Result<void> ReadShape(const Json& value, StoredTensor& tensor) const {
+  Result<void> ReadShape(const Json& value, TensorPlace& tensor) const {
     const auto shape = value.find("shape");
     if (shape == value.end() || !shape->is_array()) return Corrupt("no shape");
     if (shape->size() > kMaxTensorRank) {
@@ -129,42 +130,75 @@ std::string ShapeText(std::span<const std::size_t> shape) {
   return text + "]";
 }
 
-Result<Safetensors> Safetensors::Read(std::span<const std::byte> image, std::string_view what) {
-  const std::string prefix = std::string(what) + ": ";
-  if (image.size() < kLengthBytes) return Error{ErrorCode::kCorrupt, prefix + "shorter than its 8-byte header length"};
+Result<std::size_t> SafetensorsHeader::Bytes(std::span<const std::byte, kLengthBytes> length, std::uint64_t file_bytes,
+                                             std::string_view what) {
   std::uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, image.data(), kLengthBytes);
-  if (header_bytes > kMaxSafetensorsHeader || header_bytes > image.size() - kLengthBytes) {
-    return Error{ErrorCode::kCorrupt, prefix + "header length " + std::to_string(header_bytes) + " exceeds the image of " +
-                                          std::to_string(image.size()) + " bytes or the limit of " +
-                                          std::to_string(kMaxSafetensorsHeader)};
+  std::memcpy(&header_bytes, length.data(), kLengthBytes);
+  if (file_bytes < kLengthBytes || header_bytes > kMaxSafetensorsHeader || header_bytes > file_bytes - kLengthBytes) {
+    return Error{ErrorCode::kCorrupt, std::string(what) + ": header length " + std::to_string(header_bytes) +
+                                          " exceeds the image of " + std::to_string(file_bytes) +
+                                          " bytes or the limit of " + std::to_string(kMaxSafetensorsHeader)};
   }
-  const std::string_view text(reinterpret_cast<const char*>(image.data()) + kLengthBytes, header_bytes);
-  const auto header = ParseJson(text, {.bytes = kMaxSafetensorsHeader, .depth = kMaxDepth}, prefix + "its header");
-  if (!header) return header.error();
-  if (!header->is_object()) return Error{ErrorCode::kCorrupt, prefix + "its header is not a JSON object"};
+  return kLengthBytes + static_cast<std::size_t>(header_bytes);
+}
 
-  const auto data = image.subspan(kLengthBytes + header_bytes);
-  Safetensors file;
-  for (const auto& [name, value] : header->items()) {
-    if (name == kMetadata) continue;
+Result<SafetensorsHeader> SafetensorsHeader::Read(std::span<const std::byte> head, std::uint64_t file_bytes,
+                                                  std::string_view what) {
+  const std::string prefix = std::string(what) + ": ";
+  const std::string_view text(reinterpret_cast<const char*>(head.data()) + kLengthBytes, head.size() - kLengthBytes);
+  const auto json = ParseJson(text, {.bytes = kMaxSafetensorsHeader, .depth = kMaxDepth}, prefix + "its header");
+  if (!json) return json.error();
+  if (!json->is_object()) return Error{ErrorCode::kCorrupt, prefix + "its header is not a JSON object"};
+
+  SafetensorsHeader header;
+  for (const auto& [name, value] : json->items()) {
+    if (name == kMetadata) {
+      if (!value.is_object()) continue;
+      for (const auto& [key, entry] : value.items()) {
+        if (entry.is_string()) header.metadata_.emplace(key, entry.get_ref<const std::string&>());
+      }
+      continue;
+    }
     const Description description(what, name);
     if (name.size() > kMaxTensorName) return description.Corrupt("its name has more than 256 bytes");
-    auto tensor = description.Read(value, data);
+    auto tensor = description.Read(value, head.size(), file_bytes - head.size());
     if (!tensor) return tensor.error();
-    file.tensors_.emplace(name, *std::move(tensor));
+    header.tensors_.emplace(name, *std::move(tensor));
   }
   // Shared bytes would let a small image unfold into a large one.
-  std::vector<std::pair<const std::string, StoredTensor>*> by_place;
-  for (auto& entry : file.tensors_) {
-    if (!entry.second.bytes.empty()) by_place.push_back(&entry);
+  std::vector<std::pair<const std::string, TensorPlace>*> by_place;
+  for (auto& entry : header.tensors_) {
+    if (entry.second.begin != entry.second.end) by_place.push_back(&entry);
   }
-  std::ranges::sort(by_place, {}, [](const auto* entry) { return entry->second.bytes.data(); });
+  std::ranges::sort(by_place, {}, [](const auto* entry) { return entry->second.begin; });
   for (std::size_t i = 1; i < by_place.size(); ++i) {
-    const auto& before = by_place[i - 1]->second.bytes;
-    if (before.data() + before.size() > by_place[i]->second.bytes.data()) {
+    if (by_place[i - 1]->second.end > by_place[i]->second.begin) {
       return Description(what, by_place[i]->first).Corrupt("it overlaps " + Quoted(by_place[i - 1]->first));
     }
+  }
+  return header;
+}
+
+const TensorPlace* SafetensorsHeader::Find(std::string_view name) const {
+  const auto at = tensors_.find(name);
+  return at == tensors_.end() ? nullptr : &at->second;
+}
+
+Result<Safetensors> Safetensors::Read(std::span<const std::byte> image, std::string_view what) {
+  constexpr std::size_t kLengthBytes = SafetensorsHeader::kLengthBytes;
+  if (image.size() < kLengthBytes) {
+    return Error{ErrorCode::kCorrupt, std::string(what) + ": shorter than its 8-byte header length"};
+  }
+  auto head = SafetensorsHeader::Bytes(image.first<kLengthBytes>(), image.size(), what);
+  if (!head) return head.error();
+  auto header = SafetensorsHeader::Read(image.first(*head), image.size(), what);
+  if (!header) return header.error();
+  Safetensors file;
+  for (const auto& [name, place] : header->tensors()) {
+    file.tensors_.emplace(name, StoredTensor{.type = place.type,
+                                             .shape = place.shape,
+                                             .elements = place.elements,
+                                             .bytes = image.subspan(place.begin, place.end - place.begin)});
   }
   return file;
 }
@@ -202,25 +236,34 @@ bool WidenTensor(const StoredTensor& tensor, std::span<float> numbers) {
   }
 }
 
-std::vector<std::byte> WriteSafetensors(std::span<const TensorToWrite> tensors,
-                                        const std::map<std::string, std::string>& metadata) {
+std::vector<std::byte> WriteSafetensorsHead(std::span<const TensorToWrite> tensors,
+                                            const std::map<std::string, std::string>& metadata) {
   Json header = Json::object();
   if (!metadata.empty()) header[std::string(kMetadata)] = metadata;
   std::size_t offset = 0;
   for (const TensorToWrite& tensor : tensors) {
-    header[tensor.name] = {{"dtype", TensorTypeName(tensor.type)},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {offset, offset + tensor.bytes.size()}}};
-    offset += tensor.bytes.size();
+    std::size_t bytes = TensorTypeBytes(tensor.type);
+    for (const std::size_t axis : tensor.shape) bytes *= axis;
+    header[tensor.name] = {
+        {"dtype", TensorTypeName(tensor.type)}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + bytes}}};
+    offset += bytes;
   }
   std::string text = header.dump(-1, ' ', false, Json::error_handler_t::replace);
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begins aligned
   const std::uint64_t header_bytes = text.size();
-  std::vector<std::byte> image(kLengthBytes + text.size() + offset);
-  std::memcpy(image.data(), &header_bytes, kLengthBytes);
-  std::memcpy(image.data() + kLengthBytes, text.data(), text.size());
-  auto to = image.begin() + static_cast<std::ptrdiff_t>(kLengthBytes + text.size());
-  for (const TensorToWrite& tensor : tensors) to = std::ranges::copy(tensor.bytes, to).out;
+  std::vector<std::byte> head(SafetensorsHeader::kLengthBytes + text.size());
+  std::memcpy(head.data(), &header_bytes, SafetensorsHeader::kLengthBytes);
+  std::memcpy(head.data() + SafetensorsHeader::kLengthBytes, text.data(), text.size());
+  return head;
+}
+
+std::vector<std::byte> WriteSafetensors(std::span<const TensorToWrite> tensors,
+                                        const std::map<std::string, std::string>& metadata) {
+  std::vector<std::byte> image = WriteSafetensorsHead(tensors, metadata);
+  std::size_t bytes = image.size();
+  for (const TensorToWrite& tensor : tensors) bytes += tensor.bytes.size();
+  image.reserve(bytes);
+  for (const TensorToWrite& tensor : tensors) image.insert(image.end(), tensor.bytes.begin(), tensor.bytes.end());
   return image;
 }
 

@@ -37,6 +37,8 @@ class AdminServer final : public wire::Admin::Server {
   kj::Promise<void> pins(PinsContext context) override;
   kj::Promise<void> setQuota(SetQuotaContext context) override;
   kj::Promise<void> quotas(QuotasContext context) override;
+  kj::Promise<void> snapshot(SnapshotContext context) override;
+  kj::Promise<void> drain(DrainContext context) override;
 
  private:
   Services& services_;

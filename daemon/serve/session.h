@@ -58,6 +58,7 @@ struct Services {
       std::make_shared<wire::MessageMemory>(kMessageBytes);  ///< of all connections
   bool draining = false;                                     ///< calls that would have to wait are refused
   TenantNames tenant_names{};
+  std::function<void()> drain = nullptr;                     ///< begins to end the daemon; null: this one cannot be asked to
 };
 
 enum class Placement : std::uint8_t { kService, kLocal };
@@ -177,6 +178,9 @@ class Session {
 
   /// A capability that the client is given counts as long as it lives: clients that let go of none would fill the memory.
   [[nodiscard]] wire::CountedBytes CountCapability() const { return {messages_, kCapabilityBytes}; }
+
+  /// Of its connection; null: nobody counts.
+  [[nodiscard]] const std::shared_ptr<wire::MessageMemory::Account>& messages() const noexcept { return messages_; }
 
   [[nodiscard]] Services& services() const noexcept { return services_; }
 

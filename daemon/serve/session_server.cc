@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "daemon/serve/session_messages.h"
+#include "daemon/serve/slab_server.h"
 #include "protocol/wire.h"
 
 namespace kvant::daemon {
@@ -20,22 +21,6 @@ class ArenaServer final : public wire::Segment::Server {
 
  private:
   const std::shared_ptr<const Arena> arena_;
-  const wire::CountedBytes counted_;
-};
-
-/// A slab as a capability. A slab that its store has given back has no descriptor any more.
-class SlabServer final : public wire::Segment::Server {
- public:
-  SlabServer(std::shared_ptr<Slab> slab, wire::CountedBytes counted) : slab_(std::move(slab)), counted_(std::move(counted)) {
-    slab_->NoteShared();
-  }
-  kj::Maybe<int> getFd() override {
-    if (slab_->read_only_fd() < 0) return nullptr;
-    return slab_->read_only_fd();
-  }
-
- private:
-  const std::shared_ptr<Slab> slab_;
   const wire::CountedBytes counted_;
 };
 
@@ -117,14 +102,8 @@ kj::Promise<void> SessionServer::slabs(SlabsContext context) {
       wire::WriteError(store.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
-    const auto slabs = (*store)->slabs(context.getParams().getFrom());
-    const auto count = static_cast<unsigned>(std::min<std::size_t>(slabs.size(), wire::kMaxFdsPerMessage));
-    auto list = context.getResults().initOk(count);
-    for (unsigned i = 0; i < count; ++i) {
-      list[i].setIndex(slabs[i]->header().slab_index);
-      list[i].setBytes(slabs[i]->bytes());
-      list[i].setSegment(kj::heap<SlabServer>(slabs[i], session_->CountCapability()));
-    }
+    WriteSlabs((*store)->slabs(context.getParams().getFrom()), [this] { return session_->CountCapability(); },
+               context.getResults());
     return kj::READY_NOW;
   });
 }

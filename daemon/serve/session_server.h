@@ -1,6 +1,6 @@
 // wire::Session: translates messages to Session's calls and their outcomes back. session_server.cc has the calls on arenas,
 // stores and sequences, session_steps.cc those that a decoding step is made of, session_states.cc those on states,
-// session_rows.cc the one that reads rows back.
+// session_rows.cc the one that reads rows back, session_snapshots.cc those that copy whole blocks.
 #pragma once
 
 #include <cstdint>
@@ -42,6 +42,8 @@ class SessionServer final : public wire::Session::Server {
   kj::Promise<void> copyRows(CopyRowsContext context) override;
   kj::Promise<void> putState(PutStateContext context) override;
   kj::Promise<void> getState(GetStateContext context) override;
+  kj::Promise<void> snapshot(SnapshotContext context) override;
+  kj::Promise<void> restore(RestoreContext context) override;
 
  private:
   /// Runs `body` (nothing -> nothing) when the call on sequences `ids` may begin.

@@ -322,6 +322,70 @@ struct StateInfo {
   place @2 :BlockRef;         # of its slot, as long as the sequence holds that length
 }
 
+struct SavedBlock {
+  # Slots of a block; generation 0 for what it does not have.
+  codes @0 :BlockRef;
+  sinks @1 :BlockRef;
+  state @2 :BlockRef;
+  parent @3 :UInt64;          # index of the block before it, in the same list; all ones for a first block
+}
+
+struct SavedBlocks {
+  blocks @0 :List(SavedBlock);
+  all @1 :UInt64;             # of them there are
+}
+
+interface Snapshot {
+  # Sealed blocks of a store, leased as long as this lives: they stay as they are while whoever holds it copies them from the
+  # slabs. The daemon does nothing meanwhile, others go on.
+  manifest @0 () -> (segment :Segment);
+  # The store's (SEGMENT.md), read-only.
+  slabs @1 (from :UInt32) -> Outcome(List(SlabInfo));
+  # As Session.slabs.
+  blocks @2 (first :UInt64) -> SavedBlocks;
+  # From block number `first` on, some thousands in one answer. Parents stand before their children.
+}
+
+struct RestoredBlock {
+  # A block that a client has from elsewhere, a file for example.
+  tokens @0 :List(UInt32);
+  parent @1 :UInt64;          # the number of the block before it; all ones for a first block. Blocks are numbered as they are offered
+  sinkType @2 :ElementType;   # of sinks: at position 0 of a store with sinks
+  stateBytes @3 :UInt64;      # 0: it has no state
+}
+
+struct RestoredPayload {
+  block @0 :UInt64;           # its number
+  codes @1 :Range;
+  codesChecksum @2 :UInt64;   # XXH3-64
+  sinks @3 :Range;
+  sinksChecksum @4 :UInt64;
+  state @5 :Range;
+  stateChecksum @6 :UInt64;
+}
+
+struct RestoreReport {
+  restored @0 :UInt64;        # blocks that came in
+  present @1 :UInt64;         # blocks that were there already
+}
+
+interface Restore {
+  # Blocks of open stores that come in together or not at all. Dropping it before commit leaves nothing.
+  offer @0 (store :UInt32, blocks :List(RestoredBlock)) -> Outcome(Data);
+  # Names blocks, parents before their children, at most maxOffered in a call. One byte for each: 1 if its bytes are wanted, 0 if
+  # the store has that block (which is leased from now on).
+  reserve @1 () -> Status;
+  # After all offers: takes room for what is wanted. Evicts nothing: storeFull says how many bytes are missing.
+  put @2 (payloads :List(RestoredPayload)) -> Status;
+  # Copies bytes that are wanted from the session's arenas, at most maxBatch blocks; corrupt names a block whose bytes differ from
+  # its checksum. Each block once.
+  commit @3 () -> Outcome(RestoreReport);
+  # Once everything wanted was put: all blocks are part of their stores from now on. The Restore can do nothing more.
+}
+
+const maxOffered :UInt32 = 8192;
+# Most blocks in one offer.
+
 interface Session {
   # What one connection holds: arenas, open stores, sequences. Dropping it, or the end of the connection, frees all of it.
   # Calls that change something can only name what belongs to their own session, so none can reach another daemon by mistake:
@@ -375,6 +439,9 @@ interface Session {
   # stands already it stays.
   getState @16 (sequence :UInt64) -> Outcome(StateInfo);
   # The newest state of a sequence of the session's own; notFound if it holds none.
+  snapshot @17 (store :UInt32, sequence :UInt64) -> Outcome(Snapshot);
+  # Of the store's blocks, or of those that a live sequence of that store holds (0: of all).
+  restore @18 () -> Outcome(Restore);
 }
 
 # ----------------------------------------------------------------------------------------------------------- bootstrap
@@ -605,4 +672,8 @@ interface Admin {
   demote @14 (store :Text, planes :UInt8, maxBlocks :UInt64, dryRun :Bool) -> Outcome(DemoteReport);
   # Drops all but the first planes of blocks that no sequence holds, least recently used first, in place. Of codes that have no
   # planes, or fewer, nothing goes. The store by name or identity; maxBlocks 0: no limit. invalidArgument for 0 planes.
+  snapshot @15 (store :Text, sequence :UInt64) -> Outcome(Snapshot);
+  # As Session.snapshot. The store by name or identity, as in drop; empty: the one that the sequence is of.
+  drain @16 () -> ();
+  # Ends the daemon as SIGTERM does: once the calls that wait are answered, its state saved where it has a state directory.
 }

@@ -14,6 +14,8 @@ import sys
 # another has a border of its own; the longest name counts.
 ARROWS = {
     "protocol": {"protocol"},
+    # A file format on top of both: nothing else in protocol knows it.
+    "protocol/snapshot": {"protocol", "quantizers/safetensors.h"},
     "kernels": {"kernels"},
     "kernels/bytes": {"kernels/bytes", "kernels/machine", "kernels/ufloat16.h", "kernels/ufloat16-inl.h"},
     "kernels/machine": {"kernels/machine"},
@@ -24,6 +26,7 @@ ARROWS = {
     "daemon": {"daemon", "quantizers", "kernels", "protocol"},
     "daemon/memory": {"daemon/memory", "quantizers", "kernels", "protocol"},
     "daemon/store": {"daemon/store", "daemon/memory", "quantizers", "kernels", "protocol"},
+    "daemon/snapshot": {"daemon/snapshot", "daemon/store", "daemon/memory", "quantizers", "kernels", "protocol"},
     "daemon/serve": {"daemon", "quantizers", "kernels", "protocol"},
     "daemon/metrics": {"daemon", "protocol"},
     "client": {"client", "quantizers", "kernels", "protocol"},
@@ -39,6 +42,7 @@ TYPES = {"result.h", "rope.h", "store_spec.h", "tensor.h"}
 INSTALLED = {
     "client.h": {"client", "tools", "tests"},
     "admin.h": {"client", "tools", "tests"},
+    "snapshot.h": {"client", "tools", "tests"},
     "daemon.h": {"daemon", "client", "tools", "tests"},
     "eviction.h": {"daemon", "client", "tools", "tests"},
     "kvant.capnp.h": {"protocol", "daemon", "client", "tests"},

@@ -88,6 +88,8 @@ void AddDrop(CLI::App& app, Invocation& invocation);
 void AddPin(CLI::App& app, Invocation& invocation);
 void AddUnpin(CLI::App& app, Invocation& invocation);
 void AddQuota(CLI::App& app, Invocation& invocation);
+void AddSnapshot(CLI::App& app, Invocation& invocation);
+void AddDrain(CLI::App& app, Invocation& invocation);
 void AddBench(CLI::App& app, Invocation& invocation);
 
 }  // namespace kvant::tools

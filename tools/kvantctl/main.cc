@@ -55,6 +55,8 @@ int Run(int argc, char** argv) {
   AddPin(app, invocation);
   AddUnpin(app, invocation);
   AddQuota(app, invocation);
+  AddSnapshot(app, invocation);
+  AddDrain(app, invocation);
   AddBench(app, invocation);
 
   return ParseAndRun(app, argc, argv, invocation);

@@ -12,6 +12,7 @@
 #include <kvant/client.h>
 #include <kvant/export.h>
 #include <kvant/result.h>
+#include <kvant/snapshot.h>
 
 namespace kvant {
 
@@ -200,6 +201,12 @@ struct QuotaChange {
   std::optional<std::chrono::milliseconds> ttl;  ///< of a store
 };
 
+/// What to save: the named stores (by name or identity) and what live sequences hold; nothing named: every store.
+struct SnapshotSelection {
+  std::vector<std::string> stores;
+  std::vector<SequenceId> sequences;
+};
+
 /// A connection for administration. Thread rules as Client. Lists come in pages, each with the deadline of a call.
 class KVANT_API Admin {
  public:
@@ -237,6 +244,12 @@ class KVANT_API Admin {
   /// Drops the store of that name, or of that identity in hexadecimal, with all its blocks; answers what went. kNotFound where
   /// there is none, kUnavailable while sequences of it are open. Clients that have it open must open it again.
   Result<EvictReport> Drop(const std::string& store);
+  /// Saves sealed blocks to a file of this process's, as Store::Save does. kNotFound for a store or sequence that is not there.
+  Result<SaveReport> SaveSnapshot(const std::string& path, const SnapshotSelection& selection,
+                                  const SnapshotProgress& progress = {});
+  /// Asks the daemon to end once the calls that wait are answered; it saves its state first where it has a state directory.
+  /// Returns when it has heard; calls answer kDisconnected once it has ended.
+  Result<void> Drain();
 
  private:
   struct Impl;

@@ -39,6 +39,7 @@
 #include <kvant/export.h>
 #include <kvant/result.h>
 #include <kvant/rope.h>
+#include <kvant/snapshot.h>
 #include <kvant/store_spec.h>
 #include <kvant/tensor.h>
 
@@ -312,6 +313,17 @@ class KVANT_API Store {
   /// A reader of another process's live sequence: Attend sees what its owner has advanced. Service placement.
   Result<Sequence> Read(SequenceId source);
 
+  /// Saves the store's sealed blocks to a file, which is there whole or as it was before: others go on meanwhile. With a
+  /// `sequence` (of any client) only the blocks that it holds. Raw rows, the newest tokens, are not saved. kUnavailable if
+  /// another process writes that file now, kSystem for a full disk and the like. Of memory it takes about 100 bytes per block
+  /// and 4 per token.
+  Result<SaveReport> Save(const std::string& path, std::optional<SequenceId> sequence = std::nullopt,
+                          const SnapshotProgress& progress = {});
+  /// Restores this store's blocks from a file; others in it are left out. All or nothing; what the store has already is kept.
+  /// kIdentityMismatch if the file holds no store of this identity, kCorrupt names a damaged block, kStoreFull says how many
+  /// bytes are missing. Takes two pieces of 4 MiB (or two blocks) in the arena, and memory as Save does.
+  Result<RestoreReport> Load(const std::string& path, const SnapshotProgress& progress = {});
+
  private:
   friend class Client;
   explicit Store(std::shared_ptr<client::Store> state);
@@ -342,6 +354,11 @@ class KVANT_API Client {
   [[nodiscard]] const DaemonInfo& daemon() const noexcept;
   Result<std::chrono::nanoseconds> Ping();
   Result<Store> OpenStore(const StoreSpec& spec);
+
+  /// Restores every store of a snapshot, all or nothing, as Store::Load does. `name`: what the store is called from now on, for
+  /// a file of one store; empty: as it was called. kIdentityMismatch if this daemon would make another plan of a store's codecs.
+  Result<RestoreReport> RestoreSnapshot(const std::string& path, const std::string& name = {},
+                                        const SnapshotProgress& progress = {});
 
   /// Memory in the arena for q, k, v and outputs: [tokens, heads, dim], contiguous, zeroed.
   Result<Tensor> Allocate(std::size_t tokens, std::size_t heads, std::size_t dim, ElementType type = ElementType::kF32);
