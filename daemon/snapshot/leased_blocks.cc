@@ -22,7 +22,7 @@ Result<std::unique_ptr<LeasedBlocks>> LeasedBlocks::Of(std::shared_ptr<Store> st
   }
   // After the leases: making room must not take these blocks.
   constexpr std::size_t kRecordBytes = sizeof(Entry) + sizeof(Block*);
-  auto charge = from.TakeMetadata(blocks.size() * kRecordBytes, "the list of blocks to save");
+  auto charge = from.TakeRecord(ChargeKind::kBlockRecord, blocks.size() * kRecordBytes, "the list of blocks to save");
   if (!charge) return charge.error();
   held->charge_ = std::move(*charge);
   held->entries_.reserve(blocks.size());
@@ -42,7 +42,7 @@ void LeasedBlocks::Lease(Block& block) {
 
 LeasedBlocks::~LeasedBlocks() {
   // What was used longest ago before is so afterwards.
-  std::ranges::sort(leased_, {}, &Block::last_use);
+  std::ranges::sort(leased_, {}, [](const Block* block) { return block->retention.last_use; });
   for (Block* block : leased_) store_->index().DropLease(*block);
 }
 

@@ -131,7 +131,7 @@ Result<void> Restoration::Reserve() {
       reserved_ = std::move(*charge);
       return {};
     }
-    Store* const warm = core_.eviction.warm_stores.oldest();
+    Store* const warm = core_.eviction.all.warm_stores.oldest();
     if (warm == nullptr || !warm->GiveBack(needed_bytes_)) return NoRoom();
   }
 }
@@ -213,7 +213,7 @@ Result<Restoration::Figures> Restoration::Commit() {
     if (entry.block != nullptr) {
       ++figures.present;
     } else {
-      entry.block = std::move(*entry.pending).Link(entry.chain, parent, entry.position, std::move(entry.tokens));
+      entry.block = std::move(*entry.pending).Link(entry.chain, parent, entry.position, std::move(entry.tokens), 0);
       ++figures.restored;
     }
     if (entry.block->state == nullptr) entry.block->state = std::move(entry.state);

@@ -67,7 +67,7 @@ Result<DemoteFigures> Store::Demote(const DemoteRequest& request) {
   const std::unordered_set<const Block*> held = HeldBlocks(blocks);
   std::erase_if(blocks,
                 [&](const Block* block) { return held.contains(block) || block->codes().sections <= request.sections; });
-  std::ranges::sort(blocks, {}, &Block::last_use);
+  std::ranges::sort(blocks, {}, [](const Block* block) { return block->retention.last_use; });
   DemoteFigures figures;
   for (Block* block : blocks) {
     if (request.max_blocks != 0 && figures.blocks == request.max_blocks) break;
