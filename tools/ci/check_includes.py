@@ -25,6 +25,7 @@ ARROWS = {
     "daemon/memory": {"daemon/memory", "quantizers", "kernels", "protocol"},
     "daemon/store": {"daemon/store", "daemon/memory", "quantizers", "kernels", "protocol"},
     "daemon/serve": {"daemon", "quantizers", "kernels", "protocol"},
+    "daemon/metrics": {"daemon", "protocol"},
     "client": {"client", "quantizers", "kernels", "protocol"},
     "tools": {"tools", "client", "daemon", "quantizers", "kernels", "protocol"},
     # Some of its parts measure codecs of the tests.
@@ -46,6 +47,7 @@ FOREIGN = {
     r"(kj|capnp)/": {"protocol", "daemon", "client"},
     r"boost/": {"protocol", "daemon", "client"},
     r"spdlog/": {"daemon"},
+    r"prometheus/": {"daemon"},
     r"hwy/": {"kernels", "quantizers"},
 }
 HIDDEN = re.compile(r"\b(kj|capnp|boost|hwy|spdlog)\b")

@@ -89,4 +89,10 @@ std::size_t Columns(std::string_view printable) noexcept {
   }));
 }
 
+std::string FirstColumns(std::string_view printable, std::size_t columns) {
+  std::size_t bytes = 0;
+  while (bytes < printable.size() && Columns(printable.substr(0, bytes + 1)) <= columns) ++bytes;
+  return std::string(printable.substr(0, bytes));
+}
+
 }  // namespace kvant::tools

@@ -15,5 +15,7 @@ std::string Printable(std::string_view text);
 
 /// Characters (not bytes) of a text of Printable: its width in columns, where each takes one.
 std::size_t Columns(std::string_view printable) noexcept;
+/// What fits into `columns` of them.
+std::string FirstColumns(std::string_view printable, std::size_t columns);
 
 }  // namespace kvant::tools

@@ -252,6 +252,11 @@ Json ToJson(const EvictReport& report) { return {{"blocks", report.blocks}, {"by
 
 void Print(const Json& json) { Print(json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n"); }
 
+void PrintLine(const Json& json) {
+  Print(json.dump(-1, ' ', true, Json::error_handler_t::replace) + "\n");
+  std::fflush(stdout);
+}
+
 void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }  // main asks stdout for errors
 
 }  // namespace kvant::tools

@@ -87,6 +87,8 @@ Json ToJson(const DemoteReport& report);
 
 /// Writes to standard output, ASCII only: JSON with \u escapes (bytes that are no UTF-8 become U+FFFD).
 void Print(const Json& json);
+/// The same in one line, which is written out at once: for whoever reads along.
+void PrintLine(const Json& json);
 /// Writes text made by Table and Listing, or of the program's own words, to standard output.
 void Print(const std::string& text);
 
