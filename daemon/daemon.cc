@@ -25,7 +25,6 @@
 #include "daemon/memory/budget.h"
 #include "daemon/metrics/metrics_socket.h"
 #include "daemon/server.h"
-#include "daemon/snapshot/state_dir.h"
 #include "protocol/memfd.h"
 #include "protocol/socket_address.h"
 #include "protocol/system_error.h"
@@ -114,13 +113,11 @@ struct Daemon::Impl {
 
   /// The daemon's thread. `started` gets the outcome of making the loop.
   void Main(const DaemonOptions& options, daemon::Budget budget, std::optional<daemon::Listener> listener,
-            std::optional<daemon::MetricsSocket> metrics, std::optional<daemon::StateDir> state, protocol::UniqueFd eventfd,
-            std::promise<Result<void>> started) {
+            std::optional<daemon::MetricsSocket> metrics, protocol::UniqueFd eventfd, std::promise<Result<void>> started) {
     BlockFileSizeSignal();
     bool told = false;
     const auto serve = [&] {
-      daemon::Server here(options, std::move(budget), std::move(listener), std::move(metrics), std::move(state),
-                          std::move(eventfd));
+      daemon::Server here(options, std::move(budget), std::move(listener), std::move(metrics), std::move(eventfd));
       SetServer(&here);
       started.set_value({});
       told = true;
@@ -173,12 +170,6 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
     if (!opened) return opened.error();
     listener.emplace(*std::move(opened));
   }
-  std::optional<daemon::StateDir> state;
-  if (!options.state_dir.empty()) {
-    auto opened = daemon::StateDir::Open(options.state_dir);
-    if (!opened) return opened.error();
-    state.emplace(*std::move(opened));
-  }
   std::optional<daemon::MetricsSocket> metrics;
   if (!options.metrics.empty()) {
     auto opened = daemon::MetricsSocket::Open(options.metrics);
@@ -193,10 +184,9 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
   auto started = promise.get_future();
   try {
     impl->thread = std::thread([impl = impl.get(), options = std::move(options), budget = *std::move(budget),
-                                listener = std::move(listener), metrics = std::move(metrics), state = std::move(state),
-                                eventfd = std::move(eventfd), promise = std::move(promise)]() mutable {
-      impl->Main(options, std::move(budget), std::move(listener), std::move(metrics), std::move(state), std::move(eventfd),
-                 std::move(promise));
+                                listener = std::move(listener), metrics = std::move(metrics), eventfd = std::move(eventfd),
+                                promise = std::move(promise)]() mutable {
+      impl->Main(options, std::move(budget), std::move(listener), std::move(metrics), std::move(eventfd), std::move(promise));
     });
   } catch (const std::system_error& failure) {
     return Error{ErrorCode::kSystem, std::string("start daemon: thread: ") + failure.what()};

@@ -152,9 +152,6 @@ int main(int argc, char** argv) {
          "per call. 0: sleep at once, which suits machines of few cores")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1'000'000}))
       ->capture_default_str();
-  app.add_option(
-      "--state-dir", options.state_dir,
-      "An existing folder that keeps sealed blocks between runs: saved when the daemon is drained, restored at start");
   app.add_option("--log-level", log_level, "What is logged to stderr")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str();

@@ -63,7 +63,7 @@ std::string Str(const kj::Exception& exception) {
 }  // namespace
 
 Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener,
-               std::optional<MetricsSocket> metrics, std::optional<StateDir> state, protocol::UniqueFd eventfd)
+               std::optional<MetricsSocket> metrics, protocol::UniqueFd eventfd)
     : options_(options),
       events_(kMostLogged, kLogInterval),
       failures_(kMostLogged, kLogInterval),
@@ -102,12 +102,10 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
       facts_{.boot_token = core_.boot_token,
              .budget_bytes = options.budget_bytes,
              .lease_ms = static_cast<std::uint32_t>(options.lease.count())},
-      state_(std::move(state)),
       listener_(std::move(listener)),
       tasks_(kj::heap<kj::TaskSet>(static_cast<kj::TaskSet::ErrorHandler&>(*this))) {
   loop_.set_spin(options_.spin);
   services_.drain = [this] { BeginDrain(); };
-  if (state_) RestoreState();
   if (listener_) {
     newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
     accepting_ = Essential("accepting connections", Accept());
@@ -127,9 +125,7 @@ Server::~Server() noexcept(false) {
   loop_.wait_scope().poll();
   encode_.reset();
   populate_.reset();
-  cancel_save_.store(true);
   plans_.reset();
-  EndSaving();
   queue_.Discard();  // ends of encodings hold slots and charges of members that die before the queue
 }
 
@@ -194,7 +190,6 @@ void Server::BeginDrain() {
   tasks_->add(services_.waiting_calls.WhenNone()
                   .exclusiveJoin(kj::mv(late))
                   .then([this] { return loop_.timer().afterDelay(kFlushTime); })
-                  .then([this] { return SaveState(); })
                   .then([this] { stop_.fulfiller->fulfill(); }));
 }
 

@@ -1,14 +1,12 @@
 // The daemon's thread: one event loop that owns everything, accepts connections and drops those that end.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string_view>
-#include <vector>
 
 #include <kj/async.h>
 #include <kj/io.h>
@@ -27,7 +25,6 @@
 #include "daemon/serve/long_attention.h"
 #include "daemon/serve/session.h"
 #include "daemon/serve/store_openings.h"
-#include "daemon/snapshot/state_dir.h"
 #include "daemon/store/core.h"
 #include "daemon/store/store_table.h"
 #include "daemon/worker_threads.h"
@@ -44,9 +41,9 @@ namespace kvant::daemon {
 /// that seems to live but hears nothing is worse than none.
 class Server final : private kj::TaskSet::ErrorHandler {
  public:
-  /// `listener`, `metrics` and `state` may be empty; `budget` is uncharged. Blocks that `state` keeps are restored here.
+  /// `listener` and `metrics` may be empty; `budget` is uncharged.
   Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener, std::optional<MetricsSocket> metrics,
-         std::optional<StateDir> state, protocol::UniqueFd eventfd);
+         protocol::UniqueFd eventfd);
   ~Server() noexcept(false);
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -70,10 +67,6 @@ class Server final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> WatchHeartbeats();
   void DropHung(std::chrono::nanoseconds ran);
   void BeginDrain();
-  // server_state.cc
-  void RestoreState();
-  kj::Promise<void> SaveState();
-  void EndSaving();
   std::unique_ptr<MetricsServer> ServeMetrics(MetricsSocket socket);
   [[nodiscard]] kj::Promise<void> Essential(std::string_view what, kj::Promise<void> chain);
   bool Tell(std::string_view event);
@@ -102,14 +95,6 @@ class Server final : private kj::TaskSet::ErrorHandler {
   std::unique_ptr<LongAttention> long_attention_;
   Services services_;
   const DaemonFacts facts_;
-  std::optional<StateDir> state_;
-  std::atomic<bool> cancel_save_{false};
-  struct Saving {
-    std::vector<std::unique_ptr<LeasedBlocks>> leased;
-    std::vector<snapshot::StoreToSave> stores;
-    Result<snapshot::SavedFigures> outcome = Error{ErrorCode::kSystem, "save state: the job ended early"};
-  };
-  std::unique_ptr<Saving> saving_;  // while the state is saved; its job refers to it
 
   std::unique_ptr<MetricsServer> metrics_;
   std::optional<Listener> listener_;

@@ -19,9 +19,7 @@ class Registry;
 namespace kvant {
 
 struct DaemonOptions {
-  std::string socket;  ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
-  /// An existing folder that keeps the sealed blocks from one run to the next: restored at start, saved by Drain. Empty: none.
-  std::string state_dir;
+  std::string socket;   ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
   std::string metrics;  ///< where Prometheus may ask: unix:PATH, HOST:PORT of this machine; empty: nowhere
   std::size_t budget_bytes = std::size_t{512} << 20;     ///< of all stores together, metadata included
   std::size_t workers = 0;                               ///< threads that seal and help attend; 0: the number of cores
