@@ -24,7 +24,7 @@ constexpr std::size_t kOfferedAtOnce = 256;
 /// A block that the daemon wants.
 struct Wanted {
   const snapshot::StoredStore* store = nullptr;
-  std::size_t block = 0;   // in the file
+  std::size_t block = 0;     // in the file
   std::uint64_t number = 0;  // as it was offered
   std::size_t first_part = 0;
   std::size_t parts = 0;
@@ -62,9 +62,8 @@ class Restorer {
     auto committed = session_.connection().Call(commit, kOperation);
     if (!committed) return committed.error();
     if (committed->isError()) return wire::ReadError(committed->getError());
-    return RestoreReport{.stores = stores.size(),
-                         .restored = committed->getOk().getRestored(),
-                         .present = committed->getOk().getPresent()};
+    return RestoreReport{
+        .stores = stores.size(), .restored = committed->getOk().getRestored(), .present = committed->getOk().getPresent()};
   }
 
  private:
@@ -86,13 +85,15 @@ class Restorer {
         for (unsigned t = 0; t < tokens.size(); ++t) ids.set(t, tokens[t]);
         const std::int64_t parent = from.parents[block];
         to.setParent(parent == snapshot::kNoParent ? ~std::uint64_t{0} : first_number + static_cast<std::uint64_t>(parent));
-        Wanted offer{.store = &from, .block = block, .number = offered_++, .first_part = part, .parts = 0,
-                     .bytes = from.payload_bytes};
+        Wanted offer{
+            .store = &from, .block = block, .number = offered_++, .first_part = part, .parts = 0, .bytes = from.payload_bytes};
         for (; part < from.parts.size() && from.parts[part].block == block; ++part, ++offer.parts) {
           const snapshot::PartRow& row = from.parts[part];
           offer.bytes += row.bytes;
-          if (row.kind == static_cast<std::uint64_t>(protocol::BlockKind::kState)) to.setStateBytes(row.bytes);
-          else to.setSinkType(wire::WriteElementType(static_cast<ElementType>(row.element_type)));
+          if (row.kind == static_cast<std::uint64_t>(protocol::BlockKind::kState))
+            to.setStateBytes(row.bytes);
+          else
+            to.setSinkType(wire::WriteElementType(static_cast<ElementType>(row.element_type)));
         }
         offers.push_back(offer);
       }

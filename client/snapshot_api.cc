@@ -75,8 +75,8 @@ Result<RestoreReport> Client::RestoreSnapshot(const std::string& path, const std
     auto reader = snapshot::SnapshotReader::Open(path);
     if (!reader) return reader.error();
     if (!name.empty() && reader->stores().size() != 1) {
-      return Error{ErrorCode::kInvalidArgument, path + ": it holds " + std::to_string(reader->stores().size()) +
-                                                    " stores, a name can be given to one only"};
+      return Error{ErrorCode::kInvalidArgument,
+                   path + ": it holds " + std::to_string(reader->stores().size()) + " stores, a name can be given to one only"};
     }
     std::vector<client::StoreToRestore> stores;
     for (const snapshot::StoredStore& stored : reader->stores()) {
@@ -98,21 +98,21 @@ Result<SnapshotInfo> ReadSnapshotInfo(const std::string& path) {
     SnapshotInfo info{.bytes = reader->bytes(), .format = reader->version(), .writer = reader->writer(), .stores = {}};
     for (const snapshot::StoredStore& store : reader->stores()) {
       const StoreSpec& spec = store.spec;
-      SnapshotStore row{.name = spec.name,
-                        .identity = protocol::DigestHex(store.identity),
-                        .model = spec.model,
-                        .keys = spec.plan.keys,
-                        .values = spec.plan.values,
-                        .layers = spec.layers,
-                        .kv_heads = spec.kv_heads,
-                        .head_dim = spec.head_dim,
-                        .block_tokens = spec.block_tokens,
-                        .blocks = store.blocks(),
-                        .tokens = store.tokens.size(),
-                        .states = 0,
-                        .compressed_bytes = store.blocks() * store.payload_bytes,
-                        .logical_f16_bytes =
-                            std::uint64_t{4} * store.tokens.size() * spec.layers * spec.kv_heads * spec.head_dim};
+      SnapshotStore row{
+          .name = spec.name,
+          .identity = protocol::DigestHex(store.identity),
+          .model = spec.model,
+          .keys = spec.plan.keys,
+          .values = spec.plan.values,
+          .layers = spec.layers,
+          .kv_heads = spec.kv_heads,
+          .head_dim = spec.head_dim,
+          .block_tokens = spec.block_tokens,
+          .blocks = store.blocks(),
+          .tokens = store.tokens.size(),
+          .states = 0,
+          .compressed_bytes = store.blocks() * store.payload_bytes,
+          .logical_f16_bytes = std::uint64_t{4} * store.tokens.size() * spec.layers * spec.kv_heads * spec.head_dim};
       for (const snapshot::PartRow& part : store.parts) {
         if (part.kind == static_cast<std::uint64_t>(protocol::BlockKind::kState)) ++row.states;
       }

@@ -82,9 +82,9 @@ Result<std::shared_ptr<const Slab>> Store::FindSlab(std::uint32_t index) {
   if (answer->isError()) return wire::ReadError(answer->getError());
   for (const auto info : answer->getOk()) {
     if (slabs_.contains(info.getIndex())) continue;
-    auto slab = MapSlab(session_->connection(), info,
-                        {.boot_token = session_->daemon().boot_token, .identity = identity_, .block_tokens = spec_.block_tokens},
-                        operation);
+    auto slab = MapSlab(
+        session_->connection(), info,
+        {.boot_token = session_->daemon().boot_token, .identity = identity_, .block_tokens = spec_.block_tokens}, operation);
     if (!slab) return slab.error();
     slabs_.emplace(info.getIndex(), *std::move(slab));
   }

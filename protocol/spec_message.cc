@@ -21,7 +21,9 @@ std::vector<std::byte> WriteSpecMessage(const kvant::StoreSpec& spec) {
 }
 
 Result<kvant::StoreSpec> ReadSpecMessage(std::span<const std::byte> bytes, std::string_view what) {
-  const auto corrupt = [&](const std::string& why) { return kvant::Error{ErrorCode::kCorrupt, std::string(what) + ": " + why}; };
+  const auto corrupt = [&](const std::string& why) {
+    return kvant::Error{ErrorCode::kCorrupt, std::string(what) + ": " + why};
+  };
   if (bytes.size() % sizeof(capnp::word) != 0) return corrupt("its spec is no message");
   Result<kvant::StoreSpec> spec = corrupt("its spec is no message");
   const auto failure = kj::runCatchingExceptions([&] {
@@ -30,7 +32,8 @@ Result<kvant::StoreSpec> ReadSpecMessage(std::span<const std::byte> bytes, std::
     capnp::FlatArrayMessageReader reader(words);
     spec = ReadStoreSpec(reader.getRoot<StoreSpec>());
   });
-  KJ_IF_MAYBE (exception, failure) return corrupt("its spec cannot be read: " + std::string(exception->getDescription().cStr()));
+  KJ_IF_MAYBE (exception, failure)
+    return corrupt("its spec cannot be read: " + std::string(exception->getDescription().cStr()));
   return spec;
 }
 

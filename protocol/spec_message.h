@@ -14,8 +14,8 @@ namespace kvant::wire {
 /// Without the plan's artifact. A multiple of 8 bytes.
 std::vector<std::byte> WriteSpecMessage(const kvant::StoreSpec& spec);
 
-/// kCorrupt, beginning with `what`, for bytes that are no such message; else errors as ReadStoreSpec. Reads only inside `bytes`,
-/// whatever it holds.
+/// kCorrupt, beginning with `what`, for bytes that are no such message; else errors as ReadStoreSpec. Reads only inside
+/// `bytes`, whatever it holds.
 Result<kvant::StoreSpec> ReadSpecMessage(std::span<const std::byte> bytes, std::string_view what);
 
 }  // namespace kvant::wire

@@ -136,8 +136,8 @@ Result<std::size_t> SafetensorsHeader::Bytes(std::span<const std::byte, kLengthB
   std::memcpy(&header_bytes, length.data(), kLengthBytes);
   if (file_bytes < kLengthBytes || header_bytes > kMaxSafetensorsHeader || header_bytes > file_bytes - kLengthBytes) {
     return Error{ErrorCode::kCorrupt, std::string(what) + ": header length " + std::to_string(header_bytes) +
-                                          " exceeds the image of " + std::to_string(file_bytes) +
-                                          " bytes or the limit of " + std::to_string(kMaxSafetensorsHeader)};
+                                          " exceeds the image of " + std::to_string(file_bytes) + " bytes or the limit of " +
+                                          std::to_string(kMaxSafetensorsHeader)};
   }
   return kLengthBytes + static_cast<std::size_t>(header_bytes);
 }

@@ -40,8 +40,8 @@ Result<void> AddCopies(const Session& session, wire::RestoredPayload::Reader fro
     }
     const std::string what = "restore block " + std::to_string(from.getBlock());
     if (place.bytes != slot.bytes) {
-      return Error{ErrorCode::kInvalidArgument, what + ": " + std::to_string(place.bytes) + " bytes where it has " +
-                                                    std::to_string(slot.bytes)};
+      return Error{ErrorCode::kInvalidArgument,
+                   what + ": " + std::to_string(place.bytes) + " bytes where it has " + std::to_string(slot.bytes)};
     }
     auto arena = session.FindArena(place.arena);
     if (!arena) return Error{arena.error().code, what + ": " + arena.error().message};
@@ -135,7 +135,9 @@ kj::Promise<void> RestoreServer::put(PutContext context) {
 
 kj::Promise<void> RestoreServer::commit(CommitContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    Result<Restoration::Figures> figures = restoration_ == nullptr ? Ended() : putting_ != 0 ? Putting() : restoration_->Commit();
+    Result<Restoration::Figures> figures = restoration_ == nullptr ? Ended()
+                                           : putting_ != 0         ? Putting()
+                                                                   : restoration_->Commit();
     if (!figures) {
       wire::WriteError(figures.error(), context.getResults().initError());
       return kj::READY_NOW;

@@ -32,7 +32,8 @@ class SlabServer final : public wire::Segment::Server {
 
 /// The first of `slabs`, as many as a message carries. `count` makes a wire::CountedBytes for each.
 template <typename Count>
-void WriteSlabs(const std::vector<std::shared_ptr<Slab>>& slabs, Count count, wire::Outcome<capnp::List<wire::SlabInfo>>::Builder to) {
+void WriteSlabs(const std::vector<std::shared_ptr<Slab>>& slabs, Count count,
+                wire::Outcome<capnp::List<wire::SlabInfo>>::Builder to) {
   auto list = to.initOk(static_cast<unsigned>(std::min<std::size_t>(slabs.size(), wire::kMaxFdsPerMessage)));
   for (unsigned i = 0; i < list.size(); ++i) {
     list[i].setIndex(slabs[i]->header().slab_index);

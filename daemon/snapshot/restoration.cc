@@ -54,8 +54,8 @@ Result<bool> Restoration::Offer(const std::shared_ptr<Store>& store, const Offer
     return Invalid(number, block.sink_type ? "sinks where there are none" : "it lacks its sinks");
   }
   if (block.state_bytes > kMaxStateBytes) {
-    return Invalid(number, "a state of " + std::to_string(block.state_bytes) + " bytes, at most " +
-                               std::to_string(kMaxStateBytes));
+    return Invalid(number,
+                   "a state of " + std::to_string(block.state_bytes) + " bytes, at most " + std::to_string(kMaxStateBytes));
   }
   Entry entry{.store = store,
               .parent = block.parent,
@@ -79,7 +79,8 @@ Result<bool> Restoration::Offer(const std::shared_ptr<Store>& store, const Offer
     parent = before.block;
   }
   entry.chain = protocol::ChainDigest(entry.before, block.tokens);
-  Block* const present = known && (first || parent != nullptr) ? store->index().Find(parent, entry.chain, block.tokens) : nullptr;
+  Block* const present =
+      known && (first || parent != nullptr) ? store->index().Find(parent, entry.chain, block.tokens) : nullptr;
 
   ++offers_;
   const std::uint64_t bytes = BytesOf(*store, block);
@@ -142,8 +143,8 @@ Result<std::vector<SlotToFill>> Restoration::Begin(std::uint64_t number) {
   }
   Entry& entry = entries_[number];
   Store& store = *entry.store;
-  const Offered shape{.tokens = entry.tokens, .parent = entry.parent, .sink_type = entry.sink_type,
-                      .state_bytes = entry.state_bytes};
+  const Offered shape{
+      .tokens = entry.tokens, .parent = entry.parent, .sink_type = entry.sink_type, .state_bytes = entry.state_bytes};
   reserved_.GiveBack(std::min<std::size_t>(reserved_.bytes(), BytesOf(store, shape)));
   auto pending = store.Reserve(entry.sink_type);
   if (!pending) return pending.error();

@@ -105,8 +105,8 @@ class Restoration {
   std::uint64_t wanted_ = 0;
   std::uint64_t needed_bytes_ = 0;
   std::map<std::pair<const Store*, std::uint64_t>, std::uint64_t> sizes_;  // by bytes of a payload: of slots
-  bool overflowed_ = false;  // there are offers that are not in entries_
-  bool closed_ = false;      // Reserve has been called
+  bool overflowed_ = false;                                                // there are offers that are not in entries_
+  bool closed_ = false;                                                    // Reserve has been called
 };
 
 }  // namespace kvant::daemon

@@ -37,8 +37,7 @@ std::vector<TensorToWrite> Tensors(const std::vector<StoreTables>& stores) {
     wide.push_back({name("parts"), TensorType::kU64, {store.parts.size(), kPartColumns}, BytesOf(store.parts)});
     tokens.push_back({name("tokens"), TensorType::kU32, {blocks, store.spec.block_tokens}, BytesOf(store.tokens)});
     narrow.push_back({name("chains"), TensorType::kU8, {blocks, sizeof(protocol::Digest)}, BytesOf(store.chains)});
-    narrow.push_back(
-        {name("identity"), TensorType::kU8, {store.identity.size()}, std::as_bytes(std::span(store.identity))});
+    narrow.push_back({name("identity"), TensorType::kU8, {store.identity.size()}, std::as_bytes(std::span(store.identity))});
     narrow.push_back({name("spec"), TensorType::kU8, {store.spec_message.size()}, store.spec_message});
     narrow.push_back({name("plan"), TensorType::kU8, {store.plan.size()}, std::as_bytes(std::span(store.plan))});
     const auto& artifact = store.spec.plan.artifact;

@@ -67,8 +67,7 @@ class StoreReader {
     const TensorPlace* extra = Find("extra", TensorType::kU8);
     if (fault_) return *fault_;
     if (codes->shape.size() != 2 || codes->shape[0] != blocks || store.parents.size() != blocks ||
-        store.checksums.size() != blocks || store.chains.size() != blocks ||
-        store.tokens.size() / block_tokens != blocks) {
+        store.checksums.size() != blocks || store.chains.size() != blocks || store.tokens.size() / block_tokens != blocks) {
       return Fault("codes", "its tables have different numbers of blocks");
     }
     store.payload_bytes = codes->shape[1];
@@ -135,11 +134,9 @@ class StoreReader {
       const auto kind = static_cast<BlockKind>(part.kind);
       const bool known = part.kind == static_cast<std::uint64_t>(BlockKind::kSinks) ||
                          part.kind == static_cast<std::uint64_t>(BlockKind::kState);
-      const bool ordered =
-          i == 0 || store.parts[i - 1].block < part.block ||
-          (store.parts[i - 1].block == part.block && store.parts[i - 1].kind < part.kind);
-      if (!known || !ordered || part.block >= store.blocks() || part.bytes == 0 ||
-          part.bytes > store.extra_bytes - offset ||
+      const bool ordered = i == 0 || store.parts[i - 1].block < part.block ||
+                           (store.parts[i - 1].block == part.block && store.parts[i - 1].kind < part.kind);
+      if (!known || !ordered || part.block >= store.blocks() || part.bytes == 0 || part.bytes > store.extra_bytes - offset ||
           (kind == BlockKind::kSinks && store.positions[part.block] != 0) ||
           part.element_type > static_cast<std::uint64_t>(ElementType::kBF16)) {
         return Fault("parts", "row " + std::to_string(i) + " is none of this store's blocks");

@@ -28,9 +28,9 @@ struct StoredStore {
   std::span<const std::uint64_t> checksums;
   std::span<const protocol::Digest> chains;
   std::span<const std::uint32_t> tokens;
-  std::span<const PartRow> parts;             ///< by block, ascending
-  std::vector<std::uint64_t> part_offsets;    ///< of each part, within `extra`
-  std::uint64_t codes_begin = 0;              ///< in the file
+  std::span<const PartRow> parts;           ///< by block, ascending
+  std::vector<std::uint64_t> part_offsets;  ///< of each part, within `extra`
+  std::uint64_t codes_begin = 0;            ///< in the file
   std::uint64_t extra_begin = 0;
   std::uint64_t extra_bytes = 0;
 
@@ -60,7 +60,8 @@ class SnapshotReader {
   [[nodiscard]] const std::string& writer() const noexcept { return writer_; }  ///< as it calls itself: any text
   [[nodiscard]] const std::vector<StoredStore>& stores() const noexcept { return stores_; }
 
-  /// The codes of `count` blocks, adjacent. Their checksums are the caller's to compare. kSystem, or kCorrupt at the file's end.
+  /// The codes of `count` blocks, adjacent. Their checksums are the caller's to compare. kSystem, or kCorrupt at the file's
+  /// end.
   Result<void> ReadCodes(const StoredStore& store, std::size_t first, std::size_t count, std::span<std::byte> to) const;
   /// Bytes of one part.
   Result<void> ReadPart(const StoredStore& store, std::size_t part, std::span<std::byte> to) const;

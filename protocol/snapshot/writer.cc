@@ -175,9 +175,8 @@ Result<SavedFigures> WriteSnapshot(int fd, std::span<const StoreToSave> stores, 
   const auto tensors = Tensors(tables);
   const auto head = quantizers::WriteSafetensorsHead(tensors, Metadata(tables, writer));
   if (head.size() > quantizers::SafetensorsHeader::kLengthBytes + quantizers::kMaxSafetensorsHeader) {
-    return Error{ErrorCode::kOutOfRange, "save " + std::to_string(stores.size()) +
-                                             " stores: a header of that many has " + std::to_string(head.size()) +
-                                             " bytes, readers take " +
+    return Error{ErrorCode::kOutOfRange, "save " + std::to_string(stores.size()) + " stores: a header of that many has " +
+                                             std::to_string(head.size()) + " bytes, readers take " +
                                              std::to_string(quantizers::kMaxSafetensorsHeader) + "; save fewer at a time"};
   }
 

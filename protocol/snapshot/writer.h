@@ -42,9 +42,9 @@ struct SavedFigures {
 };
 
 /// Writes the file to `fd`, which is empty and stands at its beginning. Every slot is held against its checksums on the way:
-/// kCorrupt names the store and the block of one that is damaged. kUnavailable if `progress` said so. kSystem names the errno of a
-/// write (a full disk). kOutOfRange for more stores than a header holds. Beside the slots it takes the index (some 50 bytes per
-/// block, and 4 per token) in memory, once; payloads are written from where they lie. Any thread.
+/// kCorrupt names the store and the block of one that is damaged. kUnavailable if `progress` said so. kSystem names the errno
+/// of a write (a full disk). kOutOfRange for more stores than a header holds. Beside the slots it takes the index (some 50
+/// bytes per block, and 4 per token) in memory, once; payloads are written from where they lie. Any thread.
 Result<SavedFigures> WriteSnapshot(int fd, std::span<const StoreToSave> stores, std::string_view writer,
                                    const Progress& progress);
 

@@ -21,8 +21,8 @@ int Drain(const Globals& globals, double wait_s) {
       const auto ping = admin.Ping();
       if (!ping && ping.error().code == ErrorCode::kDisconnected) break;
       if (std::chrono::steady_clock::now() - begin >= limit) {
-        return Report(globals, {ErrorCode::kDeadlineExceeded, "drain: the daemon still runs after " +
-                                                                  std::to_string(wait_s) + " s; it goes on ending"});
+        return Report(globals, {ErrorCode::kDeadlineExceeded,
+                                "drain: the daemon still runs after " + std::to_string(wait_s) + " s; it goes on ending"});
       }
       std::this_thread::sleep_for(kLook);
     }
@@ -39,11 +39,9 @@ int Drain(const Globals& globals, double wait_s) {
 
 void AddDrain(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand(
-      "drain", "End the daemon once the calls that wait are answered; with --state-dir it saves its blocks first");
+      "drain", "End the daemon once the calls that wait are answered");
   auto wait_s = std::make_shared<double>(60.0);
-  command->add_option("--wait", *wait_s, "Seconds to wait for its end")
-      ->check(CLI::Range(0.0, 86400.0))
-      ->capture_default_str();
+  command->add_option("--wait", *wait_s, "Seconds to wait for its end")->check(CLI::Range(0.0, 86400.0))->capture_default_str();
   command->callback([&invocation, wait_s] { invocation.exit_code = Drain(invocation.globals, *wait_s); });
 }
 

@@ -247,7 +247,7 @@ class KVANT_API Admin {
   /// Saves sealed blocks to a file of this process's, as Store::Save does. kNotFound for a store or sequence that is not there.
   Result<SaveReport> SaveSnapshot(const std::string& path, const SnapshotSelection& selection,
                                   const SnapshotProgress& progress = {});
-  /// Asks the daemon to end once the calls that wait are answered; it saves its state first where it has a state directory.
+  /// Asks the daemon to end once the calls that wait are answered.
   /// Returns when it has heard; calls answer kDisconnected once it has ended.
   Result<void> Drain();
 

@@ -356,7 +356,8 @@ class KVANT_API Client {
   Result<Store> OpenStore(const StoreSpec& spec);
 
   /// Restores every store of a snapshot, all or nothing, as Store::Load does. `name`: what the store is called from now on, for
-  /// a file of one store; empty: as it was called. kIdentityMismatch if this daemon would make another plan of a store's codecs.
+  /// a file of one store; empty: as it was called. kIdentityMismatch if this daemon would make another plan of a store's
+  /// codecs.
   Result<RestoreReport> RestoreSnapshot(const std::string& path, const std::string& name = {},
                                         const SnapshotProgress& progress = {});
 

@@ -39,10 +39,10 @@ struct SnapshotStore {
   std::uint32_t head_dim = 0;
   std::uint32_t block_tokens = 0;
   std::uint64_t blocks = 0;
-  std::uint64_t tokens = 0;            ///< in them
+  std::uint64_t tokens = 0;  ///< in them
   std::uint64_t states = 0;
-  std::uint64_t compressed_bytes = 0;  ///< of codes and their side data
-  std::uint64_t logical_f16_bytes = 0; ///< the same tokens as f16
+  std::uint64_t compressed_bytes = 0;   ///< of codes and their side data
+  std::uint64_t logical_f16_bytes = 0;  ///< the same tokens as f16
 };
 
 struct SnapshotInfo {
@@ -59,8 +59,8 @@ struct DamagedBlock {
   std::string what;  ///< codes, sinks or state
 };
 
-/// Checks all of the file but payloads. The file may be of any origin. kNotFound, kSystem, kCorrupt or kVersionMismatch name the
-/// path and the reason. Any thread.
+/// Checks all of the file but payloads. The file may be of any origin. kNotFound, kSystem, kCorrupt or kVersionMismatch name
+/// the path and the reason. Any thread.
 KVANT_API Result<SnapshotInfo> ReadSnapshotInfo(const std::string& path);
 
 /// Reads all of the file: every block whose bytes differ from their checksum, none for a good file. Errors as ReadSnapshotInfo.

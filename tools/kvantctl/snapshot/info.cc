@@ -69,7 +69,8 @@ int List(const Globals& globals, const std::string& folder) {
   if (failed) return Report(globals, {ErrorCode::kSystem, "list " + folder + ": " + failed.message()});
   std::ranges::sort(files);
   Json rows = Json::array();
-  Table table({{"FILE"}, {"STORES", Align::kRight}, {"BLOCKS", Align::kRight}, {"TOKENS", Align::kRight}, {"BYTES", Align::kRight}});
+  Table table(
+      {{"FILE"}, {"STORES", Align::kRight}, {"BLOCKS", Align::kRight}, {"TOKENS", Align::kRight}, {"BYTES", Align::kRight}});
   for (const std::filesystem::path& file : files) {
     const auto info = ReadSnapshotInfo(file.string());
     const std::string name = file.filename().string();

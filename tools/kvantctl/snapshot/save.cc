@@ -62,8 +62,8 @@ int Save(const Globals& globals, const Arguments& arguments) {
     }();
     if (!report) return Report(globals, report.error());
     if (globals.format == Format::kJson) {
-      const Json event = {{"event", "saved"},         {"file", file}, {"stores", report->stores}, {"blocks", report->blocks},
-                          {"bytes", report->bytes}};
+      const Json event = {
+          {"event", "saved"}, {"file", file}, {"stores", report->stores}, {"blocks", report->blocks}, {"bytes", report->bytes}};
       Print(event.dump(-1, ' ', true, Json::error_handler_t::replace) + "\n");
     } else {
       Print("saved " + HumanCount(report->blocks) + " blocks of " + HumanCount(report->stores) + " stores, " +
