@@ -147,6 +147,11 @@ struct Daemon::Impl {
     ended_changed.notify_all();
   }
 
+  void HandOver(int exit_code) noexcept {
+    const std::lock_guard lock(mutex);
+    if (server != nullptr) server->HandOver(exit_code);
+  }
+
   void SetServer(daemon::Server* to) {
     const std::lock_guard lock(mutex);
     server = to;
@@ -165,7 +170,8 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
   if (!options.socket.empty()) {
     auto path = protocol::ParseSocketPath(options.socket);
     if (!path) return path.error();
-    auto opened = daemon::Listener::Open(*path);
+    auto opened = options.listen_fd < 0 ? daemon::Listener::Open(*path)
+                                        : daemon::Listener::Adopt(*path, protocol::UniqueFd(options.listen_fd));
     if (!opened) return opened.error();
     listener.emplace(*std::move(opened));
   }
@@ -202,6 +208,7 @@ Result<int> Daemon::Connect() {
 }
 
 void Daemon::Drain() noexcept { impl_->Drain(); }
+void Daemon::HandOver(int exit_code) noexcept { impl_->HandOver(exit_code); }
 void Daemon::Stop() noexcept { impl_->Stop(); }
 
 Result<void> Daemon::Wait() {

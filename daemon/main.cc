@@ -20,18 +20,24 @@
 
 #include <kvant/daemon.h>
 
+#include "daemon/holder/fd_store.h"
+#include "daemon/holder/holder.h"
+#include "daemon/listener.h"
 #include "protocol/byte_size.h"
+#include "protocol/socket_address.h"
 
+namespace kvant {
 namespace {
 
-constexpr int kExitOk = 0;
-constexpr int kExitFault = 1;
-constexpr int kExitUsage = 2;
-constexpr int kExitCannotServe = 3;
+using daemon::kExitCannotServe;
+using daemon::kExitFault;
+using daemon::kExitOk;
+using daemon::kExitUsage;
 
 constexpr const char* kExitCodes =
     "Runs in the foreground and is ready when the socket accepts. SIGTERM or SIGINT ends it once the calls that wait are\n"
-    "answered (--drain-timeout); a second one ends it at once.\n"
+    "answered (--drain-timeout); a second one ends it at once. The work is done by a process of its own, which --holder\n"
+    "starts again when it dies; SIGUSR2 replaces it by a new one from the same path, another version for instance.\n"
     "Exit codes: 0 ended by a signal; 1 the daemon failed while it ran; 2 wrong usage; 3 it could not serve the socket\n"
     "(another daemon answers there, path too long, directory missing, budget too small or beyond the machine's memory, no\n"
     "shared memory).";
@@ -70,6 +76,7 @@ sigset_t BlockEndSignals() {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGUSR2);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   return signals;
 }
@@ -77,22 +84,18 @@ sigset_t BlockEndSignals() {
 /// How long a daemon that was told to end at once may take.
 constexpr timespec kEndAtOnce{.tv_sec = 1, .tv_nsec = 0};
 
+/// How the daemon ends when it is told to, and who is told of it.
+struct Ending {
+  std::shared_ptr<daemon::FdStore> store;  ///< null: nobody
+  bool memory_stays = false;               ///< SIGTERM, too, leaves the memory to whoever holds it, who decides when it ends
+};
+
 /// Waits for signals on a thread of its own: the first drains the daemon, the second stops it, and a daemon that does not even
-/// stop is left to the kernel. Ends when it is destroyed.
+/// stop is left to the kernel. SIGUSR2 hands over. Ends when it is destroyed.
 class SignalThread {
  public:
-  SignalThread(kvant::Daemon& daemon, spdlog::logger& log, sigset_t signals)
-      : thread_([this, &daemon, &log, signals] {
-          if (!WaitForSignal(signals, log)) return;
-          daemon.Drain();
-          if (!WaitForSignal(signals, log)) return;
-          daemon.Stop();
-          while (::sigtimedwait(&signals, nullptr, &kEndAtOnce) > 0 && !done_.load()) {
-          }
-          if (done_.load()) return;
-          log.error("the daemon does not stop");
-          std::_Exit(kExitFault);
-        }) {}
+  SignalThread(Daemon& daemon, spdlog::logger& log, const sigset_t& signals, const Ending& ending)
+      : daemon_(daemon), log_(log), signals_(signals), ending_(ending), thread_([this] { Run(); }) {}
   ~SignalThread() {
     done_.store(true);
     ::pthread_kill(thread_.native_handle(), SIGTERM);
@@ -102,28 +105,63 @@ class SignalThread {
   SignalThread& operator=(const SignalThread&) = delete;
 
  private:
-  /// False if the daemon has ended meanwhile.
-  bool WaitForSignal(const sigset_t& signals, spdlog::logger& log) const {
-    int signal = 0;
-    if (::sigwait(&signals, &signal) != 0 || done_.load()) return false;
-    log.info("ending signal={}", signal);
-    return true;
+  void Run() {
+    const int first = WaitForSignal();
+    if (first == 0) return;
+    if (ending_.store) ending_.store->Tell("STOPPING=1");
+    if (first == SIGUSR2 && ending_.store) {
+      daemon_.HandOver(daemon::kExitHandedOver);
+    } else if (ending_.memory_stays) {
+      daemon_.HandOver(daemon::kExitOk);
+    } else {
+      daemon_.Drain();
+    }
+    if (WaitForSignal() == 0) return;
+    daemon_.Stop();
+    while (::sigtimedwait(&signals_, nullptr, &kEndAtOnce) > 0 && !done_.load()) {
+    }
+    if (done_.load()) return;
+    log_.error("the daemon does not stop");
+    std::_Exit(daemon::kExitFault);
   }
 
+  /// 0 if the daemon has ended meanwhile.
+  int WaitForSignal() {
+    int signal = 0;
+    if (::sigwait(&signals_, &signal) != 0 || done_.load()) return 0;
+    log_.info("ending signal={}", signal);
+    return signal;
+  }
+
+  Daemon& daemon_;
+  spdlog::logger& log_;
+  const sigset_t signals_;
+  const Ending ending_;
   std::atomic<bool> done_{false};
   std::thread thread_;
 };
 
-}  // namespace
+/// The holder's part; the exit code.
+int Hold(char** argv, const std::string& socket, std::chrono::milliseconds longest_pause, spdlog::logger& log) {
+  auto path = protocol::ParseSocketPath(socket);
+  auto listener = path ? daemon::Listener::Open(*path) : Result<daemon::Listener>(path.error());
+  if (!listener) {
+    std::cerr << "kvantd: " << listener.error().message << '\n';
+    return kExitCannotServe;
+  }
+  return daemon::RunHolder({.argv = argv, .longest_pause = longest_pause}, *std::move(listener), log);
+}
 
-int main(int argc, char** argv) {
+int Main(int argc, char** argv) {
   const DefaultSocket default_socket = FindDefaultSocket();
-  kvant::DaemonOptions options;
+  DaemonOptions options;
   std::string budget = "512MiB";
   std::int64_t lease_ms = options.lease.count();
   std::int64_t drain_ms = options.drain_timeout.count();
   std::int64_t spin_us = options.spin.count();
   std::string log_level = "info";
+  std::int64_t restart_pause_ms = 1000;
+  std::string holder = "on";
   options.socket = default_socket.path;
 
   CLI::App app{"kvantd: keeps compressed key/value caches of language models in shared memory and answers attention over them"};
@@ -149,6 +187,15 @@ int main(int argc, char** argv) {
          "per call. 0: sleep at once, which suits machines of few cores")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1'000'000}))
       ->capture_default_str();
+  app.add_option("--holder", holder,
+                 "What keeps the stores when the process that does the work dies: another one of kvantd (on), systemd's file "
+                 "descriptor store, for units of Type=notify (systemd), nothing (off)")
+      ->check(CLI::IsMember({"on", "off", "systemd"}))
+      ->capture_default_str();
+  app.add_option("--restart-pause", restart_pause_ms,
+                 "Milliseconds that a process which dies again and again is left dead for at most (--holder on)")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{3'600'000}))
+      ->capture_default_str();
   app.add_option("--log-level", log_level, "What is logged to stderr")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
@@ -164,7 +211,7 @@ int main(int argc, char** argv) {
     std::cerr << "kvantd: --socket: no path is given\n";
     return kExitUsage;
   }
-  auto budget_bytes = kvant::protocol::ParseByteSize(budget);
+  auto budget_bytes = protocol::ParseByteSize(budget);
   if (!budget_bytes) {
     std::cerr << "kvantd: --budget: " << budget_bytes.error().message << '\n';
     return kExitUsage;
@@ -181,15 +228,32 @@ int main(int argc, char** argv) {
   if (options.socket == default_socket.path) MakeDefaultDirectory(default_socket.directory);
   RaiseDescriptorLimit(*log);
 
+  const bool is_worker = std::getenv(daemon::FdStore::kHolderVariable) != nullptr;
+  if (holder == "on" && !is_worker) return Hold(argv, options.socket, std::chrono::milliseconds(restart_pause_ms), *log);
+
   const sigset_t end_signals = BlockEndSignals();
-  auto daemon = kvant::Daemon::Start(options);
+  Ending ending{.store = nullptr, .memory_stays = holder == "systemd"};
+  if (holder != "off") {
+    auto store = daemon::FdStore::Connect(is_worker ? daemon::FdStore::Where::kHolder : daemon::FdStore::Where::kSystemd, log);
+    if (!store) {
+      std::cerr << "kvantd: " << store.error().message << '\n';
+      return kExitCannotServe;
+    }
+    ending.store = *store;
+    options.keeper = *store;
+    daemon::Inherited inherited = daemon::TakeInherited();
+    options.listen_fd = inherited.listener.Release();
+    for (protocol::UniqueFd& segment : inherited.segments) options.segments.push_back(segment.Release());
+  }
+  auto daemon = Daemon::Start(options);
   if (!daemon) {
     std::cerr << "kvantd: " << daemon.error().message << '\n';
     return kExitCannotServe;
   }
-  kvant::Result<void> ended;
+  if (ending.store) ending.store->Tell("READY=1");
+  Result<void> ended;
   {
-    const SignalThread signal_thread(**daemon, *log, end_signals);
+    const SignalThread signal_thread(**daemon, *log, end_signals, ending);
     ended = (*daemon)->Wait();
   }
   if (!ended) {
@@ -198,3 +262,8 @@ int main(int argc, char** argv) {
   }
   return kExitOk;
 }
+
+}  // namespace
+}  // namespace kvant
+
+int main(int argc, char** argv) { return kvant::Main(argc, argv); }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <random>
 #include <string>
 #include <system_error>
@@ -13,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "daemon/store/held_stores.h"
 #include "kernels/machine/instructions.h"
 
 namespace kvant::daemon {
@@ -78,6 +80,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .populate = *populate_,
             .codecs = options.codecs != nullptr ? *options.codecs : builtin_codecs_,
             .boot_token = NewBootToken(),
+            .keeper = options.keeper.get(),
             .notify = [this](std::string_view event) { Tell(event); }},
       stores_(std::make_unique<StoreTable>(core_)),
       openings_(*stores_, core_.codecs, *plans_),
@@ -101,6 +104,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
       listener_(std::move(listener)),
       tasks_(kj::heap<kj::TaskSet>(static_cast<kj::TaskSet::ErrorHandler&>(*this))) {
   loop_.set_spin(options_.spin);
+  RestoreHeld();
   if (listener_) {
     newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
     accepting_ = Essential("accepting connections", Accept());
@@ -136,6 +140,10 @@ void Server::Run() {
                        options_.lease.count(), kernels::Instructions());
   }
   stop_.promise.wait(loop_.wait_scope());
+  if (hand_over_) {
+    if (options_.log) options_.log->info("handed over connections={}", connections_.size());
+    std::_Exit(*hand_over_);  // destructors would give the memory back
+  }
   if (options_.log) options_.log->info("stopping connections={}", connections_.size());
 }
 
@@ -145,6 +153,28 @@ void Server::Stop() {
 
 void Server::Drain() {
   queue_.Post([this] { BeginDrain(); });
+}
+
+void Server::HandOver(int exit_code) {
+  queue_.Post([this, exit_code] {
+    if (services_.draining) return;
+    hand_over_ = exit_code;
+    if (listener_) listener_->LeaveFile();
+    BeginDrain();
+  });
+}
+
+/// What a daemon before this one has sealed. Whatever fails is told and dropped.
+void Server::RestoreHeld() {
+  if (options_.segments.empty()) return;
+  const auto begin = Clock::now();
+  std::vector<protocol::UniqueFd> segments;
+  for (const int fd : options_.segments) segments.emplace_back(fd);
+  const HeldFigures figures = daemon::RestoreHeld(core_, *stores_, std::move(segments));
+  if (!options_.log) return;
+  const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin);
+  options_.log->info("restored stores={} blocks={} bytes={} dropped_parts={} dropped_segments={} took_ms={}", figures.stores,
+                     figures.blocks, figures.bytes, figures.dropped_parts, figures.dropped_segments, took.count());
 }
 
 void Server::BeginDrain() {

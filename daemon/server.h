@@ -48,8 +48,9 @@ class Server final : private kj::TaskSet::ErrorHandler {
 
   /// Serves until Stop, or until Drain is done. Throws kj::Exception if something that the daemon cannot do without has failed.
   void Run();
-  /// See kvant::Daemon::Drain. Any thread.
+  /// See kvant::Daemon. Any thread.
   void Drain();
+  void HandOver(int exit_code);
   /// Any thread.
   void Stop();
   /// Serves one end of a socket pair. Any thread.
@@ -64,6 +65,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void EndRefusals();
   kj::Promise<void> WatchHeartbeats();
   void DropHung(std::chrono::nanoseconds ran);
+  void RestoreHeld();
   void BeginDrain();
   [[nodiscard]] kj::Promise<void> Essential(std::string_view what, kj::Promise<void> chain);
   bool Tell(std::string_view event);
@@ -95,6 +97,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
 
   std::optional<Listener> listener_;
   std::optional<kj::UnixEventPort::FdObserver> newcomers_;  // of the listener's socket
+  std::optional<int> hand_over_;                            // the exit code
   std::uint64_t refused_in_a_row_ = 0;                      // connections, since the last that was accepted
   bool refusal_told_ = false;                               // the log has the first of them
   std::uint64_t next_connection_ = 1;

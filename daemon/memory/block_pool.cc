@@ -20,12 +20,17 @@ std::uint32_t SlotsIn(std::size_t bytes, std::uint64_t slot_bytes) {
 
 }  // namespace
 
-BlockPool::BlockPool(const Shape& shape, Budget& budget, JobRunner& populate)
-    : shape_(shape), budget_(budget), populate_(populate), self_(std::make_shared<BlockPool*>(this)) {}
+BlockPool::BlockPool(const Shape& shape, Budget& budget, JobRunner& populate, Keeper* keeper)
+    : shape_(shape), budget_(budget), populate_(populate), keeper_(keeper), self_(std::make_shared<BlockPool*>(this)) {}
 
 BlockPool::~BlockPool() {
   self_.reset();
-  for (auto& [index, slab] : slabs_) slab->Retire();
+  for (auto& [index, slab] : slabs_) Retire(*slab);
+}
+
+void BlockPool::Retire(Slab& slab) {
+  if (keeper_ != nullptr) keeper_->Release(slab.read_only_fd());
+  slab.Retire();
 }
 
 void BlockPool::NoteWarm(std::uint64_t slot_bytes, std::size_t slots) {
@@ -77,6 +82,8 @@ Result<SlotRef> BlockPool::WarmSlot(std::uint64_t slot_bytes) {
   if (slot) {
     const std::uint32_t index = next_index_++;
     size.slabs.insert(index);
+    // Before anything is sealed in it: what a client was told is there outlives this process.
+    if (keeper_ != nullptr) keeper_->Keep((*slab)->read_only_fd());
     slabs_.emplace(index, std::move(*slab));
   }
   return slot;
@@ -207,12 +214,25 @@ bool BlockPool::GiveBack(std::size_t bytes) {
       }
       if (slab.used_slots() + slab.warm_slots() != 0) continue;
       given += Slab::kHeaderBytes;
-      slab.Retire();
+      Retire(slab);
       slabs_.erase(*it);
       it = size.slabs.erase(it);
     }
   }
   return cooled;
+}
+
+void BlockPool::DropEmptySlabs() {
+  for (auto it = slabs_.begin(); it != slabs_.end();) {
+    Slab& slab = *it->second;
+    if (slab.used_slots() != 0) {
+      ++it;
+      continue;
+    }
+    sizes_.at(slab.header().slot_bytes).slabs.erase(it->first);
+    Retire(slab);
+    it = slabs_.erase(it);
+  }
 }
 
 void BlockPool::DropStrayPages() {

@@ -91,6 +91,7 @@ Result<void> Store::WriteManifest() {
   Result<protocol::UniqueFd> read_only = protocol::ReopenReadOnly(fd->get());
   if (!read_only) return read_only.error();
   manifest_fd_ = std::move(*read_only);
+  if (core_.keeper != nullptr) core_.keeper->Keep(manifest_fd_.get());
   return {};
 }
 
@@ -117,7 +118,7 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
       identity_(IdentityDigest(fields_)),
       charge_(std::move(charge)),
       pool_({.block_tokens = plan_->spec().block_tokens, .identity = identity_, .boot_token = core.boot_token}, core.budget,
-            core.populate),
+            core.populate, core.keeper),
       index_(core.eviction),
       key_means_(plan_),
       hex_(protocol::DigestHex(identity_)) {}
@@ -125,6 +126,7 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
 Store::~Store() {
   core_.eviction.empty_stores.Move(*this, empty_since_, 0);
   core_.eviction.warm_stores.Move(*this, warm_since_, 0);
+  if (core_.keeper != nullptr && manifest_fd_.valid()) core_.keeper->Release(manifest_fd_.get());
 }
 
 void Store::UpdateOrder() {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "daemon/memory/check.h"
 #include "protocol/digest.h"
 
 namespace kvant::daemon {
@@ -48,6 +49,15 @@ Result<OpenedStore> StoreTable::Adopt(const protocol::Digest& spelling, std::uni
   OpenedStore opened = Attach(entry->second, name);
   opened.created = created;
   return opened;
+}
+
+void StoreTable::Add(const std::shared_ptr<Store>& store) {
+  KVANT_CHECK(!Has(store->identity()) && !store->empty(), store->name());
+  stores_.emplace(store->identity(), store);
+  Label(store->spec().name, *store);
+  const protocol::Digest spelling = SpellingDigest(store->spec());
+  store->AddSpelling(spelling);
+  spellings_[spelling] = store.get();
 }
 
 OpenedStore StoreTable::Attach(const std::shared_ptr<Store>& store, const std::string& name) {

@@ -56,6 +56,11 @@ class StoreTable {
   /// What Open does once the plan is made. Another session may have created the store meanwhile.
   Result<OpenedStore> Adopt(const protocol::Digest& spelling, std::unique_ptr<const quantizers::Plan> plan, Charge charge);
 
+  /// Takes in a store that was restored, under its name. Nobody has it open. Requires: none of its identity is here, it is not
+  /// empty.
+  void Add(const std::shared_ptr<Store>& store);
+  [[nodiscard]] bool Has(const protocol::Digest& identity) const { return stores_.contains(identity); }
+
   /// By name, or by identity in hexadecimal. kNotFound if no store has it.
   [[nodiscard]] Result<Store*> Find(std::string_view name) const;
   [[nodiscard]] std::vector<Store*> stores() const;  ///< by name

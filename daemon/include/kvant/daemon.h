@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <kvant/result.h>
 
@@ -14,6 +15,9 @@ class logger;
 }
 namespace kvant::quantizers {
 class Registry;
+}
+namespace kvant::daemon {
+class Keeper;
 }
 
 namespace kvant {
@@ -33,6 +37,11 @@ struct DaemonOptions {
   std::chrono::microseconds spin{0};
   const quantizers::Registry* codecs = nullptr;  ///< null: the built-in ones; outlives the daemon
   std::shared_ptr<spdlog::logger> log;           ///< null: silent
+
+  // What a daemon before this one left. Descriptors become the daemon's own when Start succeeds.
+  int listen_fd = -1;                      ///< listens at `socket` already, and is served instead of a new socket there
+  std::shared_ptr<daemon::Keeper> keeper;  ///< is told of memory that is to outlive the process; null: none is
+  std::vector<int> segments;               ///< manifests and slabs to serve again, in any order; others are released
 };
 
 /// Runs the whole daemon on a thread of its own plus workers. Thread-safe. Destruction stops it.
@@ -52,6 +61,9 @@ class Daemon {
   /// DaemonOptions::drain_timeout, when what still runs is refused. New connections are not accepted from now on. Returns at
   /// once; may be called on any thread.
   void Drain() noexcept;
+  /// As Drain, for a successor that takes over what `keeper` holds and the socket: the process ends with `exit_code` then, at
+  /// once, without destructors, and the stores lie in their memory as they were. May be called on any thread.
+  void HandOver(int exit_code) noexcept;
   /// Asks the daemon to end now; returns at once. May be called on any thread.
   void Stop() noexcept;
   /// Waits until the daemon has ended, by Drain, by Stop or by a fault (kInternal).
