@@ -1,17 +1,14 @@
-// kvantd: the daemon in the foreground. Flags, signals, exit codes; no logic.
-#include <atomic>
+// kvantd: the daemon in the foreground. Flags and exit codes; no logic.
 #include <chrono>
-#include <csignal>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
-#include <thread>
 
-#include <pthread.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
@@ -23,6 +20,8 @@
 #include "daemon/holder/fd_store.h"
 #include "daemon/holder/holder.h"
 #include "daemon/listener.h"
+#include "daemon/program/config_file.h"
+#include "daemon/program/signal_thread.h"
 #include "protocol/byte_size.h"
 #include "protocol/socket_address.h"
 
@@ -70,77 +69,6 @@ void RaiseDescriptorLimit(spdlog::logger& log) {
   if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log.warn("cannot raise the limit of open files limit={}", limit.rlim_max);
 }
 
-/// Blocked in all threads, so that only the waiting one takes them.
-sigset_t BlockEndSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  sigaddset(&signals, SIGUSR2);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  return signals;
-}
-
-/// How long a daemon that was told to end at once may take.
-constexpr timespec kEndAtOnce{.tv_sec = 1, .tv_nsec = 0};
-
-/// How the daemon ends when it is told to, and who is told of it.
-struct Ending {
-  std::shared_ptr<daemon::FdStore> store;  ///< null: nobody
-  bool memory_stays = false;               ///< SIGTERM, too, leaves the memory to whoever holds it, who decides when it ends
-};
-
-/// Waits for signals on a thread of its own: the first drains the daemon, the second stops it, and a daemon that does not even
-/// stop is left to the kernel. SIGUSR2 hands over. Ends when it is destroyed.
-class SignalThread {
- public:
-  SignalThread(Daemon& daemon, spdlog::logger& log, const sigset_t& signals, const Ending& ending)
-      : daemon_(daemon), log_(log), signals_(signals), ending_(ending), thread_([this] { Run(); }) {}
-  ~SignalThread() {
-    done_.store(true);
-    ::pthread_kill(thread_.native_handle(), SIGTERM);
-    thread_.join();
-  }
-  SignalThread(const SignalThread&) = delete;
-  SignalThread& operator=(const SignalThread&) = delete;
-
- private:
-  void Run() {
-    const int first = WaitForSignal();
-    if (first == 0) return;
-    if (ending_.store) ending_.store->Tell("STOPPING=1");
-    if (first == SIGUSR2 && ending_.store) {
-      daemon_.HandOver(daemon::kExitHandedOver);
-    } else if (ending_.memory_stays) {
-      daemon_.HandOver(daemon::kExitOk);
-    } else {
-      daemon_.Drain();
-    }
-    if (WaitForSignal() == 0) return;
-    daemon_.Stop();
-    while (::sigtimedwait(&signals_, nullptr, &kEndAtOnce) > 0 && !done_.load()) {
-    }
-    if (done_.load()) return;
-    log_.error("the daemon does not stop");
-    std::_Exit(daemon::kExitFault);
-  }
-
-  /// 0 if the daemon has ended meanwhile.
-  int WaitForSignal() {
-    int signal = 0;
-    if (::sigwait(&signals_, &signal) != 0 || done_.load()) return 0;
-    log_.info("ending signal={}", signal);
-    return signal;
-  }
-
-  Daemon& daemon_;
-  spdlog::logger& log_;
-  const sigset_t signals_;
-  const Ending ending_;
-  std::atomic<bool> done_{false};
-  std::thread thread_;
-};
-
 /// The holder's part; the exit code.
 int Hold(char** argv, const std::string& socket, std::chrono::milliseconds longest_pause, spdlog::logger& log) {
   auto path = protocol::ParseSocketPath(socket);
@@ -152,9 +80,17 @@ int Hold(char** argv, const std::string& socket, std::chrono::milliseconds longe
   return daemon::RunHolder({.argv = argv, .longest_pause = longest_pause}, *std::move(listener), log);
 }
 
-int Main(int argc, char** argv) {
-  const DefaultSocket default_socket = FindDefaultSocket();
+DaemonOptions OptionsAt(const std::string& socket) {
   DaemonOptions options;
+  options.socket = socket;
+  return options;
+}
+
+/// What flags and configuration file say.
+struct Settings {
+  const DefaultSocket default_socket = FindDefaultSocket();
+  DaemonOptions options = OptionsAt(default_socket.path);
+  std::string config{};
   std::string budget = "512MiB";
   std::int64_t lease_ms = options.lease.count();
   std::int64_t drain_ms = options.drain_timeout.count();
@@ -162,43 +98,56 @@ int Main(int argc, char** argv) {
   std::string log_level = "info";
   std::int64_t restart_pause_ms = 1000;
   std::string holder = "on";
-  options.socket = default_socket.path;
+};
 
-  CLI::App app{"kvantd: keeps compressed key/value caches of language models in shared memory and answers attention over them"};
+void AddOptions(CLI::App& app, Settings& settings) {
+  DaemonOptions& options = settings.options;
   app.footer(kExitCodes);
   app.set_version_flag("--version", "kvantd " KVANT_VERSION);
+  app.add_option(
+         "--config", settings.config,
+         "A TOML file of flags without their dashes, such as budget = \"8GiB\"; flags given here go before it. SIGHUP reads "
+         "it again: budget (only up), drain-timeout, log-level and max-connections then hold at once")
+      ->configurable(false);
   app.add_option("--socket", options.socket, "Where to listen: PATH or unix:PATH")->capture_default_str();
-  app.add_option("--budget", budget, "Memory of all stores together, metadata included; KiB, MiB, GiB")->capture_default_str();
+  app.add_option("--budget", settings.budget, "Memory of all stores together, metadata included; KiB, MiB, GiB")
+      ->capture_default_str();
   app.add_option("--workers", options.workers, "Threads that seal blocks and help attend; 0: as many as cores")
       ->check(CLI::Range(std::size_t{0}, std::size_t{1024}))  // CLI11 takes -1 for the largest number of an unsigned option
       ->capture_default_str();
-  app.add_option("--lease", lease_ms, "Milliseconds after which a client that hangs is dropped")
+  app.add_option("--lease", settings.lease_ms, "Milliseconds after which a client that hangs is dropped")
       ->check(CLI::Range(std::int64_t{10}, std::int64_t{86'400'000}))
       ->capture_default_str();
   app.add_option("--max-connections", options.max_connections, "Clients served at a time; more are refused")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1'000'000}))
       ->capture_default_str();
-  app.add_option("--drain-timeout", drain_ms, "Milliseconds that calls which wait are given to end after SIGTERM")
+  app.add_option("--drain-timeout", settings.drain_ms, "Milliseconds that calls which wait are given to end after SIGTERM")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{86'400'000}))
       ->capture_default_str();
   app.add_option(
-         "--spin", spin_us,
+         "--spin", settings.spin_us,
          "Microseconds to look out for the next request before sleeping; takes a core while clients are busy, saves a wake-up "
          "per call. 0: sleep at once, which suits machines of few cores")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1'000'000}))
       ->capture_default_str();
-  app.add_option("--holder", holder,
+  app.add_option("--holder", settings.holder,
                  "What keeps the stores when the process that does the work dies: another one of kvantd (on), systemd's file "
                  "descriptor store, for units of Type=notify (systemd), nothing (off)")
       ->check(CLI::IsMember({"on", "off", "systemd"}))
       ->capture_default_str();
-  app.add_option("--restart-pause", restart_pause_ms,
+  app.add_option("--restart-pause", settings.restart_pause_ms,
                  "Milliseconds that a process which dies again and again is left dead for at most (--holder on)")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{3'600'000}))
       ->capture_default_str();
-  app.add_option("--log-level", log_level, "What is logged to stderr")
+  app.add_option("--log-level", settings.log_level, "What is logged to stderr")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
+}
+
+/// Flags, then what the configuration file has beyond them. An exit code where the program ends here, which it has said why.
+std::optional<int> ReadSettings(int argc, char** argv, Settings& settings) {
+  CLI::App app{"kvantd: keeps compressed key/value caches of language models in shared memory and answers attention over them"};
+  AddOptions(app, settings);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -207,39 +156,64 @@ int Main(int argc, char** argv) {
     std::cerr << "kvantd: cannot write to standard output\n";
     return kExitFault;
   }
-  if (options.socket.empty()) {  // the daemon itself would serve embedded clients alone
-    std::cerr << "kvantd: --socket: no path is given\n";
+  const auto wrong = [](const std::string& what) {
+    std::cerr << "kvantd: " << what << '\n';
     return kExitUsage;
+  };
+  if (!settings.config.empty()) {
+    if (auto applied = daemon::ApplyConfigFile(app, settings.config); !applied) return wrong(applied.error().message);
   }
-  auto budget_bytes = protocol::ParseByteSize(budget);
-  if (!budget_bytes) {
-    std::cerr << "kvantd: --budget: " << budget_bytes.error().message << '\n';
-    return kExitUsage;
+  DaemonOptions& options = settings.options;
+  if (options.socket.empty())
+    return wrong("--socket: no path is given");  // the daemon itself would serve embedded clients alone
+  auto budget_bytes = protocol::ParseByteSize(settings.budget);
+  if (!budget_bytes) return wrong("--budget: " + budget_bytes.error().message);
+  options.budget_bytes = *budget_bytes;
+  options.lease = std::chrono::milliseconds(settings.lease_ms);
+  options.drain_timeout = std::chrono::milliseconds(settings.drain_ms);
+  options.spin = std::chrono::microseconds(settings.spin_us);
+  return std::nullopt;
+}
+
+/// SIGHUP.
+void Reload(int argc, char** argv, Daemon& daemon, spdlog::logger& log) {
+  Settings settings;
+  if (ReadSettings(argc, argv, settings)) {
+    log.error("configuration not reloaded, nothing has changed path={}", settings.config);
+    return;
   }
+  log.set_level(spdlog::level::from_str(settings.log_level));
+  daemon.SetLimits({.budget_bytes = settings.options.budget_bytes,
+                    .max_connections = settings.options.max_connections,
+                    .drain_timeout = settings.options.drain_timeout});
+}
+
+int Main(int argc, char** argv) {
+  Settings settings;
+  if (const auto code = ReadSettings(argc, argv, settings)) return *code;
+  DaemonOptions& options = settings.options;
 
   auto log = std::make_shared<spdlog::logger>("kvantd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  log->set_level(spdlog::level::from_str(log_level));
+  log->set_level(spdlog::level::from_str(settings.log_level));
   log->flush_on(spdlog::level::info);
-  options.budget_bytes = *budget_bytes;
-  options.lease = std::chrono::milliseconds(lease_ms);
-  options.drain_timeout = std::chrono::milliseconds(drain_ms);
-  options.spin = std::chrono::microseconds(spin_us);
   options.log = log;
-  if (options.socket == default_socket.path) MakeDefaultDirectory(default_socket.directory);
+  if (options.socket == settings.default_socket.path) MakeDefaultDirectory(settings.default_socket.directory);
   RaiseDescriptorLimit(*log);
 
   const bool is_worker = std::getenv(daemon::FdStore::kHolderVariable) != nullptr;
-  if (holder == "on" && !is_worker) return Hold(argv, options.socket, std::chrono::milliseconds(restart_pause_ms), *log);
+  if (settings.holder == "on" && !is_worker) {
+    return Hold(argv, options.socket, std::chrono::milliseconds(settings.restart_pause_ms), *log);
+  }
 
-  const sigset_t end_signals = BlockEndSignals();
-  Ending ending{.store = nullptr, .memory_stays = holder == "systemd"};
-  if (holder != "off") {
+  const sigset_t signals = daemon::BlockSignals();
+  daemon::OnSignals on_signals{.store = nullptr, .memory_stays = !is_worker && settings.holder == "systemd"};
+  if (is_worker || settings.holder == "systemd") {
     auto store = daemon::FdStore::Connect(is_worker ? daemon::FdStore::Where::kHolder : daemon::FdStore::Where::kSystemd, log);
     if (!store) {
       std::cerr << "kvantd: " << store.error().message << '\n';
       return kExitCannotServe;
     }
-    ending.store = *store;
+    on_signals.store = *store;
     options.keeper = *store;
     daemon::Inherited inherited = daemon::TakeInherited();
     options.listen_fd = inherited.listener.Release();
@@ -250,10 +224,13 @@ int Main(int argc, char** argv) {
     std::cerr << "kvantd: " << daemon.error().message << '\n';
     return kExitCannotServe;
   }
-  if (ending.store) ending.store->Tell("READY=1");
+  if (!settings.config.empty()) {
+    on_signals.reload = [&] { Reload(argc, argv, **daemon, *log); };
+  }
+  if (on_signals.store) on_signals.store->Tell("READY=1");
   Result<void> ended;
   {
-    const SignalThread signal_thread(**daemon, *log, end_signals, ending);
+    const daemon::SignalThread signal_thread(**daemon, *log, signals, on_signals);
     ended = (*daemon)->Wait();
   }
   if (!ended) {

@@ -30,6 +30,7 @@ constexpr int kLongNicer = 5;
 /// What clients can cause as often as they like is logged so often at most.
 constexpr std::uint32_t kMostLogged = 20;
 constexpr std::chrono::seconds kLogInterval{60};
+constexpr kj::Duration kAlivePause = 5 * kj::SECONDS;
 constexpr kj::Duration kAcceptPause = 100 * kj::MILLISECONDS;  // when descriptors have run out
 /// Answers that a drained daemon has written leave when the loop next has nothing to do.
 constexpr kj::Duration kFlushTime = 10 * kj::MILLISECONDS;
@@ -110,11 +111,13 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
     accepting_ = Essential("accepting connections", Accept());
   }
   watching_ = Essential("watching heartbeats", WatchHeartbeats());
+  if (core_.keeper != nullptr) telling_ = Essential("telling that the daemon is alive", TellAlive());
 }
 
 Server::~Server() noexcept(false) {
   accepting_ = kj::READY_NOW;
   watching_ = kj::READY_NOW;
+  telling_ = kj::READY_NOW;
   tasks_ = nullptr;
   connections_.clear();     // sessions, sequences, leases; encodings in flight are abandoned
   long_attention_.reset();  // joins, as do the next
@@ -139,7 +142,13 @@ void Server::Run() {
                        listener_ ? listener_->path() : "none", core_.boot_token, options_.budget_bytes, Workers(options_),
                        options_.lease.count(), kernels::Instructions());
   }
-  stop_.promise.wait(loop_.wait_scope());
+  try {
+    stop_.promise.wait(loop_.wait_scope());
+  } catch (const kj::Exception& exception) {
+    if (core_.keeper == nullptr) throw;
+    if (options_.log) options_.log->critical("failed, a successor goes on error=\"{}\"", Str(exception));
+    std::_Exit(EXIT_FAILURE);  // destructors would give back what the successor is to serve
+  }
   if (hand_over_) {
     if (options_.log) options_.log->info("handed over connections={}", connections_.size());
     std::_Exit(*hand_over_);  // destructors would give the memory back
@@ -153,6 +162,24 @@ void Server::Stop() {
 
 void Server::Drain() {
   queue_.Post([this] { BeginDrain(); });
+}
+
+void Server::SetLimits(const DaemonLimits& limits) {
+  queue_.Post([this, limits] {
+    options_.max_connections = std::max<std::size_t>(limits.max_connections, 1);
+    options_.drain_timeout = limits.drain_timeout;
+    if (limits.budget_bytes >= budget_.limit() && limits.budget_bytes <= MachineMemory()) {
+      budget_.Raise(limits.budget_bytes);
+      facts_.budget_bytes = limits.budget_bytes;
+    } else if (options_.log) {
+      options_.log->warn("the budget stays: it can only grow, up to the machine's memory budget_bytes={} asked_bytes={}",
+                         budget_.limit(), limits.budget_bytes);
+    }
+    if (options_.log) {
+      options_.log->info("limits set budget_bytes={} max_connections={} drain_timeout_ms={}", budget_.limit(),
+                         options_.max_connections, options_.drain_timeout.count());
+    }
+  });
 }
 
 void Server::HandOver(int exit_code) {
@@ -265,6 +292,11 @@ kj::Promise<void> Server::WatchHeartbeats() {
     KJ_IF_MAYBE (exception, failure) Report("a look at heartbeats", *exception);
     return WatchHeartbeats();
   });
+}
+
+kj::Promise<void> Server::TellAlive() {
+  core_.keeper->Alive();
+  return loop_.timer().afterDelay(kAlivePause).then([this] { return TellAlive(); });
 }
 
 void Server::DropHung(std::chrono::nanoseconds ran) {

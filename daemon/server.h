@@ -51,6 +51,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   /// See kvant::Daemon. Any thread.
   void Drain();
   void HandOver(int exit_code);
+  void SetLimits(const DaemonLimits& limits);
   /// Any thread.
   void Stop();
   /// Serves one end of a socket pair. Any thread.
@@ -64,6 +65,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void Refuse(std::string_view why);
   void EndRefusals();
   kj::Promise<void> WatchHeartbeats();
+  kj::Promise<void> TellAlive();
   void DropHung(std::chrono::nanoseconds ran);
   void RestoreHeld();
   void BeginDrain();
@@ -73,7 +75,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void Fail(std::string_view what, const kj::Exception& exception);
   void taskFailed(kj::Exception&& exception) override;
 
-  const DaemonOptions options_;
+  DaemonOptions options_;
   LogLimit events_;    // that clients cause
   LogLimit failures_;  // that end nothing but what failed
   wire::EventLoop loop_;
@@ -93,7 +95,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   AttendService attend_;
   std::unique_ptr<LongAttention> long_attention_;
   Services services_;
-  const DaemonFacts facts_;
+  DaemonFacts facts_;
 
   std::optional<Listener> listener_;
   std::optional<kj::UnixEventPort::FdObserver> newcomers_;  // of the listener's socket
@@ -106,6 +108,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   kj::Own<kj::TaskSet> tasks_;
   kj::Promise<void> accepting_ = kj::READY_NOW;
   kj::Promise<void> watching_ = kj::READY_NOW;
+  kj::Promise<void> telling_ = kj::READY_NOW;
 };
 
 }  // namespace kvant::daemon

@@ -34,6 +34,9 @@ void FinishSlot(std::byte* slot, std::uint32_t block_tokens, const BlockInfo& in
 /// kCorrupt names what failed. Reads only inside the slot, whatever it holds.
 Result<void> VerifySlot(std::span<const std::byte> slot, std::uint32_t block_tokens);
 
+/// The same without the payload's checksum: whether the slot was finished. Reads the header and the token ids.
+Result<void> VerifySlotHeader(std::span<const std::byte> slot, std::uint32_t block_tokens);
+
 /// The token ids behind a slot's header.
 inline std::span<const std::uint32_t> SlotTokens(const std::byte* slot, std::uint32_t count) noexcept {
   return {reinterpret_cast<const std::uint32_t*>(slot + sizeof(BlockHeader)), count};

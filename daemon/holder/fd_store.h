@@ -32,6 +32,7 @@ class FdStore final : public Keeper {
   void Tell(std::string_view message) noexcept;
   void Keep(int segment) noexcept override;
   void Release(int segment) noexcept override;
+  void Alive() noexcept override { Tell("WATCHDOG=1"); }
 
  private:
   FdStore(protocol::UniqueFd socket, std::shared_ptr<spdlog::logger> log) : socket_(std::move(socket)), log_(std::move(log)) {}

@@ -132,6 +132,7 @@ Result<void> BlockPool::AdoptSlot(SlotRef slot) {
   if (!charge) return charge.error();
   slab.Warm(slot.slot, std::move(*charge));
   slab.Use(slot.slot);
+  slab.NotePresent(slot.slot);
   ++sizes_.at(slot_bytes).used;
   ++used_slots_;
   return {};

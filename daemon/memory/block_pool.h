@@ -40,8 +40,8 @@ class BlockPool {
   static constexpr std::size_t kSmallestSlabBytes = std::size_t{1} << 20;
   static constexpr std::size_t kLargestSlabBytes = std::size_t{32} << 20;
 
-  /// `budget`, `populate` and `keeper` (null for none), which is told of each slab, outlive the pool. Slots are warmed and populated ahead of need by jobs of `populate`, a few and
-  /// only while the budget has plenty.
+  /// `budget`, `populate` and `keeper` (null for none), which is told of each slab, outlive the pool. Slots are warmed and
+  /// populated ahead of need by jobs of `populate`, a few and only while the budget has plenty.
   BlockPool(const Shape& shape, Budget& budget, JobRunner& populate, Keeper* keeper = nullptr);
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;

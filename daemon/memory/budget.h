@@ -14,6 +14,9 @@ namespace kvant::daemon {
 
 class Budget;
 
+/// Bytes of memory that this machine has.
+std::uint64_t MachineMemory() noexcept;
+
 /// What a charge pays for; each is shown apart. Arenas have budgets of their own.
 enum class ChargeKind : std::uint8_t { kSlab, kMetadata, kArena };
 
@@ -61,6 +64,9 @@ class Budget {
   /// kStoreFull, naming `what` and the figures, if the bytes do not fit. Nothing is evicted here.
   Result<Charge> Take(ChargeKind kind, std::size_t bytes, std::string_view what);
 
+  /// Requires: limit >= limit(). Loop thread.
+  void Raise(std::size_t limit) noexcept { limit_ = limit; }
+
   [[nodiscard]] std::size_t limit() const noexcept { return limit_; }
   [[nodiscard]] std::size_t slab_bytes() const noexcept { return used_[0].load(std::memory_order_relaxed); }
   [[nodiscard]] std::size_t metadata_bytes() const noexcept { return used_[1].load(std::memory_order_relaxed); }
@@ -71,7 +77,7 @@ class Budget {
   friend class Charge;
   void Return(ChargeKind kind, std::size_t bytes) noexcept;
 
-  const std::size_t limit_;
+  std::size_t limit_;
   std::array<std::atomic<std::size_t>, 3> used_{};
 };
 

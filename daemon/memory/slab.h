@@ -76,6 +76,8 @@ class Slab {
   void Warm(std::uint32_t slot, Charge charge);
   /// Requires: warm. The slot's header is zero; its pages may be missing yet.
   void Use(std::uint32_t slot);
+  /// A used slot whose pages are there already: of an adopted slab.
+  void NotePresent(std::uint32_t slot) noexcept { present_[slot].store(true, std::memory_order_release); }
   /// Makes a used slot warm; it no longer looks like a block.
   void Free(std::uint32_t slot);
   /// Makes a warm slot cold and gives back the pages that nothing else holds; returns their bytes. Requires: no job populates

@@ -55,7 +55,7 @@ HeldFigures RestoreHeld(Core& core, StoreTable& stores, std::vector<protocol::Un
     Result<RestoredStore> restored = Error{ErrorCode::kCorrupt, "slabs of a store without a manifest"};
     for (const protocol::UniqueFd& manifest : group.manifests) {
       if (restored) break;
-      restored = RestoreStore(core, manifest.get(), slabs);
+      restored = RestoreStore(core, manifest.get(), slabs, CheckPayload::kAtFirstUse);
     }
     // A store has written a manifest of its own.
     for (const protocol::UniqueFd& manifest : group.manifests) {

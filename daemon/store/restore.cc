@@ -32,7 +32,7 @@ BlockPart PartOf(const FoundPart& found, std::uint32_t block_tokens) {
 
 }  // namespace
 
-Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const int> slabs) {
+Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const int> slabs, CheckPayload check) {
   Result<protocol::MappedSegment> segment = protocol::MapWhole(manifest_fd, protocol::Access::kReadOnly);
   if (!segment) return segment.error();
   Result<wire::Manifest> manifest = wire::ReadManifest({segment->data(), segment->size()});
@@ -69,8 +69,8 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
       std::memcpy(&found.header, found.begin, sizeof found.header);
       if (found.header.magic == 0) continue;  // free
       ++parts;
-      if (!protocol::VerifySlot((*slab)->slot_bytes(i), spec.block_tokens) || found.header.identity != store.identity())
-        continue;
+      const auto verify = check == CheckPayload::kNow ? protocol::VerifySlot : protocol::VerifySlotHeader;
+      if (!verify((*slab)->slot_bytes(i), spec.block_tokens) || found.header.identity != store.identity()) continue;
       core.next_generation = std::max(core.next_generation, found.header.generation + 1);
       if (found.header.kind == protocol::BlockKind::kState) {
         states.emplace(found.header.chain, found);
@@ -116,7 +116,8 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
                                         .first_position = header.first_position,
                                         .generation = header.generation,
                                         .tokens = {tokens.begin(), tokens.end()},
-                                        .parts = std::move(block_parts)});
+                                        .parts = std::move(block_parts),
+                                        .unchecked = check == CheckPayload::kAtFirstUse});
     if (!block) continue;  // no room: neither for what follows it
     linked.emplace(header.chain, *block);
     kept += count;
@@ -136,6 +137,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
     }
   }
   restored.dropped_parts = parts - kept;
+  store.index().OrderByGeneration();
   for (const std::shared_ptr<Slab>& slab : adopted) slab->DropStrayPages();
   return restored;
 }

@@ -12,6 +12,12 @@
 
 namespace kvant::daemon {
 
+/// When the payloads' checksums are held against what lies there. The rest is checked at once in any case.
+enum class CheckPayload {
+  kNow,         ///< reads every byte
+  kAtFirstUse,  ///< Store::Whole does, before anybody is given the block: the time depends on the number of blocks only
+};
+
 struct RestoredStore {
   std::shared_ptr<Store> store;
   std::size_t blocks = 0;         ///< in its index now
@@ -21,7 +27,7 @@ struct RestoredStore {
 /// Rebuilds a store from descriptors of its manifest and of its slabs (read-only ones suffice, under the uid that made them),
 /// as SEGMENT.md says. The descriptors stay the caller's. kCorrupt or kVersionMismatch for a manifest that fails its checks,
 /// kIdentityMismatch if its plan cannot be built as it was, and what BlockPool::Adopt answers for a slab. Blocks that do not
-/// fit the budget are dropped. Loop thread; reads every block.
-Result<RestoredStore> RestoreStore(Core& core, int manifest, std::span<const int> slabs);
+/// fit the budget are dropped. The order of sealing stands for that of last use, which is not known. Loop thread.
+Result<RestoredStore> RestoreStore(Core& core, int manifest, std::span<const int> slabs, CheckPayload check);
 
 }  // namespace kvant::daemon

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
@@ -111,6 +112,8 @@ void KvantdProcess::Restart() {
 
 void KvantdProcess::Start() {
   std::vector<std::string> command = {std::string(KVANT_PROGRAM_DIR) + "/kvantd", "--socket", socket_, "--log-level", "warn"};
+  // Tests look at the process that serves and kill it for good, unless they say otherwise.
+  if (std::ranges::find(arguments_, "--holder") == arguments_.end()) command.insert(command.end(), {"--holder", "off"});
   command.insert(command.end(), arguments_.begin(), arguments_.end());
   child_.emplace(command);
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);

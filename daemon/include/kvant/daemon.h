@@ -44,6 +44,13 @@ struct DaemonOptions {
   std::vector<int> segments;               ///< manifests and slabs to serve again, in any order; others are released
 };
 
+/// What can change while a daemon runs.
+struct DaemonLimits {
+  std::size_t budget_bytes = 0;
+  std::size_t max_connections = 0;
+  std::chrono::milliseconds drain_timeout{0};
+};
+
 /// Runs the whole daemon on a thread of its own plus workers. Thread-safe. Destruction stops it.
 class Daemon {
  public:
@@ -61,6 +68,9 @@ class Daemon {
   /// DaemonOptions::drain_timeout, when what still runs is refused. New connections are not accepted from now on. Returns at
   /// once; may be called on any thread.
   void Drain() noexcept;
+  /// Sets what DaemonOptions has too, soon; returns at once. A budget that is smaller than the present one, or larger than the
+  /// machine's memory, stays as it is, and the log says so. May be called on any thread.
+  void SetLimits(const DaemonLimits& limits) noexcept;
   /// As Drain, for a successor that takes over what `keeper` holds and the socket: the process ends with `exit_code` then, at
   /// once, without destructors, and the stores lie in their memory as they were. May be called on any thread.
   void HandOver(int exit_code) noexcept;
