@@ -111,9 +111,12 @@ void KvantdProcess::Restart() {
 }
 
 void KvantdProcess::Start() {
-  std::vector<std::string> command = {std::string(KVANT_PROGRAM_DIR) + "/kvantd", "--socket", socket_, "--log-level", "warn"};
-  // Tests look at the process that serves and kill it for good, unless they say otherwise.
-  if (std::ranges::find(arguments_, "--holder") == arguments_.end()) command.insert(command.end(), {"--holder", "off"});
+  std::vector<std::string> command = {std::string(KVANT_PROGRAM_DIR) + "/kvantd", "--socket", socket_};
+  const auto unless_given = [&](const char* flag, const char* value) {
+    if (std::ranges::find(arguments_, flag) == arguments_.end()) command.insert(command.end(), {flag, value});
+  };
+  unless_given("--log-level", "warn");
+  unless_given("--holder", "off");  // tests look at the process that serves, and kill it for good
   command.insert(command.end(), arguments_.begin(), arguments_.end());
   child_.emplace(command);
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
