@@ -41,7 +41,7 @@ using ::testing::StartsWith;
 
 constexpr std::size_t kTextTokens = 400;  // as kvant_test_client floods
 constexpr std::uint64_t kBudget = std::uint64_t{8} << 20;
-const std::vector<std::string> kHeld = {"--holder", "on", "--restart-pause", "0", "--budget", "8MiB", "--log-level", "off"};
+const std::vector<std::string> kHeld = {"--holder", "on", "--restart-pause", "0", "--budget", "8MiB"};
 
 bool WaitUntil(const std::function<bool()>& condition) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
@@ -156,11 +156,12 @@ TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
     }
     ASSERT_FALSE(texts.empty());
     while (texts.size() > 3) texts.pop_front();
-    std::map<std::uint64_t, std::uint64_t> sealed;
-    for (const std::uint64_t seed : texts) sealed[seed] = reader->Length(RandomTokens(kTextTokens, seed));
-    if (round % 10 == 9) evicted += Stats().Find("evicted_blocks").value_or(0);
     if (round % 7 == 6) start_writer(round % 2 == 0 ? "service" : "local");  // its predecessor is killed with -9
     std::this_thread::sleep_for(std::chrono::microseconds(std::uniform_int_distribution<int>(0, 150'000)(random)));
+    if (round % 10 == 9) evicted += Stats().Find("evicted_blocks").value_or(0);
+    // Right before the kill: later, writers would have time to evict it.
+    std::map<std::uint64_t, std::uint64_t> sealed;
+    for (const std::uint64_t seed : texts) sealed[seed] = reader->Length(RandomTokens(kTextTokens, seed));
 
     const pid_t killed = reader->worker();
     ASSERT_EQ(::kill(killed, SIGKILL), 0);
