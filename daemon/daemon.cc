@@ -23,6 +23,7 @@
 
 #include "daemon/listener.h"
 #include "daemon/memory/budget.h"
+#include "daemon/metrics/metrics_socket.h"
 #include "daemon/server.h"
 #include "protocol/memfd.h"
 #include "protocol/socket_address.h"
@@ -111,11 +112,11 @@ struct Daemon::Impl {
 
   /// The daemon's thread. `started` gets the outcome of making the loop.
   void Main(const DaemonOptions& options, daemon::Budget budget, std::optional<daemon::Listener> listener,
-            protocol::UniqueFd eventfd, std::promise<Result<void>> started) {
+            std::optional<daemon::MetricsSocket> metrics, protocol::UniqueFd eventfd, std::promise<Result<void>> started) {
     BlockFileSizeSignal();
     bool told = false;
     const auto serve = [&] {
-      daemon::Server here(options, std::move(budget), std::move(listener), std::move(eventfd));
+      daemon::Server here(options, std::move(budget), std::move(listener), std::move(metrics), std::move(eventfd));
       SetServer(&here);
       started.set_value({});
       told = true;
@@ -179,6 +180,12 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
     if (!opened) return opened.error();
     listener.emplace(*std::move(opened));
   }
+  std::optional<daemon::MetricsSocket> metrics;
+  if (!options.metrics.empty()) {
+    auto opened = daemon::MetricsSocket::Open(options.metrics);
+    if (!opened) return opened.error();
+    metrics.emplace(*std::move(opened));
+  }
   protocol::UniqueFd eventfd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!eventfd.valid()) return protocol::SystemError("start daemon: eventfd", errno);
 
@@ -186,11 +193,11 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
   std::promise<Result<void>> promise;
   auto started = promise.get_future();
   try {
-    impl->thread =
-        std::thread([impl = impl.get(), options = std::move(options), budget = *std::move(budget),
-                     listener = std::move(listener), eventfd = std::move(eventfd), promise = std::move(promise)]() mutable {
-          impl->Main(options, std::move(budget), std::move(listener), std::move(eventfd), std::move(promise));
-        });
+    impl->thread = std::thread([impl = impl.get(), options = std::move(options), budget = *std::move(budget),
+                                listener = std::move(listener), metrics = std::move(metrics), eventfd = std::move(eventfd),
+                                promise = std::move(promise)]() mutable {
+      impl->Main(options, std::move(budget), std::move(listener), std::move(metrics), std::move(eventfd), std::move(promise));
+    });
   } catch (const std::system_error& failure) {
     return Error{ErrorCode::kSystem, std::string("start daemon: thread: ") + failure.what()};
   }

@@ -118,6 +118,9 @@ void AddOptions(CLI::App& app, Settings& settings) {
   app.add_option("--lease", settings.lease_ms, "Milliseconds after which a client that hangs is dropped")
       ->check(CLI::Range(std::int64_t{10}, std::int64_t{86'400'000}))
       ->capture_default_str();
+  app.add_option(
+      "--metrics-listen", options.metrics,
+      "Where Prometheus may ask for /metrics: unix:PATH, or 127.0.0.1:PORT (any user of this machine can read that)");
   app.add_option("--max-connections", options.max_connections, "Clients served at a time; more are refused")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1'000'000}))
       ->capture_default_str();

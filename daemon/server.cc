@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "daemon/metrics/prometheus_text.h"
 #include "daemon/store/held_stores.h"
 #include "kernels/machine/instructions.h"
 
@@ -32,6 +33,8 @@ constexpr std::uint32_t kMostLogged = 20;
 constexpr std::chrono::seconds kLogInterval{60};
 constexpr kj::Duration kAlivePause = 5 * kj::SECONDS;
 constexpr kj::Duration kAcceptPause = 100 * kj::MILLISECONDS;  // when descriptors have run out
+/// More would make each answer large; the sums are of all stores.
+constexpr std::size_t kMostMeasuredStores = 100;
 /// Answers that a drained daemon has written leave when the loop next has nothing to do.
 constexpr kj::Duration kFlushTime = 10 * kj::MILLISECONDS;
 /// What drain_timeout cut short is answered soon after, or, on a machine that gives the daemon no time at all, never.
@@ -62,7 +65,8 @@ std::string Str(const kj::Exception& exception) {
 
 }  // namespace
 
-Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener, protocol::UniqueFd eventfd)
+Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener,
+               std::optional<MetricsSocket> metrics, protocol::UniqueFd eventfd)
     : options_(options),
       events_(kMostLogged, kLogInterval),
       failures_(kMostLogged, kLogInterval),
@@ -112,9 +116,11 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
   }
   watching_ = Essential("watching heartbeats", WatchHeartbeats());
   if (core_.keeper != nullptr) telling_ = Essential("telling that the daemon is alive", TellAlive());
+  if (metrics) metrics_ = ServeMetrics(*std::move(metrics));
 }
 
 Server::~Server() noexcept(false) {
+  metrics_.reset();  // joins
   accepting_ = kj::READY_NOW;
   watching_ = kj::READY_NOW;
   telling_ = kj::READY_NOW;
@@ -134,6 +140,25 @@ std::unique_ptr<WorkerThreads> Server::MakeWorkers(const char* name, std::size_t
   return std::make_unique<WorkerThreads>(
       name, threads, kNicer, [this](std::function<void()> work) { queue_.Post(std::move(work)); },
       [this](const std::string& what) { Report("a job", KJ_EXCEPTION(FAILED, what.c_str())); });
+}
+
+std::unique_ptr<MetricsServer> Server::ServeMetrics(MetricsSocket socket) {
+  if (options_.log) options_.log->info("metrics address={}", socket.address());
+  return std::make_unique<MetricsServer>(
+      std::move(socket), MetricsServer::Callbacks{
+                             .post = [this](std::function<void()> work) { queue_.Post(std::move(work)); },
+                             .collect =
+                                 [this] {
+                                   return [figures = FiguresOf(services_),
+                                           stores = LargestStores(services_, kMostMeasuredStores)] {
+                                     return PrometheusText(figures, stores, KVANT_VERSION);
+                                   };
+                                 },
+                             .failed =
+                                 [this](const std::string& what) {
+                                   queue_.Post([this, what] { Report("the metrics", KJ_EXCEPTION(FAILED, what.c_str())); });
+                                 },
+                         });
 }
 
 void Server::Run() {

@@ -18,6 +18,7 @@
 #include "daemon/log_limit.h"
 #include "daemon/loop_queue.h"
 #include "daemon/memory/budget.h"
+#include "daemon/metrics/metrics_server.h"
 #include "daemon/serve/admin_server.h"
 #include "daemon/serve/attend_service.h"
 #include "daemon/serve/connection.h"
@@ -40,8 +41,9 @@ namespace kvant::daemon {
 /// that seems to live but hears nothing is worse than none.
 class Server final : private kj::TaskSet::ErrorHandler {
  public:
-  /// `listener` may be empty; `budget` is uncharged.
-  Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener, protocol::UniqueFd eventfd);
+  /// `listener` and `metrics` may be empty; `budget` is uncharged.
+  Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener, std::optional<MetricsSocket> metrics,
+         protocol::UniqueFd eventfd);
   ~Server() noexcept(false);
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -69,6 +71,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void DropHung(std::chrono::nanoseconds ran);
   void RestoreHeld();
   void BeginDrain();
+  std::unique_ptr<MetricsServer> ServeMetrics(MetricsSocket socket);
   [[nodiscard]] kj::Promise<void> Essential(std::string_view what, kj::Promise<void> chain);
   bool Tell(std::string_view event);
   void Report(std::string_view what, const kj::Exception& exception);
@@ -97,6 +100,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   Services services_;
   DaemonFacts facts_;
 
+  std::unique_ptr<MetricsServer> metrics_;
   std::optional<Listener> listener_;
   std::optional<kj::UnixEventPort::FdObserver> newcomers_;  // of the listener's socket
   std::optional<int> hand_over_;                            // the exit code

@@ -180,23 +180,11 @@ kj::Promise<void> AdminServer::stats(StatsContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     auto to = context.getResults().initStats();
     WriteDaemonInfo(facts_, to.initDaemon());
-    const auto uptime = std::chrono::steady_clock::now() - services_.started;
-    ServiceGauges gauges{
-        .uptime_seconds = static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(uptime).count()),
-        .budget_bytes = facts_.budget_bytes,
-        .metadata_bytes = services_.core.budget.metadata_bytes(),
-        .stores = services_.stores.stores().size(),
-        .sessions = services_.sessions.size(),
-        .arenas = 0,
-        .arena_bytes = 0};
-    for (const Session* session : services_.sessions) {
-      gauges.arenas += session->arenas();
-      gauges.arena_bytes += session->arena_bytes();
-    }
+    const ServiceFigures now = FiguresOf(services_);
     FigureRow figures;
-    figures.Add(gauges, kServiceGauges);
-    figures.Add(services_.stores.Totals());
-    figures.Add(services_.counters, kServiceCounters);
+    figures.Add(now.gauges, kServiceGauges);
+    figures.Add(now.stores);
+    figures.Add(now.counters, kServiceCounters);
     figures.WriteInfos(to.initFigures(figures.size()));
     figures.WriteValues(to.initValues(figures.size()));
     return kj::READY_NOW;

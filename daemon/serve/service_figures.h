@@ -1,9 +1,13 @@
 // What operators are told of the daemon as a whole; daemon/store/stats.h has the figures of stores.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "daemon/store/figure.h"
+#include "daemon/store/stats.h"
 
 namespace kvant::daemon {
 
@@ -47,5 +51,24 @@ inline constexpr auto kServiceCounters = DescribeFigures<ServiceCounters>({
      {"refused_connections", FigureKind::kCounter, FigureUnit::kCount,
       "connections beyond the limit, or for which descriptors or memory lacked"}},
 });
+
+struct Services;
+
+/// Everything that is told of the daemon as a whole. Plain values.
+struct ServiceFigures {
+  ServiceGauges gauges;
+  StoreFigures stores;  ///< summed
+  ServiceCounters counters;
+};
+
+struct NamedStoreFigures {
+  std::string name;
+  StoreFigures figures;
+};
+
+/// As they are now. Loop thread.
+ServiceFigures FiguresOf(const Services& services);
+/// Of the `most` stores that occupy most memory, by name. Loop thread.
+std::vector<NamedStoreFigures> LargestStores(const Services& services, std::size_t most);
 
 }  // namespace kvant::daemon

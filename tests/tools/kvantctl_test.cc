@@ -48,11 +48,11 @@ StoreSpec Spec(const std::string& name) {
   return spec;
 }
 
-/// Adds tokens first, first + 1, ... until the sequence holds `length`.
-Result<void> Grow(Sequence& sequence, std::uint64_t length) {
+/// Adds tokens first, first + 1, ... until the sequence holds `length`, with rows around `mean`.
+Result<void> Grow(Sequence& sequence, std::uint64_t length, float mean = 0.0f) {
   std::vector<float> rows(kKvHeads * kHeadDim);
   while (sequence.length() < length) {
-    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = std::sin(static_cast<float>(i + 7 * sequence.length()));
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = mean + std::sin(static_cast<float>(i + 7 * sequence.length()));
     if (auto reserved = sequence.Reserve(1); !reserved) return reserved.error();
     const ConstTensorView view{rows.data(), ElementType::kF32, 1, kKvHeads, kHeadDim, kKvHeads * kHeadDim, kHeadDim};
     for (std::size_t layer = 0; layer < kLayers; ++layer) {
@@ -119,6 +119,22 @@ TEST_F(KvantctlTest, InfoNamesTheProcessAndItsBudget) {
   EXPECT_EQ(json["pid"], daemon_->pid());
   EXPECT_EQ(json["budget_bytes"], 64U << 20);
   EXPECT_THAT(Ctl({"info"}).out, testing::HasSubstr("64.0 MiB"));
+}
+
+TEST_F(KvantctlTest, DoctorFindsNothingWrongUntilKeysShareAMeanThatTheirCodecCannotServe) {
+  for (const Json& finding : CtlJson({"doctor"})["findings"])
+    EXPECT_EQ(finding["severity"], "note");  // the machine may have its own
+  StoreSpec spec = Spec("biased");
+  spec.plan.keys = "int8";
+  auto store = client_->OpenStore(spec);
+  ASSERT_TRUE(store) << store.error().message;
+  auto sequence = store->Open({}, {.recent_tokens = 16});
+  ASSERT_TRUE(sequence) << sequence.error().message;
+  const auto grown = Grow(*sequence, 100, 1000.0f);
+  ASSERT_TRUE(grown) << grown.error().message;
+  const Finished told = Ctl({"doctor"});
+  EXPECT_EQ(told.exit_code, 1) << told.err;
+  EXPECT_THAT(told.out, testing::StartsWith("wrong: Store \"biased\": "));
 }
 
 TEST_F(KvantctlTest, StatsAndStoresAgreeOnTheFigures) {

@@ -26,6 +26,7 @@ ARROWS = {
     "daemon/holder": {"daemon/holder", "daemon/listener.h", "daemon/memory", "protocol"},
     "daemon/store": {"daemon/store", "daemon/memory", "quantizers", "kernels", "protocol"},
     "daemon/serve": {"daemon", "quantizers", "kernels", "protocol"},
+    "daemon/metrics": {"daemon", "protocol"},
     "client": {"client", "quantizers", "kernels", "protocol"},
     "tools": {"tools", "client", "daemon", "quantizers", "kernels", "protocol"},
     # Some of its parts measure codecs of the tests.
@@ -47,6 +48,7 @@ FOREIGN = {
     r"(kj|capnp)/": {"protocol", "daemon", "client"},
     r"boost/": {"protocol", "daemon", "client"},
     r"spdlog/": {"daemon"},
+    r"prometheus/": {"daemon"},
     r"hwy/": {"kernels", "quantizers"},
 }
 HIDDEN = re.compile(r"\b(kj|capnp|boost|hwy|spdlog)\b")

@@ -71,6 +71,7 @@ int WithAdmin(const Globals& globals, Body&& body) {
 void AddPing(CLI::App& app, Invocation& invocation);
 void AddInfo(CLI::App& app, Invocation& invocation);
 void AddStats(CLI::App& app, Invocation& invocation);
+void AddDoctor(CLI::App& app, Invocation& invocation);
 void AddStores(CLI::App& app, Invocation& invocation);
 void AddSequences(CLI::App& app, Invocation& invocation);
 void AddInspect(CLI::App& app, Invocation& invocation);

@@ -41,6 +41,7 @@ int Run(int argc, char** argv) {
   AddPing(app, invocation);
   AddInfo(app, invocation);
   AddStats(app, invocation);
+  AddDoctor(app, invocation);
   AddStores(app, invocation);
   AddSequences(app, invocation);
   AddInspect(app, invocation);

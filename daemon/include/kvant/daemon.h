@@ -23,7 +23,8 @@ class Keeper;
 namespace kvant {
 
 struct DaemonOptions {
-  std::string socket;                                    ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
+  std::string socket;   ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
+  std::string metrics;  ///< where Prometheus may ask: unix:PATH, HOST:PORT of this machine; empty: nowhere
   std::size_t budget_bytes = std::size_t{512} << 20;     ///< of all stores together, metadata included
   std::size_t workers = 0;                               ///< threads that seal and help attend; 0: the number of cores
   std::size_t arena_limit_bytes = std::size_t{4} << 30;  ///< most arena bytes of one connection

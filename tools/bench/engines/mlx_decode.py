@@ -3,8 +3,8 @@
 
   mlx_decode.py MODEL --text FILE [--context 1024 8192] [--tokens 32] [--rounds 5] [--keys SPEC] [--values SPEC] [--float32]
 
-MODEL is a checkpoint's folder; PYTHONPATH names the package. Both caches hold the same prompt; then both decode the same tokens in turn,
-in rounds, so that what else the machine does hits both. The figure is the median of the rounds' medians, and the ratio that of
+MODEL is a checkpoint's folder; PYTHONPATH names the package. Both caches hold the same rows: those of a real text of up to 1024 tokens,
+repeated until the context is full. Then both decode the same tokens in turn, in rounds, so that what else the machine does hits both. The figure is the median of the rounds' medians, and the ratio that of
 its own round. Before anything is timed, the logits of the first token are compared: with an f32 plan they must be those of
 mlx_lm to 1e-3 of the largest.
 """
@@ -15,18 +15,20 @@ import time
 
 import mlx.core as mx
 import mlx_lm
+import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 import kvant
 import kvant.mlx_lm as km
 
+REAL_TOKENS = 1024
 STEP = 512
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
-    parser.add_argument("--text", required=True, type=pathlib.Path, help="what the context is filled with, repeated as needed")
+    parser.add_argument("--text", required=True, type=pathlib.Path, help="whose rows fill the contexts")
     parser.add_argument("--context", type=int, nargs="+", default=[1024, 8192])
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
@@ -37,10 +39,26 @@ def arguments():
     return parser.parse_args()
 
 
-def prefill(model, ids, caches):
+def real_rows(model, ids):
+    """Keys and values of each layer, [1, kv_heads, tokens, head_dim]."""
+    caches = make_prompt_cache(model)
     for at in range(0, len(ids), STEP):
         model(mx.array([ids[at : at + STEP]]), cache=caches)
         mx.eval([c.state for c in caches])
+    return [c.state[:2] for c in caches]
+
+
+def fill(rows, context, stock, ours):
+    """Puts `context` rows into both caches, as if the text went on and on."""
+    conversation = ours[0].conversation
+    for first in range(0, context, STEP):
+        tokens = min(STEP, context - first)
+        at = mx.array(np.arange(first, first + tokens) % rows[0][0].shape[2])
+        conversation.begin(list(range(first, first + tokens)))
+        for layer, (keys, values) in enumerate(rows):
+            keys, values = keys[:, :, at], values[:, :, at]
+            mx.eval(stock[layer].update_and_fetch(keys, values))
+            conversation.append(layer, *(mx.contiguous(side[0].transpose(1, 0, 2)) for side in (keys, values)))
 
 
 def decode(model, ids, caches):
@@ -54,13 +72,11 @@ def decode(model, ids, caches):
     return statistics.median(seconds)
 
 
-def measure(model, ids, context, options):
-    prompt, following = ids[:context], ids[context : context + options.tokens]
+def measure(model, rows, following, context, options):
     stock = make_prompt_cache(model)
     caches = km.build_caches(model, kvant.KVCacheConfig(model_path=options.model, keys=options.keys, values=options.values,
-                                                        client_options={"threads": options.threads}))  # fmt: skip
-    for held in (stock, caches):
-        prefill(model, prompt, held)
+                                                        client_options={"threads": options.threads, "embedded_budget": 4 << 30}))  # fmt: skip
+    fill(rows, context, stock, caches)
     expected, answer = (model(mx.array([following[:1]]), cache=held).astype(mx.float32) for held in (stock, caches))
     error = (mx.abs(answer - expected).max() / mx.abs(expected).max()).item()
     if options.keys == options.values == "f32" and error > 1e-3:
@@ -80,12 +96,14 @@ def main():
     if options.float32:
         model.set_dtype(mx.float32)
     ids = tokenizer.encode(options.text.read_text(encoding="utf-8"))
-    wanted = max(options.context) + options.tokens
-    ids = (ids * (wanted // len(ids) + 1))[:wanted]
+    following = ids[REAL_TOKENS : REAL_TOKENS + options.tokens]
+    if len(following) < options.tokens:
+        raise SystemExit(f"{options.text} has {len(ids)} tokens, {REAL_TOKENS + options.tokens} are wanted")
+    rows = real_rows(model, ids[:REAL_TOKENS])
     print(f"{options.model}: keys {options.keys}, values {options.values}, {options.threads} thread(s) of attention")
     print(f"{'context':>8} {'mlx_lm ms':>10} {'kvant ms':>10} {'speed':>8} {'bytes/token':>12} {'kvant':>12} {'logits':>10}")
     for context in options.context:
-        measure(model, ids, context, options)
+        measure(model, rows, following, context, options)
 
 
 if __name__ == "__main__":
