@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -86,6 +87,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
   std::ranges::sort(codes, {}, [](const FoundPart& part) { return part.header.first_position; });
   std::multimap<protocol::Digest, Block*> linked;
   std::size_t kept = 0;
+  std::set<SlotRef> used;
   for (const FoundPart& found : codes) {
     const protocol::BlockHeader& header = found.header;
     const std::span<const std::uint32_t> tokens = protocol::SlotTokens(found.begin, spec.block_tokens);
@@ -120,6 +122,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
                                         .unchecked = check == CheckPayload::kAtFirstUse});
     if (!block) continue;  // no room: neither for what follows it
     linked.emplace(header.chain, *block);
+    for (const BlockPart& part : (*block)->parts) used.insert(part.slot);
     kept += count;
     ++restored.blocks;
     const auto [first_state, last_state] = states.equal_range(header.chain);
@@ -133,12 +136,19 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
       auto adopted_state = store.AdoptState(state.slot, state.header.payload_bytes, state.header.generation);
       if (!adopted_state) break;  // no room
       (*block)->state = std::move(*adopted_state);
+      used.insert(state.slot);
       ++kept;
     }
   }
   restored.dropped_parts = parts - kept;
   store.index().OrderByGeneration();
-  for (const std::shared_ptr<Slab>& slab : adopted) slab->DropStrayPages();
+  for (const std::shared_ptr<Slab>& slab : adopted) {
+    // A free slot looks free, also where its first page is its neighbour's and stays: the next daemon would find it there.
+    for (const std::uint32_t i : slab->PresentSlots()) {
+      if (!used.contains({slab->header().slab_index, i})) protocol::ClearSlot(slab->slot(i));
+    }
+    slab->DropStrayPages();
+  }
   return restored;
 }
 

@@ -139,6 +139,17 @@ TEST_F(HeldStoresTest, AFreedSlotOfAnAdoptedSlabLooksFree) {
   EXPECT_EQ(magic, 0u) << "a daemon after this one would take it for the block that was evicted";
 }
 
+TEST_F(HeldStoresTest, WhatIsDroppedLooksFreeToTheNextDaemon) {
+  std::byte* const header = store->pool().Address(Prefix(*store)[3]->codes().slot);  // its page is also its neighbour's
+  header[120] ^= std::byte{1};                                                       // of its checksum
+  TestCore after;
+  const HeldFigures figures = RestoreHeld(after.core, after.stores, shelf.Copies());
+  EXPECT_EQ(figures.blocks, 3u);
+  std::uint32_t magic = 1;
+  std::memcpy(&magic, header, sizeof magic);
+  EXPECT_EQ(magic, 0u);
+}
+
 TEST_F(HeldStoresTest, SlabsWithoutAManifestAndSegmentsThatHoldNothingAreReleased) {
   Shelf slabs_only;
   for (const auto& slab : store->slabs(0)) slabs_only.Keep(slab->read_only_fd());
