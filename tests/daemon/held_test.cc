@@ -32,8 +32,8 @@ TEST(HeldTest, ADescriptorThatIsNotHeldIsClosed) {
   Held held;
   const std::string long_name(65, 'a');
   for (const std::string& message : {std::string("FDSTORE=1"), std::string("FDSTORE=0\nFDNAME=a"), std::string("FDNAME=a"),
-                                    std::string(), std::string("FDSTORE=1\nFDNAME=../a"), std::string("FDSTORE=1\nFDNAME="),
-                                    "FDSTORE=1\nFDNAME=" + long_name, std::string("FDSTORE=1\nFDNAME=a\0b", 19)}) {
+                                     std::string(), std::string("FDSTORE=1\nFDNAME=../a"), std::string("FDSTORE=1\nFDNAME="),
+                                     "FDSTORE=1\nFDNAME=" + long_name, std::string("FDSTORE=1\nFDNAME=a\0b", 19)}) {
     protocol::UniqueFd file = File();
     const int number = file.get();
     EXPECT_EQ(held.Hear(message, std::move(file)), Heard::kRefused) << message;
