@@ -158,7 +158,9 @@ Result<void> AttendHere(Session& session, std::size_t layer, std::span<const Att
   }
   local.attention.Run(local.items);
   // Looked at afterwards: only then is it sure that no slot was rewritten while it was read.
-  if (auto held = session.CheckLease("attend"); !held) return held;
+  for (const AttendCall& request : requests) {
+    if (auto held = request.sequence->store().CheckHeld("attend"); !held) return held;
+  }
   for (std::size_t i = 0; i < requests.size(); ++i) {
     if (auto finite = quantizers::CheckResult(local.items[i]); !finite) return finite;
     requests[i].sequence->RowsAreFinite(layer, local.items[i].query.q.tokens);

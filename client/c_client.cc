@@ -87,6 +87,14 @@ kvant_code kvant_client_for_this_thread(const kvant_client* client, kvant_client
   });
 }
 
+kvant_code kvant_client_reconnect(kvant_client* client, kvant_error* error) {
+  return Guarded("reconnect", error, [&] {
+    if (client == nullptr) return Refuse("reconnect: client is null", error);
+    auto connected = client->client.Reconnect();
+    return connected ? KVANT_OK : Refuse(connected.error(), error);
+  });
+}
+
 void kvant_client_close(kvant_client* client) { delete client; }
 
 kvant_code kvant_client_ping(kvant_client* client, uint64_t* nanoseconds, kvant_error* error) {

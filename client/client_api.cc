@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -77,6 +78,29 @@ Result<Client> Client::ForThisThread() const {
     auto session = client::Session::Open(connection.endpoint());
     if (!session) return session.error();
     return Client(std::move(*session));
+  });
+}
+
+Result<void> Client::Reconnect() {
+  return Guard("reconnect", [&]() -> Result<void> {
+    if (!session_) return MovedFrom("reconnect");
+    client::Connection& connection = session_->connection();
+    if (!connection.loop().Inherited() && !connection.InThisThread()) {
+      return Error{ErrorCode::kWrongThread, "reconnect: this client belongs to the thread that connected"};
+    }
+    constexpr std::chrono::milliseconds kPause{20};
+    const auto end = std::chrono::steady_clock::now() + connection.endpoint().options.deadline;
+    for (;;) {
+      auto session = client::Session::Open(connection.endpoint());
+      if (session) {
+        Client fresh(std::move(*session));
+        std::swap(session_, fresh.session_);
+        return {};
+      }
+      const bool may_come = session.error().code == ErrorCode::kDisconnected && !connection.loop().Inherited();
+      if (!may_come || std::chrono::steady_clock::now() + kPause > end) return session.error();
+      std::this_thread::sleep_for(kPause);
+    }
   });
 }
 

@@ -39,7 +39,7 @@ Result<void> Sequence::CopyRowsHere(const quantizers::RowsRequest& request) {
   if (!plan) return plan.error();
   quantizers::BlockDecoder decoder(**plan);
   auto copied = quantizers::ReadRows(decoder, Cache(), request);
-  if (auto held = session().CheckLease("copy rows"); !held) return held;
+  if (auto held = store_->CheckHeld("copy rows"); !held) return held;
   return copied;
 }
 

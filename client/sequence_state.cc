@@ -73,7 +73,7 @@ Result<void> Sequence::CopyState(std::span<std::byte> to) {
   auto whole = slot ? store_->Verify(*slot) : Result<void>(slot.error());
   if (whole) std::memcpy(to.data(), slot->payload, to.size());
   // Looked at afterwards: only then is it sure that the slot was the state's all the while.
-  if (auto held = session().CheckLease("copy state"); !held) return held;
+  if (auto held = store_->CheckHeld("copy state"); !held) return held;
   if (!whole) return Error{whole.error().code, "copy state: " + whole.error().message};
   session().counters().bytes_copied += to.size();
   return {};

@@ -1,6 +1,7 @@
 #include "client/store.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -119,6 +120,24 @@ Result<SlotView> Store::Slot(wire::BlockRef::Reader ref, protocol::BlockKind kin
 Result<void> Store::Verify(const SlotView& slot) const {
   const std::span whole(slot.payload - protocol::PayloadOffset(spec_.block_tokens), slot.slab->header.slot_bytes);
   return protocol::VerifySlot(whole, spec_.block_tokens);
+}
+
+Result<void> Store::CheckHeld(std::string_view operation) const {
+  if (auto held = session_->CheckLease(operation); !held) return held;
+  // Slots are read before the token is: a daemon that takes slabs over writes its own token first of all.
+  std::atomic_thread_fence(std::memory_order_acquire);
+  for (const auto& [index, slab] : slabs_) {
+    if (slab.use_count() == 1) continue;  // nobody looks into it, and the daemon may have given it back
+    const auto* const header = reinterpret_cast<const protocol::SlabHeader*>(slab->segment.data());
+    if (std::atomic_ref<const std::uint64_t>(header->boot_token).load(std::memory_order_relaxed) ==
+        session_->daemon().boot_token) {
+      continue;
+    }
+    return Error{ErrorCode::kDisconnected, std::string(operation) +
+                                               ": the daemon that this client knew has ended and another one has taken over "
+                                               "its memory; connect again and reopen"};
+  }
+  return {};
 }
 
 void Store::MapPages(const SlotView& slot) {

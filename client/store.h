@@ -43,6 +43,9 @@ class Store {
 
   /// The slot, its slab mapped if it is not yet. kCorrupt if the slot is not what the daemon said it is.
   Result<SlotView> Slot(wire::BlockRef::Reader ref, protocol::BlockKind kind);
+  /// kDisconnected if the daemon has given up on this client, or has died and another serves its memory: what was read of slots
+  /// before this call may have been rewritten meanwhile.
+  [[nodiscard]] Result<void> CheckHeld(std::string_view operation) const;
   /// kCorrupt if a checksum of the slot differs. Reads all of it.
   [[nodiscard]] Result<void> Verify(const SlotView& slot) const;
   /// Lets the pages of a slot be mapped before they are needed.

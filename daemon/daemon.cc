@@ -61,8 +61,7 @@ Result<void> CheckOptions(const DaemonOptions& options) {
 
 /// What would fail at the first client's call fails here, where somebody can mend it.
 Result<void> CheckMachine(const DaemonOptions& options) {
-  const std::uint64_t memory =
-      static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const std::uint64_t memory = daemon::MachineMemory();
   if (options.budget_bytes > memory) {
     return Error{ErrorCode::kInvalidArgument, "start daemon: a budget of " + std::to_string(options.budget_bytes) +
                                                   " bytes, this machine has " + std::to_string(memory) + " bytes of memory"};
@@ -148,6 +147,16 @@ struct Daemon::Impl {
     ended_changed.notify_all();
   }
 
+  void HandOver(int exit_code) noexcept {
+    const std::lock_guard lock(mutex);
+    if (server != nullptr) server->HandOver(exit_code);
+  }
+
+  void SetLimits(const DaemonLimits& limits) noexcept {
+    const std::lock_guard lock(mutex);
+    if (server != nullptr) server->SetLimits(limits);
+  }
+
   void SetServer(daemon::Server* to) {
     const std::lock_guard lock(mutex);
     server = to;
@@ -166,7 +175,8 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
   if (!options.socket.empty()) {
     auto path = protocol::ParseSocketPath(options.socket);
     if (!path) return path.error();
-    auto opened = daemon::Listener::Open(*path);
+    auto opened = options.listen_fd < 0 ? daemon::Listener::Open(*path)
+                                        : daemon::Listener::Adopt(*path, protocol::UniqueFd(options.listen_fd));
     if (!opened) return opened.error();
     listener.emplace(*std::move(opened));
   }
@@ -209,6 +219,8 @@ Result<int> Daemon::Connect() {
 }
 
 void Daemon::Drain() noexcept { impl_->Drain(); }
+void Daemon::HandOver(int exit_code) noexcept { impl_->HandOver(exit_code); }
+void Daemon::SetLimits(const DaemonLimits& limits) noexcept { impl_->SetLimits(limits); }
 void Daemon::Stop() noexcept { impl_->Stop(); }
 
 Result<void> Daemon::Wait() {

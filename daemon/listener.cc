@@ -92,15 +92,25 @@ Result<Listener> Listener::Open(const std::string& path) {
   return Listener(path, *std::move(lock), *std::move(socket), status.st_dev, status.st_ino);
 }
 
+Result<Listener> Listener::Adopt(const std::string& path, protocol::UniqueFd socket) {
+  const int flags = ::fcntl(socket.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
+    return SystemError("take over the socket of \"" + path + "\"", errno);
+  }
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) status = {};
+  return Listener(path, protocol::UniqueFd(), std::move(socket), status.st_dev, status.st_ino);
+}
+
 Listener::Listener(std::string path, protocol::UniqueFd lock, protocol::UniqueFd socket, unsigned long device,
                    unsigned long inode)
     : path_(std::move(path)), lock_(std::move(lock)), socket_(std::move(socket)), device_(device), inode_(inode) {}
 
 Listener::~Listener() {
-  if (!lock_.valid()) return;  // moved from
+  if (!socket_.valid() || leave_file_) return;  // not valid: moved from
   struct stat status {};
   if (::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ && status.st_ino == inode_) ::unlink(path_.c_str());
-  ::unlink(LockPath(path_).c_str());  // still locked: TakeLock of a newcomer notices
+  if (lock_.valid()) ::unlink(LockPath(path_).c_str());  // still locked: TakeLock of a newcomer notices
 }
 
 }  // namespace kvant::daemon

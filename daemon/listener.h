@@ -16,10 +16,16 @@ class Listener {
   /// kSystem: another daemon answers there, something that is no socket lies there, the directory is missing, errno.
   static Result<Listener> Open(const std::string& path);
 
+  /// Takes over a socket that listens already. The file at `path`, if it is one of a socket, counts as its own. kSystem from
+  /// the kernel.
+  static Result<Listener> Adopt(const std::string& path, protocol::UniqueFd socket);
+
   Listener(Listener&&) noexcept = default;
   Listener& operator=(Listener&&) noexcept = delete;
-  /// Removes the socket file, if it is still this one, and the lock file.
+  /// Removes the socket file, if it is still this one, and the lock file; neither after LeaveFile.
   ~Listener();
+  /// Others listen on.
+  void LeaveFile() noexcept { leave_file_ = true; }
 
   /// Non-blocking; stays the listener's.
   [[nodiscard]] int fd() const noexcept { return socket_.get(); }
@@ -33,6 +39,7 @@ class Listener {
   protocol::UniqueFd socket_;
   unsigned long device_;  // of the socket file we made
   unsigned long inode_;
+  bool leave_file_ = false;
 };
 
 }  // namespace kvant::daemon

@@ -1,21 +1,14 @@
-// kvantd: the daemon in the foreground. Flags, signals, exit codes; no logic.
-#include <atomic>
-#include <charconv>
+// kvantd: the daemon in the foreground. Flags and exit codes; no logic.
 #include <chrono>
-#include <csignal>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <memory>
-#include <sstream>
+#include <optional>
 #include <string>
 #include <system_error>
-#include <thread>
-#include <utility>
-#include <vector>
 
-#include <pthread.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
@@ -24,19 +17,27 @@
 
 #include <kvant/daemon.h>
 
+#include "daemon/holder/fd_store.h"
+#include "daemon/holder/holder.h"
+#include "daemon/listener.h"
+#include "daemon/program/config_file.h"
+#include "daemon/program/retention_flags.h"
+#include "daemon/program/signal_thread.h"
 #include "protocol/byte_size.h"
-#include "protocol/duration.h"
+#include "protocol/socket_address.h"
 
+namespace kvant {
 namespace {
 
-constexpr int kExitOk = 0;
-constexpr int kExitFault = 1;
-constexpr int kExitUsage = 2;
-constexpr int kExitCannotServe = 3;
+using daemon::kExitCannotServe;
+using daemon::kExitFault;
+using daemon::kExitOk;
+using daemon::kExitUsage;
 
 constexpr const char* kExitCodes =
     "Runs in the foreground and is ready when the socket accepts. SIGTERM or SIGINT ends it once the calls that wait are\n"
-    "answered (--drain-timeout); a second one ends it at once.\n"
+    "answered (--drain-timeout); a second one ends it at once. The work is done by a process of its own, which --holder\n"
+    "starts again when it dies; SIGUSR2 replaces it by a new one from the same path, another version for instance.\n"
     "Exit codes: 0 ended by a signal; 1 the daemon failed while it ran; 2 wrong usage; 3 it could not serve the socket\n"
     "(another daemon answers there, path too long, directory missing, budget too small or beyond the machine's memory, no\n"
     "shared memory).";
@@ -69,130 +70,55 @@ void RaiseDescriptorLimit(spdlog::logger& log) {
   if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log.warn("cannot raise the limit of open files limit={}", limit.rlim_max);
 }
 
-/// Blocked in all threads, so that only the waiting one takes them.
-sigset_t BlockEndSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  return signals;
+/// The holder's part; the exit code.
+int Hold(char** argv, const std::string& socket, std::chrono::milliseconds longest_pause, spdlog::logger& log) {
+  auto path = protocol::ParseSocketPath(socket);
+  auto listener = path ? daemon::Listener::Open(*path) : Result<daemon::Listener>(path.error());
+  if (!listener) {
+    std::cerr << "kvantd: " << listener.error().message << '\n';
+    return kExitCannotServe;
+  }
+  return daemon::RunHolder({.argv = argv, .longest_pause = longest_pause}, *std::move(listener), log);
 }
 
-/// How long a daemon that was told to end at once may take.
-constexpr timespec kEndAtOnce{.tv_sec = 1, .tv_nsec = 0};
-
-/// Waits for signals on a thread of its own: the first drains the daemon, the second stops it, and a daemon that does not even
-/// stop is left to the kernel. Ends when it is destroyed.
-class SignalThread {
- public:
-  SignalThread(kvant::Daemon& daemon, spdlog::logger& log, sigset_t signals)
-      : thread_([this, &daemon, &log, signals] {
-          if (!WaitForSignal(signals, log)) return;
-          daemon.Drain();
-          if (!WaitForSignal(signals, log)) return;
-          daemon.Stop();
-          while (::sigtimedwait(&signals, nullptr, &kEndAtOnce) > 0 && !done_.load()) {
-          }
-          if (done_.load()) return;
-          log.error("the daemon does not stop");
-          std::_Exit(kExitFault);
-        }) {}
-  ~SignalThread() {
-    done_.store(true);
-    ::pthread_kill(thread_.native_handle(), SIGTERM);
-    thread_.join();
-  }
-  SignalThread(const SignalThread&) = delete;
-  SignalThread& operator=(const SignalThread&) = delete;
-
- private:
-  /// False if the daemon has ended meanwhile.
-  bool WaitForSignal(const sigset_t& signals, spdlog::logger& log) const {
-    int signal = 0;
-    if (::sigwait(&signals, &signal) != 0 || done_.load()) return false;
-    log.info("ending signal={}", signal);
-    return true;
-  }
-
-  std::atomic<bool> done_{false};
-  std::thread thread_;
-};
-
-/// "NAME=REST" split.
-kvant::Result<std::pair<std::string, std::string>> SplitNamed(const char* option, const std::string& text) {
-  const std::size_t sign = text.find('=');
-  if (sign == std::string::npos || sign == 0) {
-    return kvant::Error{kvant::ErrorCode::kInvalidArgument, std::string(option) + ": \"" + text + "\" is no NAME=VALUE"};
-  }
-  return std::pair(text.substr(0, sign), text.substr(sign + 1));
+DaemonOptions OptionsAt(const std::string& socket) {
+  DaemonOptions options;
+  options.socket = socket;
+  return options;
 }
 
-kvant::Result<void> ReadRetention(const std::string& eviction, const std::string& ttl, const std::vector<std::string>& tenants,
-                                  const std::vector<std::string>& quotas, kvant::DaemonOptions& options) {
-  for (const auto& [name, kind] : kvant::kEvictionKinds) {
-    if (name == eviction) options.eviction = kind;
-  }
-  const auto time = kvant::protocol::ParseDuration(ttl);
-  if (!time) return kvant::Error{time.error().code, "--ttl: " + time.error().message};
-  options.ttl = *time;
-  for (const std::string& text : tenants) {
-    auto named = SplitNamed("--tenant", text);
-    if (!named) return named.error();
-    std::istringstream uids(named->second);
-    for (std::string uid; std::getline(uids, uid, ',');) {
-      std::uint32_t number = 0;
-      const auto [end, error] = std::from_chars(uid.data(), uid.data() + uid.size(), number);
-      if (error != std::errc{} || end != uid.data() + uid.size() || !options.tenants.emplace(number, named->first).second) {
-        return kvant::Error{kvant::ErrorCode::kInvalidArgument,
-                            "--tenant: \"" + uid + "\" in \"" + text + "\" is no uid, or one that was named before"};
-      }
-    }
-  }
-  for (const std::string& text : quotas) {
-    auto named = SplitNamed("--quota", text);
-    if (!named) return named.error();
-    const auto bytes = kvant::protocol::ParseByteSize(named->second);
-    if (!bytes) return kvant::Error{bytes.error().code, "--quota: " + bytes.error().message};
-    options.quotas[named->first] = *bytes;
-  }
-  return {};
-}
-
-}  // namespace
-
-int main(int argc, char** argv) {
+/// What flags and configuration file say.
+struct Settings {
   const DefaultSocket default_socket = FindDefaultSocket();
-  kvant::DaemonOptions options;
+  DaemonOptions options = OptionsAt(default_socket.path);
+  std::string config{};
   std::string budget = "512MiB";
   std::int64_t lease_ms = options.lease.count();
   std::int64_t drain_ms = options.drain_timeout.count();
   std::int64_t spin_us = options.spin.count();
-  std::string eviction = "lru";
-  std::string ttl = "0";
-  std::vector<std::string> tenants;
-  std::vector<std::string> quotas;
+  daemon::RetentionFlags retention{};
   std::string log_level = "info";
-  options.socket = default_socket.path;
+  std::int64_t restart_pause_ms = 1000;
+  std::string holder = "on";
+};
 
-  CLI::App app{"kvantd: keeps compressed key/value caches of language models in shared memory and answers attention over them"};
+void AddOptions(CLI::App& app, Settings& settings) {
+  DaemonOptions& options = settings.options;
   app.footer(kExitCodes);
   app.set_version_flag("--version", "kvantd " KVANT_VERSION);
+  app.add_option(
+         "--config", settings.config,
+         "A TOML file of flags without their dashes, such as budget = \"8GiB\"; flags given here go before it. SIGHUP reads "
+         "it again: budget (only up), drain-timeout, log-level and max-connections then hold at once")
+      ->configurable(false);
   app.add_option("--socket", options.socket, "Where to listen: PATH or unix:PATH")->capture_default_str();
-  app.add_option("--budget", budget, "Memory of all stores together, metadata included; KiB, MiB, GiB")->capture_default_str();
-  app.add_option("--eviction", eviction,
-                 "Which of the blocks that nobody holds goes first when room is needed: the least recently used, the least "
-                 "often found, S3-FIFO, or none")
-      ->check(CLI::IsMember({"lru", "lfu", "s3fifo", "none"}))
+  app.add_option("--budget", settings.budget, "Memory of all stores together, metadata included; KiB, MiB, GiB")
       ->capture_default_str();
-  app.add_option("--ttl", ttl, "Blocks that nobody uses so long go (90s, 15m, 12h, 7d); 0: only when room is needed")
-      ->capture_default_str();
-  app.add_option("--tenant", tenants, "NAME=UID[,UID...]: these peers are one tenant; others are one each, uid-UID");
-  app.add_option("--quota", quotas, "NAME=SIZE: most bytes that a tenant's stores may take; see also kvantctl quota");
+  settings.retention.AddTo(app);
   app.add_option("--workers", options.workers, "Threads that seal blocks and help attend; 0: as many as cores")
       ->check(CLI::Range(std::size_t{0}, std::size_t{1024}))  // CLI11 takes -1 for the largest number of an unsigned option
       ->capture_default_str();
-  app.add_option("--lease", lease_ms, "Milliseconds after which a client that hangs is dropped")
+  app.add_option("--lease", settings.lease_ms, "Milliseconds after which a client that hangs is dropped")
       ->check(CLI::Range(std::int64_t{10}, std::int64_t{86'400'000}))
       ->capture_default_str();
   app.add_option(
@@ -201,18 +127,33 @@ int main(int argc, char** argv) {
   app.add_option("--max-connections", options.max_connections, "Clients served at a time; more are refused")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1'000'000}))
       ->capture_default_str();
-  app.add_option("--drain-timeout", drain_ms, "Milliseconds that calls which wait are given to end after SIGTERM")
+  app.add_option("--drain-timeout", settings.drain_ms, "Milliseconds that calls which wait are given to end after SIGTERM")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{86'400'000}))
       ->capture_default_str();
   app.add_option(
-         "--spin", spin_us,
+         "--spin", settings.spin_us,
          "Microseconds to look out for the next request before sleeping; takes a core while clients are busy, saves a wake-up "
          "per call. 0: sleep at once, which suits machines of few cores")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1'000'000}))
       ->capture_default_str();
-  app.add_option("--log-level", log_level, "What is logged to stderr")
+  app.add_option("--holder", settings.holder,
+                 "What keeps the stores when the process that does the work dies: another one of kvantd (on), systemd's file "
+                 "descriptor store, for units of Type=notify (systemd), nothing (off)")
+      ->check(CLI::IsMember({"on", "off", "systemd"}))
+      ->capture_default_str();
+  app.add_option("--restart-pause", settings.restart_pause_ms,
+                 "Milliseconds that a process which dies again and again is left dead for at most (--holder on)")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{3'600'000}))
+      ->capture_default_str();
+  app.add_option("--log-level", settings.log_level, "What is logged to stderr")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
+}
+
+/// Flags, then what the configuration file has beyond them. An exit code where the program ends here, which it has said why.
+std::optional<int> ReadSettings(int argc, char** argv, Settings& settings) {
+  CLI::App app{"kvantd: keeps compressed key/value caches of language models in shared memory and answers attention over them"};
+  AddOptions(app, settings);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -221,41 +162,82 @@ int main(int argc, char** argv) {
     std::cerr << "kvantd: cannot write to standard output\n";
     return kExitFault;
   }
-  if (options.socket.empty()) {  // the daemon itself would serve embedded clients alone
-    std::cerr << "kvantd: --socket: no path is given\n";
+  const auto wrong = [](const std::string& what) {
+    std::cerr << "kvantd: " << what << '\n';
     return kExitUsage;
+  };
+  if (!settings.config.empty()) {
+    if (auto applied = daemon::ApplyConfigFile(app, settings.config); !applied) return wrong(applied.error().message);
   }
-  auto budget_bytes = kvant::protocol::ParseByteSize(budget);
-  if (!budget_bytes) {
-    std::cerr << "kvantd: --budget: " << budget_bytes.error().message << '\n';
-    return kExitUsage;
+  DaemonOptions& options = settings.options;
+  if (options.socket.empty())
+    return wrong("--socket: no path is given");  // the daemon itself would serve embedded clients alone
+  auto budget_bytes = protocol::ParseByteSize(settings.budget);
+  if (!budget_bytes) return wrong("--budget: " + budget_bytes.error().message);
+  options.budget_bytes = *budget_bytes;
+  options.lease = std::chrono::milliseconds(settings.lease_ms);
+  options.drain_timeout = std::chrono::milliseconds(settings.drain_ms);
+  options.spin = std::chrono::microseconds(settings.spin_us);
+  if (auto read = settings.retention.Read(options); !read) return wrong(read.error().message);
+  return std::nullopt;
+}
+
+/// SIGHUP.
+void Reload(int argc, char** argv, Daemon& daemon, spdlog::logger& log) {
+  Settings settings;
+  if (ReadSettings(argc, argv, settings)) {
+    log.error("configuration not reloaded, nothing has changed path={}", settings.config);
+    return;
   }
-  const auto read = ReadRetention(eviction, ttl, tenants, quotas, options);
-  if (!read) {
-    std::cerr << "kvantd: " << read.error().message << '\n';
-    return kExitUsage;
-  }
+  log.set_level(spdlog::level::from_str(settings.log_level));
+  daemon.SetLimits({.budget_bytes = settings.options.budget_bytes,
+                    .max_connections = settings.options.max_connections,
+                    .drain_timeout = settings.options.drain_timeout});
+}
+
+int Main(int argc, char** argv) {
+  Settings settings;
+  if (const auto code = ReadSettings(argc, argv, settings)) return *code;
+  DaemonOptions& options = settings.options;
 
   auto log = std::make_shared<spdlog::logger>("kvantd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  log->set_level(spdlog::level::from_str(log_level));
+  log->set_level(spdlog::level::from_str(settings.log_level));
   log->flush_on(spdlog::level::info);
-  options.budget_bytes = *budget_bytes;
-  options.lease = std::chrono::milliseconds(lease_ms);
-  options.drain_timeout = std::chrono::milliseconds(drain_ms);
-  options.spin = std::chrono::microseconds(spin_us);
   options.log = log;
-  if (options.socket == default_socket.path) MakeDefaultDirectory(default_socket.directory);
+  if (options.socket == settings.default_socket.path) MakeDefaultDirectory(settings.default_socket.directory);
   RaiseDescriptorLimit(*log);
 
-  const sigset_t end_signals = BlockEndSignals();
-  auto daemon = kvant::Daemon::Start(options);
+  const bool is_worker = std::getenv(daemon::FdStore::kHolderVariable) != nullptr;
+  if (settings.holder == "on" && !is_worker) {
+    return Hold(argv, options.socket, std::chrono::milliseconds(settings.restart_pause_ms), *log);
+  }
+
+  const sigset_t signals = daemon::BlockSignals();
+  daemon::OnSignals on_signals{.store = nullptr, .memory_stays = !is_worker && settings.holder == "systemd"};
+  if (is_worker || settings.holder == "systemd") {
+    auto store = daemon::FdStore::Connect(is_worker ? daemon::FdStore::Where::kHolder : daemon::FdStore::Where::kSystemd, log);
+    if (!store) {
+      std::cerr << "kvantd: " << store.error().message << '\n';
+      return kExitCannotServe;
+    }
+    on_signals.store = *store;
+    options.keeper = *store;
+    daemon::Inherited inherited = daemon::TakeInherited();
+    options.listen_fd = inherited.listener.Release();
+    for (protocol::UniqueFd& segment : inherited.segments) options.segments.push_back(segment.Release());
+  }
+  auto daemon = Daemon::Start(options);
   if (!daemon) {
     std::cerr << "kvantd: " << daemon.error().message << '\n';
     return kExitCannotServe;
   }
-  kvant::Result<void> ended;
+  if (!settings.config.empty()) {
+    on_signals.reload = [&] { Reload(argc, argv, **daemon, *log); };
+  }
+  if (on_signals.store) on_signals.store->Tell("READY=1");
+  Result<void> ended;
   {
-    const SignalThread signal_thread(**daemon, *log, end_signals);
+    const daemon::SignalThread signal_thread(**daemon, *log, signals, on_signals);
     ended = (*daemon)->Wait();
   }
   if (!ended) {
@@ -264,3 +246,8 @@ int main(int argc, char** argv) {
   }
   return kExitOk;
 }
+
+}  // namespace
+}  // namespace kvant
+
+int main(int argc, char** argv) { return kvant::Main(argc, argv); }

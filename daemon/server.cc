@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <random>
 #include <string>
 #include <system_error>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "daemon/metrics/prometheus_text.h"
+#include "daemon/store/held_stores.h"
 #include "kernels/machine/instructions.h"
 
 namespace kvant::daemon {
@@ -29,6 +31,7 @@ constexpr int kLongNicer = 5;
 /// What clients can cause as often as they like is logged so often at most.
 constexpr std::uint32_t kMostLogged = 20;
 constexpr std::chrono::seconds kLogInterval{60};
+constexpr kj::Duration kAlivePause = 5 * kj::SECONDS;
 constexpr kj::Duration kAcceptPause = 100 * kj::MILLISECONDS;  // when descriptors have run out
 /// More would make each answer large; the sums are of all stores.
 constexpr std::size_t kMostMeasuredStores = 100;
@@ -94,6 +97,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .populate = *populate_,
             .codecs = options.codecs != nullptr ? *options.codecs : builtin_codecs_,
             .boot_token = NewBootToken(),
+            .keeper = options.keeper.get(),
             .eviction = EvictionOrder(options.eviction),
             .ttl_ms = static_cast<std::uint64_t>(options.ttl.count()),
             .notify = [this](std::string_view event) { Tell(event); }},
@@ -130,6 +134,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
           }) {
   loop_.set_spin(options_.spin);
   services_.drain = [this] { BeginDrain(); };
+  RestoreHeld();
   if (listener_) {
     newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
     accepting_ = Essential("accepting connections", Accept());
@@ -137,6 +142,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
   for (const auto& [tenant, bytes] : options_.quotas) stores_->Limit(*stores_->FindTenant(tenant), bytes);
   watching_ = Essential("watching heartbeats", heartbeats_.chain());
   tending_ = Essential("making room ahead of need", room_.chain());
+  if (core_.keeper != nullptr) telling_ = Essential("telling that the daemon is alive", TellAlive());
   if (metrics) metrics_ = ServeMetrics(*std::move(metrics));
 }
 
@@ -145,6 +151,7 @@ Server::~Server() noexcept(false) {
   accepting_ = kj::READY_NOW;
   watching_ = kj::READY_NOW;
   tending_ = kj::READY_NOW;
+  telling_ = kj::READY_NOW;
   tasks_ = nullptr;
   connections_.clear();     // sessions, sequences, leases; encodings in flight are abandoned
   long_attention_.reset();  // joins, as do the next
@@ -188,7 +195,17 @@ void Server::Run() {
                        listener_ ? listener_->path() : "none", core_.boot_token, options_.budget_bytes, Workers(options_),
                        options_.lease.count(), kernels::Instructions());
   }
-  stop_.promise.wait(loop_.wait_scope());
+  try {
+    stop_.promise.wait(loop_.wait_scope());
+  } catch (const kj::Exception& exception) {
+    if (core_.keeper == nullptr) throw;
+    if (options_.log) options_.log->critical("failed, a successor goes on error=\"{}\"", Str(exception));
+    std::_Exit(EXIT_FAILURE);  // destructors would give back what the successor is to serve
+  }
+  if (hand_over_) {
+    if (options_.log) options_.log->info("handed over connections={}", connections_.size());
+    std::_Exit(*hand_over_);  // destructors would give the memory back
+  }
   if (options_.log) options_.log->info("stopping connections={}", connections_.size());
 }
 
@@ -198,6 +215,46 @@ void Server::Stop() {
 
 void Server::Drain() {
   queue_.Post([this] { BeginDrain(); });
+}
+
+void Server::SetLimits(const DaemonLimits& limits) {
+  queue_.Post([this, limits] {
+    options_.max_connections = std::max<std::size_t>(limits.max_connections, 1);
+    options_.drain_timeout = limits.drain_timeout;
+    if (limits.budget_bytes >= budget_.limit() && limits.budget_bytes <= MachineMemory()) {
+      budget_.Raise(limits.budget_bytes);
+      facts_.budget_bytes = limits.budget_bytes;
+    } else if (options_.log) {
+      options_.log->warn("the budget stays: it can only grow, up to the machine's memory budget_bytes={} asked_bytes={}",
+                         budget_.limit(), limits.budget_bytes);
+    }
+    if (options_.log) {
+      options_.log->info("limits set budget_bytes={} max_connections={} drain_timeout_ms={}", budget_.limit(),
+                         options_.max_connections, options_.drain_timeout.count());
+    }
+  });
+}
+
+void Server::HandOver(int exit_code) {
+  queue_.Post([this, exit_code] {
+    if (services_.draining) return;
+    hand_over_ = exit_code;
+    if (listener_) listener_->LeaveFile();
+    BeginDrain();
+  });
+}
+
+/// What a daemon before this one has sealed. Whatever fails is told and dropped.
+void Server::RestoreHeld() {
+  if (options_.segments.empty()) return;
+  const auto begin = Clock::now();
+  std::vector<protocol::UniqueFd> segments;
+  for (const int fd : options_.segments) segments.emplace_back(fd);
+  const HeldFigures figures = daemon::RestoreHeld(core_, *stores_, std::move(segments));
+  if (!options_.log) return;
+  const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin);
+  options_.log->info("restored stores={} blocks={} bytes={} dropped_parts={} dropped_segments={} took_ms={}", figures.stores,
+                     figures.blocks, figures.bytes, figures.dropped_parts, figures.dropped_segments, took.count());
 }
 
 void Server::BeginDrain() {
@@ -297,6 +354,11 @@ kj::Duration Server::TendRoom() {
   services_.counters.evicted_ahead_blocks += gone;
   if (gone == kMostPerStep) return 0 * kj::MILLISECONDS;  // more is due, after whoever waits
   return services_.sessions.empty() ? kIdlePause : kTendPause;
+}
+
+kj::Promise<void> Server::TellAlive() {
+  core_.keeper->Alive();
+  return loop_.timer().afterDelay(kAlivePause).then([this] { return TellAlive(); });
 }
 
 void Server::DropHung(std::chrono::nanoseconds ran) {

@@ -51,8 +51,10 @@ class Server final : private kj::TaskSet::ErrorHandler {
 
   /// Serves until Stop, or until Drain is done. Throws kj::Exception if something that the daemon cannot do without has failed.
   void Run();
-  /// See kvant::Daemon::Drain. Any thread.
+  /// See kvant::Daemon. Any thread.
   void Drain();
+  void HandOver(int exit_code);
+  void SetLimits(const DaemonLimits& limits);
   /// Any thread.
   void Stop();
   /// Serves one end of a socket pair. Any thread.
@@ -67,7 +69,9 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void EndRefusals();
   kj::Duration WatchHeartbeats();
   kj::Duration TendRoom();
+  kj::Promise<void> TellAlive();
   void DropHung(std::chrono::nanoseconds ran);
+  void RestoreHeld();
   void BeginDrain();
   std::unique_ptr<MetricsServer> ServeMetrics(MetricsSocket socket);
   [[nodiscard]] kj::Promise<void> Essential(std::string_view what, kj::Promise<void> chain);
@@ -76,7 +80,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void Fail(std::string_view what, const kj::Exception& exception);
   void taskFailed(kj::Exception&& exception) override;
 
-  const DaemonOptions options_;
+  DaemonOptions options_;
   LogLimit events_;    // that clients cause
   LogLimit failures_;  // that end nothing but what failed
   wire::EventLoop loop_;
@@ -96,11 +100,12 @@ class Server final : private kj::TaskSet::ErrorHandler {
   AttendService attend_;
   std::unique_ptr<LongAttention> long_attention_;
   Services services_;
-  const DaemonFacts facts_;
+  DaemonFacts facts_;
 
   std::unique_ptr<MetricsServer> metrics_;
   std::optional<Listener> listener_;
   std::optional<kj::UnixEventPort::FdObserver> newcomers_;  // of the listener's socket
+  std::optional<int> hand_over_;                            // the exit code
   std::uint64_t refused_in_a_row_ = 0;                      // connections, since the last that was accepted
   bool refusal_told_ = false;                               // the log has the first of them
   std::uint64_t next_connection_ = 1;
@@ -113,6 +118,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   RepeatedStep room_;
   kj::Promise<void> watching_ = kj::READY_NOW;
   kj::Promise<void> tending_ = kj::READY_NOW;
+  kj::Promise<void> telling_ = kj::READY_NOW;
 };
 
 }  // namespace kvant::daemon

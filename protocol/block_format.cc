@@ -20,6 +20,30 @@ std::uint64_t HeaderChecksum(const BlockHeader& header, const std::byte* token_i
 
 Error Corrupt(const std::string& message) { return {ErrorCode::kCorrupt, "block slot: " + message}; }
 
+/// The header as it was checked: the slot may change under a reader that is no longer entitled to it.
+Result<BlockHeader> CheckHeader(std::span<const std::byte> slot, std::uint32_t block_tokens) {
+  const std::size_t payload_offset = PayloadOffset(block_tokens);
+  if (slot.size() < payload_offset) return Corrupt("shorter than its header and token ids");
+  BlockHeader header;
+  std::memcpy(&header, slot.data(), sizeof header);
+  if (header.magic != kBlockMagic) return Corrupt("no block magic");
+  if (header.layout_version != kSegmentLayoutVersion) {
+    return Corrupt("layout version " + std::to_string(header.layout_version) + ", expected " +
+                   std::to_string(kSegmentLayoutVersion));
+  }
+  if (header.kind != BlockKind::kCodes && header.kind != BlockKind::kSinks && header.kind != BlockKind::kState) {
+    return Corrupt("kind " + std::to_string(static_cast<unsigned>(header.kind)));
+  }
+  if (header.token_count > block_tokens) return Corrupt("token count " + std::to_string(header.token_count));
+  if (header.payload_bytes > slot.size() - payload_offset) {
+    return Corrupt("payload of " + std::to_string(header.payload_bytes) + " bytes in a slot of " + std::to_string(slot.size()));
+  }
+  const std::size_t token_bytes = header.token_count * sizeof(std::uint32_t);
+  if (HeaderChecksum(header, slot.data() + sizeof header, token_bytes) != header.header_checksum) {
+    return Corrupt("header checksum differs");
+  }
+  return header;
+}
 }  // namespace
 
 void ClearSlot(std::byte* slot) noexcept { std::memset(slot, 0, sizeof(BlockHeader)); }
@@ -59,28 +83,15 @@ Result<void> ShortenSlot(std::span<std::byte> slot, std::uint32_t block_tokens, 
   return {};
 }
 
+Result<void> VerifySlotHeader(std::span<const std::byte> slot, std::uint32_t block_tokens) {
+  if (const auto header = CheckHeader(slot, block_tokens); !header) return header.error();
+  return {};
+}
+
 Result<void> VerifySlot(std::span<const std::byte> slot, std::uint32_t block_tokens) {
-  const std::size_t payload_offset = PayloadOffset(block_tokens);
-  if (slot.size() < payload_offset) return Corrupt("shorter than its header and token ids");
-  BlockHeader header;
-  std::memcpy(&header, slot.data(), sizeof header);
-  if (header.magic != kBlockMagic) return Corrupt("no block magic");
-  if (header.layout_version != kSegmentLayoutVersion) {
-    return Corrupt("layout version " + std::to_string(header.layout_version) + ", expected " +
-                   std::to_string(kSegmentLayoutVersion));
-  }
-  if (header.kind != BlockKind::kCodes && header.kind != BlockKind::kSinks && header.kind != BlockKind::kState) {
-    return Corrupt("kind " + std::to_string(static_cast<unsigned>(header.kind)));
-  }
-  if (header.token_count > block_tokens) return Corrupt("token count " + std::to_string(header.token_count));
-  if (header.payload_bytes > slot.size() - payload_offset) {
-    return Corrupt("payload of " + std::to_string(header.payload_bytes) + " bytes in a slot of " + std::to_string(slot.size()));
-  }
-  const std::size_t token_bytes = header.token_count * sizeof(std::uint32_t);
-  if (HeaderChecksum(header, slot.data() + sizeof header, token_bytes) != header.header_checksum) {
-    return Corrupt("header checksum differs");
-  }
-  if (XXH3_64bits(slot.data() + payload_offset, header.payload_bytes) != header.payload_checksum) {
+  const auto header = CheckHeader(slot, block_tokens);
+  if (!header) return header.error();
+  if (XXH3_64bits(slot.data() + PayloadOffset(block_tokens), header->payload_bytes) != header->payload_checksum) {
     return Corrupt("payload checksum differs");
   }
   return {};

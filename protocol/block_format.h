@@ -34,6 +34,9 @@ void FinishSlot(std::byte* slot, std::uint32_t block_tokens, const BlockInfo& in
 /// kCorrupt names what failed. Reads only inside the slot, whatever it holds.
 Result<void> VerifySlot(std::span<const std::byte> slot, std::uint32_t block_tokens);
 
+/// The same without the payload's checksum: whether the slot was finished. Reads the header and the token ids.
+Result<void> VerifySlotHeader(std::span<const std::byte> slot, std::uint32_t block_tokens);
+
 /// Makes a slot end with the first `payload_bytes` of its payload: writes size and checksums, after it has checked those that
 /// stand there. kCorrupt as VerifySlot, and then nothing was changed. Requires: no more than the payload has.
 Result<void> ShortenSlot(std::span<std::byte> slot, std::uint32_t block_tokens, std::uint64_t payload_bytes);

@@ -19,6 +19,8 @@ std::uint64_t HeaderChecksum(const ManifestHeader& header) {
 
 constexpr std::uint64_t RoundUp(std::uint64_t bytes, std::uint64_t to) { return (bytes + to - 1) / to * to; }
 
+std::uint64_t TenantOffset(const ManifestHeader& header) { return RoundUp(header.artifact_offset + header.artifact_bytes, 64); }
+
 bool Inside(std::uint64_t offset, std::uint64_t bytes, std::size_t whole) {
   return offset % 64 == 0 && offset >= sizeof(ManifestHeader) && offset <= whole && bytes <= whole - offset;
 }
@@ -39,7 +41,9 @@ std::vector<std::byte> WriteManifest(const Manifest& manifest) {
   header.plan_bytes = manifest.plan.size();
   header.artifact_offset = RoundUp(header.plan_offset + header.plan_bytes, 64);
   header.artifact_bytes = manifest.spec.plan.artifact.size();
-  header.manifest_bytes = RoundUp(header.artifact_offset + header.artifact_bytes, protocol::kPageBytes);
+  header.tenant_bytes = static_cast<std::uint32_t>(manifest.tenant.size());
+  const std::uint64_t tenant_offset = TenantOffset(header);
+  header.manifest_bytes = RoundUp(tenant_offset + header.tenant_bytes, protocol::kPageBytes);
 
   std::vector<std::byte> bytes(header.manifest_bytes);
   std::memcpy(bytes.data() + header.spec_offset, spec.data(), spec.size());
@@ -47,6 +51,7 @@ std::vector<std::byte> WriteManifest(const Manifest& manifest) {
   if (header.artifact_bytes != 0) {
     std::memcpy(bytes.data() + header.artifact_offset, manifest.spec.plan.artifact.data(), header.artifact_bytes);
   }
+  std::memcpy(bytes.data() + tenant_offset, manifest.tenant.data(), manifest.tenant.size());
   header.payload_checksum = XXH3_64bits(bytes.data() + sizeof header, bytes.size() - sizeof header);
   header.header_checksum = HeaderChecksum(header);
   std::memcpy(bytes.data(), &header, sizeof header);
@@ -66,7 +71,8 @@ Result<Manifest> ReadManifest(std::span<const std::byte> bytes) {
   if (header.header_checksum != HeaderChecksum(header)) return Corrupt("header checksum differs");
   if (header.manifest_bytes != bytes.size() || !Inside(header.spec_offset, header.spec_bytes, bytes.size()) ||
       !Inside(header.plan_offset, header.plan_bytes, bytes.size()) ||
-      !Inside(header.artifact_offset, header.artifact_bytes, bytes.size())) {
+      !Inside(header.artifact_offset, header.artifact_bytes, bytes.size()) ||
+      (header.tenant_bytes != 0 && !Inside(TenantOffset(header), header.tenant_bytes, bytes.size()))) {
     return Corrupt("its sections lie outside its " + std::to_string(bytes.size()) + " bytes");
   }
   if (XXH3_64bits(bytes.data() + sizeof header, bytes.size() - sizeof header) != header.payload_checksum) {
@@ -81,6 +87,9 @@ Result<Manifest> ReadManifest(std::span<const std::byte> bytes) {
   manifest.plan.assign(reinterpret_cast<const char*>(bytes.data() + header.plan_offset), header.plan_bytes);
   manifest.identity = header.identity;
   manifest.boot_token = header.boot_token;
+  if (header.tenant_bytes != 0) {
+    manifest.tenant.assign(reinterpret_cast<const char*>(bytes.data() + TenantOffset(header)), header.tenant_bytes);
+  }
   return manifest;
 }
 

@@ -20,6 +20,7 @@ struct Manifest {
   std::string plan;       ///< canonical text of every layer's codecs
   protocol::Digest identity{};
   std::uint64_t boot_token = 0;  ///< of the daemon that wrote it
+  std::string tenant{};          ///< whose store it is; empty: nobody's
 };
 
 /// The bytes of a manifest, a multiple of a page.

@@ -37,8 +37,9 @@ struct SlabHeader {
   std::uint32_t block_tokens;
   Digest identity;           ///< of the store
   std::uint64_t boot_token;  ///< of the daemon that made it
+  Digest owner;              ///< of the name of the tenant whose store it is; zero: nobody's
 };
-static_assert(sizeof(SlabHeader) == 64 && std::is_trivially_copyable_v<SlabHeader>);
+static_assert(sizeof(SlabHeader) == 80 && std::is_trivially_copyable_v<SlabHeader>);
 static_assert(offsetof(SlabHeader, identity) == 40);
 
 /// Bytes from a slab's start to slot `i`.
@@ -79,7 +80,7 @@ static_assert(offsetof(BlockHeader, first_position) == 64 && offsetof(BlockHeade
 struct ManifestHeader {
   std::uint64_t magic;
   std::uint32_t layout_version;
-  std::uint32_t reserved;        ///< zero
+  std::uint32_t tenant_bytes;    ///< of the tenant's name, behind the artifact; 0: nobody's
   std::uint64_t manifest_bytes;  ///< of the whole segment, a multiple of 4096
   std::uint64_t boot_token;      ///< of the daemon that made it
   Digest identity;               ///< of the store

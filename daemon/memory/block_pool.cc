@@ -20,12 +20,17 @@ std::uint32_t SlotsIn(std::size_t bytes, std::uint64_t slot_bytes) {
 
 }  // namespace
 
-BlockPool::BlockPool(const Shape& shape, Budget& budget, JobRunner& populate)
-    : shape_(shape), budget_(budget), populate_(populate), self_(std::make_shared<BlockPool*>(this)) {}
+BlockPool::BlockPool(const Shape& shape, Budget& budget, JobRunner& populate, Keeper* keeper)
+    : shape_(shape), budget_(budget), populate_(populate), keeper_(keeper), self_(std::make_shared<BlockPool*>(this)) {}
 
 BlockPool::~BlockPool() {
   self_.reset();
-  for (auto& [index, slab] : slabs_) slab->Retire();
+  for (auto& [index, slab] : slabs_) Retire(*slab);
+}
+
+void BlockPool::Retire(Slab& slab) {
+  if (keeper_ != nullptr) keeper_->Release(slab.read_only_fd());
+  slab.Retire();
 }
 
 void BlockPool::NoteWarm(std::uint64_t slot_bytes, std::size_t slots) {
@@ -77,6 +82,8 @@ Result<SlotRef> BlockPool::WarmSlot(std::uint64_t slot_bytes) {
   if (slot) {
     const std::uint32_t index = next_index_++;
     size.slabs.insert(index);
+    // Before anything is sealed in it: what a client was told is there outlives this process.
+    if (keeper_ != nullptr) keeper_->Keep((*slab)->read_only_fd());
     slabs_.emplace(index, std::move(*slab));
   }
   return slot;
@@ -103,6 +110,9 @@ Result<std::shared_ptr<Slab>> BlockPool::Adopt(int fd) {
   if (!mapped) return mapped.error();
   Result<protocol::SlabHeader> header = protocol::ReadSlabHeader(mapped->data(), mapped->size());
   if (!header) return header.error();
+  if (header->owner != shape_.owner) {
+    return Error{ErrorCode::kCorrupt, "adopt slab " + std::to_string(header->slab_index) + ": it is another tenant's"};
+  }
   if (header->block_tokens != shape_.block_tokens || slabs_.contains(header->slab_index)) {
     return Error{ErrorCode::kCorrupt, "adopt slab " + std::to_string(header->slab_index) + " with blocks of " +
                                           std::to_string(header->block_tokens) +
@@ -130,6 +140,7 @@ Result<void> BlockPool::AdoptSlot(SlotRef slot, std::uint64_t bytes) {
   if (!charge) return charge.error();
   slab.Warm(slot.slot, std::move(*charge), bytes);
   slab.Use(slot.slot);
+  slab.NotePresent(slot.slot);
   ++sizes_.at(slot_bytes).used;
   ++used_slots_;
   return {};
@@ -160,7 +171,8 @@ Result<std::shared_ptr<Slab>> BlockPool::AddSlab(std::uint64_t slot_bytes) {
                        .slot_bytes = slot_bytes,
                        .block_tokens = shape_.block_tokens,
                        .identity = shape_.identity,
-                       .boot_token = shape_.boot_token},
+                       .boot_token = shape_.boot_token,
+                       .owner = shape_.owner},
                       std::move(*header), std::move(*record));
 }
 
@@ -212,12 +224,25 @@ bool BlockPool::GiveBack(std::size_t bytes) {
       }
       if (slab.used_slots() + slab.warm_slots() != 0) continue;
       given += Slab::kHeaderBytes;
-      slab.Retire();
+      Retire(slab);
       slabs_.erase(*it);
       it = size.slabs.erase(it);
     }
   }
   return cooled;
+}
+
+void BlockPool::DropEmptySlabs() {
+  for (auto it = slabs_.begin(); it != slabs_.end();) {
+    Slab& slab = *it->second;
+    if (slab.used_slots() != 0) {
+      ++it;
+      continue;
+    }
+    sizes_.at(slab.header().slot_bytes).slabs.erase(it->first);
+    Retire(slab);
+    it = slabs_.erase(it);
+  }
 }
 
 void BlockPool::DropStrayPages() {

@@ -12,6 +12,7 @@
 
 #include "daemon/memory/budget.h"
 #include "daemon/memory/job_runner.h"
+#include "daemon/memory/keeper.h"
 #include "daemon/memory/slab.h"
 
 namespace kvant::daemon {
@@ -33,15 +34,16 @@ class BlockPool {
     std::uint32_t block_tokens = 0;
     protocol::Digest identity{};
     std::uint64_t boot_token = 0;
+    protocol::Digest owner{};  ///< as SlabHeader
   };
 
   /// A new slab has room for as much as its store holds already in slots of that size, between these two; most of it holes.
   static constexpr std::size_t kSmallestSlabBytes = std::size_t{1} << 20;
   static constexpr std::size_t kLargestSlabBytes = std::size_t{32} << 20;
 
-  /// `budget` and `populate` outlive the pool. Slots are warmed and populated ahead of need by jobs of `populate`, a few and
-  /// only while the budget has plenty.
-  BlockPool(const Shape& shape, Budget& budget, JobRunner& populate);
+  /// `budget`, `populate` and `keeper` (null for none), which is told of each slab, outlive the pool. Slots are warmed and
+  /// populated ahead of need by jobs of `populate`, a few and only while the budget has plenty.
+  BlockPool(const Shape& shape, Budget& budget, JobRunner& populate, Keeper* keeper = nullptr);
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
@@ -67,6 +69,9 @@ class BlockPool {
   /// Returns false if no slot was cooled.
   bool GiveBack(std::size_t bytes);
 
+  /// Gives back adopted slabs of which no slot is used. Requires: no slot is warm.
+  void DropEmptySlabs();
+
   /// See Slab::DropStrayPages.
   void DropStrayPages();
 
@@ -87,12 +92,14 @@ class BlockPool {
   Result<SlotRef> WarmSlot(std::uint64_t slot_bytes);
   Result<std::shared_ptr<Slab>> AddSlab(std::uint64_t slot_bytes);
   void PopulateAhead(std::uint64_t slot_bytes);
+  void Retire(Slab& slab);
   void NoteWarm(std::uint64_t slot_bytes, std::size_t slots);
   void NoteTaken(std::uint64_t slot_bytes, std::size_t slots);
 
   const Shape shape_;
   Budget& budget_;
   JobRunner& populate_;
+  Keeper* const keeper_;
   struct SizeClass {
     std::set<std::uint32_t> slabs;
     std::size_t used = 0;  // slots

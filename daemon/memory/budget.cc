@@ -1,5 +1,7 @@
 #include "daemon/memory/budget.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <string>
 
@@ -35,6 +37,10 @@ void Charge::GiveBack(std::size_t bytes) {
   KVANT_CHECK(bytes <= bytes_, bytes, bytes_);
   bytes_ -= bytes;
   if (budget_ != nullptr) budget_->Return(kind_, bytes);
+}
+
+std::uint64_t MachineMemory() noexcept {
+  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
 Result<Budget> Budget::Make(std::size_t limit) {

@@ -18,6 +18,9 @@ namespace kvant::daemon {
 
 class Budget;
 
+/// Bytes of memory that this machine has.
+std::uint64_t MachineMemory() noexcept;
+
 /// What a charge pays for; each is shown apart. Arenas have budgets of their own.
 enum class ChargeKind : std::uint8_t {
   kSlab,            ///< pages of slabs
@@ -79,6 +82,9 @@ class Budget : public std::enable_shared_from_this<Budget> {
 
   /// A part of `whole`, which outlives it, without a limit of its own. `owner`: whose it is, for messages.
   static std::shared_ptr<Budget> Part(Budget& whole, std::string owner);
+
+  /// Requires: limit >= limit(). Loop thread.
+  void Raise(std::size_t limit) noexcept { limit_ = limit; }
 
   /// kStoreFull, naming `what` and the figures, if the bytes do not fit here or in a budget that this is part of. Nothing is
   /// evicted here.

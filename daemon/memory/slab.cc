@@ -54,6 +54,7 @@ Result<std::shared_ptr<Slab>> Slab::Create(const Shape& shape, Charge header_cha
   header.block_tokens = shape.block_tokens;
   header.identity = shape.identity;
   header.boot_token = shape.boot_token;
+  header.owner = shape.owner;
 
   Result<protocol::UniqueFd> fd = protocol::CreateSealedMemfd("kvant-slab", header.slab_bytes);
   if (!fd) return fd.error();
@@ -92,7 +93,9 @@ Result<std::shared_ptr<Slab>> Slab::Adopt(int fd, const protocol::SlabHeader& he
   if (!segment) return segment.error();
   protocol::SlabHeader ours = header;
   ours.boot_token = boot_token;
-  std::memcpy(segment->data(), &ours, sizeof ours);
+  // Before any slot is written: whoever still reads here under the old token finds it gone afterwards, and so its result.
+  auto* const token = &reinterpret_cast<protocol::SlabHeader*>(segment->data())->boot_token;
+  std::atomic_ref<std::uint64_t>(*token).store(boot_token, std::memory_order_seq_cst);
   std::shared_ptr<Slab> slab(
       new Slab(ours, std::move(*read_only), std::move(*segment), std::move(header_charge), std::move(record)));
   slab->NoteShared();  // there may be pages that no slot of ours holds

@@ -35,6 +35,7 @@ class Slab {
     std::uint32_t block_tokens = 0;
     protocol::Digest identity{};
     std::uint64_t boot_token = 0;
+    protocol::Digest owner{};
   };
 
   /// What a slab takes beside its slots: the page of its header in the segment, and the daemon's own record of it.
@@ -80,6 +81,8 @@ class Slab {
   void Warm(std::uint32_t slot, Charge charge, std::uint64_t bytes);
   /// Requires: warm. The slot's header is zero; its pages may be missing yet.
   void Use(std::uint32_t slot);
+  /// A used slot whose pages are there already: of an adopted slab.
+  void NotePresent(std::uint32_t slot) noexcept { present_[slot].store(true, std::memory_order_release); }
   /// Makes a used slot warm; it no longer looks like a block. One that was cut down must be cooled next.
   void Free(std::uint32_t slot);
   /// Gives back the pages of a used slot that lie behind its first `bytes` and that nothing else holds; returns their bytes.

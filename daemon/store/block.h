@@ -40,6 +40,8 @@ struct Block {
   std::vector<BlockPart> parts;  ///< the codes first
   /// An engine's state at the block's end; null for none. Shared with sequences that held it before the block was sealed.
   std::shared_ptr<const StateSlot> state = nullptr;
+  /// Restored, and its payload's checksum not looked at yet: to be done before anybody is given it (Store::Whole).
+  bool unchecked = false;
   Charge charge{};
   Store* store = nullptr;  ///< whose index holds it
 

@@ -8,6 +8,7 @@
 
 #include "daemon/memory/budget.h"
 #include "daemon/memory/job_runner.h"
+#include "daemon/memory/keeper.h"
 #include "daemon/store/eviction_order.h"
 #include "daemon/store/sequence_table.h"
 #include "quantizers/registry.h"
@@ -21,6 +22,8 @@ struct Core {
   JobRunner& populate;  ///< touches fresh pages ahead of need
   const quantizers::Registry& codecs;
   const std::uint64_t boot_token;  ///< differs between any two daemon processes
+
+  Keeper* keeper = nullptr;  ///< of manifests and slabs beyond this process; null: they end with it
 
   SequenceTable sequences{boot_token};
   EvictionOrder eviction{};  ///< of the blocks of all stores

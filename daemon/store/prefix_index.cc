@@ -108,6 +108,15 @@ std::vector<Block*> PrefixIndex::blocks() const {
   return list;
 }
 
+void PrefixIndex::OrderByGeneration() {
+  std::vector<Block*> list = blocks();
+  std::ranges::sort(list, {}, &Block::generation);
+  for (Block* block : list) {
+    AddLease(*block);
+    DropLease(*block);
+  }
+}
+
 void PrefixIndex::Unlink(Block& block) noexcept {
   if (block.next_sibling != nullptr) block.next_sibling->previous_sibling = block.previous_sibling;
   if (block.previous_sibling != nullptr) {

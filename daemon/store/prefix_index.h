@@ -53,6 +53,9 @@ class PrefixIndex {
   /// Takes out a block. Requires: it is evictable.
   std::unique_ptr<Block> TakeOut(Block& block);
 
+  /// Makes all blocks count as used now, those sealed first before the others. Requires: no leases.
+  void OrderByGeneration();
+
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
   [[nodiscard]] std::size_t leased_blocks() const noexcept { return leased_blocks_; }
   [[nodiscard]] std::uint64_t leases() const noexcept { return leases_; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,7 +33,8 @@ BlockPart PartOf(const FoundPart& found, std::uint32_t block_tokens) {
 
 }  // namespace
 
-Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const int> slabs) {
+Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const int> slabs, CheckPayload check,
+                                   const FindTenant& find_tenant) {
   Result<protocol::MappedSegment> segment = protocol::MapWhole(manifest_fd, protocol::Access::kReadOnly);
   if (!segment) return segment.error();
   Result<wire::Manifest> manifest = wire::ReadManifest({segment->data(), segment->size()});
@@ -41,8 +43,10 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
   const std::string what = "restore store " + spec.name + ": ";
 
   if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return Error{ok.error().code, what + ok.error().message};
-  Result<Charge> charge = core.budget.Take(
-      ChargeKind::kStoreRecord, Store::RecordBytes(core.codecs, spec, spec.plan.artifact.size()), what + "its record");
+  const std::shared_ptr<Tenant> tenant = find_tenant ? find_tenant(manifest->tenant) : nullptr;
+  Budget& budget = tenant != nullptr ? *tenant->budget : core.budget;
+  Result<Charge> charge = budget.Take(ChargeKind::kStoreRecord,
+                                      Store::RecordBytes(core.codecs, spec, spec.plan.artifact.size()), what + "its record");
   if (!charge) return charge.error();
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core.codecs, spec);
   if (!plan) return Error{plan.error().code, what + plan.error().message};
@@ -50,7 +54,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
     return Error{ErrorCode::kIdentityMismatch,
                  what + "this daemon makes the plan\n" + (*plan)->canonical() + "\nand its manifest says\n" + manifest->plan};
   }
-  Result<std::shared_ptr<Store>> made = Store::Create(core, *std::move(plan), std::move(*charge));
+  Result<std::shared_ptr<Store>> made = Store::Create(core, *std::move(plan), std::move(*charge), tenant);
   if (!made) return made.error();
   RestoredStore restored{.store = *made};
   Store& store = **made;
@@ -70,8 +74,8 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
       std::memcpy(&found.header, found.begin, sizeof found.header);
       if (found.header.magic == 0) continue;  // free
       ++parts;
-      if (!protocol::VerifySlot((*slab)->slot_bytes(i).first(present_bytes), spec.block_tokens) ||
-          found.header.identity != store.identity())
+      const auto verify = check == CheckPayload::kNow ? protocol::VerifySlot : protocol::VerifySlotHeader;
+      if (!verify((*slab)->slot_bytes(i).first(present_bytes), spec.block_tokens) || found.header.identity != store.identity())
         continue;
       store.NoteGeneration(found.header.generation);
       if (found.header.kind == protocol::BlockKind::kState) {
@@ -88,6 +92,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
   std::ranges::sort(codes, {}, [](const FoundPart& part) { return part.header.first_position; });
   std::multimap<protocol::Digest, Block*> linked;
   std::size_t kept = 0;
+  std::set<SlotRef> used;
   for (const FoundPart& found : codes) {
     const protocol::BlockHeader& header = found.header;
     const std::span<const std::uint32_t> tokens = protocol::SlotTokens(found.begin, spec.block_tokens);
@@ -119,9 +124,11 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
                                         .first_position = header.first_position,
                                         .generation = header.generation,
                                         .tokens = {tokens.begin(), tokens.end()},
-                                        .parts = std::move(block_parts)});
+                                        .parts = std::move(block_parts),
+                                        .unchecked = check == CheckPayload::kAtFirstUse});
     if (!block) continue;  // no room: neither for what follows it
     linked.emplace(header.chain, *block);
+    for (const BlockPart& part : (*block)->parts) used.insert(part.slot);
     kept += count;
     ++restored.blocks;
     const auto [first_state, last_state] = states.equal_range(header.chain);
@@ -135,11 +142,19 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
       auto adopted_state = store.AdoptState(state.slot, state.header.payload_bytes, state.header.generation);
       if (!adopted_state) break;  // no room
       (*block)->state = std::move(*adopted_state);
+      used.insert(state.slot);
       ++kept;
     }
   }
   restored.dropped_parts = parts - kept;
-  for (const std::shared_ptr<Slab>& slab : adopted) slab->DropStrayPages();
+  store.index().OrderByGeneration();
+  for (const std::shared_ptr<Slab>& slab : adopted) {
+    // A free slot looks free, also where its first page is its neighbour's and stays: the next daemon would find it there.
+    for (const std::uint32_t i : slab->PresentSlots()) {
+      if (!used.contains({slab->header().slab_index, i})) protocol::ClearSlot(slab->slot(i));
+    }
+    slab->DropStrayPages();
+  }
   return restored;
 }
 

@@ -116,6 +116,9 @@ Result<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<Store> store, s
                                                  TailView tail, const SequenceConfig& config) {
   const std::uint32_t block_tokens = store->spec().block_tokens;
   std::vector<Block*> prefix = store->index().LongestPrefix(store->identity(), tokens, block_tokens);
+  for (std::size_t i = 0; i < prefix.size(); ++i) {
+    if (!store->Whole(*prefix[i])) prefix.resize(i);
+  }
   while (config.want_state && !prefix.empty() && prefix.back()->state == nullptr) prefix.pop_back();
   Result<std::unique_ptr<Sequence>> sequence = Make(store, prefix, std::move(tail), config);
   if (!sequence) return sequence;

@@ -88,7 +88,7 @@ bool Sequence::StartSeal(Seal& seal) {
   const std::span<const std::uint32_t> tokens = RawTokens(seal.block);
   if (seal.block == blocks_.size()) {
     const Block* parent = blocks_.empty() ? nullptr : blocks_.back();
-    if (Block* existing = store_->index().Find(parent, seal.chain, tokens); existing != nullptr) {
+    if (Block* existing = store_->FindWhole(parent, seal.chain, tokens); existing != nullptr) {
       if (Result<void> held = Lease(*existing); !held) return no_room(held.error());
       store_->index().NoteUse(*existing, config_.priority);
       ++store_->counters().deduplicated_blocks;
@@ -154,7 +154,7 @@ void Sequence::LinkFinished() {
   while (!seals_.empty() && seals_.front()->state == Seal::State::kEncoded) {
     Seal& seal = *seals_.front();
     Block* parent = blocks_.empty() ? nullptr : blocks_.back();
-    Block* block = store_->index().Find(parent, seal.chain, seal.job->tokens);
+    Block* block = store_->FindWhole(parent, seal.chain, seal.job->tokens);
     if (block != nullptr) {
       ++store_->counters().deduplicated_blocks;  // another sequence was faster; our slots go back with the job
     } else {

@@ -78,6 +78,7 @@ struct Counters {
   std::uint64_t bytes_copied = 0;
   std::uint64_t store_full_errors = 0;
   std::uint64_t lost_blocks = 0;
+  std::uint64_t corrupt_parts = 0;
   std::uint64_t not_finite_errors = 0;
 };
 
@@ -98,6 +99,9 @@ inline constexpr auto kCounters = DescribeFigures<Counters>({
      {"bytes_copied", FigureKind::kCounter, FigureUnit::kBytes, "tensor bytes that the daemon copied, for forks and trims"}},
     {&Counters::store_full_errors,
      {"store_full_errors", FigureKind::kCounter, FigureUnit::kCount, "blocks that could not be sealed for lack of room"}},
+    {&Counters::corrupt_parts,
+     {"corrupt_parts", FigureKind::kCounter, FigureUnit::kCount,
+      "of restored blocks that failed their checksum at first use, and of those behind them: dropped, never served"}},
     {&Counters::lost_blocks,
      {"lost_blocks", FigureKind::kCounter, FigureUnit::kCount,
       "blocks that were due and not sealed when their sequence ended"}},

@@ -84,8 +84,11 @@ std::size_t Store::RecordBytes(const quantizers::Plan& plan) {
 }
 
 Result<void> Store::WriteManifest() {
-  const std::vector<std::byte> bytes =
-      wire::WriteManifest({.spec = spec(), .plan = plan_->canonical(), .identity = identity_, .boot_token = core_.boot_token});
+  const std::vector<std::byte> bytes = wire::WriteManifest({.spec = spec(),
+                                                            .plan = plan_->canonical(),
+                                                            .identity = identity_,
+                                                            .boot_token = core_.boot_token,
+                                                            .tenant = tenant_ ? tenant_->name : ""});
   Result<Charge> charge = TakeRecord(ChargeKind::kStoreRecord, bytes.size(), "its manifest");
   if (!charge) return charge.error();
   manifest_charge_ = std::move(*charge);
@@ -97,6 +100,7 @@ Result<void> Store::WriteManifest() {
   Result<protocol::UniqueFd> read_only = protocol::ReopenReadOnly(fd->get());
   if (!read_only) return read_only.error();
   manifest_fd_ = std::move(*read_only);
+  if (core_.keeper != nullptr) core_.keeper->Keep(manifest_fd_.get());
   return {};
 }
 
@@ -125,13 +129,19 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
       tenant_(std::move(tenant)),
       budget_(Budget::Part(tenant_ ? *tenant_->budget : core.budget, "store " + plan_->spec().name)),
       charge_(Adopted(*budget_, std::move(charge))),
-      pool_({.block_tokens = plan_->spec().block_tokens, .identity = identity_, .boot_token = core.boot_token}, *budget_,
-            core.populate),
+      pool_({.block_tokens = plan_->spec().block_tokens,
+             .identity = identity_,
+             .boot_token = core.boot_token,
+             .owner = tenant_ ? protocol::DigestOf(tenant_->name) : protocol::Digest{}},
+            *budget_, core.populate, core.keeper),
       index_(core.eviction, tenant_ ? &tenant_->scope : nullptr),
       key_means_(plan_),
       hex_(protocol::DigestHex(identity_)) {}
 
-Store::~Store() { MoveInScopes(0, 0); }
+Store::~Store() {
+  MoveInScopes(0, 0);
+  if (core_.keeper != nullptr && manifest_fd_.valid()) core_.keeper->Release(manifest_fd_.get());
+}
 
 void Store::UpdateOrder() {
   std::uint64_t warm_since = 0;

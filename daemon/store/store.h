@@ -131,6 +131,11 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Makes a block of slots that hold it already; uses them. kStoreFull if the budget has no room, nothing is evicted.
   /// Requires: the slots are cold, parent in the index.
   Result<Block*> Adopt(Block block);
+  /// True if what lies in the block's slots is what was sealed there: looked at once, if the block was restored unchecked, and
+  /// counted. Otherwise the block and what follows it is gone, and its memory free. A state that is not whole goes alone.
+  bool Whole(Block& block);
+  /// PrefixIndex::Find, for whoever takes the block.
+  [[nodiscard]] Block* FindWhole(const Block* parent, const protocol::Digest& chain, std::span<const std::uint32_t> tokens);
   /// A read-only descriptor of the manifest (protocol/SEGMENT.md).
   [[nodiscard]] int manifest_fd() const noexcept { return manifest_fd_.get(); }
 

@@ -4,6 +4,7 @@
 #include <tuple>
 #include <utility>
 
+#include "daemon/memory/check.h"
 #include "protocol/digest.h"
 
 namespace kvant::daemon {
@@ -76,6 +77,16 @@ Result<OpenedStore> StoreTable::Adopt(const std::shared_ptr<Tenant>& tenant, con
   OpenedStore opened = Attach(*tenant, entry->second, name);
   opened.created = created;
   return opened;
+}
+
+void StoreTable::Add(const std::shared_ptr<Store>& store) {
+  Tenant* const tenant = store->tenant();
+  KVANT_CHECK(tenant != nullptr && !Has(*tenant, store->identity()) && !store->empty(), store->name());
+  tenant->stores.emplace(store->identity(), store);
+  Label(*tenant, store->spec().name, *store);
+  const protocol::Digest spelling = SpellingDigest(store->spec());
+  store->AddSpelling(spelling);
+  tenant->spellings[spelling] = store.get();
 }
 
 OpenedStore StoreTable::Attach(Tenant& tenant, const std::shared_ptr<Store>& store, const std::string& name) {

@@ -68,6 +68,13 @@ class StoreTable {
   Result<OpenedStore> Adopt(const std::shared_ptr<Tenant>& tenant, const protocol::Digest& spelling,
                             std::unique_ptr<const quantizers::Plan> plan, Charge charge);
 
+  /// Takes in a store that was restored, under its name and of its tenant. Nobody has it open. Requires: its tenant has none of
+  /// its identity, it is not empty.
+  void Add(const std::shared_ptr<Store>& store);
+  [[nodiscard]] static bool Has(const Tenant& tenant, const protocol::Digest& identity) {
+    return tenant.stores.contains(identity);
+  }
+
   /// By name, or by identity in hexadecimal, of one tenant or, if `tenant` is empty, of any. kNotFound if no store has it,
   /// kInvalidArgument, naming them, if stores of several tenants have.
   [[nodiscard]] Result<Store*> Find(std::string_view name, std::string_view tenant = {}) const;

@@ -675,5 +675,5 @@ interface Admin {
   snapshot @15 (store :Text, sequence :UInt64) -> Outcome(Snapshot);
   # As Session.snapshot. The store by name or identity, as in drop; empty: the one that the sequence is of.
   drain @16 () -> ();
-  # Ends the daemon as SIGTERM does: once the calls that wait are answered, its state saved where it has a state directory.
+  # Ends the daemon as SIGTERM does: once the calls that wait are answered.
 }

@@ -377,6 +377,9 @@ static void* ReserveElsewhere(void* sequence) {
   kvant_store_info info = {.struct_size = sizeof(info)};
   OK(kvant_store_get_info(store, &info, &in_thread));
   CHECK(!info.created);
+  OK(kvant_client_reconnect(same, &in_thread)); /* what was opened before stays with the old connection */
+  CHECK(kvant_client_reconnect(shared_client, &in_thread) == KVANT_WRONG_THREAD);
+  CHECK(kvant_client_reconnect(NULL, &in_thread) == KVANT_INVALID_ARGUMENT);
   kvant_store_close(store);
   kvant_client_close(same);
   kvant_sequence_close(sequence); /* and may close what is another's */

@@ -41,8 +41,8 @@ class KvantGenerateTest : public ::testing::Test {
   }
 
   void StartDaemon() {
-    daemon_ =
-        std::make_unique<Process>(std::vector<std::string>{Program("kvantd"), "--socket", Socket(), "--budget", "64MiB"}, "");
+    daemon_ = std::make_unique<Process>(
+        std::vector<std::string>{Program("kvantd"), "--socket", Socket(), "--budget", "64MiB", "--holder", "off"}, "");
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
     while (!protocol::ConnectUnixSocket(Socket())) {
       ASSERT_TRUE(daemon_->Running()) << daemon_->Errors();

@@ -7,10 +7,16 @@
 //     look                   attend to one row more             -> ok looked
 //     spin N                 attend N times to the last row, then answer
 //     ping
+//     reconnect              -> ok BOOT-TOKEN
+//     flood SEED             feeds kFloodTokens random tokens of this seed and of each larger one to a sequence of their own,
+//                            over daemons that die                      -> done SEED, again and again
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <iostream>
 #include <optional>
+#include <span>
 #include <sstream>
 #include <string>
 
@@ -33,6 +39,23 @@ std::uint64_t DigestOf(const std::vector<float>& numbers) {
 
 void Answer(const Error& error) { std::cout << "error " << ErrorCodeName(error.code) << " " << error.message << std::endl; }
 
+constexpr std::size_t kFloodTokens = 400;
+
+/// False if the daemon went away meanwhile.
+bool FloodOnce(Client& client, Store& store, const SequenceOptions& options, const FakeModel& model, std::uint64_t seed) {
+  const std::vector<TokenId> text = RandomTokens(kFloodTokens, seed);
+  auto sequence = store.Open(text, options);
+  if (!sequence) return false;
+  std::vector<TokenId> held(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(sequence->length()));
+  Conversation talk(client, std::move(*sequence), model, held, options.max_step_tokens);
+  while (talk.sequence().length() < text.size()) {
+    const std::size_t at = talk.sequence().length();
+    const std::size_t n = std::min<std::size_t>(options.max_step_tokens, text.size() - at);
+    if (!talk.Step(std::span(text).subspan(at, n), WriteMode::kInPlace, {})) return false;
+  }
+  return true;
+}
+
 int Run(const std::string& socket, Placement placement) {
   const FakeModel model{ModelShape{}};
   constexpr std::uint32_t kMaxStep = 64;
@@ -46,7 +69,8 @@ int Run(const std::string& socket, Placement placement) {
     Answer(client.error());
     return 1;
   }
-  auto store = client->OpenStore(SpecOf(model.shape(), "turboquant_mse:bits=4", "turboquant_mse:bits=4"));
+  const StoreSpec spec = SpecOf(model.shape(), "turboquant_mse:bits=4", "turboquant_mse:bits=4");
+  auto store = client->OpenStore(spec);
   if (!store) {
     Answer(store.error());
     return 1;
@@ -94,6 +118,37 @@ int Run(const std::string& socket, Placement placement) {
       stream.erase(stream.begin(), stream.begin() + static_cast<std::ptrdiff_t>(talk->sequence().length()));
       const std::vector<float> outputs = talk->Feed(stream, chunk);
       std::cout << "ok " << talk->sequence().length() << " " << DigestOf(outputs) << std::endl;
+    } else if (command == "reconnect") {
+      talk.reset();
+      if (auto done = client->Reconnect(); !done) {
+        Answer(done.error());
+        continue;
+      }
+      if (store = client->OpenStore(spec); !store) {
+        Answer(store.error());
+        continue;
+      }
+      std::cout << "ok " << client->daemon().boot_token << std::endl;
+    } else if (command == "flood") {
+      std::uint64_t seed = 0;
+      words >> seed;
+      for (;; ++seed) {
+        const auto flooded = [&] {
+          try {
+            return FloodOnce(*client, *store, options, model, seed);
+          } catch (const std::exception&) {
+            return false;  // the daemon went away under the conversation's tensors
+          }
+        };
+        while (!flooded()) {
+          do {
+            while (!client->Reconnect()) {
+            }
+            store = client->OpenStore(spec);
+          } while (!store);
+        }
+        std::cout << "done " << seed << std::endl;
+      }
     } else if (command == "look") {
       const TokenId token = 1;
       if (auto attended = talk->AttendOnly({&token, 1}, WriteMode::kInPlace, {}); !attended) {

@@ -28,7 +28,7 @@ class Kvantd:
         self._folder = tempfile.mkdtemp(prefix="kvant-")
         self.socket = f"{self._folder}/kvantd.sock"
         self.uri = f"unix:{self.socket}"
-        self._command = [program("kvantd"), "--socket", self.socket, "--budget", budget]
+        self._command = [program("kvantd"), "--socket", self.socket, "--budget", budget, "--holder", "off"]
 
     def start(self):
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <stdexcept>
@@ -110,7 +111,12 @@ void KvantdProcess::Restart() {
 }
 
 void KvantdProcess::Start() {
-  std::vector<std::string> command = {std::string(KVANT_PROGRAM_DIR) + "/kvantd", "--socket", socket_, "--log-level", "warn"};
+  std::vector<std::string> command = {std::string(KVANT_PROGRAM_DIR) + "/kvantd", "--socket", socket_};
+  const auto unless_given = [&](const char* flag, const char* value) {
+    if (std::ranges::find(arguments_, flag) == arguments_.end()) command.insert(command.end(), {flag, value});
+  };
+  unless_given("--log-level", "warn");
+  unless_given("--holder", "off");  // tests look at the process that serves, and kill it for good
   command.insert(command.end(), arguments_.begin(), arguments_.end());
   child_.emplace(command);
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);

@@ -37,7 +37,8 @@ class Child {
   std::string pending_;
 };
 
-/// A kvantd with a socket in a directory of its own, which is removed at the end.
+/// A kvantd with a socket in a directory of its own, which is removed at the end; one process, unless `arguments` have
+/// --holder.
 class KvantdProcess {
  public:
   explicit KvantdProcess(const std::vector<std::string>& arguments = {});

@@ -63,7 +63,7 @@ Finished RunProgram(const std::string& program, const std::vector<std::string>& 
 
 RunningDaemon::RunningDaemon(const std::vector<std::string>& arguments) : directory_(MakeDirectory()) {
   const std::string path = directory_ + "/kvantd.sock";
-  std::vector<std::string> words = {"--socket", path};
+  std::vector<std::string> words = {"--socket", path, "--holder", "off"};
   words.insert(words.end(), arguments.begin(), arguments.end());
   pid_ = Spawn(std::string(KVANT_PROGRAM_DIR) + "/kvantd", words, directory_ + "/out", directory_ + "/err");
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);

@@ -75,6 +75,7 @@ int Run(int argc, char** argv) {
                 options);
   add("rpc", "Steps whose attention runs in a daemon, less the attention itself; sealing", BenchRpc);
   add("local", "The same with attention in this process", BenchLocal);
+  add("restart", "A daemon that was killed: until it serves its stores again", BenchRestart);
   return ParseAndRun(app, argc, argv, invocation);
 }
 

@@ -25,6 +25,7 @@ ARROWS = {
     "quantizers/sequence": {"quantizers", "kernels"},
     "daemon": {"daemon", "quantizers", "kernels", "protocol"},
     "daemon/memory": {"daemon/memory", "quantizers", "kernels", "protocol"},
+    "daemon/holder": {"daemon/holder", "daemon/listener.h", "daemon/memory", "protocol"},
     "daemon/store": {"daemon/store", "daemon/memory", "quantizers", "kernels", "protocol"},
     "daemon/snapshot": {"daemon/snapshot", "daemon/store", "daemon/memory", "quantizers", "kernels", "protocol"},
     "daemon/serve": {"daemon", "quantizers", "kernels", "protocol"},

@@ -105,6 +105,9 @@ KVANT_API kvant_code kvant_client_connect(const char* uri, const kvant_client_op
 /* Another client of the same daemon ("embedded:" included), with the same options, for the calling thread. May be called in any
  * thread while `client` is open. */
 KVANT_API kvant_code kvant_client_for_this_thread(const kvant_client* client, kvant_client** made, kvant_error* error);
+/* After KVANT_DISCONNECTED: connects to the daemon that answers at the same address now, trying until the deadline. Stores,
+ * sequences and tensors opened before answer KVANT_DISCONNECTED for good: open them again. On an error nothing has changed. */
+KVANT_API kvant_code kvant_client_reconnect(kvant_client* client, kvant_error* error);
 KVANT_API void kvant_client_close(kvant_client* client);
 /* The time of one round trip to the daemon, in nanoseconds. */
 KVANT_API kvant_code kvant_client_ping(kvant_client* client, uint64_t* nanoseconds, kvant_error* error);

@@ -347,6 +347,12 @@ class KVANT_API Client {
   /// from it belongs to the calling thread. kDisconnected in a forked child, where there is no embedded daemon.
   Result<Client> ForThisThread() const;
 
+  /// After kDisconnected: connects to the daemon that answers at the same address now, trying until one does or the deadline
+  /// has passed (then the last error). This client is as new then, counters included. Stores, sequences and tensors that were
+  /// opened before stay what they are: calls on them answer kDisconnected. Open them again with the same specs and tokens; of a
+  /// daemon that was restarted with its memory (kvantd --holder) the sealed prefix is there. On an error nothing has changed.
+  Result<void> Reconnect();
+
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;
   ~Client();

@@ -50,6 +50,14 @@ void AddClient(nb::module_& module) {
             return PyClient{Take(Unlocked([&] { return client.ForThisThread(); }))};
           },
           "A new client of the same daemon (\"embedded:\" included) for the calling thread. May be called in any thread.")
+      .def(
+          "reconnect",
+          [](PyClient& self) {
+            Client& client = self.Open("reconnect");
+            Take(Unlocked([&] { return client.Reconnect(); }));
+          },
+          "After Disconnected: connects to the daemon that answers at the same address now, trying until the deadline. Stores "
+          "and sequences opened before stay disconnected: open them again, and what was sealed is there.")
       .def("__enter__", [](nb::handle self) { return nb::borrow(self); })
       .def("__exit__", [](PyClient& self, nb::args) { Unlocked([&] { self.client.reset(); }); })
       .def(

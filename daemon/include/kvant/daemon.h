@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <kvant/eviction.h>
 #include <kvant/result.h>
@@ -16,6 +17,9 @@ class logger;
 }
 namespace kvant::quantizers {
 class Registry;
+}
+namespace kvant::daemon {
+class Keeper;
 }
 
 namespace kvant {
@@ -41,6 +45,18 @@ struct DaemonOptions {
   std::chrono::microseconds spin{0};
   const quantizers::Registry* codecs = nullptr;  ///< null: the built-in ones; outlives the daemon
   std::shared_ptr<spdlog::logger> log;           ///< null: silent
+
+  // What a daemon before this one left. Descriptors become the daemon's own when Start succeeds.
+  int listen_fd = -1;                      ///< listens at `socket` already, and is served instead of a new socket there
+  std::shared_ptr<daemon::Keeper> keeper;  ///< is told of memory that is to outlive the process; null: none is
+  std::vector<int> segments;               ///< manifests and slabs to serve again, in any order; others are released
+};
+
+/// What can change while a daemon runs.
+struct DaemonLimits {
+  std::size_t budget_bytes = 0;
+  std::size_t max_connections = 0;
+  std::chrono::milliseconds drain_timeout{0};
 };
 
 /// Runs the whole daemon on a thread of its own plus workers. Thread-safe. Destruction stops it.
@@ -60,6 +76,12 @@ class Daemon {
   /// DaemonOptions::drain_timeout, when what still runs is refused. New connections are not accepted from now on. Returns at
   /// once; may be called on any thread.
   void Drain() noexcept;
+  /// Sets what DaemonOptions has too, soon; returns at once. A budget that is smaller than the present one, or larger than the
+  /// machine's memory, stays as it is, and the log says so. May be called on any thread.
+  void SetLimits(const DaemonLimits& limits) noexcept;
+  /// As Drain, for a successor that takes over what `keeper` holds and the socket: the process ends with `exit_code` then, at
+  /// once, without destructors, and the stores lie in their memory as they were. May be called on any thread.
+  void HandOver(int exit_code) noexcept;
   /// Asks the daemon to end now; returns at once. May be called on any thread.
   void Stop() noexcept;
   /// Waits until the daemon has ended, by Drain, by Stop or by a fault (kInternal).

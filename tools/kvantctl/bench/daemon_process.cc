@@ -37,7 +37,7 @@ Result<std::unique_ptr<DaemonProcess>> DaemonProcess::Start(const std::vector<st
   daemon->directory_ = directory;
   daemon->socket_ = directory + "/kvantd.sock";
 
-  std::vector<std::string> words = {program.string(), "--socket", daemon->socket_, "--log-level", "warn"};
+  std::vector<std::string> words = {program.string(), "--socket", daemon->socket_, "--log-level", "warn", "--holder", "off"};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

@@ -1,0 +1,41 @@
+// Blocks of a restored store are checked when they are first asked for.
+#include <algorithm>
+
+#include "daemon/store/store.h"
+#include "protocol/block_format.h"
+
+namespace kvant::daemon {
+
+bool Store::Whole(Block& block) {
+  if (!block.unchecked) return true;
+  const auto whole = [this](SlotRef slot) {
+    return protocol::VerifySlot(pool_.slab(slot.slab)->slot_bytes(slot.slot), spec().block_tokens).has_value();
+  };
+  if (std::ranges::all_of(block.parts, whole, &BlockPart::slot)) {
+    if (block.state != nullptr && !whole(block.state->slot())) {
+      block.state = nullptr;
+      ++counters_.corrupt_parts;
+    }
+    block.unchecked = false;
+    return true;
+  }
+  if (core_.notify) {
+    core_.notify("store " + name() + ": the block at position " + std::to_string(block.first_position) +
+                 " fails its checksum after a restart; it and what follows it is dropped");
+  }
+  // Nobody holds what follows an unchecked block: it would have been checked.
+  for (Block* leaf = nullptr; leaf != &block;) {
+    leaf = &block;
+    while (leaf->first_child != nullptr) leaf = leaf->first_child;
+    counters_.corrupt_parts += leaf->parts.size();
+    FreeSlots(index_.TakeOut(*leaf)->parts);
+  }
+  return false;
+}
+
+Block* Store::FindWhole(const Block* parent, const protocol::Digest& chain, std::span<const std::uint32_t> tokens) {
+  Block* const block = index_.Find(parent, chain, tokens);
+  return block != nullptr && Whole(*block) ? block : nullptr;
+}
+
+}  // namespace kvant::daemon

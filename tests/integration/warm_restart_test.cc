@@ -1,0 +1,288 @@
+// A kvantd whose worker is killed, whose holder is, and that is replaced: what was sealed is there afterwards, bit for bit, and
+// nothing is left behind. KVANT_KILL_ROUNDS in the environment: how often the worker is killed in the loop.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <kvant/admin.h>
+#include <kvant/client.h>
+
+#include "tests/integration/held_memory.h"
+#include "tests/support/child.h"
+#include "tests/support/conversation.h"
+
+namespace kvant::testing {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr std::size_t kTextTokens = 400;  // as kvant_test_client floods
+constexpr std::uint64_t kBudget = std::uint64_t{8} << 20;
+const std::vector<std::string> kHeld = {"--holder", "on", "--restart-pause", "0", "--budget", "8MiB"};
+
+bool WaitUntil(const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  return true;
+}
+
+/// A client that looks at the sealed prefix of texts, over daemons that come and go.
+class Reader {
+ public:
+  explicit Reader(const std::string& uri)
+      : client_(Client::Connect(uri, {.arena_bytes = std::size_t{16} << 20}).value()),
+        store_(client_.OpenStore(spec_).value()) {}
+
+  [[nodiscard]] pid_t worker() const { return static_cast<pid_t>(client_.daemon().pid); }
+  Client& client() { return client_; }
+
+  void Reconnect() {
+    const auto connected = client_.Reconnect();
+    ASSERT_TRUE(connected) << connected.error().message;
+    auto store = client_.OpenStore(spec_);
+    ASSERT_TRUE(store) << store.error().message;
+    store_ = *std::move(store);
+  }
+
+  Sequence Open(const std::vector<TokenId>& text) { return store_.Open(text, kOptions).value(); }
+  std::uint64_t Length(const std::vector<TokenId>& text) { return Open(text).length(); }
+
+  /// Keys and values of all layers at the first `length` positions, decoded: [layer][2][length][kv_heads][head_dim].
+  std::vector<float> Rows(Sequence& sequence, std::uint64_t length) {
+    const ModelShape shape;
+    const std::size_t side = length * shape.kv_heads * shape.head_dim;
+    std::vector<float> rows(shape.layers * 2 * side);
+    if (length == 0) return rows;
+    const auto view = [&](float* at) {
+      return TensorView{.data = at,
+                        .type = ElementType::kF32,
+                        .tokens = length,
+                        .heads = shape.kv_heads,
+                        .dim = shape.head_dim,
+                        .token_stride = std::size_t{shape.kv_heads} * shape.head_dim,
+                        .head_stride = shape.head_dim};
+    };
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      float* const keys = rows.data() + layer * 2 * side;
+      sequence.CopyRows(layer, 0, length, view(keys), view(keys + side)).value();
+    }
+    return rows;
+  }
+
+  /// Seals a text in this reader's daemon.
+  void Write(const std::vector<TokenId>& text) {
+    const FakeModel model{ModelShape{}};
+    Conversation talk(client_, store_.Open({}, kOptions).value(), model, {}, 64);
+    talk.Feed(text, 64);
+  }
+
+ private:
+  static constexpr SequenceOptions kOptions{.recent_tokens = 16, .max_step_tokens = 64};
+  const StoreSpec spec_ = SpecOf(ModelShape{}, "turboquant_mse:bits=4", "turboquant_mse:bits=4");
+  Client client_;
+  Store store_;
+};
+
+class WarmRestartTest : public ::testing::Test {
+ protected:
+  [[nodiscard]] pid_t holder() { return daemon_.child().pid(); }
+  [[nodiscard]] Figures Stats() { return Admin::Connect(daemon_.socket()).value().Stats().value().figures; }
+  [[nodiscard]] std::unique_ptr<Child> StartClient(const std::string& placement) {
+    auto child = std::make_unique<Child>(
+        std::vector<std::string>{std::string(KVANT_PROGRAM_DIR) + "/kvant_test_client", daemon_.socket(), placement});
+    EXPECT_EQ(child->ReadLine().value_or("nothing"), "ok ready");
+    return child;
+  }
+
+  KvantdProcess daemon_{kHeld};
+};
+
+std::size_t Rounds() {
+  const char* const rounds = std::getenv("KVANT_KILL_ROUNDS");
+  return rounds == nullptr ? 50 : static_cast<std::size_t>(std::max(1, std::atoi(rounds)));
+}
+
+TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
+  const HeldMemory at_start = HeldMemory::Of(holder());
+  std::map<std::string, std::unique_ptr<Child>> writers;
+  std::uint64_t next_seed = 1;
+  const auto start_writer = [&](const std::string& placement) {
+    writers[placement] = StartClient(placement);
+    writers[placement]->Send("flood " + std::to_string(next_seed));
+    next_seed += 1'000'000;
+  };
+  start_writer("service");
+  start_writer("local");
+  auto reader = std::make_unique<Reader>(daemon_.socket());
+  Reader reference("embedded:");
+  std::mt19937 random(20261201);
+  std::deque<std::uint64_t> texts;  // that a writer has fed as a whole, the newest last
+  std::size_t checked = 0;
+  std::uint64_t evicted = 0;
+  for (std::size_t round = 0; round < Rounds(); ++round) {
+    SCOPED_TRACE("round " + std::to_string(round));
+    for (auto& [placement, writer] : writers) {
+      const auto first_wait = texts.empty() ? milliseconds(20'000) : milliseconds(5);
+      for (auto line = writer->ReadLine(first_wait); line; line = writer->ReadLine(milliseconds(5))) {
+        ASSERT_THAT(*line, StartsWith("done "));
+        texts.push_back(std::stoull(line->substr(5)));
+      }
+    }
+    ASSERT_FALSE(texts.empty());
+    while (texts.size() > 3) texts.pop_front();
+    if (round % 7 == 6) start_writer(round % 2 == 0 ? "service" : "local");  // its predecessor is killed with -9
+    std::this_thread::sleep_for(std::chrono::microseconds(std::uniform_int_distribution<int>(0, 150'000)(random)));
+    if (round % 10 == 9) evicted += Stats().Find("evicted_blocks").value_or(0);
+    // Right before the kill: later, writers would have time to evict it.
+    std::map<std::uint64_t, std::uint64_t> sealed;
+    for (const std::uint64_t seed : texts) sealed[seed] = reader->Length(RandomTokens(kTextTokens, seed));
+
+    const pid_t killed = reader->worker();
+    ASSERT_EQ(::kill(killed, SIGKILL), 0);
+    // What is written while this test compares would evict what it is about to compare.
+    for (auto& [placement, writer] : writers) writer->Stop();
+    reader->Reconnect();
+    ASSERT_FALSE(HasFatalFailure());
+    EXPECT_NE(reader->worker(), killed);
+    for (const auto& [seed, before] : sealed) {
+      const std::vector<TokenId> text = RandomTokens(kTextTokens, seed);
+      Sequence sequence = reader->Open(text);
+      EXPECT_GE(sequence.length(), before) << "text " << seed;
+      if (reference.Length(text) < sequence.length()) reference.Write(text);
+      ASSERT_TRUE(WaitUntil([&] { return reference.Length(text) >= sequence.length(); }));  // what is closed is sealed soon
+      Sequence same = reference.Open(text);
+      EXPECT_EQ(reader->Rows(sequence, sequence.length()), reference.Rows(same, sequence.length())) << "text " << seed;
+      checked += sequence.length() / 64;
+    }
+    EXPECT_LE(HeldMemory::Of(holder()).bytes, kBudget);
+    EXPECT_EQ(Stats().Find("corrupt_parts"), 0u);
+    for (auto& [placement, writer] : writers) writer->Signal(SIGCONT);
+  }
+  EXPECT_GT(checked, Rounds());
+  RecordProperty("blocks_checked", std::to_string(checked));
+  RecordProperty("blocks_evicted_at_least", std::to_string(evicted));
+  std::cout << "killed " << Rounds() << " times, " << checked << " blocks compared, at least " << evicted << " evicted\n";
+
+  // What nobody holds any more is the daemon's to give back, all of it.
+  const pid_t worker = reader->worker();
+  writers.clear();
+  reader.reset();
+  ASSERT_TRUE(WaitUntil([&] { return Stats().Find("sequences") == 0; }));
+  auto admin = Admin::Connect(daemon_.socket()).value();
+  const std::vector<StoreRow> stores = admin.Stores().value();
+  for (const StoreRow& store : stores) ASSERT_TRUE(admin.Drop(store.name));
+  EXPECT_TRUE(WaitUntil([&] { return HeldMemory::Of(holder()).segments == 0; }));
+  EXPECT_TRUE(WaitUntil([&] { return HeldMemory::Of(worker).segments == 0; }));
+  EXPECT_EQ(HeldMemory::Of(holder()).descriptors, at_start.descriptors);
+  EXPECT_EQ(Stats().Find("metadata_bytes"), 0u);
+}
+
+TEST_F(WarmRestartTest, AMappingOfTheDeadWorkersSlabsIsNotReadAfterwards) {
+  auto local = StartClient("local");
+  ASSERT_THAT(local->Ask("open 1 0").value_or(""), StartsWith("ok"));
+  ASSERT_THAT(local->Ask("feed 1 400 50").value_or(""), StartsWith("ok 400"));
+  ASSERT_EQ(local->Ask("look").value_or(""), "ok looked");
+  Reader reader(daemon_.socket());
+  ASSERT_EQ(::kill(reader.worker(), SIGKILL), 0);
+  reader.Reconnect();
+  const std::string looked = local->Ask("look").value_or("");
+  EXPECT_THAT(looked, StartsWith("error disconnected"));
+  EXPECT_THAT(looked, HasSubstr("another one has taken over"));
+  ASSERT_THAT(local->Ask("reconnect").value_or(""), StartsWith("ok"));
+  EXPECT_THAT(local->Ask("open 1 400").value_or(""), HasSubstr(" 384"));
+  EXPECT_THAT(local->Ask("feed 1 20 20").value_or(""), StartsWith("ok 404"));
+}
+
+TEST_F(WarmRestartTest, ASuccessorTakesOverAndAnswersWithTheSameBits) {
+  auto client = StartClient("service");
+  ASSERT_THAT(client->Ask("open 1 0").value_or(""), StartsWith("ok"));
+  ASSERT_THAT(client->Ask("feed 1 300 60").value_or(""), StartsWith("ok 300"));
+  const std::string outputs = client->Ask("feed 1 20 20").value_or("");
+  Reader reader(daemon_.socket());
+  const pid_t before = reader.worker();
+  ASSERT_EQ(::kill(holder(), SIGUSR2), 0);
+  ASSERT_TRUE(WaitUntil([&] { return !reader.client().Ping().has_value(); }));
+  reader.Reconnect();
+  EXPECT_NE(reader.worker(), before);
+  EXPECT_THAT(client->Ask("ping").value_or(""), StartsWith("error disconnected"));
+  ASSERT_THAT(client->Ask("reconnect").value_or(""), StartsWith("ok"));
+  ASSERT_THAT(client->Ask("open 1 300").value_or(""), HasSubstr(" 256"));
+  ASSERT_THAT(client->Ask("feed 1 44 44").value_or(""), StartsWith("ok 300"));
+  EXPECT_EQ(client->Ask("feed 1 20 20").value_or(""), outputs);
+  daemon_.child().Signal(SIGTERM);
+  EXPECT_EQ(daemon_.child().Wait(), 0);
+  EXPECT_FALSE(std::filesystem::exists(daemon_.socket()));
+  EXPECT_FALSE(std::filesystem::exists(daemon_.socket() + ".lock"));
+}
+
+TEST_F(WarmRestartTest, DamagedMemoryIsDroppedAndTheRestServed) {
+  const std::vector<TokenId> text = RandomTokens(kTextTokens, 5);
+  Reader reader(daemon_.socket());
+  reader.Write(text);
+  const std::uint64_t sealed = reader.Length(text);
+  ASSERT_GE(sealed, 320u);
+  ASSERT_TRUE(DamageABlock(holder(), 192));
+  ASSERT_EQ(::kill(reader.worker(), SIGKILL), 0);
+  reader.Reconnect();
+  Sequence sequence = reader.Open(text);
+  EXPECT_EQ(sequence.length(), 192u);
+  Reader reference("embedded:");
+  reference.Write(text);
+  Sequence same = reference.Open(text);
+  EXPECT_EQ(reader.Rows(sequence, 192), reference.Rows(same, 192));
+  EXPECT_EQ(Stats().Find("corrupt_parts"), (sealed - 192) / 64);
+}
+
+TEST_F(WarmRestartTest, WithoutItsHolderAWorkerEnds) {
+  Reader reader(daemon_.socket());
+  const pid_t worker = reader.worker();
+  ASSERT_EQ(::kill(holder(), SIGKILL), 0);
+  EXPECT_EQ(daemon_.child().Wait(), 128 + SIGKILL);
+  EXPECT_TRUE(WaitUntil([&] { return !std::filesystem::exists(daemon_.socket()); }));
+  EXPECT_TRUE(WaitUntil([&] { return !IsRunning(worker); }));
+  EXPECT_EQ(reader.client().Ping().error().code, ErrorCode::kDisconnected);
+  daemon_.Restart();
+  reader.Reconnect();
+  EXPECT_NE(reader.worker(), worker);
+}
+
+TEST(HolderTest, AnErrorThatNoRestartMendsIsReportedOnceAndEnds) {
+  for (const auto& [arguments, code] : {std::pair(std::vector<std::string>{"--budget", "1KiB"}, 3),
+                                        std::pair(std::vector<std::string>{"--budget", "much"}, 2)}) {
+    std::vector<std::string> command = {std::string(KVANT_PROGRAM_DIR) + "/kvantd", "--socket",
+                                        ::testing::TempDir() + "/kvant-holder-test.sock"};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    Child daemon(command);
+    EXPECT_EQ(daemon.Wait(), code);
+    EXPECT_FALSE(std::filesystem::exists(command[2]));
+  }
+}
+
+}  // namespace
+}  // namespace kvant::testing
