@@ -65,9 +65,6 @@ HeldFigures RestoreHeld(Core& core, StoreTable& stores, std::vector<protocol::Un
       release(fd);  // given back already: its header is a hole
     }
   }
-  const auto find_tenant = [&](const std::string& name) {
-    return stores.FindTenant(name.empty() ? StoreTable::kNobody : name);
-  };
   for (auto& [key, group] : groups) {
     const protocol::Digest& identity = key.second;
     std::vector<int> slabs;
@@ -75,7 +72,7 @@ HeldFigures RestoreHeld(Core& core, StoreTable& stores, std::vector<protocol::Un
     Result<RestoredStore> restored = Error{ErrorCode::kCorrupt, "slabs of a store without a manifest"};
     for (const protocol::UniqueFd& manifest : group.manifests) {
       if (restored) break;
-      restored = RestoreStore(core, manifest.get(), slabs, CheckPayload::kAtFirstUse, find_tenant);
+      restored = RestoreStore(stores, manifest.get(), slabs, CheckPayload::kAtFirstUse);
     }
     // A store has written a manifest of its own.
     for (const protocol::UniqueFd& manifest : group.manifests) {

@@ -33,8 +33,8 @@ BlockPart PartOf(const FoundPart& found, std::uint32_t block_tokens) {
 
 }  // namespace
 
-Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const int> slabs, CheckPayload check,
-                                   const FindTenant& find_tenant) {
+Result<RestoredStore> RestoreStore(StoreTable& stores, int manifest_fd, std::span<const int> slabs, CheckPayload check) {
+  Core& core = stores.core();
   Result<protocol::MappedSegment> segment = protocol::MapWhole(manifest_fd, protocol::Access::kReadOnly);
   if (!segment) return segment.error();
   Result<wire::Manifest> manifest = wire::ReadManifest({segment->data(), segment->size()});
@@ -43,10 +43,9 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
   const std::string what = "restore store " + spec.name + ": ";
 
   if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return Error{ok.error().code, what + ok.error().message};
-  const std::shared_ptr<Tenant> tenant = find_tenant ? find_tenant(manifest->tenant) : nullptr;
-  Budget& budget = tenant != nullptr ? *tenant->budget : core.budget;
-  Result<Charge> charge = budget.Take(ChargeKind::kStoreRecord,
-                                      Store::RecordBytes(core.codecs, spec, spec.plan.artifact.size()), what + "its record");
+  const std::shared_ptr<Tenant> tenant = stores.FindTenant(manifest->tenant.empty() ? StoreTable::kNobody : manifest->tenant);
+  Result<Charge> charge = tenant->budget->Take(
+      ChargeKind::kStoreRecord, Store::RecordBytes(core.codecs, spec, spec.plan.artifact.size()), what + "its record");
   if (!charge) return charge.error();
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core.codecs, spec);
   if (!plan) return Error{plan.error().code, what + plan.error().message};
@@ -150,7 +149,7 @@ Result<RestoredStore> RestoreStore(Core& core, int manifest_fd, std::span<const 
   store.index().OrderByGeneration();
   for (const std::shared_ptr<Slab>& slab : adopted) {
     // A free slot looks free, also where its first page is its neighbour's and stays: the next daemon would find it there.
-    for (const std::uint32_t i : slab->PresentSlots()) {
+    for (const auto& [i, present_bytes] : slab->PresentSlots()) {
       if (!used.contains({slab->header().slab_index, i})) protocol::ClearSlot(slab->slot(i));
     }
     slab->DropStrayPages();

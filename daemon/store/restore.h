@@ -2,15 +2,13 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <span>
-#include <string>
 
 #include <kvant/result.h>
 
-#include "daemon/store/core.h"
 #include "daemon/store/store.h"
+#include "daemon/store/store_table.h"
 
 namespace kvant::daemon {
 
@@ -19,8 +17,6 @@ enum class CheckPayload {
   kNow,         ///< reads every byte
   kAtFirstUse,  ///< Store::Whole does, before anybody is given the block: the time depends on the number of blocks only
 };
-
-using FindTenant = std::function<std::shared_ptr<Tenant>(const std::string& name)>;
 
 struct RestoredStore {
   std::shared_ptr<Store> store;
@@ -31,9 +27,8 @@ struct RestoredStore {
 /// Rebuilds a store from descriptors of its manifest and of its slabs (read-only ones suffice, under the uid that made them),
 /// as SEGMENT.md says. The descriptors stay the caller's. kCorrupt or kVersionMismatch for a manifest that fails its checks,
 /// kIdentityMismatch if its plan cannot be built as it was, and what BlockPool::Adopt answers for a slab. Blocks that do not
-/// fit the budget are dropped. `find_tenant` gives the tenant of the name that the manifest has (empty: nobody's); without it
-/// the store is the daemon's own. The order of sealing stands for that of last use, which is not known. Loop thread.
-Result<RestoredStore> RestoreStore(Core& core, int manifest, std::span<const int> slabs, CheckPayload check,
-                                   const FindTenant& find_tenant = nullptr);
+/// fit the budget are dropped. The order of sealing stands for that of last use, which is not known. The store is of the tenant
+/// that the manifest names (nobody's: of StoreTable::kNobody), and not in the table. Loop thread.
+Result<RestoredStore> RestoreStore(StoreTable& stores, int manifest, std::span<const int> slabs, CheckPayload check);
 
 }  // namespace kvant::daemon

@@ -119,7 +119,10 @@ Result<StoreTables> TablesOf(const StoreToSave& store) {
     auto header = HeaderOf(store, i, block.codes, BlockKind::kCodes);
     if (!header) return header.error();
     if (i == 0) tables.payload_bytes = header->payload_bytes;
-    if (header->payload_bytes != tables.payload_bytes) return Damaged(store, i, "its codes have another size");
+    if (header->payload_bytes != tables.payload_bytes)
+      return Error{ErrorCode::kUnsupported,
+                   "save store " + store.spec.name +
+                       ": some of its blocks were demoted and have fewer planes than others; such stores cannot be saved yet"};
     tables.positions.push_back(header->first_position);
     tables.parents.push_back(block.parent);
     tables.checksums.push_back(header->payload_checksum);

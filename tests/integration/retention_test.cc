@@ -170,9 +170,10 @@ TEST(RetentionProcessTest, AnotherUidIsAnotherTenant) {
   EXPECT_GT(admin.Stats().value().figures.Find("refused_foreign_sequences"), 0u);
   EXPECT_EQ(admin.Stats().value().figures.Find("tenants"), 2u);
   std::set<std::string> tenants;
-  for (const StoreRow& row : admin.Stores().value()) tenants.insert(row.tenant);
+  const std::vector<StoreRow> rows = admin.Stores().value();
+  for (const StoreRow& row : rows) tenants.insert(row.tenant);
   EXPECT_EQ(tenants, (std::set<std::string>{"blue", "red"}));
-  ASSERT_TRUE(admin.Drop(admin.Stores().value()[0].identity).has_value() == false) << "an identity of two tenants is ambiguous";
+  ASSERT_TRUE(admin.Drop(rows.at(0).identity).has_value() == false) << "an identity of two tenants is ambiguous";
 }
 
 }  // namespace

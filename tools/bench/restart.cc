@@ -83,7 +83,7 @@ Result<void> Fill(daemon::Store& store, std::size_t tokens) {
                           .first_position = first,
                           .generation = pending->generation()},
                          ids, codes.payload_bytes);
-    parent = std::move(*pending).Link(chain, parent, first, std::move(ids));
+    parent = std::move(*pending).Link(chain, parent, first, std::move(ids), 0);
   }
   return {};
 }
