@@ -58,7 +58,7 @@ struct Services {
       std::make_shared<wire::MessageMemory>(kMessageBytes);  ///< of all connections
   bool draining = false;                                     ///< calls that would have to wait are refused
   TenantNames tenant_names{};
-  std::function<void()> drain = nullptr;                     ///< begins to end the daemon; null: this one cannot be asked to
+  std::function<void()> drain = nullptr;  ///< begins to end the daemon; null: this one cannot be asked to
 };
 
 enum class Placement : std::uint8_t { kService, kLocal };

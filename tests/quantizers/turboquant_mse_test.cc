@@ -232,7 +232,7 @@ TEST(TurboQuantMseTest, RefusesShapesItCannotServe) {
   EXPECT_EQ(error.code, ErrorCode::kInvalidArgument);
   EXPECT_NE(error.message.find("128"), std::string::npos) << error.message;
   for (const char* spec :
-       {"turboquant_mse:bits=5", "turboquant_mse:bits=0", "turboquant_mse:center=2", "turboquant_mse:scale=loud"}) {
+       {"turboquant_mse:bits=9", "turboquant_mse:bits=0", "turboquant_mse:center=2", "turboquant_mse:scale=loud"}) {
     EXPECT_FALSE(Registry::Builtin().Parse(spec)) << spec;
   }
 }
