@@ -286,7 +286,7 @@ TEST_F(KvantctlTest, EvictFindsBlocksByAgeSizeAndChain) {
   std::iota(tokens.begin(), tokens.end(), TokenId{0});
   sequence_.emplace(store_->Open(tokens, {}).value());  // holds all that is sealed
   const std::string id = std::to_string(sequence_->id());
-  const Json detail = CtlJson({"inspect", id});
+  const Json detail = CtlJson({"inspect", id})["sequence"];
   ASSERT_EQ(detail["blocks"].size(), blocks);
   const std::string second = detail["blocks"][1]["chain"];
   EXPECT_EQ(CtlJson({"evict", "--sequence", id, "--dry-run"})["held"], blocks);
