@@ -50,7 +50,7 @@ METHODS = {
     ),
 }
 
-_BITS = {1: "turboquant_mse:bits=1", 2: "turboquant_mse:bits=2", 3: "turboquant_mse:bits=3", 4: "turboquant_mse:bits=4", 8: "int8", 16: "f16"}
+_BITS = {bits: f"turboquant_mse:bits={bits}" for bits in range(1, 8)} | {8: "int8", 16: "f16"}
 
 
 def method_named(name):
