@@ -16,6 +16,7 @@ constexpr std::size_t kBlockTokens = 128;  // as most plans have it
 constexpr std::size_t kSinkTokens = 4;
 constexpr double kShrinkage = 0.02;
 constexpr double kLeastEigenvalue = 1e-9;  // of the largest
+constexpr double kShare = 0.5;             // of the way to B: tools/docs/adr/0034
 
 Rows HeadOf(const std::vector<float>& rows, const RowsShape& shape, std::size_t head) {
   return {rows.data() + head * shape.tokens * shape.head_dim, static_cast<Eigen::Index>(shape.tokens),
@@ -36,13 +37,13 @@ Matrix Shrunk(const Matrix& moment) {
   return (1 - kShrinkage) * moment + kShrinkage * moment.trace() / static_cast<double>(dim) * Matrix::Identity(dim, dim);
 }
 
-/// (B, B^-1); the identity where either moment is 0.
+/// (B^kShare, B^-kShare); the identity where either moment is 0.
 std::pair<Matrix, Matrix> Gauge(const Matrix& keys, const Matrix& queries) {
   const Matrix identity = Matrix::Identity(keys.rows(), keys.rows());
   if (!(keys.trace() > 0) || !(queries.trace() > 0)) return {identity, identity};
   const Matrix shrunk = Shrunk(keys), root = Power(shrunk, 0.5), inverse_root = Power(shrunk, -0.5);
   const Matrix mean = root * Power(inverse_root * Shrunk(queries).inverse() * inverse_root, 0.5) * root;
-  const Matrix transform = Power(mean, -0.5), inverse = Power(mean, 0.5);
+  const Matrix transform = Power(mean, -0.5 * kShare), inverse = Power(mean, 0.5 * kShare);
   const double scale = std::sqrt(keys.trace() / (transform * keys * transform).trace());
   return {transform * scale, inverse / scale};
 }
