@@ -79,8 +79,7 @@ Result<bool> Restoration::Offer(const std::shared_ptr<Store>& store, const Offer
     parent = before.block;
   }
   entry.chain = protocol::ChainDigest(entry.before, block.tokens);
-  Block* const present =
-      known && (first || parent != nullptr) ? store->index().Find(parent, entry.chain, block.tokens) : nullptr;
+  Block* const present = known && (first || parent != nullptr) ? store->FindWhole(parent, entry.chain, block.tokens) : nullptr;
 
   ++offers_;
   const std::uint64_t bytes = BytesOf(*store, block);
@@ -210,7 +209,7 @@ Result<Restoration::Figures> Restoration::Commit() {
     }
     Block* const parent = entry.parent == kNoParent ? nullptr : entries_[entry.parent].block;
     // Somebody may have sealed the same block meanwhile.
-    entry.block = entry.store->index().Find(parent, entry.chain, entry.tokens);
+    entry.block = entry.store->FindWhole(parent, entry.chain, entry.tokens);
     if (entry.block != nullptr) {
       ++figures.present;
     } else {

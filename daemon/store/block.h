@@ -42,6 +42,7 @@ struct Block {
   std::shared_ptr<const StateSlot> state = nullptr;
   /// Restored, and its payload's checksum not looked at yet: to be done before anybody is given it (Store::Whole).
   bool unchecked = false;
+  bool damaged = false;  ///< turned out not to be whole, or continues one that did, and is held: nobody finds it any more
   Charge charge{};
   Store* store = nullptr;  ///< whose index holds it
 

@@ -49,15 +49,6 @@ Result<Block*> NamedBlock(const Store& store, const BlockSelection& selection) {
   return nullptr;
 }
 
-/// `root` and all that continue it, without recursion: a chain is as long as a client likes.
-std::vector<Block*> WithContinuations(Block& root) {
-  std::vector<Block*> found = {&root};
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    for (Block* child = found[i]->first_child; child != nullptr; child = child->next_sibling) found.push_back(child);
-  }
-  return found;
-}
-
 }  // namespace
 
 Result<std::vector<Block*>> MatchBlocks(StoreTable& stores, const BlockSelection& selection) {
@@ -75,7 +66,7 @@ Result<std::vector<Block*>> MatchBlocks(StoreTable& stores, const BlockSelection
   for (Store* const store : *of) {
     Result<Block*> root = NamedBlock(*store, selection);
     if (!root) return root.error();
-    const std::vector<Block*> blocks = *root != nullptr ? WithContinuations(**root) : store->index().blocks();
+    const std::vector<Block*> blocks = *root != nullptr ? PrefixIndex::WithContinuations(**root) : store->index().blocks();
     const std::uint64_t now = store->core().eviction.now_ms;
     for (Block* const block : blocks) {
       if (now - block->retention.last_use_ms >= selection.idle_ms) matched.push_back(block);

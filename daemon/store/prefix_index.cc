@@ -30,7 +30,7 @@ Block* PrefixIndex::Find(const Block* parent, const protocol::Digest& chain, std
   const auto [begin, end] = blocks_.equal_range(chain);
   for (auto it = begin; it != end; ++it) {
     Block* block = it->second.get();
-    if (block->parent == parent && std::ranges::equal(block->tokens, tokens)) return block;
+    if (block->parent == parent && !block->damaged && std::ranges::equal(block->tokens, tokens)) return block;
   }
   return nullptr;
 }
@@ -49,6 +49,15 @@ std::vector<Block*> PrefixIndex::LongestPrefix(const protocol::Digest& root, std
     parent = block;
   }
   return prefix;
+}
+
+/// Without recursion: a chain is as long as a client likes.
+std::vector<Block*> PrefixIndex::WithContinuations(Block& root) {
+  std::vector<Block*> found = {&root};
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    for (Block* child = found[i]->first_child; child != nullptr; child = child->next_sibling) found.push_back(child);
+  }
+  return found;
 }
 
 Block* PrefixIndex::Insert(std::unique_ptr<Block> block) {

@@ -35,6 +35,9 @@ class PrefixIndex {
   [[nodiscard]] std::vector<Block*> LongestPrefix(const protocol::Digest& root, std::span<const std::uint32_t> tokens,
                                                   std::uint32_t block_tokens) const;
 
+  /// A block and all that continue it, parents first.
+  [[nodiscard]] static std::vector<Block*> WithContinuations(Block& root);
+
   /// Adds a block without leases; its priority counts. Requires: Find of the same finds nothing, and block->parent is in the
   /// index.
   Block* Insert(std::unique_ptr<Block> block);

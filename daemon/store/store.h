@@ -132,7 +132,8 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Requires: the slots are cold, parent in the index.
   Result<Block*> Adopt(Block block);
   /// True if what lies in the block's slots is what was sealed there: looked at once, if the block was restored unchecked, and
-  /// counted. Otherwise the block and what follows it is gone, and its memory free. A state that is not whole goes alone.
+  /// counted. Otherwise nobody finds the block and what follows it any more, and its memory is free, or will be when pins and
+  /// snapshots that hold it let go. A state that is not whole goes alone.
   bool Whole(Block& block);
   /// PrefixIndex::Find, for whoever takes the block.
   [[nodiscard]] Block* FindWhole(const Block* parent, const protocol::Digest& chain, std::span<const std::uint32_t> tokens);

@@ -23,12 +23,17 @@ bool Store::Whole(Block& block) {
     core_.notify("store " + name() + ": the block at position " + std::to_string(block.first_position) +
                  " fails its checksum after a restart; it and what follows it is dropped");
   }
-  // Nobody holds what follows an unchecked block: it would have been checked.
-  for (Block* leaf = nullptr; leaf != &block;) {
-    leaf = &block;
-    while (leaf->first_child != nullptr) leaf = leaf->first_child;
-    counters_.corrupt_parts += leaf->parts.size();
-    FreeSlots(index_.TakeOut(*leaf)->parts);
+  const std::vector<Block*> gone = PrefixIndex::WithContinuations(block);
+  for (auto it = gone.rbegin(); it != gone.rend(); ++it) {
+    Block& each = **it;
+    counters_.corrupt_parts += each.parts.size();
+    if (each.leases == 0 && each.first_child == nullptr) {
+      FreeSlots(index_.TakeOut(each)->parts);
+      continue;
+    }
+    // No sequence holds it, for it would have been checked; a pin or a snapshot may. It goes when they let go.
+    each.damaged = true;
+    each.retention.doomed = true;
   }
   return false;
 }

@@ -109,6 +109,26 @@ TEST_F(HeldStoresTest, ADamagedBlockIsFoundAtFirstUseAndNeverServed) {
   EXPECT_EQ(restored->pool().used_slots(), 3u + 1u) << "three blocks, the first with its sinks";
 }
 
+TEST_F(HeldStoresTest, ADamagedBlockThatAPinHoldsIsNeverServedAndGoesWithThePin) {
+  const auto prefix = Prefix(*store);
+  const_cast<std::byte*>(prefix[3]->codes().payload)[5] ^= std::byte{1};
+  TestCore after;
+  RestoreHeld(after.core, after.stores, shelf.Copies());
+  const std::shared_ptr<Store> restored = after.stores.Open(SmallSpec()).value().store;
+  const PinFigures pin = after.stores.pins().Add({Prefix(*restored).back()}, std::chrono::hours(1)).value();
+  ASSERT_EQ(pin.blocks, prefix.size());
+  for (int times = 0; times < 2; ++times) {
+    TestSequence sequence = TestSequence::Open(restored, tokens, kConfig);
+    EXPECT_EQ(sequence.sequence->length(), 48u);
+    EXPECT_EQ(sequence.Fault(), "");
+    EXPECT_EQ(restored->index().size(), prefix.size()) << "the pin holds them";
+    EXPECT_EQ(restored->counters().corrupt_parts, prefix.size() - 3) << "counted once";
+  }
+  ASSERT_TRUE(after.stores.pins().Remove(pin.id));
+  after.stores.Tend(0, 1000);
+  EXPECT_EQ(restored->index().size(), 3u);
+}
+
 TEST_F(HeldStoresTest, ABlockThatIsSealedAnewIsNotTakenForTheDamagedOne) {
   const auto prefix = Prefix(*store);
   const_cast<std::byte*>(prefix[5]->codes().payload)[7] ^= std::byte{1};
