@@ -115,11 +115,6 @@ StoredCodec ReadStoredCodec(wire::StoredCodec::Reader from) {
   return {.side = Str(from.getSide()), .spec = Str(from.getSpec()), .heads = from.getHeads(), .form = std::move(form)};
 }
 
-Result<EvictReport> ReadEvicted(wire::Outcome<wire::EvictReport>::Reader from) {
-  if (from.isError()) return wire::ReadError(from.getError());
-  return EvictReport{.blocks = from.getOk().getBlocks(), .bytes = from.getOk().getBytes(), .held = 0};
-}
-
 }  // namespace
 
 Figures::Figures(std::shared_ptr<const std::vector<FigureInfo>> infos, std::vector<std::uint64_t> values)

@@ -18,4 +18,10 @@ struct Admin::Impl {
   DaemonInfo daemon;
 };
 
+inline Result<EvictReport> ReadEvicted(wire::Outcome<wire::EvictReport>::Reader from) {
+  if (from.isError()) return wire::ReadError(from.getError());
+  const auto ok = from.getOk();
+  return EvictReport{.blocks = ok.getBlocks(), .bytes = ok.getBytes(), .held = ok.getHeld()};
+}
+
 }  // namespace kvant

@@ -69,9 +69,7 @@ Result<EvictReport> Admin::Evict(const EvictRequest& what) {
     request.setDryRun(what.dry_run);
     auto answer = impl_->connection->Call(request, "evict");
     if (!answer) return answer.error();
-    if (answer->isError()) return wire::ReadError(answer->getError());
-    const auto ok = answer->getOk();
-    return EvictReport{.blocks = ok.getBlocks(), .bytes = ok.getBytes(), .held = ok.getHeld()};
+    return ReadEvicted(*answer);
   });
 }
 

@@ -222,7 +222,7 @@ void Server::SetLimits(const DaemonLimits& limits) {
     options_.max_connections = std::max<std::size_t>(limits.max_connections, 1);
     options_.drain_timeout = limits.drain_timeout;
     if (limits.budget_bytes >= budget_.limit() && limits.budget_bytes <= MachineMemory()) {
-      budget_.Raise(limits.budget_bytes);
+      budget_.set_own_limit(limits.budget_bytes);
       facts_.budget_bytes = limits.budget_bytes;
     } else if (options_.log) {
       options_.log->warn("the budget stays: it can only grow, up to the machine's memory budget_bytes={} asked_bytes={}",

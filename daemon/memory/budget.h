@@ -83,9 +83,6 @@ class Budget : public std::enable_shared_from_this<Budget> {
   /// A part of `whole`, which outlives it, without a limit of its own. `owner`: whose it is, for messages.
   static std::shared_ptr<Budget> Part(Budget& whole, std::string owner);
 
-  /// Requires: limit >= limit(). Loop thread.
-  void Raise(std::size_t limit) noexcept { limit_ = limit; }
-
   /// kStoreFull, naming `what` and the figures, if the bytes do not fit here or in a budget that this is part of. Nothing is
   /// evicted here.
   Result<Charge> Take(ChargeKind kind, std::size_t bytes, std::string_view what);
@@ -98,7 +95,7 @@ class Budget : public std::enable_shared_from_this<Budget> {
   /// Of this one alone.
   [[nodiscard]] std::size_t own_limit() const noexcept { return limit_; }
   [[nodiscard]] std::size_t own_available() const noexcept;
-  /// Of a part. What is used already may be more: nothing further is taken until it is less.
+  /// What is used already may be more: nothing further is taken until it is less.
   void set_own_limit(std::size_t bytes) noexcept { limit_ = bytes; }
 
   [[nodiscard]] std::size_t bytes(ChargeKind kind) const noexcept {

@@ -53,15 +53,7 @@ void WriteQuota(const Tenant& tenant, const Store* store, wire::Quota::Builder t
 kj::Promise<void> AdminServer::evictBlocks(EvictBlocksContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
-    const auto evicted = services_.stores.Evict(ReadFilter(params.getFilter()), params.getDryRun());
-    if (!evicted) {
-      wire::WriteError(evicted.error(), context.getResults().initError());
-      return kj::READY_NOW;
-    }
-    auto ok = context.getResults().initOk();
-    ok.setBlocks(evicted->blocks);
-    ok.setBytes(evicted->bytes);
-    ok.setHeld(evicted->held);
+    WriteEvicted(services_.stores.Evict(ReadFilter(params.getFilter()), params.getDryRun()), context.getResults());
     return kj::READY_NOW;
   });
 }

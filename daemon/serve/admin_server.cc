@@ -159,14 +159,15 @@ void WriteCodec(const quantizers::UsedCodec& from, wire::StoredCodec::Builder to
   for (unsigned p = 0; p < parts.size(); ++p) parts.set(p, from.codec->part_bytes(p));
 }
 
-void AnswerEvicted(const Result<EvictFigures>& evicted, wire::Outcome<wire::EvictReport>::Builder to) {
+}  // namespace
+
+void WriteEvicted(const Result<EvictFigures>& evicted, wire::Outcome<wire::EvictReport>::Builder to) {
   if (!evicted) return wire::WriteError(evicted.error(), to.initError());
   auto ok = to.initOk();
   ok.setBlocks(evicted->blocks);
   ok.setBytes(evicted->bytes);
+  ok.setHeld(evicted->held);
 }
-
-}  // namespace
 
 void WriteDaemonInfo(const DaemonFacts& facts, wire::DaemonInfo::Builder to) {
   to.setVersion(KVANT_VERSION);
@@ -261,16 +262,6 @@ kj::Promise<void> AdminServer::inspect(InspectContext context) {
   });
 }
 
-kj::Promise<void> AdminServer::evict(EvictContext context) {
-  return RunHandler([&]() -> kj::Promise<void> {
-    const auto params = context.getParams();
-    AnswerEvicted(
-        services_.stores.Evict(StringOf(params.getStore(), wire::MAX_IDENTITY_TEXT), params.getMaxBlocks(), params.getDryRun()),
-        context.getResults());
-    return kj::READY_NOW;
-  });
-}
-
 kj::Promise<void> AdminServer::demote(DemoteContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
@@ -307,8 +298,8 @@ kj::Promise<void> AdminServer::codecs(CodecsContext context) {
 
 kj::Promise<void> AdminServer::drop(DropContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    AnswerEvicted(services_.stores.Drop(StringOf(context.getParams().getStore(), wire::MAX_IDENTITY_TEXT)),
-                  context.getResults());
+    WriteEvicted(services_.stores.Drop(StringOf(context.getParams().getStore(), wire::MAX_IDENTITY_TEXT)),
+                 context.getResults());
     return kj::READY_NOW;
   });
 }

@@ -15,6 +15,7 @@ struct DaemonFacts {
 };
 
 void WriteDaemonInfo(const DaemonFacts& facts, wire::DaemonInfo::Builder to);
+void WriteEvicted(const Result<EvictFigures>& evicted, wire::Outcome<wire::EvictReport>::Builder to);
 
 /// Given to peers that may administer only (connection.cc). Loop thread; `services` outlives it.
 class AdminServer final : public wire::Admin::Server {
@@ -26,7 +27,6 @@ class AdminServer final : public wire::Admin::Server {
   kj::Promise<void> stores(StoresContext context) override;
   kj::Promise<void> sequences(SequencesContext context) override;
   kj::Promise<void> inspect(InspectContext context) override;
-  kj::Promise<void> evict(EvictContext context) override;
   kj::Promise<void> demote(DemoteContext context) override;
   kj::Promise<void> drop(DropContext context) override;
   kj::Promise<void> codecs(CodecsContext context) override;

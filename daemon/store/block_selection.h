@@ -18,14 +18,14 @@ class StoreTable;
 /// Every condition narrows. `chain` and `tokens` name a block: it and all that continue it are meant, and not what it
 /// continues, which other prompts share.
 struct BlockSelection {
-  std::string tenant;                     ///< empty: every
-  std::string store;                      ///< name or identity; empty: every
-  std::string chain;                      ///< a block's digest in hexadecimal
-  std::vector<std::uint32_t> tokens;      ///< from position 0; whole blocks of them, at least one
-  std::optional<std::uint64_t> sequence;  ///< a live one: the blocks of its table, and no other condition but the limits
-  std::uint64_t idle_ms = 0;              ///< not used for so long
-  std::uint64_t max_blocks = 0;           ///< 0: no limit
-  std::uint64_t max_bytes = 0;            ///< as many as it takes to make so many bytes; 0: no limit
+  std::string tenant{};                     ///< empty: every
+  std::string store{};                      ///< name or identity; empty: every
+  std::string chain{};                      ///< a block's digest in hexadecimal
+  std::vector<std::uint32_t> tokens{};      ///< from position 0; whole blocks of them, at least one
+  std::optional<std::uint64_t> sequence{};  ///< a live one: the blocks of its table, and no other condition but the limits
+  std::uint64_t idle_ms = 0;                ///< not used for so long
+  std::uint64_t max_blocks = 0;             ///< 0: no limit
+  std::uint64_t max_bytes = 0;              ///< as many as it takes to make so many bytes; 0: no limit
 };
 
 struct SelectedBlocks {

@@ -287,20 +287,9 @@ std::uint64_t Store::Expire(std::uint64_t most) {
   return expired;
 }
 
-EvictFigures Store::Evict(std::uint64_t max_blocks, bool dry_run) {
+EvictFigures Store::EvictAll() {
   EvictFigures figures;
-  if (dry_run) {
-    // Without leases on a block there are none behind it, so every unleased block can go, leaves first.
-    for (const Block* block : index_.blocks()) {
-      if (block->leases != 0 || (max_blocks != 0 && figures.blocks == max_blocks)) continue;
-      ++figures.blocks;
-      figures.bytes += SlotBytesOf(*block);
-    }
-    return figures;
-  }
-  while (max_blocks == 0 || figures.blocks < max_blocks) {
-    Block* block = index_.oldest();
-    if (block == nullptr) break;
+  while (Block* const block = index_.oldest()) {
     ++figures.blocks;
     figures.bytes += SlotBytesOf(*block);
     Evict(*block);

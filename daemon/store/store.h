@@ -81,8 +81,8 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Evicts blocks that nobody has used for ttl_ms, `most` at most; returns how many. A block goes after those that follow it.
   std::uint64_t Expire(std::uint64_t most);
 
-  /// Unleased blocks, least recently used first; 0: no limit. `dry_run` counts only. Their memory is given back.
-  EvictFigures Evict(std::uint64_t max_blocks, bool dry_run);
+  /// All blocks that nobody holds. Their memory is given back.
+  EvictFigures EvictAll();
 
   /// Drops the last parts of a block's codes in place, so that `sections` of Plan::sections are left: nothing is encoded again,
   /// and scores get coarser by what the codecs say of so many parts. Returns the bytes of pages that this gives back. 0 if the

@@ -180,38 +180,9 @@ Result<EvictFigures> StoreTable::Drop(std::string_view store, std::string_view t
                                               " sequences of it are open; close them or end their clients first"};
   }
   pins_.RemoveOf(**found);
-  const EvictFigures figures = (*found)->Evict(0, false);
+  const EvictFigures figures = (*found)->EvictAll();
   Erase((*found)->shared_from_this());
   return figures;
-}
-
-Result<EvictFigures> StoreTable::Evict(std::string_view store, std::uint64_t max_blocks, bool dry_run) {
-  if (!store.empty()) {
-    Result<Store*> found = Find(store);
-    if (!found) return found.error();
-    return (*found)->Evict(max_blocks, dry_run);
-  }
-  EvictFigures sum;
-  if (dry_run) {
-    for (Store* const each : stores()) {
-      if (max_blocks != 0 && sum.blocks == max_blocks) break;
-      const EvictFigures part = each->Evict(max_blocks == 0 ? 0 : max_blocks - sum.blocks, true);
-      sum.blocks += part.blocks;
-      sum.bytes += part.bytes;
-    }
-    return sum;
-  }
-  while (Block* const first = core_.eviction.all.blocks.first()) {
-    if (max_blocks != 0 && sum.blocks == max_blocks) break;
-    ++sum.blocks;
-    sum.bytes += first->store->SlotBytesOf(*first);
-    first->store->Evict(*first);
-  }
-  for (Store* const each : stores()) {
-    each->GiveBack(~std::size_t{0});
-    if (each->openers() == 0 && each->empty()) Erase(each->shared_from_this());
-  }
-  return sum;
 }
 
 Result<EvictFigures> StoreTable::Evict(const BlockSelection& selection, bool dry_run) {

@@ -80,8 +80,6 @@ class StoreTable {
   [[nodiscard]] Result<Store*> Find(std::string_view name, std::string_view tenant = {}) const;
   [[nodiscard]] std::vector<Store*> stores() const;  ///< by name, then by tenant
 
-  /// `store` empty: every store. kNotFound for an unknown one.
-  Result<EvictFigures> Evict(std::string_view store, std::uint64_t max_blocks, bool dry_run);
   /// Evicts what nobody holds of the selection, or with `dry_run` says what would go; their memory is given back. Held blocks
   /// of a selected sequence go as soon as nobody holds them, unless somebody finds them before. Errors as SelectBlocks.
   Result<EvictFigures> Evict(const BlockSelection& selection, bool dry_run);

@@ -651,8 +651,8 @@ interface Admin {
   inspect @4 (sequence :UInt64, firstBlock :UInt64) -> Outcome(SequenceDetail);
   # Reads and verifies the blocks that it lists: as many as take a few milliseconds, at least one. Ask again with a larger
   # firstBlock until all sealedBlocks are seen.
-  evict @5 (store :Text, maxBlocks :UInt64, dryRun :Bool) -> Outcome(EvictReport);
-  # Unleased blocks, least recently used first; store empty: of every store; maxBlocks 0: no limit.
+  obsoleteEvict @5 (store :Text, maxBlocks :UInt64, dryRun :Bool) -> Outcome(EvictReport);
+  # Until version 9; not implemented any more: evictBlocks says it all.
   drop @6 (store :Text) -> Outcome(EvictReport);
   # The store of that name, or of that identity in hexadecimal, with all its blocks: what went. notFound where there is none,
   # unavailable while sequences of it are open. Sessions that have it open must open it again.

@@ -79,7 +79,7 @@ TEST_F(CopyJobTest, KeepsItsBlocksAndKnowsThatTheSequenceMovedOn) {
   EXPECT_TRUE(job.pinned().Unchanged(core_.core.sequences));
   ASSERT_TRUE(held_.sequence->Trim(0));
   EXPECT_FALSE(job.pinned().Unchanged(core_.core.sequences));
-  EXPECT_EQ(core_.stores.Evict("", 0, false).value().blocks, 0u) << "blocks that are being read";
+  EXPECT_EQ(core_.stores.Evict(BlockSelection{}, false).value().blocks, 0u) << "blocks that are being read";
   EXPECT_TRUE(job.Continue(team_, [] { return false; }));
   EXPECT_EQ(Copied(), 80u) << "nobody has written to the tail since";
 }

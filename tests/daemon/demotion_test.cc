@@ -109,7 +109,7 @@ TEST_F(DemotionTest, LeavesTheFirstSectionsAndGivesTheRestBack) {
 TEST_F(DemotionTest, SlotsOfDemotedBlocksTakeWholeBlocksAgain) {
   Fill();
   ASSERT_TRUE(store->Demote({.sections = 1}));
-  EXPECT_EQ(store->Evict(0, false).blocks, 4U);
+  EXPECT_EQ(store->EvictAll().blocks, 4U);
   EXPECT_EQ(core.budget.slab_bytes(), 0U);
   ExpectNothingExistsThatIsNotCharged();
   Fill();

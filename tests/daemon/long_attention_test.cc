@@ -318,10 +318,10 @@ TEST(PinnedSequenceTest, KeepsItsBlocksFromEviction) {
   const std::uint64_t switched = sequence->sequence->switched_blocks();
   std::optional<PinnedSequence> pinned(std::in_place, *sequence->sequence);
   sequence.reset();
-  store->Evict(0, false);
+  store->EvictAll();
   EXPECT_EQ(store->Figures().blocks, switched);
   pinned.reset();
-  store->Evict(0, false);
+  store->EvictAll();
   EXPECT_EQ(store->Figures().blocks, 0u);
 }
 

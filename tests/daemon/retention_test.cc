@@ -188,7 +188,7 @@ TEST_F(RetentionTest, ChargesOfAllLevelsAgreeAndComeToNothingInTheEnd) {
     held.sequence.reset();
     core.stores.Close(c);
   }
-  EXPECT_TRUE(core.stores.Evict("", 0, false));
+  EXPECT_TRUE(core.stores.Evict(BlockSelection{}, false));
   EXPECT_EQ(core.budget.used(), 0u);
 }
 

@@ -43,7 +43,7 @@ class Model {
       case 4: Mark(); break;
       case 5: Rewind(); break;
       case 6:
-        if (Below(4) == 0) static_cast<void>(core_.stores.Evict("", Below(3), false).value());
+        if (Below(4) == 0) static_cast<void>(core_.stores.Evict({.max_blocks = Below(3)}, false).value());
         break;
       case 7: core_.populate.RunAll(); break;
       case 8:
@@ -62,7 +62,7 @@ class Model {
       EXPECT_EQ(store->Figures().leases, 0u);
       EXPECT_EQ(store->Figures().leased_blocks, 0u);
       EXPECT_EQ(store->Figures().sequences, 0u);
-      store->Evict(0, false);
+      store->EvictAll();
       EXPECT_EQ(store->Figures().blocks, 0u);
       EXPECT_EQ(store->pool().used_slots(), 0u);
     }

@@ -38,7 +38,7 @@ struct SequenceTest : testing::Test {
 TEST_F(SequenceTest, BlocksFallDueAndSwitchAtTheScheduledLengthsAndNoOther) {
   for (const std::size_t step : {1u, 5u, 24u}) {
     SCOPED_TRACE(step);
-    store->Evict(0, false);
+    store->EvictAll();
     TestSequence sequence = Open();
     const auto tokens = Tokens(200);
     while (sequence.tokens.size() < tokens.size()) {

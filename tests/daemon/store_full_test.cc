@@ -236,17 +236,17 @@ TEST_F(StoreFullTest, EvictGivesMemoryBack) {
     ASSERT_EQ(GrowUntilFull(done, 1, 120), std::nullopt);
   }
   const std::uint64_t blocks = store->Figures().blocks;
-  const EvictFigures dry = core.stores.Evict("", 0, true).value();
+  const EvictFigures dry = core.stores.Evict(BlockSelection{}, true).value();
   EXPECT_EQ(dry.blocks, blocks);
   EXPECT_EQ(dry.bytes, blocks * store->slot_bytes() + store->SlotBytes(store->SinkBytes(ElementType::kF32)));
   EXPECT_EQ(store->Figures().blocks, blocks);
-  EXPECT_EQ(core.stores.Evict("a", 2, false).value().blocks, 2u);
+  EXPECT_EQ(core.stores.Evict({.store = "a", .max_blocks = 2}, false).value().blocks, 2u);
   EXPECT_EQ(store->Figures().blocks, blocks - 2);
-  EXPECT_EQ(core.stores.Evict("", 0, false).value().blocks, blocks - 2);
+  EXPECT_EQ(core.stores.Evict(BlockSelection{}, false).value().blocks, blocks - 2);
   core.populate.RunAll();
   EXPECT_EQ(core.budget.slab_bytes(), 0u);
   EXPECT_EQ(store->Figures().resident_bytes, 0u);
-  EXPECT_EQ(core.stores.Evict("nobody", 0, false).error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(core.stores.Evict({.store = "nobody"}, false).error().code, ErrorCode::kNotFound);
 }
 
 TEST_F(StoreFullTest, ASequenceThatFinishesBeforeItClosesLosesNothing) {
