@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "protocol/manifest.h"
-#include "protocol/mapped_segment.h"
 #include "protocol/memfd.h"
 #include "protocol/snapshot/durable_file.h"
 
@@ -34,9 +33,7 @@ Result<void> SavedBlocks::ReadManifest(Connection& connection) {
   auto fd = connection.TakeFd(answer->getSegment(), kOperation);
   if (!fd) return fd.error();
   const protocol::UniqueFd owned(*fd);
-  auto segment = protocol::MapWhole(owned.get(), protocol::Access::kReadOnly);
-  if (!segment) return segment.error();
-  auto manifest = wire::ReadManifest({segment->data(), segment->size()});
+  auto manifest = wire::ReadManifestSegment(owned.get());
   if (!manifest) return manifest.error();
   store_.spec = std::move(manifest->spec);
   store_.plan = std::move(manifest->plan);

@@ -4,6 +4,7 @@
 
 #include <xxhash.h>
 
+#include "protocol/mapped_segment.h"
 #include "protocol/spec_message.h"
 
 namespace kvant::wire {
@@ -91,6 +92,12 @@ Result<Manifest> ReadManifest(std::span<const std::byte> bytes) {
     manifest.tenant.assign(reinterpret_cast<const char*>(bytes.data() + TenantOffset(header)), header.tenant_bytes);
   }
   return manifest;
+}
+
+Result<Manifest> ReadManifestSegment(int fd) {
+  auto segment = protocol::MapWhole(fd, protocol::Access::kReadOnly);
+  if (!segment) return segment.error();
+  return ReadManifest({segment->data(), segment->size()});
 }
 
 }  // namespace kvant::wire

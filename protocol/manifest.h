@@ -30,5 +30,7 @@ std::vector<std::byte> WriteManifest(const Manifest& manifest);
 /// at, then reads the spec. Whether plan and identity belong to that spec is for whoever builds the plan. Reads only inside
 /// `bytes`, whatever it holds. Requires: aligned to 8.
 Result<Manifest> ReadManifest(std::span<const std::byte> bytes);
+/// The same of a whole segment, by any descriptor of it, which stays the caller's. Errors also as protocol::MapWhole.
+Result<Manifest> ReadManifestSegment(int fd);
 
 }  // namespace kvant::wire

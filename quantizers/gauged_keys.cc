@@ -15,6 +15,7 @@
 #include "kernels/matrix/matrix.h"
 #include "kernels/raw/rows.h"
 #include "quantizers/artifact.h"
+#include "quantizers/decoded_rows.h"
 #include "quantizers/rope_pairs.h"
 #include "quantizers/scratch.h"
 #include "quantizers/strided_rows.h"
@@ -143,24 +144,15 @@ class GaugedKeys final : public KeyCodec {
     Pieces pieces(args.scratch);
     float* row = pieces.Floats(2 * dim_);
     float* turned = row + dim_;
-    for (std::size_t t = args.begin; t < args.end; ++t) {
-      DecodeArgs one = args;
-      one.begin = t;
-      one.end = t + 1;
-      one.rows = row;
-      one.row_stride = dim_;
-      one.add = false;
-      one.scratch = pieces.rest();
-      inner_->Decode(one);
+    DecodeThrough(*inner_, args, dim_, row, pieces.rest(), [&](std::size_t, float* decoded) {
       if (kind_ == GaugeKind::kMatrix) {
-        Times(inverse_, args.head, row, dim_, 1, turned);
-        std::copy_n(turned, dim_, row);
+        Times(inverse_, args.head, decoded, dim_, 1, turned);
+        std::copy_n(turned, dim_, decoded);
       } else if (kind_ == GaugeKind::kPair) {
-        TimesGains(args.head, row, dim_, 1, row);
+        TimesGains(args.head, decoded, dim_, 1, decoded);
       }
-      kernels::RemoveGauge(gauge, dim_, 1, row, dim_);
-      PutRows(row, 1, dim_, args.rows + (t - args.begin) * args.row_stride, args.row_stride, args.add);
-    }
+      kernels::RemoveGauge(gauge, dim_, 1, decoded, dim_);
+    });
   }
 
   void Prepare(const PrepareArgs& args) const override {

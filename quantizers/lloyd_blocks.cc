@@ -6,6 +6,7 @@
 
 #include "kernels/ufloat16.h"
 #include "quantizers/artifact.h"
+#include "quantizers/decoded_rows.h"
 #include "quantizers/lloyd_error.h"
 #include "quantizers/strided_rows.h"
 
@@ -87,18 +88,7 @@ float LloydBlocks::ScaleAt(const std::byte* scales, std::size_t token) noexcept 
 
 /// Scratch: Unrotate's of one row, then the row.
 void LloydBlocks::DecodeRow(const DecodeArgs& args, std::size_t token, float unit, const float* row) const {
-  const float one = 1.0f;
-  Unrotate({.head = args.head,
-            .acc = row,
-            .acc_stride = dim_,
-            .acc_floats = dim_,
-            .weight_sums = &one,
-            .n = 1,
-            .rows = args.rows + (token - args.begin) * args.row_stride,
-            .row_stride = args.row_stride,
-            .add = args.add,
-            .scratch = args.scratch},
-           unit);
+  Unrotate(FinishOfRow(args, token, dim_, row), unit);
 }
 
 void LloydBlocks::Decode(const DecodeArgs& args) const {

@@ -10,6 +10,7 @@
 #include "kernels/raw/dot.h"
 #include "kernels/rope_frequencies.h"
 #include "quantizers/artifact.h"
+#include "quantizers/decoded_rows.h"
 #include "quantizers/rope_pairs.h"
 #include "quantizers/scratch.h"
 #include "quantizers/strided_rows.h"
@@ -106,18 +107,8 @@ class UnbiasedKeys final : public KeyCodec {
   void Decode(const DecodeArgs& args) const override {
     Pieces pieces(args.scratch);
     float* row = pieces.Floats(dim_);
-    for (std::size_t t = args.begin; t < args.end; ++t) {
-      DecodeArgs one = args;
-      one.begin = t;
-      one.end = t + 1;
-      one.rows = row;
-      one.row_stride = dim_;
-      one.add = false;
-      one.scratch = pieces.rest();
-      inner_->Decode(one);
-      AddBias(args.head, args.first_position + t, 1, 1.0f, row, dim_);
-      PutRows(row, 1, dim_, args.rows + (t - args.begin) * args.row_stride, args.row_stride, args.add);
-    }
+    DecodeThrough(*inner_, args, dim_, row, pieces.rest(),
+                  [&](std::size_t t, float* decoded) { AddBias(args.head, args.first_position + t, 1, 1.0f, decoded, dim_); });
   }
 
   void Prepare(const PrepareArgs& args) const override { inner_->Prepare(args); }

@@ -1,6 +1,10 @@
 #include "daemon/holder/held.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 namespace kvant::daemon {
@@ -26,6 +30,31 @@ std::string_view ValueOf(std::string_view message, std::string_view key) {
 }
 
 }  // namespace
+
+std::optional<Notification> ReceiveNotification(int socket) {
+  char text[Held::kMostBytes];
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  iovec into{.iov_base = text, .iov_len = sizeof text};
+  msghdr header{};
+  header.msg_iov = &into;
+  header.msg_iovlen = 1;
+  header.msg_control = control;
+  header.msg_controllen = sizeof control;
+  ssize_t bytes = 0;
+  do {
+    bytes = ::recvmsg(socket, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  } while (bytes < 0 && errno == EINTR);
+  if (bytes <= 0) return std::nullopt;
+  Notification received{
+      .text = std::string(text, static_cast<std::size_t>(bytes)), .fd = {}, .truncated = (header.msg_flags & MSG_CTRUNC) != 0};
+  const cmsghdr* const rights = CMSG_FIRSTHDR(&header);
+  if (rights != nullptr && rights->cmsg_type == SCM_RIGHTS && rights->cmsg_len == CMSG_LEN(sizeof(int))) {
+    int number = -1;
+    std::memcpy(&number, CMSG_DATA(rights), sizeof number);
+    received.fd = protocol::UniqueFd(number);
+  }
+  return received;
+}
 
 Held::Heard Held::Hear(std::string_view message, protocol::UniqueFd fd) {
   const std::string_view name = ValueOf(message, "FDNAME");

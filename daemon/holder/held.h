@@ -3,12 +3,22 @@
 
 #include <cstddef>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "protocol/memfd.h"
 
 namespace kvant::daemon {
+
+/// A message of sd_notify(3), and the descriptor that came with it, if any.
+struct Notification {
+  std::string text;
+  protocol::UniqueFd fd;
+  bool truncated = false;  ///< more descriptors came than one
+};
+/// The next one that is there; none when there is none, or its sender has gone. Never waits.
+std::optional<Notification> ReceiveNotification(int socket);
 
 /// Descriptors by name. What stands in a message is bounded and checked: it is another process's.
 class Held {

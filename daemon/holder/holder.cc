@@ -132,28 +132,10 @@ class Holder {
   /// All messages of the worker that are there.
   void Listen() {
     if (!channel_.valid()) return;
-    for (;;) {
-      char text[Held::kMostBytes];
-      alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-      iovec into{.iov_base = text, .iov_len = sizeof text};
-      msghdr header{};
-      header.msg_iov = &into;
-      header.msg_iovlen = 1;
-      header.msg_control = control;
-      header.msg_controllen = sizeof control;
-      const ssize_t bytes = ::recvmsg(channel_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-      if (bytes < 0 && errno == EINTR) continue;
-      if (bytes <= 0) return;
-      protocol::UniqueFd fd;
-      const cmsghdr* const rights = CMSG_FIRSTHDR(&header);
-      if (rights != nullptr && rights->cmsg_type == SCM_RIGHTS && rights->cmsg_len == CMSG_LEN(sizeof(int))) {
-        int number = -1;
-        std::memcpy(&number, CMSG_DATA(rights), sizeof number);
-        fd = protocol::UniqueFd(number);
-      }
-      const Held::Heard heard = held_.Hear({text, static_cast<std::size_t>(bytes)}, std::move(fd));
+    while (auto told = ReceiveNotification(channel_.get())) {
+      const Held::Heard heard = held_.Hear(told->text, std::move(told->fd));
       if (heard == Held::Heard::kReady) ready_ = true;
-      if (heard == Held::Heard::kRefused || (header.msg_flags & MSG_CTRUNC) != 0) {
+      if (heard == Held::Heard::kRefused || told->truncated) {
         log_.error("a descriptor of the worker's is not held, its memory will not outlive the worker held={}",
                    held_.all().size());
       }

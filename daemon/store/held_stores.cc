@@ -10,7 +10,6 @@
 #include "daemon/store/restore.h"
 #include "protocol/digest.h"
 #include "protocol/manifest.h"
-#include "protocol/mapped_segment.h"
 #include "protocol/segment_layout.h"
 
 namespace kvant::daemon {
@@ -31,13 +30,6 @@ std::optional<Header> ReadHeader(int fd, std::uint64_t magic) {
   return header;
 }
 
-std::optional<wire::Manifest> ReadManifest(int fd) {
-  const auto segment = protocol::MapWhole(fd, protocol::Access::kReadOnly);
-  if (!segment) return std::nullopt;
-  auto manifest = wire::ReadManifest({segment->data(), segment->size()});
-  return manifest ? std::optional(*std::move(manifest)) : std::nullopt;
-}
-
 protocol::Digest OwnerOf(const std::string& tenant) { return tenant.empty() ? protocol::Digest{} : protocol::DigestOf(tenant); }
 
 }  // namespace
@@ -51,7 +43,7 @@ HeldFigures RestoreHeld(Core& core, StoreTable& stores, std::vector<protocol::Un
   std::map<std::pair<protocol::Digest, protocol::Digest>, Group> groups;  // by owner and identity
   for (protocol::UniqueFd& fd : segments) {
     if (ReadHeader<protocol::ManifestHeader>(fd.get(), protocol::kManifestMagic)) {
-      const auto manifest = ReadManifest(fd.get());
+      const auto manifest = wire::ReadManifestSegment(fd.get());
       if (!manifest) {
         release(fd);
         continue;

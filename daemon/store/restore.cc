@@ -11,7 +11,6 @@
 #include "protocol/block_format.h"
 #include "protocol/digest.h"
 #include "protocol/manifest.h"
-#include "protocol/mapped_segment.h"
 
 namespace kvant::daemon {
 namespace {
@@ -35,9 +34,7 @@ BlockPart PartOf(const FoundPart& found, std::uint32_t block_tokens) {
 
 Result<RestoredStore> RestoreStore(StoreTable& stores, int manifest_fd, std::span<const int> slabs, CheckPayload check) {
   Core& core = stores.core();
-  Result<protocol::MappedSegment> segment = protocol::MapWhole(manifest_fd, protocol::Access::kReadOnly);
-  if (!segment) return segment.error();
-  Result<wire::Manifest> manifest = wire::ReadManifest({segment->data(), segment->size()});
+  Result<wire::Manifest> manifest = wire::ReadManifestSegment(manifest_fd);
   if (!manifest) return manifest.error();
   const StoreSpec& spec = manifest->spec;
   const std::string what = "restore store " + spec.name + ": ";

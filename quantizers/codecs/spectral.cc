@@ -44,6 +44,7 @@
 #include "kernels/ufloat16.h"
 #include "quantizers/byte_codes.h"
 #include "quantizers/codec.h"
+#include "quantizers/decoded_rows.h"
 #include "quantizers/shared_blocks.h"
 #include "quantizers/spectral_encode.h"
 #include "quantizers/spectral_head.h"
@@ -145,17 +146,7 @@ class SpectralBlocks {
         }
         of_group += group_bytes(group);
       }
-      const float one = 1.0F;
-      Back({.head = args.head,
-            .acc = row,
-            .acc_stride = dim_,
-            .acc_floats = dim_,
-            .weight_sums = &one,
-            .n = 1,
-            .rows = args.rows + (token - args.begin) * args.row_stride,
-            .row_stride = args.row_stride,
-            .add = args.add,
-            .scratch = args.scratch});
+      Back(FinishOfRow(args, token, dim_, row));
     }
   }
 

@@ -15,6 +15,7 @@
 #include <gtest/gtest.h>
 
 #include "daemon/memory/keeper.h"
+#include "daemon/store/restore.h"
 #include "tests/daemon/core_support.h"
 
 namespace kvant::daemon {
@@ -52,10 +53,13 @@ struct HeldStoresTest : testing::Test {
   HeldStoresTest() {
     before.core.keeper = &shelf;
     store = before.stores.Open(SmallSpec()).value().store;
-    TestSequence sequence = TestSequence::Open(store, {}, kConfig);
-    while (sequence.tokens.size() < tokens.size()) {
-      const std::size_t step = std::min<std::size_t>(kConfig.max_step_tokens, tokens.size() - sequence.tokens.size());
-      sequence.Advance(std::span(tokens).subspan(sequence.tokens.size(), step));
+    Fill(store, tokens);
+  }
+  void Fill(const std::shared_ptr<Store>& to, const std::vector<std::uint32_t>& with) {
+    TestSequence sequence = TestSequence::Open(to, {}, kConfig);
+    while (sequence.tokens.size() < with.size()) {
+      const std::size_t step = std::min<std::size_t>(kConfig.max_step_tokens, with.size() - sequence.tokens.size());
+      sequence.Advance(std::span(with).subspan(sequence.tokens.size(), step));
       before.encode.RunAll();
     }
   }
@@ -89,6 +93,32 @@ TEST_F(HeldStoresTest, AStoreIsFoundUnderItsNameWithItsBlocks) {
   TestSequence sequence = TestSequence::Open(opened->store, tokens, kConfig);
   EXPECT_EQ(sequence.sequence->length(), Prefix(*store).size() * 16);
   EXPECT_EQ(sequence.Fault(), "");
+}
+
+TEST_F(HeldStoresTest, TenantsThatOpenTheSameSpecGetTheirOwnBlocksBack) {
+  std::vector<std::uint32_t> others = tokens;
+  for (std::uint32_t& token : others) token += 1000;
+  const std::shared_ptr<Store> theirs = before.stores.Open(SmallSpec(), "red").value().store;
+  Fill(theirs, others);
+  ASSERT_EQ(theirs->identity(), store->identity());
+  TestCore after;
+  after.core.keeper = &shelf;
+  const HeldFigures figures = RestoreHeld(after.core, after.stores, shelf.Copies());
+  EXPECT_EQ(figures.stores, 2u);
+  EXPECT_EQ(figures.dropped_parts + figures.dropped_segments, 0u);
+  const std::shared_ptr<Store> red = after.stores.Open(SmallSpec(), "red").value().store;
+  const std::shared_ptr<Store> mine = after.stores.Open(SmallSpec()).value().store;
+  EXPECT_EQ(Prefix(*mine).size(), Prefix(*store).size());
+  EXPECT_TRUE(Prefix(*red).empty()) << "another tenant's";
+  EXPECT_EQ(red->index().LongestPrefix(red->identity(), others, 16).size(),
+            theirs->index().LongestPrefix(theirs->identity(), others, 16).size());
+  // A slab that is put beside another tenant's manifest is not taken in.
+  std::vector<int> foreign;
+  for (const auto& slab : theirs->slabs(0)) foreign.push_back(slab->read_only_fd());
+  TestCore mixed;
+  const Result<RestoredStore> refused = RestoreStore(mixed.stores, store->manifest_fd(), foreign, CheckPayload::kNow);
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().message, testing::HasSubstr("another tenant's"));
 }
 
 TEST_F(HeldStoresTest, ADamagedBlockIsFoundAtFirstUseAndNeverServed) {

@@ -98,26 +98,9 @@ class Systemd {
 
   /// All notifications that are there.
   void Listen() {
-    for (;;) {
-      char text[daemon::Held::kMostBytes];
-      alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-      iovec into{.iov_base = text, .iov_len = sizeof text};
-      msghdr header{};
-      header.msg_iov = &into;
-      header.msg_iovlen = 1;
-      header.msg_control = control;
-      header.msg_controllen = sizeof control;
-      const ssize_t bytes = ::recvmsg(notify_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-      if (bytes < 0) return;
-      protocol::UniqueFd fd;
-      if (const cmsghdr* const rights = CMSG_FIRSTHDR(&header); rights != nullptr) {
-        int number = -1;
-        std::memcpy(&number, CMSG_DATA(rights), sizeof number);
-        fd = protocol::UniqueFd(number);
-      }
-      const std::string message(text, static_cast<std::size_t>(bytes));
-      heard_.insert(message);
-      EXPECT_NE(held_.Hear(message, std::move(fd)), daemon::Held::Heard::kRefused) << message;
+    while (auto told = daemon::ReceiveNotification(notify_.get())) {
+      heard_.insert(told->text);
+      EXPECT_NE(held_.Hear(told->text, std::move(told->fd)), daemon::Held::Heard::kRefused) << told->text;
     }
   }
 
