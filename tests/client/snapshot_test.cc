@@ -1,10 +1,13 @@
 // Snapshots: saved from one daemon, restored into another, where attention says the same, bit for bit.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <regex>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +23,8 @@
 #include <kvant/admin.h>
 #include <kvant/client.h>
 
+#include "protocol/digest.h"
+#include "quantizers/safetensors.h"
 #include "tests/support/conversation.h"
 #include "tests/support/daemon_env.h"
 
@@ -187,6 +192,57 @@ TEST_F(SnapshotTest, DamageIsNamedAndLeavesTheDaemonEmpty) {
   EXPECT_EQ(VerifySnapshot(Path()).error().code, ErrorCode::kVersionMismatch);
 }
 
+TEST_F(SnapshotTest, ARestoreThatFailsHoldsNothingOfWhatWasThere) {
+  const DaemonEnv daemon;
+  Client client = daemon.Connect();
+  Store store = Open(client);
+  Fill(client, store);
+  ASSERT_TRUE(store.Save(Path()));
+  auto admin = Admin::Connect(daemon.socket());
+  ASSERT_TRUE(admin->Evict({}));
+  Fill(client, store, 500);
+  const auto there = daemon.Stats().Find("blocks");
+  std::string bad = ReadFile(Path());
+  bad[bad.size() * 3 / 4] = static_cast<char>(bad[bad.size() * 3 / 4] ^ 1);  // of a block that is not there
+  WriteFile(Path(), bad);
+  ASSERT_FALSE(client.RestoreSnapshot(Path()));
+  EXPECT_EQ(daemon.Stats().Find("blocks"), there);
+  EXPECT_EQ(daemon.Stats().Find("leases"), 0U);
+}
+
+TEST_F(SnapshotTest, AnIndexWhoseDigestIsRightAndWhoseBlocksAreNotIsRefused) {
+  {
+    const DaemonEnv daemon;
+    Client client = daemon.Connect();
+    Store store = Open(client);
+    Fill(client, store);
+    ASSERT_TRUE(store.Save(Path()));
+  }
+  const std::string good = ReadFile(Path());
+  /// Changes one number of a table, and the digest with it.
+  const auto forge = [&](const char* column, std::size_t row, auto value) {
+    std::string bad = good;
+    const std::span<std::byte> image(reinterpret_cast<std::byte*>(bad.data()), bad.size());
+    const auto tensors = quantizers::Safetensors::Read(image, "forged").value();
+    const auto offset = [&](const std::string& name) {
+      return static_cast<std::size_t>(tensors.Find(name)->bytes.data() - image.data());
+    };
+    std::memcpy(&image[offset(std::string("store.0.") + column) + row * sizeof value], &value, sizeof value);
+    const std::size_t index = std::min(offset("store.0.codes"), offset("store.0.extra"));
+    const auto digest = protocol::DigestOf(std::span<const std::byte>(image).first(index));
+    std::memcpy(&image[offset("digest")], digest.data(), digest.size());
+    WriteFile(Path(), bad);
+    return VerifySnapshot(Path());
+  };
+  EXPECT_TRUE(forge("parents", 1, std::int64_t{0})) << "as it was: the digest is made as the writer makes it";
+  for (const auto& found : {forge("parents", 1, std::int64_t{5}), forge("parents", 2, std::int64_t{0}),
+                            forge("parents", 1, std::int64_t{-7}), forge("tokens", 3, std::uint32_t{77777}),
+                            forge("positions", 1, std::uint64_t{1} << 40), forge("chains", 1, std::uint64_t{0})}) {
+    ASSERT_FALSE(found);
+    EXPECT_EQ(found.error().code, ErrorCode::kCorrupt) << found.error().message;
+  }
+}
+
 TEST_F(SnapshotTest, ABudgetThatIsTooSmallIsToldByHowMuch) {
   {
     const DaemonEnv daemon;
@@ -203,6 +259,13 @@ TEST_F(SnapshotTest, ABudgetThatIsTooSmallIsToldByHowMuch) {
   ASSERT_FALSE(restored);
   EXPECT_EQ(restored.error().code, ErrorCode::kStoreFull);
   EXPECT_THAT(restored.error().message, HasSubstr("bytes are missing"));
+  std::smatch figures;
+  ASSERT_TRUE(std::regex_search(
+      restored.error().message, figures,
+      std::regex("they need (\\d+) bytes, (\\d+) of the budget of (\\d+) are free: (\\d+) bytes are missing")))
+      << restored.error().message;
+  EXPECT_EQ(std::stoull(figures[1]), std::stoull(figures[2]) + std::stoull(figures[4]));
+  EXPECT_EQ(std::stoull(figures[3]), options.budget_bytes);
   EXPECT_EQ(daemon.Stats().Find("blocks"), 0U);
 }
 
