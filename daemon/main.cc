@@ -234,7 +234,6 @@ int Main(int argc, char** argv) {
   if (!settings.config.empty()) {
     on_signals.reload = [&] { Reload(argc, argv, **daemon, *log); };
   }
-  if (on_signals.store) on_signals.store->Tell("READY=1");
   Result<void> ended;
   {
     const daemon::SignalThread signal_thread(**daemon, *log, signals, on_signals);

@@ -32,6 +32,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kFirstPause{10};
 constexpr std::chrono::seconds kLongLife{10};
 constexpr int kMostFailedStarts = 3;
+/// Between looks for a program that could not be executed.
+constexpr milliseconds kProgramPause{100};
 
 sigset_t Signals(std::initializer_list<int> numbers) {
   sigset_t set;
@@ -105,7 +107,7 @@ class Holder {
   /// In the child. Descriptors 3 and up are the socket and what is held, as sd_listen_fds(3) has it; the last is the channel.
   [[noreturn]] void Become(int channel) {
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (::getppid() != holder_) std::_Exit(kExitFault);  // died before that
+    if (::getppid() != holder_) std::_Exit(kExitNotStarted);  // died before that
     ::setpgid(0, 0);                                     // a terminal's Ctrl-C is for the holder, which passes it on
     std::vector<int> fds;
     if (listener_) fds.push_back(listener_->fd());
@@ -116,7 +118,7 @@ class Holder {
     for (std::size_t i = 0; i < fds.size(); ++i) {
       if (fds[i] < 0 || ::dup2(fds[i], 3 + static_cast<int>(i)) < 0) {
         log_.error("a worker cannot be given its descriptors count={} error=\"{}\"", fds.size(), ErrnoText());
-        std::_Exit(kExitFault);
+        std::_Exit(kExitNotStarted);
       }
     }
     ::setenv("LISTEN_PID", std::to_string(::getpid()).c_str(), 1);
@@ -125,8 +127,8 @@ class Holder {
     const sigset_t child_ends = Signals({SIGCHLD});
     ::sigprocmask(SIG_UNBLOCK, &child_ends, nullptr);  // the others wait until the worker takes them
     ::execv(path_.c_str(), options_.argv);
-    log_.error("a worker cannot be started path={} error=\"{}\"", path_, ErrnoText());
-    std::_Exit(kExitFault);
+    if (not_started_ == 0) log_.error("a worker cannot be started path={} error=\"{}\"", path_, ErrnoText());
+    std::_Exit(kExitNotStarted);
   }
 
   /// All messages of the worker that are there.
@@ -165,18 +167,27 @@ class Holder {
     int status = 0;
     if (worker_ < 0 || ::waitpid(worker_, &status, WNOHANG) != worker_) return std::nullopt;
     Listen();  // what it said last
+    was_ready_ = was_ready_ || ready_;
     channel_ = protocol::UniqueFd();
     const pid_t pid = std::exchange(worker_, -1);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     if (stopping_) return code >= 0 ? code : kExitFault;
     if (code == kExitOk) return kExitOk;
+    if (code == kExitNotStarted && was_ready_) {
+      // Whatever is held is not why. A program that is being replaced is missing for a while.
+      if (not_started_++ == 0) {
+        log_.error("the program will be looked for until it is there path={} held={}", path_, held_.all().size());
+      }
+      start_at_ = Clock::now() + kProgramPause;
+      return std::nullopt;
+    }
+    not_started_ = 0;
     if (code == kExitHandedOver) {
       log_.info("worker handed over pid={} held={}", pid, held_.all().size());
       start_at_ = Clock::now();
       return std::nullopt;
     }
-    if (!was_ready_ && !ready_ && (code == kExitUsage || code == kExitCannotServe)) return code;  // it has said why
-    was_ready_ = was_ready_ || ready_;
+    if (!was_ready_ && (code == kExitUsage || code == kExitCannotServe)) return code;  // it has said why
     return Mourn(pid, code, WIFSIGNALED(status) ? WTERMSIG(status) : 0);
   }
 
@@ -212,6 +223,7 @@ class Holder {
   bool was_ready_ = false;  // any
   bool stopping_ = false;
   int failed_starts_ = 0;
+  int not_started_ = 0;  // in a row, since a worker was last executed
   milliseconds pause_{0};
   Clock::time_point started_{};
   Clock::time_point start_at_{};

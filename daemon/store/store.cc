@@ -117,6 +117,8 @@ Result<Block*> Store::Adopt(Block block) {
   block.charge = std::move(*charge);
   block.store = this;
   demoted_bytes_ += plan_->payload_bytes() - block.codes().payload_bytes;
+  CountCoarse(block, true);
+  unchecked_ += block.unchecked ? 1 : 0;
   UpdateOrder();
   return index_.Insert(std::make_unique<Block>(std::move(block)));
 }
@@ -139,6 +141,7 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
       hex_(protocol::DigestHex(identity_)) {}
 
 Store::~Store() {
+  core_.eviction.coarse_blocks -= coarse_;
   MoveInScopes(0, 0);
   if (core_.keeper != nullptr && manifest_fd_.valid()) core_.keeper->Release(manifest_fd_.get());
 }
@@ -160,11 +163,7 @@ void Store::MoveInScopes(std::uint64_t empty_since, std::uint64_t warm_since) {
 }
 
 bool Store::MakeOwnRoom(std::size_t bytes) {
-  if (GiveBack(bytes)) return true;
-  Block* const block = core_.eviction.Victim(index_.evictable());
-  if (block == nullptr) return false;
-  Evict(*block);
-  return true;
+  return GiveBack(bytes) || MakeWay(core_.eviction, index_.evictable(), index_.fine());
 }
 
 bool Store::MakeRoom(std::size_t bytes) {
@@ -258,9 +257,23 @@ Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) {
 }
 
 void Store::Evict(Block& block) {
-  demoted_bytes_ -= plan_->payload_bytes() - block.codes().payload_bytes;
-  FreeSlots(index_.TakeOut(block)->parts);
+  TakeOut(block);
   ++counters_.evicted_blocks;
+}
+
+void Store::TakeOut(Block& block) {
+  demoted_bytes_ -= plan_->payload_bytes() - block.codes().payload_bytes;
+  CountCoarse(block, false);
+  unchecked_ -= block.unchecked ? 1 : 0;
+  FreeSlots(index_.TakeOut(block)->parts);
+}
+
+/// A block that has lost parts comes or goes.
+void Store::CountCoarse(const Block& block, bool more) noexcept {
+  if (block.codes().payload_bytes == plan_->payload_bytes()) return;
+  const std::uint64_t one = more ? 1 : ~std::uint64_t{0};
+  coarse_ += one;
+  core_.eviction.coarse_blocks += one;
 }
 
 void Store::FreeSlots(const std::vector<BlockPart>& parts) {
@@ -372,6 +385,8 @@ StoreFigures Store::Figures() const {
   figures.slab_record_bytes = budget_->bytes(ChargeKind::kMetadata);
   figures.slot_overhead_bytes = figures.slab_bytes - figures.compressed_bytes - state_bytes_;
   figures.used_bytes = budget_->used();
+  figures.coarse_blocks = coarse_;
+  figures.unchecked_blocks = unchecked_;
   figures.unfit_key_heads = key_means_.unfit_heads();
   figures.counters = counters_;
   return figures;

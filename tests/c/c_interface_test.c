@@ -257,6 +257,11 @@ static void States(void) {
   CHECK(memcmp(copy, state, sizeof(state)) == 0);
   CHECK(kvant_sequence_copy_state(found, copy, 1, &error) == KVANT_INVALID_ARGUMENT);
   kvant_sequence_close(found);
+  options.priority = 3;
+  OK(kvant_sequence_open(store, tokens, 100, &options, &found, &error));
+  kvant_sequence_close(found);
+  options.priority = 256; /* and not 0 */
+  CHECK(kvant_sequence_open(store, tokens, 100, &options, &found, &error) == KVANT_INVALID_ARGUMENT);
   kvant_sequence_close(sequence);
   kvant_store_close(store);
   kvant_client_close(client);
