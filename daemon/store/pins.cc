@@ -72,7 +72,7 @@ Result<PinFigures> Pins::Add(const std::vector<Block*>& blocks, std::chrono::mil
   }
   bytes_ += more;
   const std::uint64_t id = old_id.value_or(next_);
-  next_ = std::max(next_, id + 1);
+  set_next(id + 1);
   return FiguresOf(id, pins_.emplace(id, std::move(pin)).first->second);
 }
 

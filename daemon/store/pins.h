@@ -1,6 +1,7 @@
 // Blocks that an operator keeps for a while.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -58,6 +59,9 @@ class Pins {
   [[nodiscard]] std::vector<PinFigures> list() const;  ///< by id
   /// What a daemon after this one needs to make them anew.
   [[nodiscard]] std::map<std::uint64_t, StandingRules::Pin> rules() const;
+  /// The number of the next pin.
+  [[nodiscard]] std::uint64_t next() const noexcept { return next_; }
+  void set_next(std::uint64_t next) noexcept { next_ = std::max(next_, next); }
   [[nodiscard]] std::uint64_t blocks() const noexcept { return held_.size(); }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
 

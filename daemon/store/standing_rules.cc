@@ -39,7 +39,7 @@ Json ToJson(const StandingRules& rules) {
                     {"end_ms", pin.end_ms},
                     {"ends", std::move(ends)}});
   }
-  return {{"tenants", std::move(tenants)}, {"stores", std::move(stores)}, {"pins", std::move(pins)}};
+  return {{"tenants", std::move(tenants)}, {"stores", std::move(stores)}, {"pins", std::move(pins)}, {"next_pin", rules.next_pin}};
 }
 
 StandingRules FromJson(const Json& from) {
@@ -60,6 +60,7 @@ StandingRules FromJson(const Json& from) {
     for (const Json& end : pin.at("ends")) entry.ends.push_back(DigestOfHex(end));
     rules.pins[pin.at("pin").get<std::uint64_t>()] = std::move(entry);
   }
+  rules.next_pin = from.at("next_pin").get<std::uint64_t>();
   return rules;
 }
 

@@ -31,8 +31,9 @@ struct StandingRules {
   std::map<std::string, std::uint64_t> tenant_limits{};
   std::map<std::pair<std::string, protocol::Digest>, StoreRule> stores{};  ///< by tenant and identity, here or not
   std::map<std::uint64_t, Pin> pins{};
+  std::uint64_t next_pin = 1;  ///< numbers of pins do not come again
 
-  [[nodiscard]] bool empty() const noexcept { return tenant_limits.empty() && stores.empty() && pins.empty(); }
+  [[nodiscard]] bool empty() const noexcept { return tenant_limits.empty() && stores.empty() && pins.empty() && next_pin == 1; }
 };
 
 inline constexpr std::uint64_t kRulesMagic = 0x454C5552544E564BULL;  ///< "KVNTRULE"

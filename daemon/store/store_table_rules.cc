@@ -59,6 +59,7 @@ void StoreTable::ApplyRules(Store& store) {
 
 void StoreTable::TakeOver(NumberedRules rules) {
   rules_ = std::move(rules);
+  pins_.set_next(rules_.rules.next_pin);
   // Pins first: what is beyond a quota goes afterwards, and must not be what is pinned.
   for (const auto& [id, pin] : rules_.rules.pins) RestorePin(id, pin);
   for (const auto& [name, limit] : rules_.rules.tenant_limits) Limit(*FindTenant(name), static_cast<std::size_t>(limit));
@@ -85,6 +86,7 @@ void StoreTable::RestorePin(std::uint64_t id, const StandingRules::Pin& pin) {
 void StoreTable::KeepRules() {
   if (core_.keeper == nullptr) return;
   rules_.rules.pins = pins_.rules();
+  rules_.rules.next_pin = pins_.next();
   ++rules_.number;
   protocol::UniqueFd before = std::move(rules_fd_);
   Charge charge_before = std::move(rules_charge_);

@@ -43,8 +43,12 @@ void DayWorld::CheckBlocks(const Held& now) {
     }
     const bool same = kept.generation == block->generation;
     ASSERT_LE(codes.payload_bytes, kept.payload.size());
-    if (same) ASSERT_LE(codes.payload_bytes, kept.bytes) << "what was given up does not come back";
-    if (same && held_.contains(name)) ASSERT_EQ(codes.payload_bytes, kept.bytes) << "a held block stays as it is";
+    if (same) {
+      ASSERT_LE(codes.payload_bytes, kept.bytes) << "what was given up does not come back";
+    }
+    if (same && held_.contains(name)) {
+      ASSERT_EQ(codes.payload_bytes, kept.bytes) << "a held block stays as it is";
+    }
     ASSERT_EQ(std::memcmp(codes.payload, kept.payload.data(), codes.payload_bytes), 0)
         << "block at " << block->first_position << " of " << block->store->name();
     ASSERT_EQ(block->codes().sections, block->store->plan()->SectionsOf(codes.payload_bytes));
@@ -76,7 +80,9 @@ void DayWorld::CheckBlocks(const Held& now) {
 void DayWorld::CheckSequences() {
   std::map<const Block*, std::uint32_t> leases;
   for (const Live& live : life_->live) {
-    if (live.exact) ASSERT_EQ(live.held.Fault(), "");
+    if (live.exact) {
+      ASSERT_EQ(live.held.Fault(), "");
+    }
     ASSERT_EQ(live.held.sequence->length(), live.held.tokens.size());
     ASSERT_EQ(std::vector<std::uint64_t>(live.held.sequence->marks().begin(), live.held.sequence->marks().end()), live.marks);
     for (const Block* block : live.held.sequence->blocks()) ++leases[block];

@@ -15,7 +15,7 @@
 namespace kvant::daemon {
 namespace {
 
-constexpr std::size_t kBudget = std::size_t{3} << 20;
+constexpr std::size_t kBudget = std::size_t{2} << 20;
 constexpr std::size_t kMostLive = 8;
 constexpr std::size_t kDemoteTo = 2;
 
@@ -81,7 +81,7 @@ std::shared_ptr<Store> DayWorld::AnyStore() {
 void DayWorld::Step() {
   Operate();
   if (::testing::Test::HasFailure()) return;
-  now_ms_ += Below(4000);
+  now_ms_ += Below(2000);
   life_->core.core.eviction.now_ms = now_ms_;
   if (Below(3) == 0) life_->core.stores.Tend(Below(2) == 0 ? kBudget / 32 : 0, 1 + Below(64));
   if (Below(2) == 0) life_->core.populate.RunAll();
@@ -118,7 +118,7 @@ void DayWorld::Operate() {
       if (Below(6) == 0) Restart();
       return;
     case 23:
-      if (Below(12) == 0) now_ms_ += kTtlMs;  // nobody is there for a while
+      if (Below(20) == 0) now_ms_ += kTtlMs;  // nobody is there for a while
       return;
     case 24:
     case 25:
@@ -145,7 +145,7 @@ void DayWorld::Open() {
   const std::shared_ptr<Store> store = AnyStore();
   if (store == nullptr) return;
   const SequenceConfig config{.recent_tokens = static_cast<std::uint32_t>(Below(40)),
-                              .max_step_tokens = 20,
+                              .max_step_tokens = 48,
                               .client = "",
                               .label = "",
                               .priority = static_cast<std::uint32_t>(Below(kMaxPriority + 1))};
@@ -178,7 +178,7 @@ void DayWorld::Advance() {
   Live* const live = AnyLive();
   if (live == nullptr) return;
   const std::size_t length = live->held.tokens.size();
-  std::vector<std::uint32_t> more = Talk(live->held.sequence->store(), length + 1 + Below(20));
+  std::vector<std::uint32_t> more = Talk(live->held.sequence->store(), length + 1 + Below(48));
   more.erase(more.begin(), more.begin() + static_cast<std::ptrdiff_t>(length));
   const bool fits = more.size() <= live->held.sequence->free_rows();
   std::optional<Result<Advanced>> answer;
@@ -211,7 +211,7 @@ void DayWorld::Fork() {
   if (source == nullptr || life_->live.size() >= kMostLive) return;
   const std::uint64_t at = Below(source->held.tokens.size() + 1);
   const SequenceConfig config{
-      .recent_tokens = static_cast<std::uint32_t>(Below(40)), .max_step_tokens = 20, .client = "", .label = ""};
+      .recent_tokens = static_cast<std::uint32_t>(Below(40)), .max_step_tokens = 48, .client = "", .label = ""};
   Store& store = source->held.sequence->store();
   auto forked = Sequence::Fork(*source->held.sequence, at, MakeTail(store.spec(), config), config);
   if (!forked) {

@@ -29,6 +29,7 @@
 #include <kvant/client.h>
 
 #include "tests/integration/held_memory.h"
+#include "tests/integration/sealed_reader.h"
 #include "tests/support/child.h"
 #include "tests/support/conversation.h"
 
@@ -40,75 +41,8 @@ using std::chrono::seconds;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-constexpr std::size_t kTextTokens = 400;  // as kvant_test_client floods
 constexpr std::uint64_t kBudget = std::uint64_t{8} << 20;
 const std::vector<std::string> kHeld = {"--holder", "on", "--restart-pause", "0", "--budget", "8MiB"};
-
-bool WaitUntil(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(milliseconds(5));
-  }
-  return true;
-}
-
-/// A client that looks at the sealed prefix of texts, over daemons that come and go.
-class Reader {
- public:
-  explicit Reader(const std::string& uri)
-      : client_(Client::Connect(uri, {.arena_bytes = std::size_t{16} << 20}).value()),
-        store_(client_.OpenStore(spec_).value()) {}
-
-  [[nodiscard]] pid_t worker() const { return static_cast<pid_t>(client_.daemon().pid); }
-  Client& client() { return client_; }
-
-  void Reconnect() {
-    const auto connected = client_.Reconnect();
-    ASSERT_TRUE(connected) << connected.error().message;
-    auto store = client_.OpenStore(spec_);
-    ASSERT_TRUE(store) << store.error().message;
-    store_ = *std::move(store);
-  }
-
-  Sequence Open(const std::vector<TokenId>& text) { return store_.Open(text, kOptions).value(); }
-  std::uint64_t Length(const std::vector<TokenId>& text) { return Open(text).length(); }
-
-  /// Keys and values of all layers at the first `length` positions, decoded: [layer][2][length][kv_heads][head_dim].
-  std::vector<float> Rows(Sequence& sequence, std::uint64_t length) {
-    const ModelShape shape;
-    const std::size_t side = length * shape.kv_heads * shape.head_dim;
-    std::vector<float> rows(shape.layers * 2 * side);
-    if (length == 0) return rows;
-    const auto view = [&](float* at) {
-      return TensorView{.data = at,
-                        .type = ElementType::kF32,
-                        .tokens = length,
-                        .heads = shape.kv_heads,
-                        .dim = shape.head_dim,
-                        .token_stride = std::size_t{shape.kv_heads} * shape.head_dim,
-                        .head_stride = shape.head_dim};
-    };
-    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-      float* const keys = rows.data() + layer * 2 * side;
-      sequence.CopyRows(layer, 0, length, view(keys), view(keys + side)).value();
-    }
-    return rows;
-  }
-
-  /// Seals a text in this reader's daemon.
-  void Write(const std::vector<TokenId>& text) {
-    const FakeModel model{ModelShape{}};
-    Conversation talk(client_, store_.Open({}, kOptions).value(), model, {}, 64);
-    talk.Feed(text, 64);
-  }
-
- private:
-  static constexpr SequenceOptions kOptions{.recent_tokens = 16, .max_step_tokens = 64};
-  const StoreSpec spec_ = SpecOf(ModelShape{}, "turboquant_mse:bits=4", "turboquant_mse:bits=4");
-  Client client_;
-  Store store_;
-};
 
 class WarmRestartTest : public ::testing::Test {
  protected:
@@ -140,8 +74,8 @@ TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
   };
   start_writer("service");
   start_writer("local");
-  auto reader = std::make_unique<Reader>(daemon_.socket());
-  Reader reference("embedded:");
+  auto reader = std::make_unique<SealedReader>(daemon_.socket());
+  SealedReader reference("embedded:");
   std::mt19937 random(20261201);
   std::deque<std::uint64_t> texts;  // that a writer has fed as a whole, the newest last
   std::size_t checked = 0;
@@ -181,14 +115,10 @@ TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
     ASSERT_FALSE(HasFatalFailure());
     EXPECT_NE(reader->worker(), killed);
     for (const auto& [seed, held] : sealed) {
-      const std::vector<TokenId> text = RandomTokens(kTextTokens, seed);
-      Sequence sequence = reader->Open(text);
-      ASSERT_GE(sequence.length(), held.length()) << "text " << seed;
-      if (reference.Length(text) < sequence.length()) reference.Write(text);
-      ASSERT_TRUE(WaitUntil([&] { return reference.Length(text) >= sequence.length(); }));  // what is closed is sealed soon
-      Sequence same = reference.Open(text);
-      EXPECT_EQ(reader->Rows(sequence, sequence.length()), reference.Rows(same, sequence.length())) << "text " << seed;
-      checked += sequence.length() / 64;
+      SCOPED_TRACE("text " + std::to_string(seed));
+      const std::uint64_t length = reader->ExpectSameAs(reference, RandomTokens(kTextTokens, seed));
+      ASSERT_GE(length, held.length());
+      checked += length / 64;
     }
     EXPECT_LE(HeldMemory::Of(holder()).bytes, kBudget);
     EXPECT_EQ(Stats().Find("corrupt_parts"), 0u);
@@ -224,7 +154,7 @@ TEST_F(WarmRestartTest, AMappingOfTheDeadWorkersSlabsIsNotReadAfterwards) {
   ASSERT_THAT(local->Ask("open 1 0").value_or(""), StartsWith("ok"));
   ASSERT_THAT(local->Ask("feed 1 400 50").value_or(""), StartsWith("ok 400"));
   ASSERT_EQ(local->Ask("look").value_or(""), "ok looked");
-  Reader reader(daemon_.socket());
+  SealedReader reader(daemon_.socket());
   ASSERT_EQ(::kill(reader.worker(), SIGKILL), 0);
   reader.Reconnect();
   const std::string looked = local->Ask("look").value_or("");
@@ -240,7 +170,7 @@ TEST_F(WarmRestartTest, ASuccessorTakesOverAndAnswersWithTheSameBits) {
   ASSERT_THAT(client->Ask("open 1 0").value_or(""), StartsWith("ok"));
   ASSERT_THAT(client->Ask("feed 1 300 60").value_or(""), StartsWith("ok 300"));
   const std::string outputs = client->Ask("feed 1 20 20").value_or("");
-  Reader reader(daemon_.socket());
+  SealedReader reader(daemon_.socket());
   const pid_t before = reader.worker();
   ASSERT_EQ(::kill(holder(), SIGUSR2), 0);
   ASSERT_TRUE(WaitUntil([&] { return !reader.client().Ping().has_value(); }));
@@ -259,7 +189,7 @@ TEST_F(WarmRestartTest, ASuccessorTakesOverAndAnswersWithTheSameBits) {
 
 TEST_F(WarmRestartTest, DamagedMemoryIsDroppedAndTheRestServed) {
   const std::vector<TokenId> text = RandomTokens(kTextTokens, 5);
-  Reader reader(daemon_.socket());
+  SealedReader reader(daemon_.socket());
   reader.Write(text);
   const std::uint64_t sealed = reader.Length(text);
   ASSERT_GE(sealed, 320u);
@@ -268,7 +198,7 @@ TEST_F(WarmRestartTest, DamagedMemoryIsDroppedAndTheRestServed) {
   reader.Reconnect();
   Sequence sequence = reader.Open(text);
   EXPECT_EQ(sequence.length(), 192u);
-  Reader reference("embedded:");
+  SealedReader reference("embedded:");
   reference.Write(text);
   Sequence same = reference.Open(text);
   EXPECT_EQ(reader.Rows(sequence, 192), reference.Rows(same, 192));
@@ -283,7 +213,7 @@ TEST(HolderTest, AProgramThatIsMissingForAWhileCostsNothingThatIsHeld) {
   {
     KvantdProcess daemon(kHeld, program.string());
     const std::vector<TokenId> text = RandomTokens(kTextTokens, 5);
-    Reader reader(daemon.socket());
+    SealedReader reader(daemon.socket());
     reader.Write(text);
     const std::uint64_t sealed = reader.Length(text);
     ASSERT_GE(sealed, 320u);
@@ -303,7 +233,7 @@ TEST(HolderTest, AProgramThatIsMissingForAWhileCostsNothingThatIsHeld) {
 }
 
 TEST_F(WarmRestartTest, WithoutItsHolderAWorkerEnds) {
-  Reader reader(daemon_.socket());
+  SealedReader reader(daemon_.socket());
   const pid_t worker = reader.worker();
   ASSERT_EQ(::kill(holder(), SIGKILL), 0);
   EXPECT_EQ(daemon_.child().Wait(), 128 + SIGKILL);
