@@ -32,7 +32,7 @@ using std::chrono::milliseconds;
 constexpr milliseconds kFirstPause{10};
 constexpr std::chrono::seconds kLongLife{10};
 constexpr int kMostFailedStarts = 3;
-/// Between looks for a program that could not be executed.
+/// Between starts of a program that does not come as far as to its memory: at least so long.
 constexpr milliseconds kProgramPause{100};
 
 sigset_t Signals(std::initializer_list<int> numbers) {
@@ -90,6 +90,7 @@ class Holder {
     protocol::UniqueFd theirs(ends[1]);
     channel_ = protocol::UniqueFd(ends[0]);
     ready_ = false;
+    begun_ = false;
     started_ = Clock::now();
     const pid_t child = ::fork();
     if (child == 0) Become(theirs.get());
@@ -107,7 +108,7 @@ class Holder {
   /// In the child. Descriptors 3 and up are the socket and what is held, as sd_listen_fds(3) has it; the last is the channel.
   [[noreturn]] void Become(int channel) {
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (::getppid() != holder_) std::_Exit(kExitNotStarted);  // died before that
+    if (::getppid() != holder_) std::_Exit(kExitFault);  // died before that
     ::setpgid(0, 0);                                     // a terminal's Ctrl-C is for the holder, which passes it on
     std::vector<int> fds;
     if (listener_) fds.push_back(listener_->fd());
@@ -118,7 +119,7 @@ class Holder {
     for (std::size_t i = 0; i < fds.size(); ++i) {
       if (fds[i] < 0 || ::dup2(fds[i], 3 + static_cast<int>(i)) < 0) {
         log_.error("a worker cannot be given its descriptors count={} error=\"{}\"", fds.size(), ErrnoText());
-        std::_Exit(kExitNotStarted);
+        std::_Exit(kExitFault);
       }
     }
     ::setenv("LISTEN_PID", std::to_string(::getpid()).c_str(), 1);
@@ -127,8 +128,8 @@ class Holder {
     const sigset_t child_ends = Signals({SIGCHLD});
     ::sigprocmask(SIG_UNBLOCK, &child_ends, nullptr);  // the others wait until the worker takes them
     ::execv(path_.c_str(), options_.argv);
-    if (not_started_ == 0) log_.error("a worker cannot be started path={} error=\"{}\"", path_, ErrnoText());
-    std::_Exit(kExitNotStarted);
+    if (not_begun_ == 0) log_.error("a worker cannot be started path={} error=\"{}\"", path_, ErrnoText());
+    std::_Exit(kExitFault);
   }
 
   /// All messages of the worker that are there.
@@ -137,6 +138,7 @@ class Holder {
     while (auto told = ReceiveNotification(channel_.get())) {
       const Held::Heard heard = held_.Hear(told->text, std::move(told->fd));
       if (heard == Held::Heard::kReady) ready_ = true;
+      if (heard == Held::Heard::kBegun) begun_ = true;
       if (heard == Held::Heard::kRefused || told->truncated) {
         log_.error("a descriptor of the worker's is not held, its memory will not outlive the worker held={}",
                    held_.all().size());
@@ -172,16 +174,17 @@ class Holder {
     const pid_t pid = std::exchange(worker_, -1);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     if (stopping_) return code >= 0 ? code : kExitFault;
-    if (code == kExitOk) return kExitOk;
-    if (code == kExitNotStarted && was_ready_) {
-      // Whatever is held is not why. A program that is being replaced is missing for a while.
-      if (not_started_++ == 0) {
-        log_.error("the program will be looked for until it is there path={} held={}", path_, held_.all().size());
+    if (code == kExitOk || code == kExitStateNotSaved) return code;
+    if (!begun_ && was_ready_) {
+      // What is held is not why. A program that is being replaced is missing for a while.
+      if (not_begun_++ == 0) {
+        log_.error("the program does not come up, it is tried until it does path={} held={}", path_, held_.all().size());
       }
-      start_at_ = Clock::now() + kProgramPause;
+      pause_ = std::min(std::max(2 * pause_, kProgramPause), std::max(options_.longest_pause, kProgramPause));
+      start_at_ = Clock::now() + pause_;
       return std::nullopt;
     }
-    not_started_ = 0;
+    not_begun_ = 0;
     if (code == kExitHandedOver) {
       log_.info("worker handed over pid={} held={}", pid, held_.all().size());
       start_at_ = Clock::now();
@@ -223,7 +226,8 @@ class Holder {
   bool was_ready_ = false;  // any
   bool stopping_ = false;
   int failed_starts_ = 0;
-  int not_started_ = 0;  // in a row, since a worker was last executed
+  bool begun_ = false;   // this worker has come to where it looks at what is held
+  int not_begun_ = 0;    // workers in a row that did not
   milliseconds pause_{0};
   Clock::time_point started_{};
   Clock::time_point start_at_{};

@@ -16,8 +16,8 @@ inline constexpr int kExitOk = 0;
 inline constexpr int kExitFault = 1;
 inline constexpr int kExitUsage = 2;
 inline constexpr int kExitCannotServe = 3;
-inline constexpr int kExitHandedOver = 4;  ///< never the holder's: a new worker is to go on
-inline constexpr int kExitNotStarted = 127;  ///< never the holder's: the program was not there, or not whole
+inline constexpr int kExitStateNotSaved = 5;  ///< ended as it was told to, but --state-dir is not up to date
+inline constexpr int kExitHandedOver = 4;     ///< never the holder's: a new worker is to go on
 
 struct HolderOptions {
   char** argv = nullptr;  ///< the worker's, too: it knows from its environment what it is
@@ -29,8 +29,9 @@ struct HolderOptions {
 /// program at the path this process was started from, looked up anew each time: a new version takes over so. Signals: SIGTERM
 /// and SIGINT end worker and holder, SIGUSR2 hands over to a new worker, SIGHUP reaches the worker. A worker that has died
 /// three times before it was ready is started without the memory that was held, for that may be why; after three more times
-/// the holder gives up. Where the program itself is missing or cannot be executed, as while a new version is being installed,
-/// memory stays held and the holder tries again until it is there. When the holder dies the worker gets SIGTERM and ends. Requires: one thread.
+/// the holder gives up. A worker that dies before it has begun to look at that memory is no reason to drop it: its program is
+/// missing or not whole, as while a new version is being installed, or its flags are wrong. The holder tries until one comes up.
+/// When the holder dies the worker gets SIGTERM and ends. Requires: one thread.
 int RunHolder(const HolderOptions& options, Listener listener, spdlog::logger& log);
 
 }  // namespace kvant::daemon
