@@ -226,8 +226,8 @@ class Holder {
   bool was_ready_ = false;  // any
   bool stopping_ = false;
   int failed_starts_ = 0;
-  bool begun_ = false;   // this worker has come to where it looks at what is held
-  int not_begun_ = 0;    // workers in a row that did not
+  bool begun_ = false;  // this worker has come to where it looks at what is held
+  int not_begun_ = 0;   // workers in a row that did not
   milliseconds pause_{0};
   Clock::time_point started_{};
   Clock::time_point start_at_{};

@@ -30,9 +30,9 @@ class PrefixChecks {
   PrefixChecks(const PrefixChecks&) = delete;
   PrefixChecks& operator=(const PrefixChecks&) = delete;
 
-  /// Calls `done`, from inside the call or later, once no more than kAtOnceBytes of the sealed prefix of `tokens` are unchecked.
-  /// The prefix is leased until `done` has returned. Blocks that are not whole are left to Store::Whole, which drops them.
-  /// `tokens` is asked when its turn comes.
+  /// Calls `done`, from inside the call or later, once no more than kAtOnceBytes of the sealed prefix of `tokens` are
+  /// unchecked. The prefix is leased until `done` has returned. Blocks that are not whole are left to Store::Whole, which drops
+  /// them. `tokens` is asked when its turn comes.
   void Check(std::shared_ptr<Store> store, Tokens tokens, std::function<void()> done);
 
  private:

@@ -26,9 +26,10 @@ struct RestoredStore {
 };
 
 /// Rebuilds a store from its manifest and descriptors of its slabs (read-only ones suffice, under the uid that made them), as
-/// SEGMENT.md says. The descriptors stay the caller's. kIdentityMismatch if its plan cannot be built as it was, and what BlockPool::Adopt answers for a slab. Blocks that do not
-/// fit the budget are dropped. The order of sealing stands for that of last use, which is not known. The store is of the tenant
-/// that the manifest names (nobody's: of StoreTable::kNobody), and not in the table. Loop thread.
+/// SEGMENT.md says. The descriptors stay the caller's. kIdentityMismatch if its plan cannot be built as it was, and what
+/// BlockPool::Adopt answers for a slab. Blocks that do not fit the budget are dropped. The order of sealing stands for that of
+/// last use, which is not known. The store is of the tenant that the manifest names (nobody's: of StoreTable::kNobody), and not
+/// in the table. Loop thread.
 Result<RestoredStore> RestoreStore(StoreTable& stores, const wire::Manifest& manifest, std::span<const int> slabs,
                                    CheckPayload check);
 

@@ -39,7 +39,8 @@ Json ToJson(const StandingRules& rules) {
                     {"end_ms", pin.end_ms},
                     {"ends", std::move(ends)}});
   }
-  return {{"tenants", std::move(tenants)}, {"stores", std::move(stores)}, {"pins", std::move(pins)}, {"next_pin", rules.next_pin}};
+  return {
+      {"tenants", std::move(tenants)}, {"stores", std::move(stores)}, {"pins", std::move(pins)}, {"next_pin", rules.next_pin}};
 }
 
 StandingRules FromJson(const Json& from) {

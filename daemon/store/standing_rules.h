@@ -42,10 +42,10 @@ inline constexpr std::uint64_t kRulesMagic = 0x454C5552544E564BULL;  ///< "KVNTR
 struct RulesHeader {
   std::uint64_t magic;
   std::uint32_t layout_version;
-  std::uint32_t reserved;        ///< zero
-  std::uint64_t number;          ///< counts up with every change: of two segments the larger one holds
-  std::uint64_t text_bytes;      ///< at most kMostRulesBytes
-  std::uint64_t text_checksum;   ///< XXH3-64
+  std::uint32_t reserved;       ///< zero
+  std::uint64_t number;         ///< counts up with every change: of two segments the larger one holds
+  std::uint64_t text_bytes;     ///< at most kMostRulesBytes
+  std::uint64_t text_checksum;  ///< XXH3-64
 };
 static_assert(sizeof(RulesHeader) == 40);
 inline constexpr std::uint32_t kRulesLayoutVersion = 1;

@@ -151,8 +151,8 @@ class Store : public std::enable_shared_from_this<Store> {
   [[nodiscard]] std::uint64_t SlotBytesOf(const Block& block) const noexcept;
   /// Frees the block's slots. Requires: one of this store's, without leases and children.
   void Evict(Block& block);
-  /// A step towards room: what NextDemotion says of `fine` is made smaller or, where that is nothing, the block of `blocks` that
-  /// goes first goes. False if there is none.
+  /// A step towards room: what NextDemotion says of `fine` is made smaller or, where that is nothing, the block of `blocks`
+  /// that goes first goes. False if there is none.
   static bool MakeWay(EvictionOrder& order, const Ranking& blocks, const Ranking& fine);
 
   /// Gives back pages of warm slots: see BlockPool::GiveBack.

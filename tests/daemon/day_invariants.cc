@@ -114,8 +114,8 @@ void DayWorld::CheckMemory() {
     segments += 1 + store->pool().slab_count();
     ASSERT_LE(store->pool().resident_bytes(), store->pool().held_bytes());
     ASSERT_EQ(figures.used_bytes, figures.compressed_bytes + figures.state_bytes + figures.slot_overhead_bytes +
-                                      figures.store_record_bytes + figures.block_record_bytes +
-                                      figures.sequence_record_bytes + figures.slab_record_bytes);
+                                      figures.store_record_bytes + figures.block_record_bytes + figures.sequence_record_bytes +
+                                      figures.slab_record_bytes);
     for (const Block* block : store->index().blocks()) {
       coarse += block->codes().payload_bytes < store->plan()->payload_bytes() ? 1 : 0;
     }

@@ -33,8 +33,8 @@ TEST_P(DaySimulationTest, EverythingIsWhereThePlainMapsSay) {
   std::cout << steps << " steps:";
   for (const auto& [what, count] : world.happened()) std::cout << ' ' << what << ' ' << count << ',';
   std::cout << '\n';
-  for (const char* const what : {"open", "prefix found", "advance", "fork", "trim", "mark", "rewind", "pin", "pin over", "quota",
-                                 "ttl", "save", "restore", "restart", "evict for room or time", "coarse"}) {
+  for (const char* const what : {"open", "prefix found", "advance", "fork", "trim", "mark", "rewind", "pin", "pin over",
+                                 "quota", "ttl", "save", "restore", "restart", "evict for room or time", "coarse"}) {
     EXPECT_TRUE(HasFailure() || world.happened().contains(what)) << what << " never happened";
   }
 }

@@ -168,10 +168,8 @@ void DayWorld::Open() {
   EXPECT_EQ(hit, expected);
   if (hit != 0) Note("prefix found");
   Note("open");
-  life_->live.push_back({{std::move(*opened), {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(hit)}},
-                         {},
-                         config,
-                         Exact(*store)});
+  life_->live.push_back(
+      {{std::move(*opened), {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(hit)}}, {}, config, Exact(*store)});
 }
 
 void DayWorld::Advance() {

@@ -122,11 +122,11 @@ class DayWorld {
   std::map<std::string, std::uint64_t> happened_;
 
   // The model.
-  std::map<BlockName, Kept> sealed_;           // every block that ever was
-  std::set<BlockName> there_;                  // at the last look
-  std::set<BlockName> held_;                   // of these, leased at the last look
-  std::uint64_t gone_ = 0;                     // evicted, as the daemon counted at the last look
-  std::map<std::string, std::size_t> used_;    // by tenant, at the last look
+  std::map<BlockName, Kept> sealed_;         // every block that ever was
+  std::set<BlockName> there_;                // at the last look
+  std::set<BlockName> held_;                 // of these, leased at the last look
+  std::uint64_t gone_ = 0;                   // evicted, as the daemon counted at the last look
+  std::map<std::string, std::size_t> used_;  // by tenant, at the last look
   std::map<std::uint64_t, PinModel> pins_;
   std::map<std::string, std::uint64_t> tenant_limits_;
   std::map<std::pair<std::string, protocol::Digest>, std::uint64_t> ttls_;

@@ -96,7 +96,8 @@ TEST_F(HeldStoresTest, TenantsThatOpenTheSameSpecGetTheirOwnBlocksBack) {
   std::vector<int> foreign;
   for (const auto& slab : theirs->slabs(0)) foreign.push_back(slab->read_only_fd());
   TestCore mixed;
-  const Result<RestoredStore> refused = RestoreStore(mixed.stores, wire::ReadManifestSegment(store->manifest_fd()).value(), foreign, CheckPayload::kNow);
+  const Result<RestoredStore> refused =
+      RestoreStore(mixed.stores, wire::ReadManifestSegment(store->manifest_fd()).value(), foreign, CheckPayload::kNow);
   ASSERT_FALSE(refused);
   EXPECT_THAT(refused.error().message, testing::HasSubstr("another tenant's"));
 }

@@ -48,11 +48,10 @@ struct PrefixChecksTest : testing::Test {
     const_cast<std::byte*>(prefix.at(block)->codes().payload)[100] ^= std::byte{1};
   }
   void Check(const std::vector<std::uint32_t>& of, bool& done) {
-    checks.Check(store, [of] { return of; }, [&done] { done = true; });
+    checks.Check(
+        store, [of] { return of; }, [&done] { done = true; });
   }
-  [[nodiscard]] std::uint64_t Opened() const {
-    return TestSequence::Open(store, tokens, kConfig).sequence->length();
-  }
+  [[nodiscard]] std::uint64_t Opened() const { return TestSequence::Open(store, tokens, kConfig).sequence->length(); }
 };
 
 TEST_F(PrefixChecksTest, ALongPrefixIsLookedAtByJobsAndNotByTheLoop) {

@@ -1,5 +1,5 @@
-// A kvantd in bad weather: room for one block, floods of calls, connections and refusals while somebody else is served, no place
-// for its log or its socket.
+// A kvantd in bad weather: room for one block, floods of calls, connections and refusals while somebody else is served, no
+// place for its log or its socket.
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -41,9 +41,7 @@ using ::testing::StartsWith;
 constexpr std::chrono::seconds kPatience{100};
 
 /// Blocks of 1.3 MiB, so that the smallest budget of a daemon is no help.
-StoreSpec LargeSpec() {
-  return SpecOf({.layers = 20, .kv_heads = 4, .q_heads = 4, .head_dim = 128}, "int8", "int8");
-}
+StoreSpec LargeSpec() { return SpecOf({.layers = 20, .kv_heads = 4, .q_heads = 4, .head_dim = 128}, "int8", "int8"); }
 
 TEST(OneBlockTest, ABudgetOfExactlyOneBlockHoldsOneBlockAtATime) {
   std::string needed;
@@ -79,7 +77,8 @@ TEST(OneBlockTest, ABudgetOfExactlyOneBlockHoldsOneBlockAtATime) {
           for (const TensorView& side : {rows->Keys(layer), rows->Values(layer)}) {
             for (std::size_t t = 0; t < 32; ++t) {
               for (std::size_t h = 0; h < 4; ++h) {
-                std::memset(static_cast<std::byte*>(side.data) + (t * side.token_stride + h * side.head_stride) * 2, 0, 128 * 2);
+                std::memset(static_cast<std::byte*>(side.data) + (t * side.token_stride + h * side.head_stride) * 2, 0,
+                            128 * 2);
               }
             }
           }
@@ -215,7 +214,8 @@ TEST(FullDiskTest, ADaemonThatCannotWriteItsLogServes) {
 /// A directory that nobody can write to: a file system that is mounted read-only, in a name space of its own.
 TEST(ReadOnlyDiskTest, WithoutAPlaceForItsSocketItSaysSo) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root may mount";
-  const std::string directory = (std::filesystem::temp_directory_path() / ("kvant-read-only-" + std::to_string(::getpid()))).string();
+  const std::string directory =
+      (std::filesystem::temp_directory_path() / ("kvant-read-only-" + std::to_string(::getpid()))).string();
   std::filesystem::create_directory(directory);
   const std::string command = "mount -t tmpfs -o ro none '" + directory + "' || exit 77; '" + std::string(KVANT_PROGRAM_DIR) +
                               "/kvantd' --socket '" + directory + "/s' 2>&1; echo code $?";

@@ -159,7 +159,7 @@ struct DemoteRequest {
   std::uint8_t planes = 0;       ///< that stay, at least 1
   std::uint64_t max_blocks = 0;  ///< 0: no limit
   bool dry_run = false;
-  std::string tenant{};          ///< whose store; empty: where only one tenant has such a store
+  std::string tenant{};  ///< whose store; empty: where only one tenant has such a store
 };
 
 struct DemoteReport {

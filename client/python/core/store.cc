@@ -74,7 +74,8 @@ void AddStore(nb::module_& module) {
           "A sequence that already holds the longest sealed prefix of `tokens`. To get the logits of the last prompt token an "
           "engine "
           "passes all tokens but the last. want_state: the longest such prefix at whose end a state stands (put_state). "
-          "priority: how much longer than others' the blocks stay that this sequence finds and seals, once nobody uses them and "
+          "priority: how much longer than others' the blocks stay that this sequence finds and seals, once nobody uses them "
+          "and "
           "room is needed, 0 to 3.")
       .def(
           "fork",
@@ -87,8 +88,8 @@ void AddStore(nb::module_& module) {
             return PySequence{Take(Unlocked([&] { return store.Fork(source, length, options); })), {}};
           },
           "source"_a, "length"_a = nb::none(), nb::kw_only(), "placement"_a = "local", "recent_tokens"_a = 64,
-          "max_step_tokens"_a = 512, "tail"_a = "f16", "label"_a = "", "unnamed_tokens"_a = 0,
-          "priority"_a = 0, "A copy-on-write copy of a live sequence of any process that has this store open.")
+          "max_step_tokens"_a = 512, "tail"_a = "f16", "label"_a = "", "unnamed_tokens"_a = 0, "priority"_a = 0,
+          "A copy-on-write copy of a live sequence of any process that has this store open.")
       .def("close", [](PyStore& self) { Unlocked([&] { self.store.reset(); }); });
 }
 

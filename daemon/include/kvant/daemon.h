@@ -35,7 +35,7 @@ struct DaemonOptions {
   /// Planes of their codes that blocks of the colder half keep when room is needed, before any block goes. For codecs with
   /// planes=1; blocks of others stay whole. 0: all stay whole. Not with EvictionKind::kNone.
   std::size_t demote_to = 0;
-  std::chrono::milliseconds ttl{0};                   ///< blocks that nobody uses so long go; 0: when room is needed
+  std::chrono::milliseconds ttl{0};  ///< blocks that nobody uses so long go; 0: when room is needed
   /// Peers by uid. A tenant's stores, sequences and names are there for itself alone; who is not named is a tenant of his own.
   std::map<std::uint32_t, std::string> tenants;
   std::map<std::string, std::size_t> quotas;             ///< by tenant: most bytes of all its stores, records included
