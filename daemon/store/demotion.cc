@@ -56,11 +56,10 @@ Result<std::uint64_t> Store::Demote(Block& block, std::size_t sections) {
   if (!shortened) return Error{shortened.error().code, what + ": " + shortened.error().message};
   // Written before pages go: who finds the slot after a crash finds the block that is left, or a header whose checksum differs.
   ++counters_.demoted_blocks;
-  CountCoarse(block, false);
-  demoted_bytes_ += codes.payload_bytes - payload_bytes;
+  CountLost(block, false);
   codes.payload_bytes = payload_bytes;
   codes.sections = static_cast<std::uint8_t>(sections);
-  CountCoarse(block, true);
+  CountLost(block, true);
   return std::uint64_t{pool_.Trim(codes.slot, SlotBytes(payload_bytes))};
 }
 

@@ -116,8 +116,7 @@ Result<Block*> Store::Adopt(Block block) {
   }
   block.charge = std::move(*charge);
   block.store = this;
-  demoted_bytes_ += plan_->payload_bytes() - block.codes().payload_bytes;
-  CountCoarse(block, true);
+  CountLost(block, true);
   unchecked_ += block.unchecked ? 1 : 0;
   UpdateOrder();
   return index_.Insert(std::make_unique<Block>(std::move(block)));
@@ -269,18 +268,19 @@ void Store::Evict(Block& block) {
 }
 
 void Store::TakeOut(Block& block) {
-  demoted_bytes_ -= plan_->payload_bytes() - block.codes().payload_bytes;
-  CountCoarse(block, false);
+  CountLost(block, false);
   unchecked_ -= block.unchecked ? 1 : 0;
   FreeSlots(index_.TakeOut(block)->parts);
 }
 
-/// A block that has lost parts comes or goes.
-void Store::CountCoarse(const Block& block, bool more) noexcept {
-  if (block.codes().payload_bytes == plan_->payload_bytes()) return;
-  const std::uint64_t one = more ? 1 : ~std::uint64_t{0};
-  coarse_ += one;
-  core_.eviction.coarse_blocks += one;
+/// A block comes or goes: what its codes have lost of a whole block's.
+void Store::CountLost(const Block& block, bool comes) noexcept {
+  const std::uint64_t bytes = plan_->payload_bytes() - block.codes().payload_bytes;
+  if (bytes == 0) return;
+  const std::uint64_t sign = comes ? 1 : ~std::uint64_t{0};
+  demoted_bytes_ += sign * bytes;
+  coarse_ += sign;
+  core_.eviction.coarse_blocks += sign;
 }
 
 void Store::FreeSlots(const std::vector<BlockPart>& parts) {
@@ -432,7 +432,7 @@ Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uin
   block->parts = std::move(parts_);
   block->charge = std::move(charge_);
   block->store = store_.get();
-  store_->demoted_bytes_ += store_->plan_->payload_bytes() - block->codes().payload_bytes;
+  store_->CountLost(*block, true);
   block->retention.priority = static_cast<std::uint8_t>(priority);
   Block* linked = store_->index_.Insert(std::move(block));
   ++store_->counters_.sealed_blocks;

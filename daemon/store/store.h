@@ -202,7 +202,7 @@ class Store : public std::enable_shared_from_this<Store> {
   Result<SlotRef> AllocateSlot(std::uint64_t slot_bytes);
   void FreeSlots(const std::vector<BlockPart>& parts);
   void TakeOut(Block& block);
-  void CountCoarse(const Block& block, bool more) noexcept;
+  void CountLost(const Block& block, bool comes) noexcept;
   /// To be called after whatever changes last_use_, empty() or whether there are warm slots.
   void UpdateOrder();
   void MoveInScopes(std::uint64_t empty_since, std::uint64_t warm_since);

@@ -191,7 +191,7 @@ TEST_F(FaultPointsTest, ClocksThatJumpEndNothingButWhatIsTimedByThem) {
   look();
   EXPECT_EQ(reader.Length(other), 0u) << "nobody has used it for two hours";
   EXPECT_GE(reader.Length(text), sealed / 64 * 64) << "and this is pinned for twenty";
-  EXPECT_EQ(admin.Pins().value().at(0).pin, pin.pin);
+  EXPECT_EQ(admin.Pins().value().at(0).id, pin.id);
   EXPECT_TRUE(reader.client().Ping()) << "a client whose heart the daemon has not heard for two hours of its own absence";
   EXPECT_EQ(admin.Stats().value().figures.Find("dropped_clients"), 0u);
   faults->MoveClocks(0, 48 * 3600);

@@ -32,6 +32,7 @@
 #include "tests/integration/sealed_reader.h"
 #include "tests/support/child.h"
 #include "tests/support/conversation.h"
+#include "tests/support/daemon_env.h"
 
 namespace kvant::testing {
 namespace {
@@ -58,6 +59,25 @@ class WarmRestartTest : public ::testing::Test {
   KvantdProcess daemon_{kHeld};
 };
 
+/// Private memory of a process that is resident.
+std::size_t PrivateBytes(pid_t process) {
+  std::ifstream file("/proc/" + std::to_string(process) + "/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("RssAnon:")) return std::stoul(line.substr(8)) * 1024;
+  }
+  return 0;
+}
+
+/// Files of ours in /dev/shm: there never is one.
+std::size_t NamesInSharedMemory() {
+  std::size_t names = 0;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm", none)) {
+    names += entry.path().filename().string().find("kvant") != std::string::npos ? 1 : 0;
+  }
+  return names;
+}
+
 std::size_t Rounds() {
   const char* const rounds = std::getenv("KVANT_KILL_ROUNDS");
   return rounds == nullptr ? 30 : static_cast<std::size_t>(std::max(1, std::atoi(rounds)));
@@ -65,6 +85,8 @@ std::size_t Rounds() {
 
 TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
   const HeldMemory at_start = HeldMemory::Of(holder());
+  const std::size_t names_at_start = NamesInSharedMemory();
+  std::size_t private_at_start = 0;  // of the holder, once it has seen a few workers
   std::map<std::string, std::unique_ptr<Child>> writers;
   std::uint64_t next_seed = 1;
   const auto start_writer = [&](const std::string& placement) {
@@ -103,6 +125,7 @@ TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
     while (texts.size() > 3) texts.pop_front();
     if (round % 7 == 6) start_writer(round % 2 == 0 ? "service" : "local");  // its predecessor is killed with -9
     std::this_thread::sleep_for(std::chrono::microseconds(std::uniform_int_distribution<int>(0, 150'000)(random)));
+    if (round == 9) private_at_start = PrivateBytes(holder());
     if (round % 10 == 9) evicted += Stats().Find("evicted_blocks").value_or(0);
     // Held until the kill, and writers do not come back before all is compared: nothing here may be evicted, however slow
     // this thread is.
@@ -147,6 +170,15 @@ TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
   EXPECT_TRUE(WaitUntil([&] { return HeldMemory::Of(worker).segments == 0; }));
   EXPECT_EQ(HeldMemory::Of(holder()).descriptors, at_start.descriptors);
   EXPECT_EQ(Stats().Find("metadata_bytes"), 0u);
+  if (!kSanitized) {
+    EXPECT_LE(PrivateBytes(holder()), private_at_start + (std::size_t{1} << 20));
+  }
+  EXPECT_EQ(NamesInSharedMemory(), names_at_start);
+  std::vector<std::string> left;
+  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(daemon_.socket()).parent_path())) {
+    left.push_back(entry.path().filename().string());
+  }
+  EXPECT_THAT(left, ::testing::UnorderedElementsAre("kvantd.sock", "kvantd.sock.lock"));
 }
 
 TEST_F(WarmRestartTest, AMappingOfTheDeadWorkersSlabsIsNotReadAfterwards) {
@@ -185,6 +217,43 @@ TEST_F(WarmRestartTest, ASuccessorTakesOverAndAnswersWithTheSameBits) {
   EXPECT_EQ(daemon_.child().Wait(), 0);
   EXPECT_FALSE(std::filesystem::exists(daemon_.socket()));
   EXPECT_FALSE(std::filesystem::exists(daemon_.socket() + ".lock"));
+}
+
+TEST_F(WarmRestartTest, WhatOperatorsSetOutlivesTheWorker) {
+  const std::vector<TokenId> text = RandomTokens(kTextTokens, 5);
+  SealedReader reader(daemon_.socket());
+  reader.Write(text);
+  auto admin = Admin::Connect(daemon_.socket()).value();
+  const StoreRow store = admin.Stores().value().at(0);
+  const PinRow pin =
+      admin.Pin({.tenant = "", .store = store.name, .chain = "", .tokens = text}, std::chrono::hours(2)).value();
+  ASSERT_TRUE(admin.SetQuota(
+      {.tenant = store.tenant, .store = "", .limit_bytes = std::uint64_t{6} << 20, .ttl = std::nullopt}));
+  ASSERT_TRUE(admin.SetQuota({.tenant = "", .store = store.name, .limit_bytes = std::nullopt, .ttl = std::chrono::hours(3)}));
+  const auto rows = [&] {
+    std::vector<std::string> lines;
+    const auto quotas = Admin::Connect(daemon_.socket()).value().Quotas().value();
+    for (const QuotaRow& row : quotas) {
+      lines.push_back(row.tenant + "/" + row.store + " " + std::to_string(row.limit_bytes.value_or(0)) + " " +
+                      std::to_string(row.ttl.count()));
+    }
+    return lines;
+  };
+  const std::vector<std::string> before = rows();
+  EXPECT_THAT(before, ::testing::Contains(HasSubstr("6291456")));
+  EXPECT_THAT(before, ::testing::Contains(HasSubstr("10800000")));
+  for (const int signal : {SIGKILL, SIGUSR2}) {
+    ASSERT_EQ(::kill(signal == SIGKILL ? reader.worker() : holder(), signal), 0);
+    ASSERT_TRUE(WaitUntil([&] { return !reader.client().Ping().has_value(); }));
+    reader.Reconnect();
+    EXPECT_EQ(rows(), before);
+    const std::vector<PinRow> pins = Admin::Connect(daemon_.socket()).value().Pins().value();
+    ASSERT_EQ(pins.size(), 1u);
+    EXPECT_EQ(pins[0].id, pin.id);
+    EXPECT_EQ(pins[0].blocks, pin.blocks);
+    EXPECT_LE(pins[0].left, pin.left);
+  }
+  ASSERT_TRUE(Admin::Connect(daemon_.socket()).value().Unpin(pin.id));
 }
 
 TEST_F(WarmRestartTest, DamagedMemoryIsDroppedAndTheRestServed) {
