@@ -225,10 +225,9 @@ TEST_F(WarmRestartTest, WhatOperatorsSetOutlivesTheWorker) {
   reader.Write(text);
   auto admin = Admin::Connect(daemon_.socket()).value();
   const StoreRow store = admin.Stores().value().at(0);
-  const PinRow pin =
-      admin.Pin({.tenant = "", .store = store.name, .chain = "", .tokens = text}, std::chrono::hours(2)).value();
-  ASSERT_TRUE(admin.SetQuota(
-      {.tenant = store.tenant, .store = "", .limit_bytes = std::uint64_t{6} << 20, .ttl = std::nullopt}));
+  const PinRow pin = admin.Pin({.tenant = "", .store = store.name, .chain = "", .tokens = text}, std::chrono::hours(2)).value();
+  ASSERT_TRUE(
+      admin.SetQuota({.tenant = store.tenant, .store = "", .limit_bytes = std::uint64_t{6} << 20, .ttl = std::nullopt}));
   ASSERT_TRUE(admin.SetQuota({.tenant = "", .store = store.name, .limit_bytes = std::nullopt, .ttl = std::chrono::hours(3)}));
   const auto rows = [&] {
     std::vector<std::string> lines;

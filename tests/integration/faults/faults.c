@@ -1,4 +1,5 @@
-/* Ends a process with SIGKILL before a chosen call of the system, and moves its clocks. Loaded with LD_PRELOAD; see faults.h. */
+/* Ends a process with SIGKILL before a chosen call of the system, and moves its clocks. Loaded with LD_PRELOAD; see faults.h.
+ */
 #define _GNU_SOURCE
 #include "tests/integration/faults/faults.h"
 
@@ -12,6 +13,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#pragma GCC visibility push(default)
 
 static struct kvant_faults* faults;
 static int is_worker;

@@ -1,7 +1,6 @@
 /* What a test and the programs it has loaded libkvant_test_faults.so into (LD_PRELOAD) say to each other, in a file that all of
  * them map. Programs are as they are shipped: nothing in them knows of this. */
-#ifndef KVANT_TESTS_FAULTS_H
-#define KVANT_TESTS_FAULTS_H
+#pragma once
 
 #include <stdint.h>
 
@@ -27,5 +26,3 @@ struct kvant_faults {
   int64_t realtime_ns;  /* added to what the clocks say */
   int64_t monotonic_ns;
 };
-
-#endif

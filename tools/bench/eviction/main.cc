@@ -33,8 +33,10 @@ int Run(std::uint32_t requests, const std::vector<std::uint32_t>& shares) {
       std::fflush(stdout);
     }
   }
-  std::printf("\n| trace | cache, %% of all blocks | lru | lru, cold blocks at 2 of %zu planes | of what that finds, coarse |\n"
-              "|---|---|---|---|---|\n", tools::kReplayPlanes);
+  std::printf(
+      "\n| trace | cache, %% of all blocks | lru | lru, cold blocks at 2 of %zu planes | of what that finds, coarse |\n"
+      "|---|---|---|---|---|\n",
+      tools::kReplayPlanes);
   for (const tools::Trace& trace :
        {tools::ChatTrace(requests), tools::AgentTrace(requests), tools::DocumentTrace(requests), tools::ScanTrace(requests)}) {
     for (const std::uint32_t share : shares) {
