@@ -72,11 +72,13 @@ class StepAllocationTest : public ::testing::Test {
   quantizers::WorkerTeam team_{0};
   AttendService attend_{team_};
   StoreOpenings openings_{core_.stores, core_.codecs, core_.encode};
+  PrefixChecks prefix_checks_{core_.encode};
   Budget arena_budget_{std::size_t{1} << 30};
   LongAttention long_attention_{1, 0, [](const std::function<void()>&) {}};
   Services services_{.core = core_.core,
                      .stores = core_.stores,
                      .openings = openings_,
+                     .prefix_checks = prefix_checks_,
                      .attend = attend_,
                      .long_attention = long_attention_,
                      .arena_budget = arena_budget_,

@@ -62,7 +62,7 @@ TEST(OneBlockTest, ABudgetOfExactlyOneBlockHoldsOneBlockAtATime) {
     SCOPED_TRACE(std::to_string(budget) + " bytes");
     KvantdProcess daemon({"--budget", std::to_string(budget)});
     auto admin = Admin::Connect(daemon.socket()).value();
-    auto client = Client::Connect(daemon.socket(), {.arena_bytes = std::size_t{64} << 20}).value();
+    auto client = Client::Connect(daemon.socket(), {.arena_bytes = std::size_t{256} << 20}).value();
     auto store = client.OpenStore(LargeSpec());
     EXPECT_EQ(store.has_value(), enough);
     if (!enough) continue;
@@ -98,7 +98,7 @@ TEST(OneBlockTest, ABudgetOfExactlyOneBlockHoldsOneBlockAtATime) {
       const Figures figures = admin.Stats().value().figures;
       EXPECT_EQ(figures.Find("blocks"), 1u);
       EXPECT_LE(figures.Find("used_bytes").value() + figures.Find("opening_bytes").value(), budget);
-      EXPECT_LE(HeldMemory::Of(daemon.child().pid()).bytes, budget + (std::uint64_t{64} << 20)) << "the arena is beside it";
+      EXPECT_LE(HeldMemory::Of(daemon.child().pid()).bytes, budget + (std::uint64_t{256} << 20)) << "the arena is beside it";
     }
     EXPECT_EQ(admin.Stats().value().figures.Find("evicted_blocks"), 4u);
   }
