@@ -80,6 +80,8 @@ TEST_F(PrefixChecksTest, WhatIsDamagedIsLeftToWhoeverOpens) {
   ASSERT_TRUE(done);
   EXPECT_EQ(store->Figures().counters.corrupt_parts, 0u);
   EXPECT_EQ(Opened(), 17u * 16);
+  const std::vector<Block*> left = store->index().blocks();
+  EXPECT_EQ(store->unchecked_blocks(), static_cast<std::uint64_t>(std::ranges::count(left, true, &Block::unchecked)));
   EXPECT_GT(store->Figures().counters.corrupt_parts, 0u);
 }
 
