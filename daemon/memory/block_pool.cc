@@ -96,6 +96,11 @@ void BlockPool::Free(SlotRef slot) {
   --used_slots_;
   if (slab.trimmed(slot.slot)) {
     slab.Cool(slot.slot);  // pages of it are missing
+    if (slab.used_slots() + slab.warm_slots() == 0) {  // nobody would look at it again: nothing of it is warm
+      sizes_.at(slab.header().slot_bytes).slabs.erase(slot.slab);
+      Retire(slab);
+      slabs_.erase(slot.slab);
+    }
   } else {
     NoteWarm(slab.header().slot_bytes, 1);
   }

@@ -123,6 +123,10 @@ void DayWorld::CheckMemory() {
   ASSERT_EQ(held, budget.slab_bytes());
   ASSERT_EQ(coarse, life_->core.core.eviction.coarse_blocks);
   for (const auto& store : life_->stores) segments += store->dropped() ? 1 : 0;  // its manifest goes with the last reference
+  for (const Store* const store : life_->core.stores.stores()) {
+    ASSERT_TRUE(store->pool().used_slots() + store->pool().warm_slots() != 0 || store->pool().slab_count() == 0)
+        << "a slab that nobody would give back";
+  }
   ASSERT_LE(shelf_.size(), segments + 1);
   ASSERT_GE(shelf_.size(), segments - life_->stores.size());
   for (const auto& [name, tenant] : life_->core.stores.tenants()) {
