@@ -10,22 +10,22 @@
 namespace kvant::tools {
 namespace {
 
-constexpr const char* kBegin = R"(# bash completion of kvantctl, kvantd and kvant-generate; made by `kvantctl completion bash`.
+constexpr const char* kBegin = R"bash(# bash completion of kvantctl, kvantd and kvant-generate; made by `kvantctl completion bash`.
 
 _kvantctl() {
   local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} path='' i offered=''
   COMPREPLY=()
   for ((i = 1; i < COMP_CWORD; i++)); do
     case "$path ${COMP_WORDS[i]}" in
-)";
-constexpr const char* kMiddle = R"(    esac
+)bash";
+constexpr const char* kMiddle = R"bash(    esac
   done
   case "$path $before" in
-)";
-constexpr const char* kLater = R"(  esac
+)bash";
+constexpr const char* kLater = R"bash(  esac
   case "$path" in
-)";
-constexpr const char* kEnd = R"(  esac
+)bash";
+constexpr const char* kEnd = R"bash(  esac
   COMPREPLY=($(compgen -W "$offered" -- "$current"))
 }
 complete -o default -F _kvantctl kvantctl
@@ -36,7 +36,7 @@ _kvant_by_help() {
   [[ $current == -* ]] && COMPREPLY=($(compgen -W "$("$1" --help 2>/dev/null | grep -oE -- '--[a-z][a-z-]*' | sort -u)" -- "$current"))
 }
 complete -o default -F _kvant_by_help kvantd kvant-generate
-)";
+)bash";
 
 /// "a b c" of a type such as TEXT:{a,b,c}; empty if it names no choices.
 std::string ChoicesOf(const CLI::Option& option) {
