@@ -3,6 +3,7 @@
 #include <span>
 #include <string>
 
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/rpc_handler.h"
 #include "protocol/digest.h"
 #include "protocol/wire.h"
@@ -150,9 +151,10 @@ void WriteState(const Sequence& sequence, BlockRange told, wire::SequenceState::
   if (told.end != 0) WriteTable(sequence, told, to.initTable());
 }
 
-void WriteAdvanced(const Sequence* sequence, const Result<Advanced>& result, BlockRange told, wire::Advanced::Builder to) {
+void WriteAdvanced(Session& session, const Sequence* sequence, const Result<Advanced>& result, BlockRange told,
+                   wire::Advanced::Builder to) {
   if (!result) {
-    wire::WriteError(result.error(), to.initStatus().initError());
+    WriteRefusal(session, result.error(), to.initStatus().initError());
     if (sequence != nullptr) {
       to.setLength(sequence->length());
       to.setSwitchedBlocks(static_cast<std::uint32_t>(sequence->switched_blocks()));
@@ -162,7 +164,7 @@ void WriteAdvanced(const Sequence* sequence, const Result<Advanced>& result, Blo
   to.setLength(result->length);
   to.setSwitchedBlocks(static_cast<std::uint32_t>(result->switched_blocks));
   if (result->seal_error) {
-    wire::WriteError(*result->seal_error, to.initStatus().initError());
+    WriteRefusal(session, *result->seal_error, to.initStatus().initError());
   } else {
     to.initStatus().setOk();
   }

@@ -58,6 +58,7 @@ Result<std::uint64_t> Store::Demote(Block& block, std::size_t sections) {
   demoted_bytes_ += codes.payload_bytes - payload_bytes;
   codes.payload_bytes = payload_bytes;
   codes.sections = static_cast<std::uint8_t>(sections);
+  TellOfBlock("block_demoted", block);
   return std::uint64_t{pool_.Trim(codes.slot, SlotBytes(payload_bytes))};
 }
 

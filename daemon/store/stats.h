@@ -75,6 +75,7 @@ struct Counters {
   std::uint64_t deduplicated_blocks = 0;
   std::uint64_t evicted_blocks = 0;
   std::uint64_t expired_blocks = 0;
+  std::uint64_t evicted_then_wanted_blocks = 0;
   std::uint64_t bytes_copied = 0;
   std::uint64_t store_full_errors = 0;
   std::uint64_t lost_blocks = 0;
@@ -95,6 +96,9 @@ inline constexpr auto kCounters = DescribeFigures<Counters>({
     {&Counters::expired_blocks,
      {"expired_blocks", FigureKind::kCounter, FigureUnit::kCount,
       "of those, blocks that nobody had used for their time to live"}},
+    {&Counters::evicted_then_wanted_blocks,
+     {"evicted_then_wanted_blocks", FigureKind::kCounter, FigureUnit::kCount,
+      "blocks that a sequence looked for after they had been evicted: what a larger budget would have kept"}},
     {&Counters::bytes_copied,
      {"bytes_copied", FigureKind::kCounter, FigureUnit::kBytes, "tensor bytes that the daemon copied, for forks and trims"}},
     {&Counters::store_full_errors,

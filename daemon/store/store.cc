@@ -196,7 +196,10 @@ std::uint64_t Store::SlotBytesOf(const Block& block) const noexcept {
 Result<Charge> Store::TakeRecord(ChargeKind kind, std::size_t bytes, std::string_view what) {
   for (;;) {
     Result<Charge> charge = budget_->Take(kind, bytes, what);
-    if (charge || !MakeRoom(bytes)) return charge;
+    if (charge) return charge;
+    if (MakeRoom(bytes)) continue;
+    NoteNoRoom(bytes);
+    return charge;
   }
 }
 
@@ -205,7 +208,10 @@ Result<SlotRef> Store::AllocateSlot(std::uint64_t slot_bytes) {
     Result<SlotRef> slot = pool_.Allocate(slot_bytes);
     UpdateOrder();
     if (slot || slot.error().code != ErrorCode::kStoreFull) return slot;
-    if (!MakeRoom(BlockPool::LeastBytes(slot_bytes))) return slot;
+    const std::size_t bytes = BlockPool::LeastBytes(slot_bytes);
+    if (MakeRoom(bytes)) continue;
+    NoteNoRoom(bytes);
+    return slot;
   }
 }
 
@@ -266,8 +272,8 @@ Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type, std::s
 
 void Store::Evict(Block& block) {
   demoted_bytes_ -= plan_->payload_bytes() - block.codes().payload_bytes;
+  NoteEviction(block);
   FreeSlots(index_.TakeOut(block)->parts);
-  ++counters_.evicted_blocks;
 }
 
 void Store::FreeSlots(const std::vector<BlockPart>& parts) {
@@ -421,6 +427,7 @@ Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uin
   block->retention.priority = static_cast<std::uint8_t>(priority);
   Block* linked = store_->index_.Insert(std::move(block));
   ++store_->counters_.sealed_blocks;
+  store_->TellOfBlock("block_sealed", *linked);
   store_ = nullptr;
   return linked;
 }

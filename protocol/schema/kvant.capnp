@@ -571,10 +571,20 @@ struct SequenceDetail {
   tailCapacityTokens @4 :UInt64;
 }
 
+struct Histogram {
+  # How often something took how long.
+  name @0 :Text;              # snake_case, ends with _seconds
+  help @1 :Text;              # one line for operators
+  bounds @2 :List(Float64);   # seconds, ascending
+  counts @3 :List(UInt64);    # one more than bounds: of what took so long at most and longer than the bound before; the rest
+  sum @4 :Float64;            # seconds, of all
+}
+
 struct StatsReport {
   daemon @0 :DaemonInfo;
   figures @1 :List(FigureInfo);
   values @2 :List(UInt64);    # one per figure, in their order
+  histograms @3 :List(Histogram);
 }
 
 struct StoredCodec {
@@ -638,6 +648,52 @@ struct Quota {
   usedBytes @4 :UInt64;       # answered
 }
 
+struct ClientRow {
+  # A connection, of an engine or an operator.
+  connection @0 :UInt64;
+  pid @1 :UInt64;
+  uid @2 :UInt32;
+  tenant @3 :Text;            # whose stores its session opens; empty without a session
+  name @4 :Text;              # as it said at hello
+  admin @5 :Bool;             # it was given Admin
+  connectedMs @6 :UInt64;     # so long ago
+  idleMs @7 :UInt64;          # since its last message
+  calls @8 :UInt64;
+  refused @9 :UInt64;         # of the session's calls
+  stores @10 :UInt64;         # open ones
+  sequences @11 :UInt64;      # readers included
+  leases @12 :UInt64;         # blocks that they hold
+  arenas @13 :UInt64;
+  arenaBytes @14 :UInt64;
+  silentMs @15 :UInt64;       # since one of its heartbeats moved; at DaemonInfo.leaseMs it is dropped
+}
+
+struct ClientPage {
+  rows @0 :List(ClientRow);
+  next @1 :UInt64;            # ask from this connection for the next page; 0 after the last
+}
+
+struct EventField {
+  name @0 :Text;
+  union {
+    number @1 :UInt64;
+    text @2 :Text;            # shortened beyond 256 bytes
+  }
+}
+
+struct Event {
+  number @0 :UInt64;          # ascending
+  timeMs @1 :UInt64;          # since 1970
+  kind @2 :Text;
+  fields @3 :List(EventField);
+}
+
+interface EventWatch {
+  take @0 (most :UInt32) -> (events :List(Event), lost :UInt64);
+  # Those that have not been taken yet, oldest first; at once, there may be none. lost: so many came after these while nobody took
+  # and too many waited.
+}
+
 interface Admin {
   # Lists come in pages of about 256 KiB, however many rows there are and however long their texts: no answer outgrows what a
   # client reads, and the daemon serves others between two pages. What is opened or closed meanwhile may be missed; what lives
@@ -677,4 +733,11 @@ interface Admin {
   # As Session.snapshot. The store by name or identity, as in drop; empty: the one that the sequence is of.
   drain @16 () -> ();
   # Ends the daemon as SIGTERM does: once the calls that wait are answered.
+  clients @17 (from :UInt64) -> (page :ClientPage);
+  # Connections with numbers >= from, ascending.
+  watch @18 () -> Outcome(EventWatch);
+  # What happens from now on. unavailable if too many watch already.
+  upgrade @19 () -> Status;
+  # Hands over to a new process of the program that lies at the daemon's path now: stores stay, connections end. unsupported where
+  # nobody holds the memory (--holder off).
 }
