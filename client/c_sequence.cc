@@ -1,4 +1,6 @@
 // Sequences of the C interface.
+#include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <span>
 
@@ -20,7 +22,8 @@ Result<SequenceOptions> Options(const kvant_sequence_options* options, const cha
                          .tail_type = static_cast<ElementType>(given.tail_type),
                          .label = Text(given.label),
                          .unnamed_tokens = given.unnamed_tokens,
-                         .want_state = given.want_state != 0};
+                         .want_state = given.want_state != 0,
+                         .priority = static_cast<std::uint8_t>(std::min(given.priority, 255U))};
 }
 
 }  // namespace kvant::c

@@ -58,6 +58,10 @@ Result<void> CheckOptions(const DaemonOptions& options) {
   if (options.max_connections == 0) {
     return Error{ErrorCode::kInvalidArgument, "start daemon: 0 connections allowed; at least 1"};
   }
+  if (options.demote_to > 8 || (options.demote_to != 0 && options.eviction == EvictionKind::kNone)) {
+    return Error{ErrorCode::kInvalidArgument, "start daemon: cold blocks demoted to " + std::to_string(options.demote_to) +
+                                                  " planes; 0 to 8, and 0 where nothing is ever evicted"};
+  }
   if (options.workers > 1024) {
     return Error{ErrorCode::kInvalidArgument, "start daemon: " + std::to_string(options.workers) + " workers; at most 1024"};
   }

@@ -45,6 +45,7 @@ constexpr kj::Duration kRefusalTime = 5 * kj::SECONDS;
 constexpr kj::Duration kTendPause = 50 * kj::MILLISECONDS;
 constexpr kj::Duration kIdlePause = 1 * kj::SECONDS;
 constexpr std::uint64_t kMostPerStep = 64;
+constexpr std::uint64_t kMostDemotedPerStep = 4;  // reads all of a block
 /// What is kept free: what appends take until the next step, and a small part of the budget.
 constexpr std::size_t kReserveShare = 32;
 constexpr std::size_t kMostReserve = std::size_t{32} << 20;
@@ -54,6 +55,13 @@ constexpr std::size_t kMostEvictedBytes = std::size_t{16} << 20;
 
 kj::Duration QuarterOf(std::chrono::milliseconds lease) {
   return std::max<std::chrono::milliseconds>(lease / 4, std::chrono::milliseconds(1)).count() * kj::MILLISECONDS;
+}
+
+/// By the clock that no date changes and that all daemons between two starts of the machine share: pins outlive a daemon. It
+/// stands still while the machine is suspended.
+std::uint64_t NowMs() {
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now().time_since_epoch()).count());
 }
 
 /// Never 0, which at hello means "any daemon".
@@ -102,17 +110,19 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .codecs = options.codecs != nullptr ? *options.codecs : builtin_codecs_,
             .boot_token = NewBootToken(),
             .keeper = options.keeper.get(),
-            .eviction = EvictionOrder(options.eviction),
+            .eviction = EvictionOrder(options.eviction, options.demote_to),
             .ttl_ms = static_cast<std::uint64_t>(options.ttl.count()),
             .notify = [this](std::string_view event) { Tell(event); }},
       stores_(std::make_unique<StoreTable>(core_)),
       openings_(*stores_, core_.codecs, *plans_),
+      prefix_checks_(*encode_),
       attend_(team_),
       long_attention_(std::make_unique<LongAttention>(Workers(options), kLongNicer,
                                                       [this](std::function<void()> work) { queue_.Post(std::move(work)); })),
       services_{.core = core_,
                 .stores = *stores_,
                 .openings = openings_,
+                .prefix_checks = prefix_checks_,
                 .attend = attend_,
                 .long_attention = *long_attention_,
                 .arena_budget = arena_budget_,
@@ -140,6 +150,8 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
   RememberEvicted();
   services_.drain = [this] { BeginDrain(); };
   services_.upgrade = options_.upgrade;
+  core_.eviction.now_ms = NowMs();
+  for (const auto& [tenant, bytes] : options_.quotas) stores_->Limit(*stores_->FindTenant(tenant), bytes);
   if (state) state_ = std::make_unique<KeptState>(*std::move(state), core_, *stores_, *plans_, options_.log);
   if (state_) state_->TakeMark(options_.segments);
   RestoreHeld();
@@ -147,7 +159,6 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
     newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
     accepting_ = Essential("accepting connections", Accept());
   }
-  for (const auto& [tenant, bytes] : options_.quotas) stores_->Limit(*stores_->FindTenant(tenant), bytes);
   if (state_) state_->Restore();
   watching_ = Essential("watching heartbeats", heartbeats_.chain());
   tending_ = Essential("making room ahead of need", room_.chain());
@@ -206,6 +217,8 @@ void Server::Run() {
                        listener_ ? listener_->path() : "none", core_.boot_token, options_.budget_bytes, Workers(options_),
                        options_.lease.count(), kernels::Instructions());
   }
+  // Before the first answer: a worker that is killed once a client has heard of it must not count as one that never came up.
+  if (core_.keeper != nullptr) core_.keeper->Ready();
   try {
     stop_.promise.wait(loop_.wait_scope());
   } catch (const kj::Exception& exception) {
@@ -385,12 +398,12 @@ kj::Duration Server::WatchHeartbeats() {
 /// Tells the stores what time it is and makes room before somebody waits for it.
 kj::Duration Server::TendRoom() {
   ++services_.counters.room_steps;
-  core_.eviction.now_ms = static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - services_.started).count() + 1);
+  core_.eviction.now_ms = NowMs();
   const std::size_t reserve = std::min(core_.budget.own_limit() / kReserveShare, kMostReserve);
-  const std::uint64_t gone = stores_->Tend(reserve, kMostPerStep);
+  const std::uint64_t most = core_.eviction.demote_to == 0 ? kMostPerStep : kMostDemotedPerStep;
+  const std::uint64_t gone = stores_->Tend(reserve, most);
   services_.counters.evicted_ahead_blocks += gone;
-  if (gone == kMostPerStep) return 0 * kj::MILLISECONDS;  // more is due, after whoever waits
+  if (gone == most) return 0 * kj::MILLISECONDS;  // more is due, after whoever waits
   return services_.sessions.empty() ? kIdlePause : kTendPause;
 }
 

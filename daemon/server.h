@@ -102,6 +102,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   Core core_;
   std::unique_ptr<StoreTable> stores_;
   StoreOpenings openings_;
+  PrefixChecks prefix_checks_;
   AttendService attend_;
   std::unique_ptr<LongAttention> long_attention_;
   Services services_;

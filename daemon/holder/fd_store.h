@@ -32,6 +32,7 @@ class FdStore final : public Keeper {
   void Tell(std::string_view message) noexcept;
   void Keep(int segment) noexcept override;
   void Release(int segment) noexcept override;
+  void Ready() noexcept override { Tell("READY=1"); }
   void Alive() noexcept override { Tell("WATCHDOG=1"); }
 
  private:

@@ -71,6 +71,7 @@ Held::Heard Held::Hear(std::string_view message, protocol::UniqueFd fd) {
     if (known != held_.end()) held_.erase(known);
     return Heard::kRemoved;
   }
+  if (ValueOf(message, "STATUS") == "begun") return Heard::kBegun;
   return ValueOf(message, "READY") == "1" ? Heard::kReady : Heard::kNothing;
 }
 

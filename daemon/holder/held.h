@@ -29,6 +29,7 @@ class Held {
   enum class Heard {
     kNothing,  ///< something that does not concern the holder
     kReady,    ///< READY=1
+    kBegun,    ///< STATUS=begun
     kStored,
     kRemoved,
     kRefused,  ///< a descriptor without a name, or one too many: closed

@@ -32,6 +32,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kFirstPause{10};
 constexpr std::chrono::seconds kLongLife{10};
 constexpr int kMostFailedStarts = 3;
+/// Between starts of a program that does not come as far as to its memory: at least so long.
+constexpr milliseconds kProgramPause{100};
 
 sigset_t Signals(std::initializer_list<int> numbers) {
   sigset_t set;
@@ -88,6 +90,7 @@ class Holder {
     protocol::UniqueFd theirs(ends[1]);
     channel_ = protocol::UniqueFd(ends[0]);
     ready_ = false;
+    begun_ = false;
     started_ = Clock::now();
     const pid_t child = ::fork();
     if (child == 0) Become(theirs.get());
@@ -125,7 +128,7 @@ class Holder {
     const sigset_t child_ends = Signals({SIGCHLD});
     ::sigprocmask(SIG_UNBLOCK, &child_ends, nullptr);  // the others wait until the worker takes them
     ::execv(path_.c_str(), options_.argv);
-    log_.error("a worker cannot be started path={} error=\"{}\"", path_, ErrnoText());
+    if (not_begun_ == 0) log_.error("a worker cannot be started path={} error=\"{}\"", path_, ErrnoText());
     std::_Exit(kExitFault);
   }
 
@@ -135,6 +138,7 @@ class Holder {
     while (auto told = ReceiveNotification(channel_.get())) {
       const Held::Heard heard = held_.Hear(told->text, std::move(told->fd));
       if (heard == Held::Heard::kReady) ready_ = true;
+      if (heard == Held::Heard::kBegun) begun_ = true;
       if (heard == Held::Heard::kRefused || told->truncated) {
         log_.error("a descriptor of the worker's is not held, its memory will not outlive the worker held={}",
                    held_.all().size());
@@ -165,18 +169,28 @@ class Holder {
     int status = 0;
     if (worker_ < 0 || ::waitpid(worker_, &status, WNOHANG) != worker_) return std::nullopt;
     Listen();  // what it said last
+    was_ready_ = was_ready_ || ready_;
     channel_ = protocol::UniqueFd();
     const pid_t pid = std::exchange(worker_, -1);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     if (stopping_) return code >= 0 ? code : kExitFault;
     if (code == kExitOk || code == kExitStateNotSaved) return code;
+    if (!begun_ && was_ready_) {
+      // What is held is not why. A program that is being replaced is missing for a while.
+      if (not_begun_++ == 0) {
+        log_.error("the program does not come up, it is tried until it does path={} held={}", path_, held_.all().size());
+      }
+      pause_ = std::min(std::max(2 * pause_, kProgramPause), std::max(options_.longest_pause, kProgramPause));
+      start_at_ = Clock::now() + pause_;
+      return std::nullopt;
+    }
+    not_begun_ = 0;
     if (code == kExitHandedOver) {
       log_.info("worker handed over pid={} held={}", pid, held_.all().size());
       start_at_ = Clock::now();
       return std::nullopt;
     }
-    if (!was_ready_ && !ready_ && (code == kExitUsage || code == kExitCannotServe)) return code;  // it has said why
-    was_ready_ = was_ready_ || ready_;
+    if (!was_ready_ && (code == kExitUsage || code == kExitCannotServe)) return code;  // it has said why
     return Mourn(pid, code, WIFSIGNALED(status) ? WTERMSIG(status) : 0);
   }
 
@@ -212,6 +226,8 @@ class Holder {
   bool was_ready_ = false;  // any
   bool stopping_ = false;
   int failed_starts_ = 0;
+  bool begun_ = false;  // this worker has come to where it looks at what is held
+  int not_begun_ = 0;   // workers in a row that did not
   milliseconds pause_{0};
   Clock::time_point started_{};
   Clock::time_point start_at_{};

@@ -29,7 +29,9 @@ struct HolderOptions {
 /// program at the path this process was started from, looked up anew each time: a new version takes over so. Signals: SIGTERM
 /// and SIGINT end worker and holder, SIGUSR2 hands over to a new worker, SIGHUP reaches the worker. A worker that has died
 /// three times before it was ready is started without the memory that was held, for that may be why; after three more times
-/// the holder gives up. When the holder dies the worker gets SIGTERM and ends. Requires: one thread.
+/// the holder gives up. A worker that dies before it has begun to look at that memory is no reason to drop it: its program is
+/// missing or not whole, as while a new version is being installed, or its flags are wrong. The holder tries until one comes
+/// up. When the holder dies the worker gets SIGTERM and ends. Requires: one thread.
 int RunHolder(const HolderOptions& options, Listener listener, spdlog::logger& log);
 
 }  // namespace kvant::daemon

@@ -17,6 +17,8 @@ class Keeper {
   virtual void Keep(int segment) noexcept = 0;
   /// The segment may end. Any descriptor of it does. Nothing happens if it was not kept.
   virtual void Release(int segment) noexcept = 0;
+  /// This process serves: from now on calls are answered.
+  virtual void Ready() noexcept {}
   /// This process is not hung. Every few seconds.
   virtual void Alive() noexcept {}
 };

@@ -22,13 +22,24 @@ Result<std::pair<std::string, std::string>> SplitNamed(const char* option, const
   return std::pair(text.substr(0, sign), text.substr(sign + 1));
 }
 
+std::vector<std::string> EvictionNames() {
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : kEvictionKinds) names.emplace_back(name);
+  return names;
+}
+
 }  // namespace
 
 void RetentionFlags::AddTo(CLI::App& app) {
   app.add_option("--eviction", eviction,
                  "Which of the blocks that nobody holds goes first when room is needed: the least recently used, the least "
                  "often found, S3-FIFO, or none")
-      ->check(CLI::IsMember({"lru", "lfu", "s3fifo", "none"}))
+      ->check(CLI::IsMember(EvictionNames()))
+      ->capture_default_str();
+  app.add_option("--demote-to", demote_to,
+                 "Planes that codes of cold blocks keep (codecs with planes=1) when room is needed, before any block goes: at "
+                 "most half of the blocks are cut down so; 0: none are")
+      ->check(CLI::Range(0, 8))
       ->capture_default_str();
   app.add_option("--ttl", ttl, "Blocks that nobody uses so long go (90s, 15m, 12h, 7d); 0: only when room is needed")
       ->capture_default_str();
@@ -40,6 +51,10 @@ Result<void> RetentionFlags::Read(DaemonOptions& options) const {
   for (const auto& [name, kind] : kEvictionKinds) {
     if (name == eviction) options.eviction = kind;
   }
+  if (demote_to != 0 && options.eviction == EvictionKind::kNone) {
+    return Error{ErrorCode::kInvalidArgument, "--demote-to " + std::to_string(demote_to) + ": --eviction none makes no room"};
+  }
+  options.demote_to = static_cast<std::size_t>(demote_to);
   const auto time = protocol::ParseDuration(ttl);
   if (!time) return Error{time.error().code, "--ttl: " + time.error().message};
   options.ttl = *time;

@@ -20,6 +20,7 @@ struct RetentionFlags {
   Result<void> Read(DaemonOptions& options) const;
 
   std::string eviction = "lru";
+  int demote_to = 0;
   std::string ttl = "0";
   std::vector<std::string> tenants{};
   std::vector<std::string> quotas{};

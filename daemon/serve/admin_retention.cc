@@ -1,6 +1,7 @@
 // The calls of wire::Admin on what stays and what goes: evicting by filter, pins, quotas.
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -64,7 +65,7 @@ kj::Promise<void> AdminServer::pin(PinContext context) {
     const auto blocks = MatchBlocks(services_.stores, ReadFilter(context.getParams().getFilter()));
     const std::uint64_t ms = std::min<std::uint64_t>(context.getParams().getTimeMs(), std::uint64_t{1} << 62);
     const auto pinned =
-        blocks ? services_.stores.pins().Add(*blocks, std::chrono::milliseconds(ms)) : Result<PinFigures>(blocks.error());
+        blocks ? services_.stores.Pin(*blocks, std::chrono::milliseconds(ms)) : Result<PinFigures>(blocks.error());
     if (!pinned) {
       WriteRefusal(services_, pinned.error(), context.getResults().initError());
     } else {
@@ -76,7 +77,7 @@ kj::Promise<void> AdminServer::pin(PinContext context) {
 
 kj::Promise<void> AdminServer::unpin(UnpinContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    WriteOutcome(services_, services_.stores.pins().Remove(context.getParams().getPin()), context.getResults());
+    WriteOutcome(services_, services_.stores.Unpin(context.getParams().getPin()), context.getResults());
     return kj::READY_NOW;
   });
 }
@@ -104,7 +105,7 @@ kj::Promise<void> AdminServer::setQuota(SetQuotaContext context) {
         return kj::READY_NOW;
       }
       const std::shared_ptr<Tenant>& of = services_.stores.FindTenant(tenant);
-      if (bytes != 0) services_.stores.Limit(*of, limit);
+      if (bytes != 0) services_.stores.SetQuota(*of, limit);
       WriteQuota(*of, nullptr, context.getResults().initOk());
       return kj::READY_NOW;
     }
@@ -113,8 +114,8 @@ kj::Promise<void> AdminServer::setQuota(SetQuotaContext context) {
       WriteRefusal(services_, found.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
-    if (quota.getTtlMs() != kNone) (*found)->set_ttl_ms(quota.getTtlMs());
-    if (bytes != 0) (*found)->Limit(limit);
+    services_.stores.SetQuota(**found, bytes == 0 ? std::nullopt : std::optional(limit),
+                              quota.getTtlMs() == kNone ? std::nullopt : std::optional(quota.getTtlMs()));
     WriteQuota(*(*found)->tenant(), *found, context.getResults().initOk());
     return kj::READY_NOW;
   });

@@ -170,6 +170,17 @@ Sequence* Session::Keep(std::unique_ptr<Sequence> sequence, Placement placement)
   return sequences_.emplace(id, OwnSequence{std::move(sequence), placement, 0}).first->second.sequence.get();
 }
 
+bool Session::Checked(std::uint32_t store) const {
+  const auto found = FindStore(store);
+  return !found || (*found)->unchecked_blocks() == 0;
+}
+
+void Session::CheckPrefix(std::uint32_t store, PrefixChecks::Tokens tokens, std::function<void()> done) {
+  auto found = FindStore(store);
+  if (!found) return done();
+  services_.prefix_checks.Check(*found, std::move(tokens), std::move(done));
+}
+
 Result<Sequence*> Session::Open(std::uint32_t store, std::span<const std::uint32_t> tokens, const NewSequence& options) {
   auto found = FindStore(store);
   if (!found) return found.error();

@@ -27,6 +27,7 @@
 #include "daemon/serve/tenant_names.h"
 #include "daemon/serve/waiting_calls.h"
 #include "daemon/store/core.h"
+#include "daemon/store/prefix_checks.h"
 #include "daemon/store/sequence.h"
 #include "daemon/store/store_table.h"
 #include "protocol/message_memory.h"
@@ -48,6 +49,7 @@ struct Services {
   Core& core;
   StoreTable& stores;
   StoreOpenings& openings;
+  PrefixChecks& prefix_checks;
   AttendService& attend;
   LongAttention& long_attention;
   Budget& arena_budget;                   ///< of all connections
@@ -158,6 +160,9 @@ class Session {
   static void OpenStore(const std::shared_ptr<Session>& session, StoreSpec spec, const RangePlace& artifact, Opened done);
   [[nodiscard]] Result<std::shared_ptr<Store>> FindStore(std::uint32_t number) const;
 
+  /// What Open may find has been looked at since the last restart: else CheckPrefix first, so that it need not look itself.
+  [[nodiscard]] bool Checked(std::uint32_t store) const;
+  void CheckPrefix(std::uint32_t store, PrefixChecks::Tokens tokens, std::function<void()> done);
   Result<Sequence*> Open(std::uint32_t store, std::span<const std::uint32_t> tokens, const NewSequence& options);
   /// `length` ~0: all of the source's. Requires: the source is settled.
   Result<Sequence*> Fork(std::uint32_t store, std::uint64_t source, std::uint64_t length, const NewSequence& options);

@@ -113,16 +113,28 @@ kj::Promise<void> SessionServer::slabs(SlabsContext context) {
 
 kj::Promise<void> SessionServer::openSequence(OpenSequenceContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    const auto params = context.getParams();
-    auto options = ReadOptions(params.getOptions());
-    auto sequence = options ? session_->Open(params.getStore(), ReadTokens(params.getTokens()), *options)
-                            : Result<Sequence*>(options.error());
-    if (!sequence) {
-      WriteRefusal(*session_, sequence.error(), context.getResults().initError());
-    } else {
-      WriteState(**sequence, session_->TellAllBlocks((*sequence)->id()), context.getResults().initOk());
+    auto answer = [session = session_, context]() mutable {
+      const auto params = context.getParams();
+      auto options = ReadOptions(params.getOptions());
+      auto sequence = options ? session->Open(params.getStore(), ReadTokens(params.getTokens()), *options)
+                              : Result<Sequence*>(options.error());
+      if (!sequence) {
+        WriteRefusal(*session, sequence.error(), context.getResults().initError());
+      } else {
+        WriteState(**sequence, session->TellAllBlocks((*sequence)->id()), context.getResults().initOk());
+      }
+    };
+    const std::uint32_t store = context.getParams().getStore();
+    if (session_->Checked(store)) {
+      answer();
+      return kj::READY_NOW;
     }
-    return kj::READY_NOW;
+    auto pair = kj::newPromiseAndFulfiller<void>();
+    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
+    session_->CheckPrefix(
+        store, [context]() mutable { return ReadTokens(context.getParams().getTokens()); },
+        [fulfiller] { (*fulfiller)->fulfill(); });
+    return Waits(pair.promise.then([answer]() mutable { RunHandler([&] { answer(); }); }));
   });
 }
 

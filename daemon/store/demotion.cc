@@ -55,11 +55,26 @@ Result<std::uint64_t> Store::Demote(Block& block, std::size_t sections) {
       protocol::ShortenSlot({slab.slot(codes.slot.slot), slab.header().slot_bytes}, spec().block_tokens, payload_bytes);
   if (!shortened) return Error{shortened.error().code, what + ": " + shortened.error().message};
   // Written before pages go: who finds the slot after a crash finds the block that is left, or a header whose checksum differs.
-  demoted_bytes_ += codes.payload_bytes - payload_bytes;
+  ++counters_.demoted_blocks;
+  CountLost(block, false);
   codes.payload_bytes = payload_bytes;
   codes.sections = static_cast<std::uint8_t>(sections);
+  CountLost(block, true);
   TellOfBlock("block_demoted", block);
   return std::uint64_t{pool_.Trim(codes.slot, SlotBytes(payload_bytes))};
+}
+
+bool Store::MakeWay(EvictionOrder& order, const Ranking& blocks, const Ranking& fine) {
+  while (true) {
+    const EvictionOrder::Demotion next = order.NextDemotion(fine);
+    if (next.block == nullptr) break;
+    if (next.block->store->Demote(*next.block, order.demote_to)) return true;
+    next.leaf->index->NoteCoarse(*next.leaf);  // its bytes are damaged, or its pages are just being made: it can only go
+  }
+  Block* const block = order.Victim(blocks);
+  if (block == nullptr) return false;
+  block->store->Evict(*block);
+  return true;
 }
 
 Result<DemoteFigures> Store::Demote(const DemoteRequest& request) {

@@ -36,6 +36,7 @@ class ByTime {
 /// Whatever could make room under one budget: the daemon's or a tenant's. Kept by the stores and their indices.
 struct EvictionScope {
   Ranking blocks;              ///< that may be evicted (no leases, no children)
+  Ranking fine;                ///< of those, the ones that may be made smaller instead: see EvictionOrder::demote_to
   ByTime<Store> empty_stores;  ///< that hold nothing, by last use
   ByTime<Store> warm_stores;   ///< that have warm slots, by when they came to have them
 };
@@ -43,19 +44,32 @@ struct EvictionScope {
 /// The daemon's scope, its policy and its clocks. Loop thread.
 class EvictionOrder {
  public:
-  explicit EvictionOrder(EvictionKind kind = EvictionKind::kLru) : policy_(MakeEvictionPolicy(kind)) {}
+  explicit EvictionOrder(EvictionKind kind = EvictionKind::kLru, std::size_t demote_cold_to = 0)
+      : demote_to(demote_cold_to), policy_(MakeEvictionPolicy(kind)) {}
 
   /// The time of a use: larger is later, never the same twice, never 0.
   std::uint64_t NextUse() noexcept { return ++uses_; }
 
   /// The block that the policy lets go first; null if none may go.
   [[nodiscard]] Block* Victim(const Ranking& candidates);
+  /// What is to be made smaller before any of `fine` goes: the coldest of them or, where that has no more to give, a block that
+  /// it alone continues. Null if nothing is to be. The daemon's blocks are demoted from the cold end of the ranking up to the
+  /// middle: the half that was wanted most lately stays as it was sealed.
+  struct Demotion {
+    Block* leaf = nullptr;   ///< where it stands in the ranking
+    Block* block = nullptr;  ///< to be cut down to demote_to sections
+  };
+  [[nodiscard]] Demotion NextDemotion(const Ranking& fine);
 
   /// For indices: the policy, and what it may know.
   [[nodiscard]] EvictionPolicy& policy() noexcept { return *policy_; }
   [[nodiscard]] std::size_t blocks() const noexcept { return blocks_; }
   void CountBlock() noexcept { ++blocks_; }
   void UncountBlock() noexcept { --blocks_; }
+
+  /// Sections of their codes that cold blocks keep (quantizers::Plan::sections); 0: blocks stay whole until they go.
+  const std::size_t demote_to;
+  std::uint64_t coarse_blocks = 0;  ///< of all stores, that have lost sections; kept by the stores
 
   EvictionScope all;
   Ranking doomed;  ///< of those, the ones that an operator wants gone

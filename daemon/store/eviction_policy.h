@@ -21,7 +21,7 @@ struct Block;
 class Ranking {
  public:
   void Add(Block& block, Rank rank) { blocks_.emplace(rank, &block); }
-  void Remove(Block& block, Rank rank) { blocks_.erase({rank, &block}); }
+  void Remove(const Block& block, Rank rank) { blocks_.erase({rank, const_cast<Block*>(&block)}); }
   /// The first block of a tier >= `tier`; null if there is none.
   [[nodiscard]] Block* first(std::uint64_t tier = 0) const {
     const auto found = blocks_.lower_bound({Rank{tier, 0}, nullptr});

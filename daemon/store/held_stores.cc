@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "daemon/store/restore.h"
+#include "daemon/store/standing_rules.h"
 #include "protocol/digest.h"
 #include "protocol/manifest.h"
 #include "protocol/segment_layout.h"
@@ -17,7 +18,8 @@ namespace {
 
 /// The descriptors of one store.
 struct Group {
-  std::vector<protocol::UniqueFd> manifests;  // two if the daemon died while it wrote one anew: they say the same
+  std::vector<protocol::UniqueFd> manifests;  // two if the daemon died while it wrote one anew
+  std::optional<wire::Manifest> manifest;     // what they say, all of them
   std::map<std::uint32_t, protocol::UniqueFd> slabs;
 };
 
@@ -41,14 +43,23 @@ HeldFigures RestoreHeld(Core& core, StoreTable& stores, std::vector<protocol::Un
     ++figures.dropped_segments;
   };
   std::map<std::pair<protocol::Digest, protocol::Digest>, Group> groups;  // by owner and identity
+  std::vector<protocol::UniqueFd> rule_segments;
+  std::optional<NumberedRules> rules;
   for (protocol::UniqueFd& fd : segments) {
-    if (ReadHeader<protocol::ManifestHeader>(fd.get(), protocol::kManifestMagic)) {
-      const auto manifest = wire::ReadManifestSegment(fd.get());
+    if (ReadHeader<RulesHeader>(fd.get(), kRulesMagic)) {
+      auto read = ReadRulesSegment(fd.get());
+      if (!read && core.notify) core.notify(read.error().message);
+      if (read && (!rules || rules->number < read->number)) rules = *std::move(read);
+      rule_segments.push_back(std::move(fd));
+    } else if (ReadHeader<protocol::ManifestHeader>(fd.get(), protocol::kManifestMagic)) {
+      auto manifest = wire::ReadManifestSegment(fd.get());
       if (!manifest) {
         release(fd);
         continue;
       }
-      groups[{OwnerOf(manifest->tenant), manifest->identity}].manifests.push_back(std::move(fd));
+      Group& group = groups[{OwnerOf(manifest->tenant), manifest->identity}];
+      group.manifests.push_back(std::move(fd));
+      group.manifest = *std::move(manifest);
     } else if (const auto slab = ReadHeader<protocol::SlabHeader>(fd.get(), protocol::kSlabMagic)) {
       auto& slot = groups[{slab->owner, slab->identity}].slabs[slab->slab_index];
       if (slot.valid()) release(slot);
@@ -62,10 +73,7 @@ HeldFigures RestoreHeld(Core& core, StoreTable& stores, std::vector<protocol::Un
     std::vector<int> slabs;
     for (const auto& [index, fd] : group.slabs) slabs.push_back(fd.get());
     Result<RestoredStore> restored = Error{ErrorCode::kCorrupt, "slabs of a store without a manifest"};
-    for (const protocol::UniqueFd& manifest : group.manifests) {
-      if (restored) break;
-      restored = RestoreStore(stores, manifest.get(), slabs, CheckPayload::kAtFirstUse);
-    }
+    if (group.manifest) restored = RestoreStore(stores, *group.manifest, slabs, CheckPayload::kAtFirstUse);
     // A store has written a manifest of its own.
     for (const protocol::UniqueFd& manifest : group.manifests) {
       if (core.keeper != nullptr) core.keeper->Release(manifest.get());
@@ -86,6 +94,11 @@ HeldFigures RestoreHeld(Core& core, StoreTable& stores, std::vector<protocol::Un
     ++figures.stores;
     figures.blocks += restored->blocks;
     figures.bytes += restored->store->Figures().compressed_bytes;
+  }
+  if (rules) stores.TakeOver(*std::move(rules));
+  // The table has a segment of its own.
+  for (const protocol::UniqueFd& fd : rule_segments) {
+    if (core.keeper != nullptr) core.keeper->Release(fd.get());
   }
   return figures;
 }

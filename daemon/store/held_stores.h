@@ -19,9 +19,9 @@ struct HeldFigures {
   std::size_t dropped_segments = 0;  ///< of a store that cannot be restored, of none, or that hold nothing
 };
 
-/// Serves every store of which `segments` has a manifest: RestoreStore with its slabs. Tells Core::notify of stores that cannot
-/// be restored, and why, and releases from Core::keeper what is not used. Hostile bytes do no harm; those of other users cannot
-/// come here. Loop thread, before any client is served.
+/// Serves every store of which `segments` has a manifest: RestoreStore with its slabs. Then what operators had set holds again.
+/// Tells Core::notify of stores that cannot be restored, and why, and releases from Core::keeper what is not used. Hostile
+/// bytes do no harm; those of other users cannot come here. Loop thread, before any client is served.
 HeldFigures RestoreHeld(Core& core, StoreTable& stores, std::vector<protocol::UniqueFd> segments);
 
 }  // namespace kvant::daemon

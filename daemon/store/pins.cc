@@ -31,7 +31,8 @@ Pins::~Pins() {
   for (auto& [id, pin] : pins_) Release(pin);
 }
 
-Result<PinFigures> Pins::Add(const std::vector<Block*>& blocks, std::chrono::milliseconds time) {
+Result<PinFigures> Pins::Add(const std::vector<Block*>& blocks, std::chrono::milliseconds time,
+                             std::optional<std::uint64_t> old_id) {
   if (time < std::chrono::milliseconds(1) || time > kLongest) {
     return Error{ErrorCode::kInvalidArgument,
                  "pin: " + std::to_string(time.count()) + " ms; 1 to " + std::to_string(kLongest.count()) + " are possible"};
@@ -70,7 +71,8 @@ Result<PinFigures> Pins::Add(const std::vector<Block*>& blocks, std::chrono::mil
     if (++held.pins == 1) held.bytes = store.SlotBytesOf(*block);
   }
   bytes_ += more;
-  const std::uint64_t id = next_++;
+  const std::uint64_t id = old_id.value_or(next_);
+  set_next(id + 1);
   return FiguresOf(id, pins_.emplace(id, std::move(pin)).first->second);
 }
 
@@ -121,6 +123,22 @@ PinFigures Pins::FiguresOf(std::uint64_t id, const Pin& pin) const {
           .blocks = pin.blocks.size(),
           .bytes = pin.bytes,
           .left_ms = pin.end_ms > now ? pin.end_ms - now : 0};
+}
+
+std::map<std::uint64_t, StandingRules::Pin> Pins::rules() const {
+  std::map<std::uint64_t, StandingRules::Pin> rules;
+  for (const auto& [id, pin] : pins_) {
+    std::set<const Block*> continued;
+    for (const Block* const block : pin.blocks) continued.insert(block->parent);
+    StandingRules::Pin& rule = rules[id];
+    rule.tenant = pin.store->tenant() != nullptr ? pin.store->tenant()->name : std::string();
+    rule.store = pin.store->identity();
+    rule.end_ms = pin.end_ms;
+    for (const Block* const block : pin.blocks) {
+      if (!continued.contains(block)) rule.ends.push_back(block->chain);
+    }
+  }
+  return rules;
 }
 
 std::vector<PinFigures> Pins::list() const {

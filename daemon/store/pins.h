@@ -1,11 +1,13 @@
 // Blocks that an operator keeps for a while.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,7 @@
 #include "daemon/memory/budget.h"
 #include "daemon/store/block.h"
 #include "daemon/store/core.h"
+#include "daemon/store/standing_rules.h"
 
 namespace kvant::daemon {
 
@@ -44,7 +47,9 @@ class Pins {
   /// Pins the blocks of one store and all that they continue. kInvalidArgument without blocks, with those of several stores or
   /// for a time beyond 1 ms .. kLongest; kStoreFull beyond the share of the budget, beyond kMost, or without room for its
   /// record.
-  Result<PinFigures> Add(const std::vector<Block*>& blocks, std::chrono::milliseconds time);
+  /// `id`: of a daemon before this one; none: the next.
+  Result<PinFigures> Add(const std::vector<Block*>& blocks, std::chrono::milliseconds time,
+                         std::optional<std::uint64_t> id = std::nullopt);
   /// kNotFound if there is none, or no longer.
   Result<void> Remove(std::uint64_t id);
   /// Takes off those of a store that is to go.
@@ -52,6 +57,11 @@ class Pins {
   /// Takes off those whose time is over.
   void Expire();
   [[nodiscard]] std::vector<PinFigures> list() const;  ///< by id
+  /// What a daemon after this one needs to make them anew.
+  [[nodiscard]] std::map<std::uint64_t, StandingRules::Pin> rules() const;
+  /// The number of the next pin.
+  [[nodiscard]] std::uint64_t next() const noexcept { return next_; }
+  void set_next(std::uint64_t next) noexcept { next_ = std::max(next_, next); }
   [[nodiscard]] std::uint64_t blocks() const noexcept { return held_.size(); }
   [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
 

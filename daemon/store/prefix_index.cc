@@ -16,6 +16,7 @@ std::size_t PrefixIndex::DigestHash::operator()(const protocol::Digest& digest) 
 
 PrefixIndex::~PrefixIndex() {
   for (const auto& [use, block] : idle_) {
+    RemoveFine(*block);
     order_.all.blocks.Remove(*block, block->retention.rank);
     order_.doomed.Remove(*block, block->retention.rank);
     if (tenant_ != nullptr) tenant_->blocks.Remove(*block, block->retention.rank);
@@ -88,6 +89,7 @@ void PrefixIndex::NoteUse(Block& block, std::uint32_t priority) {
   const bool evictable = block.leases == 0 && block.first_child == nullptr;
   if (evictable) UpdateEvictable(block, false);
   block.retention.Use(priority);
+  block.retention.coarse = false;
   NoteTime(block);
   order_.policy().Used(block, order_.blocks());
   if (evictable) UpdateEvictable(block, true);
@@ -148,9 +150,21 @@ std::unique_ptr<Block> PrefixIndex::TakeOut(Block& block) {
   order_.policy().Evicted(*taken, order_.blocks());
   Unlink(*taken);
   if (Block* parent = taken->parent; parent != nullptr && parent->first_child == nullptr && parent->leases == 0) {
+    parent->retention.coarse = false;
     UpdateEvictable(*parent, true);
   }
   return taken;
+}
+
+void PrefixIndex::NoteCoarse(Block& block) {
+  block.retention.coarse = true;
+  RemoveFine(block);
+}
+
+void PrefixIndex::RemoveFine(const Block& block) {
+  fine_.Remove(block, block.retention.rank);
+  order_.all.fine.Remove(block, block.retention.rank);
+  if (tenant_ != nullptr) tenant_->fine.Remove(block, block.retention.rank);
 }
 
 void PrefixIndex::Rerank(Block& block) {
@@ -167,7 +181,13 @@ void PrefixIndex::UpdateEvictable(Block& block, bool evictable) {
     order_.all.blocks.Add(block, retention.rank);
     if (retention.doomed) order_.doomed.Add(block, retention.rank);
     if (tenant_ != nullptr) tenant_->blocks.Add(block, retention.rank);
+    if (order_.demote_to != 0 && !retention.coarse) {
+      fine_.Add(block, retention.rank);
+      order_.all.fine.Add(block, retention.rank);
+      if (tenant_ != nullptr) tenant_->fine.Add(block, retention.rank);
+    }
   } else {
+    RemoveFine(block);
     idle_.erase({retention.last_use, &block});
     ranking_.Remove(block, retention.rank);
     order_.all.blocks.Remove(block, retention.rank);

@@ -51,6 +51,10 @@ class PrefixIndex {
   [[nodiscard]] Block* oldest() const noexcept { return idle_.empty() ? nullptr : idle_.begin()->second; }
   /// All that are evictable, as the policy ranks them.
   [[nodiscard]] const Ranking& evictable() const noexcept { return ranking_; }
+  /// Those of them that may be made smaller instead.
+  [[nodiscard]] const Ranking& fine() const noexcept { return fine_; }
+  /// There is nothing to be made smaller at this one's end, until it is used again. Requires: it is evictable.
+  void NoteCoarse(Block& block);
   /// Takes the block out of the rankings and in again. Requires: it is evictable.
   void Rerank(Block& block);
   /// Takes out a block. Requires: it is evictable.
@@ -71,6 +75,7 @@ class PrefixIndex {
   static void Unlink(Block& block) noexcept;
   void NoteTime(Block& block);
   void UpdateEvictable(Block& block, bool evictable);
+  void RemoveFine(const Block& block);
 
   EvictionOrder& order_;
   EvictionScope* const tenant_;
@@ -78,6 +83,7 @@ class PrefixIndex {
   std::unordered_multimap<protocol::Digest, std::unique_ptr<Block>, DigestHash> blocks_;
   std::set<std::pair<std::uint64_t, Block*>> idle_;  // evictable ones, by last_use
   Ranking ranking_;                                  // the same, by rank
+  Ranking fine_;                                     // of those, as EvictionScope::fine
   std::size_t size_ = 0;
   std::size_t leased_blocks_ = 0;
   std::uint64_t leases_ = 0;

@@ -10,7 +10,6 @@
 
 #include "protocol/block_format.h"
 #include "protocol/digest.h"
-#include "protocol/manifest.h"
 
 namespace kvant::daemon {
 namespace {
@@ -32,23 +31,22 @@ BlockPart PartOf(const FoundPart& found, std::uint32_t block_tokens) {
 
 }  // namespace
 
-Result<RestoredStore> RestoreStore(StoreTable& stores, int manifest_fd, std::span<const int> slabs, CheckPayload check) {
+Result<RestoredStore> RestoreStore(StoreTable& stores, const wire::Manifest& manifest, std::span<const int> slabs,
+                                   CheckPayload check) {
   Core& core = stores.core();
-  Result<wire::Manifest> manifest = wire::ReadManifestSegment(manifest_fd);
-  if (!manifest) return manifest.error();
-  const StoreSpec& spec = manifest->spec;
+  const StoreSpec& spec = manifest.spec;
   const std::string what = "restore store " + spec.name + ": ";
 
   if (auto ok = quantizers::CheckStoreSpec(spec); !ok) return Error{ok.error().code, what + ok.error().message};
-  const std::shared_ptr<Tenant> tenant = stores.FindTenant(manifest->tenant.empty() ? StoreTable::kNobody : manifest->tenant);
+  const std::shared_ptr<Tenant> tenant = stores.FindTenant(manifest.tenant.empty() ? StoreTable::kNobody : manifest.tenant);
   Result<Charge> charge = tenant->budget->Take(
       ChargeKind::kStoreRecord, Store::RecordBytes(core.codecs, spec, spec.plan.artifact.size()), what + "its record");
   if (!charge) return charge.error();
   Result<std::unique_ptr<const quantizers::Plan>> plan = quantizers::Plan::Make(core.codecs, spec);
   if (!plan) return Error{plan.error().code, what + plan.error().message};
-  if ((*plan)->canonical() != manifest->plan || IdentityDigest(IdentityFields(**plan)) != manifest->identity) {
+  if ((*plan)->canonical() != manifest.plan || IdentityDigest(IdentityFields(**plan)) != manifest.identity) {
     return Error{ErrorCode::kIdentityMismatch,
-                 what + "this daemon makes the plan\n" + (*plan)->canonical() + "\nand its manifest says\n" + manifest->plan};
+                 what + "this daemon makes the plan\n" + (*plan)->canonical() + "\nand its manifest says\n" + manifest.plan};
   }
   Result<std::shared_ptr<Store>> made = Store::Create(core, *std::move(plan), std::move(*charge), tenant);
   if (!made) return made.error();

@@ -9,6 +9,7 @@
 
 #include "daemon/store/store.h"
 #include "daemon/store/store_table.h"
+#include "protocol/manifest.h"
 
 namespace kvant::daemon {
 
@@ -24,11 +25,12 @@ struct RestoredStore {
   std::size_t dropped_parts = 0;  ///< slots whose bytes fail their checks, or whose block is not whole
 };
 
-/// Rebuilds a store from descriptors of its manifest and of its slabs (read-only ones suffice, under the uid that made them),
-/// as SEGMENT.md says. The descriptors stay the caller's. kCorrupt or kVersionMismatch for a manifest that fails its checks,
-/// kIdentityMismatch if its plan cannot be built as it was, and what BlockPool::Adopt answers for a slab. Blocks that do not
-/// fit the budget are dropped. The order of sealing stands for that of last use, which is not known. The store is of the tenant
-/// that the manifest names (nobody's: of StoreTable::kNobody), and not in the table. Loop thread.
-Result<RestoredStore> RestoreStore(StoreTable& stores, int manifest, std::span<const int> slabs, CheckPayload check);
+/// Rebuilds a store from its manifest and descriptors of its slabs (read-only ones suffice, under the uid that made them), as
+/// SEGMENT.md says. The descriptors stay the caller's. kIdentityMismatch if its plan cannot be built as it was, and what
+/// BlockPool::Adopt answers for a slab. Blocks that do not fit the budget are dropped. The order of sealing stands for that of
+/// last use, which is not known. The store is of the tenant that the manifest names (nobody's: of StoreTable::kNobody), and not
+/// in the table. Loop thread.
+Result<RestoredStore> RestoreStore(StoreTable& stores, const wire::Manifest& manifest, std::span<const int> slabs,
+                                   CheckPayload check);
 
 }  // namespace kvant::daemon

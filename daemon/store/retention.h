@@ -26,6 +26,7 @@ struct Retention {
   std::uint8_t uses = 0;          ///< how often it was found since it was sealed; policies may count down
   std::uint8_t priority = 0;      ///< 0..kMaxPriority: see Use
   bool main = false;              ///< s3fifo: past its probation
+  bool coarse = false;            ///< there is nothing left to demote of it, nor of what it alone continues
   bool doomed = false;            ///< an operator wants it gone as soon as nobody holds it; a use by others forgets that
 
   static constexpr std::uint8_t kMostUses = 255;

@@ -28,6 +28,8 @@ struct StoreGauges {
   std::uint64_t block_record_bytes = 0;
   std::uint64_t sequence_record_bytes = 0;
   std::uint64_t slab_record_bytes = 0;
+  std::uint64_t coarse_blocks = 0;
+  std::uint64_t unchecked_blocks = 0;
   std::uint64_t unfit_key_heads = 0;
 };
 
@@ -62,6 +64,11 @@ inline constexpr auto kStoreGauges = DescribeFigures<StoreGauges>({
     {&StoreGauges::sequence_record_bytes,
      {"sequence_record_bytes", FigureKind::kGauge, FigureUnit::kBytes, "records and block tables of sequences and readers"}},
     {&StoreGauges::slab_record_bytes, {"slab_record_bytes", FigureKind::kGauge, FigureUnit::kBytes, "records of slabs"}},
+    {&StoreGauges::coarse_blocks,
+     {"coarse_blocks", FigureKind::kGauge, FigureUnit::kCount, "blocks that have lost planes of their codes"}},
+    {&StoreGauges::unchecked_blocks,
+     {"unchecked_blocks", FigureKind::kGauge, FigureUnit::kCount,
+      "blocks that a restart has left and whose checksums nobody has needed yet"}},
     {&StoreGauges::unfit_key_heads,
      {"unfit_key_heads", FigureKind::kGauge, FigureUnit::kCount,
       "KV heads whose keys share a mean that their codec cannot serve"}},
@@ -76,6 +83,7 @@ struct Counters {
   std::uint64_t evicted_blocks = 0;
   std::uint64_t expired_blocks = 0;
   std::uint64_t evicted_then_wanted_blocks = 0;
+  std::uint64_t demoted_blocks = 0;
   std::uint64_t bytes_copied = 0;
   std::uint64_t store_full_errors = 0;
   std::uint64_t lost_blocks = 0;
@@ -99,6 +107,9 @@ inline constexpr auto kCounters = DescribeFigures<Counters>({
     {&Counters::evicted_then_wanted_blocks,
      {"evicted_then_wanted_blocks", FigureKind::kCounter, FigureUnit::kCount,
       "blocks that a sequence looked for after they had been evicted: what a larger budget would have kept"}},
+    {&Counters::demoted_blocks,
+     {"demoted_blocks", FigureKind::kCounter, FigureUnit::kCount,
+      "times that a block was cut down to fewer planes of its codes"}},
     {&Counters::bytes_copied,
      {"bytes_copied", FigureKind::kCounter, FigureUnit::kBytes, "tensor bytes that the daemon copied, for forks and trims"}},
     {&Counters::store_full_errors,

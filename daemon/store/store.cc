@@ -116,7 +116,8 @@ Result<Block*> Store::Adopt(Block block) {
   }
   block.charge = std::move(*charge);
   block.store = this;
-  demoted_bytes_ += plan_->payload_bytes() - block.codes().payload_bytes;
+  CountLost(block, true);
+  unchecked_ += block.unchecked ? 1 : 0;
   UpdateOrder();
   return index_.Insert(std::make_unique<Block>(std::move(block)));
 }
@@ -139,6 +140,7 @@ Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge ch
       hex_(protocol::DigestHex(identity_)) {}
 
 Store::~Store() {
+  core_.eviction.coarse_blocks -= coarse_;
   MoveInScopes(0, 0);
   if (core_.keeper != nullptr && manifest_fd_.valid()) core_.keeper->Release(manifest_fd_.get());
 }
@@ -160,11 +162,7 @@ void Store::MoveInScopes(std::uint64_t empty_since, std::uint64_t warm_since) {
 }
 
 bool Store::MakeOwnRoom(std::size_t bytes) {
-  if (GiveBack(bytes)) return true;
-  Block* const block = core_.eviction.Victim(index_.evictable());
-  if (block == nullptr) return false;
-  Evict(*block);
-  return true;
+  return GiveBack(bytes) || MakeWay(core_.eviction, index_.evictable(), index_.fine());
 }
 
 bool Store::MakeRoom(std::size_t bytes) {
@@ -271,9 +269,24 @@ Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type, std::s
 }
 
 void Store::Evict(Block& block) {
-  demoted_bytes_ -= plan_->payload_bytes() - block.codes().payload_bytes;
   NoteEviction(block);
+  TakeOut(block);
+}
+
+void Store::TakeOut(Block& block) {
+  CountLost(block, false);
+  unchecked_ -= block.unchecked ? 1 : 0;
   FreeSlots(index_.TakeOut(block)->parts);
+}
+
+/// A block comes or goes: what its codes have lost of a whole block's.
+void Store::CountLost(const Block& block, bool comes) noexcept {
+  const std::uint64_t bytes = plan_->payload_bytes() - block.codes().payload_bytes;
+  if (bytes == 0) return;
+  const std::uint64_t sign = comes ? 1 : ~std::uint64_t{0};
+  demoted_bytes_ += sign * bytes;
+  coarse_ += sign;
+  core_.eviction.coarse_blocks += sign;
 }
 
 void Store::FreeSlots(const std::vector<BlockPart>& parts) {
@@ -385,6 +398,8 @@ StoreFigures Store::Figures() const {
   figures.slab_record_bytes = budget_->bytes(ChargeKind::kMetadata);
   figures.slot_overhead_bytes = figures.slab_bytes - figures.compressed_bytes - state_bytes_;
   figures.used_bytes = budget_->used();
+  figures.coarse_blocks = coarse_;
+  figures.unchecked_blocks = unchecked_;
   figures.unfit_key_heads = key_means_.unfit_heads();
   figures.counters = counters_;
   return figures;
@@ -423,7 +438,7 @@ Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uin
   block->parts = std::move(parts_);
   block->charge = std::move(charge_);
   block->store = store_.get();
-  store_->demoted_bytes_ += store_->plan_->payload_bytes() - block->codes().payload_bytes;
+  store_->CountLost(*block, true);
   block->retention.priority = static_cast<std::uint8_t>(priority);
   Block* linked = store_->index_.Insert(std::move(block));
   ++store_->counters_.sealed_blocks;

@@ -72,10 +72,13 @@ class Store : public std::enable_shared_from_this<Store> {
   /// What the store holds of its tenant's budget; limited by its quota.
   [[nodiscard]] Budget& budget() noexcept { return *budget_; }
   [[nodiscard]] const Budget& budget() const noexcept { return *budget_; }
+  /// Of restored blocks, those that Whole has not looked at yet.
+  [[nodiscard]] std::uint64_t unchecked_blocks() const noexcept { return unchecked_; }
   /// Sets the store's quota (Budget::kUnlimited: none) and evicts what of it nobody holds until it is within.
   void Limit(std::size_t bytes);
   /// Blocks that nobody uses so long go; 0: they stay.
   [[nodiscard]] std::uint64_t ttl_ms() const noexcept { return ttl_ms_.value_or(core_.ttl_ms); }
+  [[nodiscard]] std::optional<std::uint64_t> own_ttl_ms() const noexcept { return ttl_ms_; }
   /// Nothing: the daemon's.
   void set_ttl_ms(std::optional<std::uint64_t> ttl) noexcept { ttl_ms_ = ttl; }
   /// Evicts blocks that nobody has used for ttl_ms, `most` at most; returns how many. A block goes after those that follow it.
@@ -142,6 +145,8 @@ class Store : public std::enable_shared_from_this<Store> {
   [[nodiscard]] std::vector<Block*> LookUp(std::span<const std::uint32_t> tokens, bool want_state);
   /// PrefixIndex::NoteUse, for whoever found the block so.
   void NoteUse(Block& block, std::uint32_t priority);
+  /// What Whole answers true to from now on: somebody else has looked.
+  void NoteWhole(Block& block) noexcept;
   /// PrefixIndex::Find, for whoever takes the block.
   [[nodiscard]] Block* FindWhole(const Block* parent, const protocol::Digest& chain, std::span<const std::uint32_t> tokens);
   /// A read-only descriptor of the manifest (protocol/SEGMENT.md).
@@ -151,6 +156,9 @@ class Store : public std::enable_shared_from_this<Store> {
   [[nodiscard]] std::uint64_t SlotBytesOf(const Block& block) const noexcept;
   /// Frees the block's slots. Requires: one of this store's, without leases and children.
   void Evict(Block& block);
+  /// A step towards room: what NextDemotion says of `fine` is made smaller or, where that is nothing, the block of `blocks`
+  /// that goes first goes. False if there is none.
+  static bool MakeWay(EvictionOrder& order, const Ranking& blocks, const Ranking& fine);
 
   /// Gives back pages of warm slots: see BlockPool::GiveBack.
   bool GiveBack(std::size_t bytes);
@@ -204,6 +212,8 @@ class Store : public std::enable_shared_from_this<Store> {
   void NoteNoRoom(std::size_t bytes);
   Result<SlotRef> AllocateSlot(std::uint64_t slot_bytes);
   void FreeSlots(const std::vector<BlockPart>& parts);
+  void TakeOut(Block& block);
+  void CountLost(const Block& block, bool comes) noexcept;
   /// To be called after whatever changes last_use_, empty() or whether there are warm slots.
   void UpdateOrder();
   void MoveInScopes(std::uint64_t empty_since, std::uint64_t warm_since);
@@ -226,6 +236,8 @@ class Store : public std::enable_shared_from_this<Store> {
   Counters counters_;
   KeyMeans key_means_;
   std::uint64_t demoted_bytes_ = 0;  // what payloads of blocks have lost
+  std::uint64_t unchecked_ = 0;
+  std::uint64_t coarse_ = 0;  // blocks that have lost parts of their payloads
   bool warned_ = false;
   std::uint64_t sequences_ = 0;
   const std::string hex_;  // of the identity

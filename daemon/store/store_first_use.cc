@@ -1,5 +1,6 @@
 // Blocks of a restored store are checked when they are first asked for.
 #include <algorithm>
+#include <utility>
 
 #include "daemon/store/store.h"
 #include "protocol/block_format.h"
@@ -16,7 +17,7 @@ bool Store::Whole(Block& block) {
       block.state = nullptr;
       ++counters_.corrupt_parts;
     }
-    block.unchecked = false;
+    NoteWhole(block);
     return true;
   }
   if (core_.notify) {
@@ -28,7 +29,7 @@ bool Store::Whole(Block& block) {
     Block& each = **it;
     counters_.corrupt_parts += each.parts.size();
     if (each.leases == 0 && each.first_child == nullptr) {
-      FreeSlots(index_.TakeOut(each)->parts);
+      TakeOut(each);
       continue;
     }
     // No sequence holds it, for it would have been checked; a pin or a snapshot may. It goes when they let go.
@@ -36,6 +37,11 @@ bool Store::Whole(Block& block) {
     each.retention.doomed = true;
   }
   return false;
+}
+
+void Store::NoteWhole(Block& block) noexcept {
+  if (!std::exchange(block.unchecked, false)) return;
+  --unchecked_;
 }
 
 Block* Store::FindWhole(const Block* parent, const protocol::Digest& chain, std::span<const std::uint32_t> tokens) {

@@ -29,6 +29,7 @@ StoreTable::StoreTable(Core& core) : core_(core) {
 }
 
 StoreTable::~StoreTable() {
+  if (core_.keeper != nullptr && rules_fd_.valid()) core_.keeper->Release(rules_fd_.get());
   core_.make_room = nullptr;
   core_.make_room_in = nullptr;
 }
@@ -71,6 +72,7 @@ Result<OpenedStore> StoreTable::Adopt(const std::shared_ptr<Tenant>& tenant, con
     Result<std::shared_ptr<Store>> store = Store::Create(core_, std::move(plan), std::move(charge), tenant);
     if (!store) return store.error();
     entry = tenant->stores.emplace((*store)->identity(), *store).first;
+    ApplyRules(**store);
     (*store)->TellOfStore("store_opened");
   }
   for (const protocol::Digest& forgotten : entry->second->AddSpelling(spelling)) tenant->spellings.erase(forgotten);
@@ -185,7 +187,9 @@ Result<EvictFigures> StoreTable::Drop(std::string_view store, std::string_view t
   }
   pins_.RemoveOf(**found);
   const EvictFigures figures = (*found)->EvictAll();
+  rules_.rules.stores.erase({(*found)->tenant()->name, (*found)->identity()});
   Erase((*found)->shared_from_this());
+  KeepRules();
   return figures;
 }
 
@@ -219,16 +223,14 @@ std::uint64_t StoreTable::Tend(std::size_t reserve, std::uint64_t most) {
     block.store->Evict(block);
   }
   ForEachStore(tenants_, [&](Store& store) { gone += store.Expire(most - gone); });
-  std::size_t warm = 0;
-  for (const auto& [since, store] : core_.eviction.all.warm_stores) warm += store->pool().warm_bytes();
-  for (; gone < most && core_.budget.available() + warm < reserve; ++gone) {
+  const auto free_bytes = [this] {
+    std::size_t bytes = core_.budget.available();
+    for (const auto& [since, store] : core_.eviction.all.warm_stores) bytes += store->pool().warm_bytes();
+    return bytes;
+  };
+  for (; gone < most && free_bytes() < reserve; ++gone) {
     if (core_.eviction.all.blocks.size() <= kAlwaysKept) break;
-    Block* const block = core_.eviction.Victim(core_.eviction.all.blocks);
-    if (block == nullptr) break;
-    Store& store = *block->store;
-    const std::size_t before = store.pool().warm_bytes();
-    store.Evict(*block);
-    warm += store.pool().warm_bytes() - before;
+    if (!Store::MakeWay(core_.eviction, core_.eviction.all.blocks, core_.eviction.all.fine)) break;
   }
   return gone;
 }
@@ -253,11 +255,10 @@ bool StoreTable::MakeRoom(EvictionScope& scope, std::size_t bytes) {
     if (store->GiveBack(bytes)) return true;  // false only while jobs populate all of its warm slots
   }
   // Blocks and stores that hold nothing go by when they were last used, whichever it is.
-  Block* const block = core_.eviction.Victim(scope.blocks);
+  const Block* const block = core_.eviction.Victim(scope.blocks);
   Store* const store = scope.empty_stores.oldest();
   if (block != nullptr && (store == nullptr || block->retention.last_use < store->last_use())) {
-    block->store->Evict(*block);
-    return true;
+    return Store::MakeWay(core_.eviction, scope.blocks, scope.fine);
   }
   if (store == nullptr) return false;
   Erase(store->shared_from_this());

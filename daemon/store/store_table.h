@@ -1,6 +1,7 @@
 // All stores of a daemon.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "daemon/store/block_selection.h"
 #include "daemon/store/core.h"
 #include "daemon/store/pins.h"
+#include "daemon/store/standing_rules.h"
 #include "daemon/store/stats.h"
 #include "daemon/store/store.h"
 
@@ -88,6 +90,19 @@ class StoreTable {
   void Limit(Tenant& tenant, std::size_t bytes);
 
   [[nodiscard]] Pins& pins() noexcept { return pins_; }
+
+  // ---- What operators set. It holds for a store also when that goes and comes again, and Core::keeper has it for the daemon
+  // after this one.
+
+  /// As Limit.
+  void SetQuota(Tenant& tenant, std::size_t bytes);
+  /// As Store::Limit and set_ttl_ms; what is not given stays as it is.
+  void SetQuota(Store& store, std::optional<std::size_t> bytes, std::optional<std::uint64_t> ttl_ms);
+  /// As Pins::Add and Remove.
+  Result<PinFigures> Pin(const std::vector<Block*>& blocks, std::chrono::milliseconds time);
+  Result<void> Unpin(std::uint64_t pin);
+  /// What the daemon before this one was told, once its stores are here.
+  void TakeOver(NumberedRules rules);
   [[nodiscard]] Core& core() noexcept { return core_; }
 
   /// Drops a store with all its blocks. kUnavailable if sequences of it are open. Sessions that have it open must open it
@@ -112,11 +127,17 @@ class StoreTable {
   /// True if the name meant another store.
   static bool Label(Tenant& tenant, const std::string& name, Store& store);
   void Erase(const std::shared_ptr<Store>& store);
+  void ApplyRules(Store& store);
+  void RestorePin(std::uint64_t id, const StandingRules::Pin& pin);
+  void KeepRules();
 
   Core& core_;
   std::map<std::string, std::shared_ptr<Tenant>> tenants_;
   Counters dropped_;
   Pins pins_{core_};  // before the stores go
+  NumberedRules rules_;
+  protocol::UniqueFd rules_fd_;  // of the segment that the keeper has
+  Charge rules_charge_;
 };
 
 }  // namespace kvant::daemon

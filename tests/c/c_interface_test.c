@@ -14,12 +14,12 @@ enum { kLayers = 2, kKvHeads = 2, kQHeads = 4, kDim = 32, kBlock = 16 };
 
 static kvant_error error;
 
-#define CHECK(condition)                                                                     \
-  do {                                                                                       \
-    if (!(condition)) {                                                                      \
+#define CHECK(condition)                                                                              \
+  do {                                                                                                \
+    if (!(condition)) {                                                                               \
       fprintf(stderr, "%s:%d: %s (last error: %s)\n", __FILE__, __LINE__, #condition, error.message); \
-      exit(1);                                                                               \
-    }                                                                                        \
+      exit(1);                                                                                        \
+    }                                                                                                 \
   } while (0)
 #define OK(call) CHECK((call) == KVANT_OK)
 
@@ -120,7 +120,8 @@ static double Probe(kvant_client* client, kvant_sequence* sequence, size_t layer
     double sum = 0, expected[kDim] = {0};
     for (size_t p = 0; p < length; ++p) {
       double logit = 0;
-      for (size_t i = 0; i < kDim; ++i) logit += (double)Number(2, layer, head, length, i) * (double)Number(0, layer, kv_head, p, i);
+      for (size_t i = 0; i < kDim; ++i)
+        logit += (double)Number(2, layer, head, length, i) * (double)Number(0, layer, kv_head, p, i);
       const double weight = exp(0.25 * logit);
       sum += weight;
       for (size_t i = 0; i < kDim; ++i) expected[i] += weight * (double)Number(1, layer, kv_head, p, i);
@@ -257,6 +258,11 @@ static void States(void) {
   CHECK(memcmp(copy, state, sizeof(state)) == 0);
   CHECK(kvant_sequence_copy_state(found, copy, 1, &error) == KVANT_INVALID_ARGUMENT);
   kvant_sequence_close(found);
+  options.priority = 3;
+  OK(kvant_sequence_open(store, tokens, 100, &options, &found, &error));
+  kvant_sequence_close(found);
+  options.priority = 256; /* and not 0 */
+  CHECK(kvant_sequence_open(store, tokens, 100, &options, &found, &error) == KVANT_INVALID_ARGUMENT);
   kvant_sequence_close(sequence);
   kvant_store_close(store);
   kvant_client_close(client);
@@ -425,8 +431,9 @@ int main(int argc, char** argv) {
   static const struct {
     const char* name;
     void (*run)(void);
-  } kCases[] = {{"attention", Attention}, {"sharing", Sharing}, {"marks", Marks},     {"rows", Rows},       {"unnamed", Unnamed}, {"states", States},
-                {"errors", Errors},       {"structs", Structs}, {"threads", Threads}, {"fork", Fork}};
+  } kCases[] = {{"attention", Attention}, {"sharing", Sharing}, {"marks", Marks},   {"rows", Rows},
+                {"unnamed", Unnamed},     {"states", States},   {"errors", Errors}, {"structs", Structs},
+                {"threads", Threads},     {"fork", Fork}};
   for (size_t i = 0; argc == 2 && i < sizeof(kCases) / sizeof(kCases[0]); ++i) {
     if (strcmp(argv[1], kCases[i].name) == 0) {
       kCases[i].run();

@@ -44,14 +44,16 @@ class QueueRunner final : public JobRunner {
 
 /// A daemon's core without a daemon.
 struct TestCore {
-  explicit TestCore(std::size_t budget_bytes = std::size_t{64} << 20, EvictionKind eviction = EvictionKind::kLru)
+  explicit TestCore(std::size_t budget_bytes = std::size_t{64} << 20, EvictionKind eviction = EvictionKind::kLru,
+                    std::size_t demote_to = 0, Keeper* keeper = nullptr)
       : budget(Budget::Make(budget_bytes).value()),
         core{.budget = budget,
              .encode = encode,
              .populate = populate,
              .codecs = codecs,
              .boot_token = 0xB007,
-             .eviction = EvictionOrder(eviction)} {}
+             .keeper = keeper,
+             .eviction = EvictionOrder(eviction, demote_to)} {}
 
   Budget budget;
   QueueRunner encode;

@@ -167,7 +167,8 @@ TEST_F(DemotionTest, IsStillThereAfterARestore) {
   std::vector<int> numbers;
   for (const auto& slab : store->slabs(0)) numbers.push_back(slabs.emplace_back(::dup(slab->read_only_fd())).get());
   TestCore after;
-  const RestoredStore restored = RestoreStore(after.stores, store->manifest_fd(), numbers, CheckPayload::kNow).value();
+  const RestoredStore restored =
+      RestoreStore(after.stores, wire::ReadManifestSegment(store->manifest_fd()).value(), numbers, CheckPayload::kNow).value();
   EXPECT_EQ(restored.blocks, 4U);
   EXPECT_EQ(restored.dropped_parts, 0U);
   EXPECT_EQ(restored.store->pool().resident_bytes(), after.budget.slab_bytes());

@@ -17,32 +17,12 @@
 #include "daemon/memory/keeper.h"
 #include "daemon/store/restore.h"
 #include "tests/daemon/core_support.h"
+#include "tests/daemon/shelf.h"
 
 namespace kvant::daemon {
 namespace {
 
 constexpr SequenceConfig kConfig{.recent_tokens = 20, .max_step_tokens = 24, .client = "test", .label = ""};
-
-/// Holds descriptors by the number of their file, as a holder does.
-class Shelf final : public Keeper {
- public:
-  void Keep(int segment) noexcept override { held_[Number(segment)] = protocol::UniqueFd(::dup(segment)); }
-  void Release(int segment) noexcept override { held_.erase(Number(segment)); }
-  [[nodiscard]] std::size_t size() const { return held_.size(); }
-  [[nodiscard]] std::vector<protocol::UniqueFd> Copies() const {
-    std::vector<protocol::UniqueFd> copies;
-    for (const auto& [number, fd] : held_) copies.emplace_back(::dup(fd.get()));
-    return copies;
-  }
-
- private:
-  static ino_t Number(int fd) {
-    struct stat status {};
-    ::fstat(fd, &status);
-    return status.st_ino;
-  }
-  std::map<ino_t, protocol::UniqueFd> held_;
-};
 
 struct HeldStoresTest : testing::Test {
   Shelf shelf;
@@ -116,7 +96,8 @@ TEST_F(HeldStoresTest, TenantsThatOpenTheSameSpecGetTheirOwnBlocksBack) {
   std::vector<int> foreign;
   for (const auto& slab : theirs->slabs(0)) foreign.push_back(slab->read_only_fd());
   TestCore mixed;
-  const Result<RestoredStore> refused = RestoreStore(mixed.stores, store->manifest_fd(), foreign, CheckPayload::kNow);
+  const Result<RestoredStore> refused =
+      RestoreStore(mixed.stores, wire::ReadManifestSegment(store->manifest_fd()).value(), foreign, CheckPayload::kNow);
   ASSERT_FALSE(refused);
   EXPECT_THAT(refused.error().message, testing::HasSubstr("another tenant's"));
 }

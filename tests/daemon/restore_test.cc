@@ -30,6 +30,7 @@ struct Descriptors {
     for (const protocol::UniqueFd& fd : slabs) list.push_back(fd.get());
     return list;
   }
+  [[nodiscard]] wire::Manifest read() const { return wire::ReadManifestSegment(manifest.get()).value(); }
 };
 
 Descriptors Duplicate(Store& store) {
@@ -69,7 +70,7 @@ struct RestoreTest : testing::Test {
 TEST_F(RestoreTest, AnswersAPrefixLookupWithTheSameBlocks) {
   TestCore after;
   const Result<RestoredStore> restored =
-      RestoreStore(after.stores, descriptors.manifest.get(), descriptors.numbers(), CheckPayload::kNow);
+      RestoreStore(after.stores, descriptors.read(), descriptors.numbers(), CheckPayload::kNow);
   ASSERT_TRUE(restored.has_value()) << restored.error().message;
   EXPECT_EQ(restored->dropped_parts, 0u);
   EXPECT_EQ(restored->blocks, store->index().size());
@@ -105,7 +106,7 @@ TEST_F(RestoreTest, ADamagedBlockAndWhatFollowsItAreDropped) {
   const_cast<std::byte*>(prefix[3]->codes().payload)[5] ^= std::byte{1};
   TestCore after;
   const RestoredStore restored =
-      RestoreStore(after.stores, descriptors.manifest.get(), descriptors.numbers(), CheckPayload::kNow).value();
+      RestoreStore(after.stores, descriptors.read(), descriptors.numbers(), CheckPayload::kNow).value();
   EXPECT_EQ(restored.store->index().LongestPrefix(store->identity(), tokens, 16).size(), 3u);
   EXPECT_EQ(restored.dropped_parts, prefix.size() - 3);
   // The dropped ones' memory is free: nothing exists that is not charged.
@@ -117,7 +118,7 @@ TEST_F(RestoreTest, ABlockWithoutItsSinksIsNotWhole) {
   const_cast<std::byte*>(prefix[0]->sinks()->payload)[5] ^= std::byte{1};
   TestCore after;
   const RestoredStore restored =
-      RestoreStore(after.stores, descriptors.manifest.get(), descriptors.numbers(), CheckPayload::kNow).value();
+      RestoreStore(after.stores, descriptors.read(), descriptors.numbers(), CheckPayload::kNow).value();
   EXPECT_EQ(restored.blocks, 0u);
   EXPECT_EQ(after.budget.metadata_bytes() > 0, true);
 }
@@ -155,7 +156,7 @@ TEST_F(RestoreTest, StatesComeBackWithTheirBlocks) {
 
   TestCore after;
   const RestoredStore restored =
-      RestoreStore(after.stores, descriptors.manifest.get(), descriptors.numbers(), CheckPayload::kNow).value();
+      RestoreStore(after.stores, descriptors.read(), descriptors.numbers(), CheckPayload::kNow).value();
   EXPECT_EQ(restored.dropped_parts, 2u);
   EXPECT_EQ(restored.store->Figures().states, 1u);
   EXPECT_EQ(restored.store->Figures().state_bytes, kept.size());
@@ -190,7 +191,7 @@ TEST_F(RestoreTest, ASmallerBudgetKeepsWhatFits) {
   TestCore after(Budget::kMinimumBytes);
   const Charge most = after.budget.Take(ChargeKind::kMetadata, after.budget.available() - (100 << 10), "the test").value();
   const Result<RestoredStore> restored =
-      RestoreStore(after.stores, descriptors.manifest.get(), descriptors.numbers(), CheckPayload::kNow);
+      RestoreStore(after.stores, descriptors.read(), descriptors.numbers(), CheckPayload::kNow);
   ASSERT_TRUE(restored.has_value()) << restored.error().message;
   EXPECT_GT(restored->blocks, 0u);
   EXPECT_GT(restored->dropped_parts, 0u);

@@ -8,8 +8,8 @@
 //     spin N                 attend N times to the last row, then answer
 //     ping
 //     reconnect              -> ok BOOT-TOKEN
-//     flood SEED             feeds kFloodTokens random tokens of this seed and of each larger one to a sequence of their own,
-//                            over daemons that die                      -> done SEED, again and again
+//     flood SEED             feeds kFloodTokens random tokens of this seed and of each larger one to a sequence of their own
+//                            -> done SEED, again and again; -> lost when the daemon went away, then waits for a line; -> back
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -141,11 +141,14 @@ int Run(const std::string& socket, Placement placement) {
           }
         };
         while (!flooded()) {
+          std::cout << "lost" << std::endl;
+          if (!std::getline(std::cin, line)) return 0;
           do {
             while (!client->Reconnect()) {
             }
             store = client->OpenStore(spec);
           } while (!store);
+          std::cout << "back" << std::endl;
         }
         std::cout << "done " << seed << std::endl;
       }

@@ -29,85 +29,21 @@
 #include <kvant/client.h>
 
 #include "tests/integration/held_memory.h"
+#include "tests/integration/sealed_reader.h"
 #include "tests/support/child.h"
 #include "tests/support/conversation.h"
+#include "tests/support/daemon_env.h"
 
 namespace kvant::testing {
 namespace {
 
 using std::chrono::milliseconds;
+using std::chrono::seconds;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-constexpr std::size_t kTextTokens = 400;  // as kvant_test_client floods
 constexpr std::uint64_t kBudget = std::uint64_t{8} << 20;
 const std::vector<std::string> kHeld = {"--holder", "on", "--restart-pause", "0", "--budget", "8MiB"};
-
-bool WaitUntil(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(milliseconds(5));
-  }
-  return true;
-}
-
-/// A client that looks at the sealed prefix of texts, over daemons that come and go.
-class Reader {
- public:
-  explicit Reader(const std::string& uri)
-      : client_(Client::Connect(uri, {.arena_bytes = std::size_t{16} << 20}).value()),
-        store_(client_.OpenStore(spec_).value()) {}
-
-  [[nodiscard]] pid_t worker() const { return static_cast<pid_t>(client_.daemon().pid); }
-  Client& client() { return client_; }
-
-  void Reconnect() {
-    const auto connected = client_.Reconnect();
-    ASSERT_TRUE(connected) << connected.error().message;
-    auto store = client_.OpenStore(spec_);
-    ASSERT_TRUE(store) << store.error().message;
-    store_ = *std::move(store);
-  }
-
-  Sequence Open(const std::vector<TokenId>& text) { return store_.Open(text, kOptions).value(); }
-  std::uint64_t Length(const std::vector<TokenId>& text) { return Open(text).length(); }
-
-  /// Keys and values of all layers at the first `length` positions, decoded: [layer][2][length][kv_heads][head_dim].
-  std::vector<float> Rows(Sequence& sequence, std::uint64_t length) {
-    const ModelShape shape;
-    const std::size_t side = length * shape.kv_heads * shape.head_dim;
-    std::vector<float> rows(shape.layers * 2 * side);
-    if (length == 0) return rows;
-    const auto view = [&](float* at) {
-      return TensorView{.data = at,
-                        .type = ElementType::kF32,
-                        .tokens = length,
-                        .heads = shape.kv_heads,
-                        .dim = shape.head_dim,
-                        .token_stride = std::size_t{shape.kv_heads} * shape.head_dim,
-                        .head_stride = shape.head_dim};
-    };
-    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-      float* const keys = rows.data() + layer * 2 * side;
-      sequence.CopyRows(layer, 0, length, view(keys), view(keys + side)).value();
-    }
-    return rows;
-  }
-
-  /// Seals a text in this reader's daemon.
-  void Write(const std::vector<TokenId>& text) {
-    const FakeModel model{ModelShape{}};
-    Conversation talk(client_, store_.Open({}, kOptions).value(), model, {}, 64);
-    talk.Feed(text, 64);
-  }
-
- private:
-  static constexpr SequenceOptions kOptions{.recent_tokens = 16, .max_step_tokens = 64};
-  const StoreSpec spec_ = SpecOf(ModelShape{}, "turboquant_mse:bits=4", "turboquant_mse:bits=4");
-  Client client_;
-  Store store_;
-};
 
 class WarmRestartTest : public ::testing::Test {
  protected:
@@ -123,13 +59,34 @@ class WarmRestartTest : public ::testing::Test {
   KvantdProcess daemon_{kHeld};
 };
 
+/// Private memory of a process that is resident.
+std::size_t PrivateBytes(pid_t process) {
+  std::ifstream file("/proc/" + std::to_string(process) + "/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("RssAnon:")) return std::stoul(line.substr(8)) * 1024;
+  }
+  return 0;
+}
+
+/// Files of ours in /dev/shm: there never is one.
+std::size_t NamesInSharedMemory() {
+  std::size_t names = 0;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm", none)) {
+    names += entry.path().filename().string().find("kvant") != std::string::npos ? 1 : 0;
+  }
+  return names;
+}
+
 std::size_t Rounds() {
   const char* const rounds = std::getenv("KVANT_KILL_ROUNDS");
-  return rounds == nullptr ? 50 : static_cast<std::size_t>(std::max(1, std::atoi(rounds)));
+  return rounds == nullptr ? 30 : static_cast<std::size_t>(std::max(1, std::atoi(rounds)));
 }
 
 TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
   const HeldMemory at_start = HeldMemory::Of(holder());
+  const std::size_t names_at_start = NamesInSharedMemory();
+  std::size_t private_at_start = 0;  // of the holder, once it has seen a few workers
   std::map<std::string, std::unique_ptr<Child>> writers;
   std::uint64_t next_seed = 1;
   const auto start_writer = [&](const std::string& placement) {
@@ -139,12 +96,22 @@ TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
   };
   start_writer("service");
   start_writer("local");
-  auto reader = std::make_unique<Reader>(daemon_.socket());
-  Reader reference("embedded:");
+  auto reader = std::make_unique<SealedReader>(daemon_.socket());
+  SealedReader reference("embedded:");
   std::mt19937 random(20261201);
   std::deque<std::uint64_t> texts;  // that a writer has fed as a whole, the newest last
   std::size_t checked = 0;
   std::uint64_t evicted = 0;
+  /// Takes note of what a writer has done until it says `word`.
+  const auto read_until = [&texts](Child& writer, const std::string& word) {
+    for (;;) {
+      const auto line = writer.ReadLine(seconds(120));
+      ASSERT_TRUE(line) << "waiting for " << word;
+      if (*line == word) return;
+      ASSERT_THAT(*line, StartsWith("done "));
+      texts.push_back(std::stoull(line->substr(5)));
+    }
+  };
   for (std::size_t round = 0; round < Rounds(); ++round) {
     SCOPED_TRACE("round " + std::to_string(round));
     for (auto& [placement, writer] : writers) {
@@ -158,31 +125,33 @@ TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
     while (texts.size() > 3) texts.pop_front();
     if (round % 7 == 6) start_writer(round % 2 == 0 ? "service" : "local");  // its predecessor is killed with -9
     std::this_thread::sleep_for(std::chrono::microseconds(std::uniform_int_distribution<int>(0, 150'000)(random)));
+    if (round == 9) private_at_start = PrivateBytes(holder());
     if (round % 10 == 9) evicted += Stats().Find("evicted_blocks").value_or(0);
-    // Right before the kill: later, writers would have time to evict it.
-    std::map<std::uint64_t, std::uint64_t> sealed;
-    for (const std::uint64_t seed : texts) sealed[seed] = reader->Length(RandomTokens(kTextTokens, seed));
+    // Held until the kill, and writers do not come back before all is compared: nothing here may be evicted, however slow
+    // this thread is.
+    std::map<std::uint64_t, Sequence> sealed;
+    for (const std::uint64_t seed : texts) sealed.emplace(seed, reader->Open(RandomTokens(kTextTokens, seed)));
 
     const pid_t killed = reader->worker();
     ASSERT_EQ(::kill(killed, SIGKILL), 0);
-    // What is written while this test compares would evict what it is about to compare.
-    for (auto& [placement, writer] : writers) writer->Stop();
     reader->Reconnect();
     ASSERT_FALSE(HasFatalFailure());
     EXPECT_NE(reader->worker(), killed);
-    for (const auto& [seed, before] : sealed) {
-      const std::vector<TokenId> text = RandomTokens(kTextTokens, seed);
-      Sequence sequence = reader->Open(text);
-      EXPECT_GE(sequence.length(), before) << "text " << seed;
-      if (reference.Length(text) < sequence.length()) reference.Write(text);
-      ASSERT_TRUE(WaitUntil([&] { return reference.Length(text) >= sequence.length(); }));  // what is closed is sealed soon
-      Sequence same = reference.Open(text);
-      EXPECT_EQ(reader->Rows(sequence, sequence.length()), reference.Rows(same, sequence.length())) << "text " << seed;
-      checked += sequence.length() / 64;
+    for (const auto& [seed, held] : sealed) {
+      SCOPED_TRACE("text " + std::to_string(seed));
+      const std::uint64_t length = reader->ExpectSameAs(reference, RandomTokens(kTextTokens, seed));
+      ASSERT_GE(length, held.length());
+      checked += length / 64;
     }
     EXPECT_LE(HeldMemory::Of(holder()).bytes, kBudget);
     EXPECT_EQ(Stats().Find("corrupt_parts"), 0u);
-    for (auto& [placement, writer] : writers) writer->Signal(SIGCONT);
+    for (auto& [placement, writer] : writers) {
+      read_until(*writer, "lost");
+      ASSERT_FALSE(HasFatalFailure());
+      writer->Send("on");
+      read_until(*writer, "back");  // else the next kill could find it between two daemons, and it would not stop
+      ASSERT_FALSE(HasFatalFailure());
+    }
   }
   EXPECT_GT(checked, Rounds());
   RecordProperty("blocks_checked", std::to_string(checked));
@@ -201,6 +170,15 @@ TEST_F(WarmRestartTest, AWorkerKilledAgainAndAgainLosesNothingThatWasSealed) {
   EXPECT_TRUE(WaitUntil([&] { return HeldMemory::Of(worker).segments == 0; }));
   EXPECT_EQ(HeldMemory::Of(holder()).descriptors, at_start.descriptors);
   EXPECT_EQ(Stats().Find("metadata_bytes"), 0u);
+  if (!kSanitized) {
+    EXPECT_LE(PrivateBytes(holder()), private_at_start + (std::size_t{1} << 20));
+  }
+  EXPECT_EQ(NamesInSharedMemory(), names_at_start);
+  std::vector<std::string> left;
+  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(daemon_.socket()).parent_path())) {
+    left.push_back(entry.path().filename().string());
+  }
+  EXPECT_THAT(left, ::testing::UnorderedElementsAre("kvantd.sock", "kvantd.sock.lock"));
 }
 
 TEST_F(WarmRestartTest, AMappingOfTheDeadWorkersSlabsIsNotReadAfterwards) {
@@ -208,7 +186,7 @@ TEST_F(WarmRestartTest, AMappingOfTheDeadWorkersSlabsIsNotReadAfterwards) {
   ASSERT_THAT(local->Ask("open 1 0").value_or(""), StartsWith("ok"));
   ASSERT_THAT(local->Ask("feed 1 400 50").value_or(""), StartsWith("ok 400"));
   ASSERT_EQ(local->Ask("look").value_or(""), "ok looked");
-  Reader reader(daemon_.socket());
+  SealedReader reader(daemon_.socket());
   ASSERT_EQ(::kill(reader.worker(), SIGKILL), 0);
   reader.Reconnect();
   const std::string looked = local->Ask("look").value_or("");
@@ -224,7 +202,7 @@ TEST_F(WarmRestartTest, ASuccessorTakesOverAndAnswersWithTheSameBits) {
   ASSERT_THAT(client->Ask("open 1 0").value_or(""), StartsWith("ok"));
   ASSERT_THAT(client->Ask("feed 1 300 60").value_or(""), StartsWith("ok 300"));
   const std::string outputs = client->Ask("feed 1 20 20").value_or("");
-  Reader reader(daemon_.socket());
+  SealedReader reader(daemon_.socket());
   const pid_t before = reader.worker();
   ASSERT_EQ(::kill(holder(), SIGUSR2), 0);
   ASSERT_TRUE(WaitUntil([&] { return !reader.client().Ping().has_value(); }));
@@ -241,9 +219,45 @@ TEST_F(WarmRestartTest, ASuccessorTakesOverAndAnswersWithTheSameBits) {
   EXPECT_FALSE(std::filesystem::exists(daemon_.socket() + ".lock"));
 }
 
+TEST_F(WarmRestartTest, WhatOperatorsSetOutlivesTheWorker) {
+  const std::vector<TokenId> text = RandomTokens(kTextTokens, 5);
+  SealedReader reader(daemon_.socket());
+  reader.Write(text);
+  auto admin = Admin::Connect(daemon_.socket()).value();
+  const StoreRow store = admin.Stores().value().at(0);
+  const PinRow pin = admin.Pin({.tenant = "", .store = store.name, .chain = "", .tokens = text}, std::chrono::hours(2)).value();
+  ASSERT_TRUE(
+      admin.SetQuota({.tenant = store.tenant, .store = "", .limit_bytes = std::uint64_t{6} << 20, .ttl = std::nullopt}));
+  ASSERT_TRUE(admin.SetQuota({.tenant = "", .store = store.name, .limit_bytes = std::nullopt, .ttl = std::chrono::hours(3)}));
+  const auto rows = [&] {
+    std::vector<std::string> lines;
+    const auto quotas = Admin::Connect(daemon_.socket()).value().Quotas().value();
+    for (const QuotaRow& row : quotas) {
+      lines.push_back(row.tenant + "/" + row.store + " " + std::to_string(row.limit_bytes.value_or(0)) + " " +
+                      std::to_string(row.ttl.count()));
+    }
+    return lines;
+  };
+  const std::vector<std::string> before = rows();
+  EXPECT_THAT(before, ::testing::Contains(HasSubstr("6291456")));
+  EXPECT_THAT(before, ::testing::Contains(HasSubstr("10800000")));
+  for (const int signal : {SIGKILL, SIGUSR2}) {
+    ASSERT_EQ(::kill(signal == SIGKILL ? reader.worker() : holder(), signal), 0);
+    ASSERT_TRUE(WaitUntil([&] { return !reader.client().Ping().has_value(); }));
+    reader.Reconnect();
+    EXPECT_EQ(rows(), before);
+    const std::vector<PinRow> pins = Admin::Connect(daemon_.socket()).value().Pins().value();
+    ASSERT_EQ(pins.size(), 1u);
+    EXPECT_EQ(pins[0].id, pin.id);
+    EXPECT_EQ(pins[0].blocks, pin.blocks);
+    EXPECT_LE(pins[0].left, pin.left);
+  }
+  ASSERT_TRUE(Admin::Connect(daemon_.socket()).value().Unpin(pin.id));
+}
+
 TEST_F(WarmRestartTest, DamagedMemoryIsDroppedAndTheRestServed) {
   const std::vector<TokenId> text = RandomTokens(kTextTokens, 5);
-  Reader reader(daemon_.socket());
+  SealedReader reader(daemon_.socket());
   reader.Write(text);
   const std::uint64_t sealed = reader.Length(text);
   ASSERT_GE(sealed, 320u);
@@ -252,15 +266,42 @@ TEST_F(WarmRestartTest, DamagedMemoryIsDroppedAndTheRestServed) {
   reader.Reconnect();
   Sequence sequence = reader.Open(text);
   EXPECT_EQ(sequence.length(), 192u);
-  Reader reference("embedded:");
+  SealedReader reference("embedded:");
   reference.Write(text);
   Sequence same = reference.Open(text);
   EXPECT_EQ(reader.Rows(sequence, 192), reference.Rows(same, 192));
   EXPECT_EQ(Stats().Find("corrupt_parts"), (sealed - 192) / 64);
 }
 
+TEST(HolderTest, AProgramThatIsMissingForAWhileCostsNothingThatIsHeld) {
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("kvant-program-" + std::to_string(::getpid()));
+  std::filesystem::create_directory(folder);
+  const std::filesystem::path program = folder / "kvantd";
+  std::filesystem::copy_file(std::string(KVANT_PROGRAM_DIR) + "/kvantd", program);
+  {
+    KvantdProcess daemon(kHeld, program.string());
+    const std::vector<TokenId> text = RandomTokens(kTextTokens, 5);
+    SealedReader reader(daemon.socket());
+    reader.Write(text);
+    const std::uint64_t sealed = reader.Length(text);
+    ASSERT_GE(sealed, 320u);
+    std::filesystem::rename(program, folder / "other");
+    const std::uintmax_t bytes = std::filesystem::file_size(folder / "other");
+    ASSERT_EQ(::kill(reader.worker(), SIGKILL), 0);
+    std::this_thread::sleep_for(milliseconds(700));  // as an installation takes
+    std::filesystem::copy_file(folder / "other", folder / "half");
+    std::filesystem::resize_file(folder / "half", bytes / 2);
+    std::filesystem::rename(folder / "half", program);  // not whole yet
+    std::this_thread::sleep_for(milliseconds(300));
+    std::filesystem::rename(folder / "other", program);
+    reader.Reconnect();
+    EXPECT_EQ(reader.Length(text), sealed);
+  }
+  std::filesystem::remove_all(folder);
+}
+
 TEST_F(WarmRestartTest, WithoutItsHolderAWorkerEnds) {
-  Reader reader(daemon_.socket());
+  SealedReader reader(daemon_.socket());
   const pid_t worker = reader.worker();
   ASSERT_EQ(::kill(holder(), SIGKILL), 0);
   EXPECT_EQ(daemon_.child().Wait(), 128 + SIGKILL);

@@ -163,6 +163,9 @@ def test_states_go_with_the_prefix(store):
     assert store.open(range(80)).cached_tokens in (48, 64)  # the last block may be in work still
     found = store.open(range(80), want_state=True)
     assert found.cached_tokens == 32 and found.find_state() == (32, state.nbytes)
+    store.open(range(80), priority=3).close()
+    with pytest.raises(kvant.InvalidArgumentError, match="priority 4"):
+        store.open(range(80), priority=4)
     copy = np.empty_like(state)
     found.copy_state(copy)
     assert (copy == state).all()

@@ -91,7 +91,8 @@ int Child::Wait() {
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-KvantdProcess::KvantdProcess(const std::vector<std::string>& arguments) : arguments_(arguments) {
+KvantdProcess::KvantdProcess(const std::vector<std::string>& arguments, std::string program)
+    : arguments_(arguments), program_(std::move(program)) {
   std::string pattern = (std::filesystem::temp_directory_path() / "kvant-test-XXXXXX").string();
   if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp " + pattern);
   directory_ = pattern;
@@ -111,7 +112,7 @@ void KvantdProcess::Restart() {
 }
 
 void KvantdProcess::Start() {
-  std::vector<std::string> command = {std::string(KVANT_PROGRAM_DIR) + "/kvantd", "--socket", socket_};
+  std::vector<std::string> command = {program_, "--socket", socket_};
   const auto unless_given = [&](const char* flag, const char* value) {
     if (std::ranges::find(arguments_, flag) == arguments_.end()) command.insert(command.end(), {flag, value});
   };

@@ -41,7 +41,8 @@ class Child {
 /// --holder.
 class KvantdProcess {
  public:
-  explicit KvantdProcess(const std::vector<std::string>& arguments = {});
+  explicit KvantdProcess(const std::vector<std::string>& arguments = {},
+                         std::string program = std::string(KVANT_PROGRAM_DIR) + "/kvantd");
   ~KvantdProcess();
   KvantdProcess(const KvantdProcess&) = delete;
   KvantdProcess& operator=(const KvantdProcess&) = delete;
@@ -57,6 +58,7 @@ class KvantdProcess {
   std::string directory_;
   std::string socket_;
   std::vector<std::string> arguments_;
+  std::string program_;
   std::optional<Child> child_;
 };
 

@@ -240,6 +240,7 @@ typedef struct kvant_sequence_options {
   const char* label;            /* shown to operators */
   uint32_t unnamed_tokens;      /* room in the tail for tokens without ids beside a step; 0 */
   int want_state;               /* open: of the sealed prefixes, the longest at whose end a state stands; 0 */
+  uint32_t priority;            /* how much longer its blocks stay once nobody uses them, 0 to 3; 0 */
 } kvant_sequence_options;
 
 KVANT_API void kvant_sequence_options_init(kvant_sequence_options* options, size_t struct_size);

@@ -33,7 +33,10 @@ struct DaemonOptions {
   std::chrono::milliseconds save_timeout{60000};      ///< how long Drain may take to write that
   std::size_t budget_bytes = std::size_t{512} << 20;  ///< of all stores together, metadata included
   EvictionKind eviction = EvictionKind::kLru;         ///< which of the blocks that nobody holds goes first
-  std::chrono::milliseconds ttl{0};                   ///< blocks that nobody uses so long go; 0: when room is needed
+  /// Planes of their codes that blocks of the colder half keep when room is needed, before any block goes. For codecs with
+  /// planes=1; blocks of others stay whole. 0: all stay whole. Not with EvictionKind::kNone.
+  std::size_t demote_to = 0;
+  std::chrono::milliseconds ttl{0};  ///< blocks that nobody uses so long go; 0: when room is needed
   /// Peers by uid. A tenant's stores, sequences and names are there for itself alone; who is not named is a tenant of his own.
   std::map<std::uint32_t, std::string> tenants;
   std::map<std::string, std::size_t> quotas;             ///< by tenant: most bytes of all its stores, records included

@@ -47,8 +47,31 @@ struct Tree {
 
 std::size_t Footprint(const Trace& trace) { return Tree(trace).nodes.size() - 1; }
 
-Found Replay(const Trace& trace, EvictionKind kind, std::size_t capacity) {
-  daemon::EvictionOrder order(kind);
+namespace {
+
+/// Makes room for one more block among `used` planes of at most `most`, as Store::MakeWay does. False if nothing may go.
+bool MakeRoom(daemon::EvictionOrder& order, daemon::PrefixIndex& index, std::size_t& used, std::size_t most) {
+  while (used + kReplayPlanes > most) {
+    if (Block* const block = order.NextDemotion(index.fine()).block) {
+      used -= block->codes().sections - order.demote_to;
+      block->parts.front().sections = static_cast<std::uint8_t>(order.demote_to);
+      ++order.coarse_blocks;
+      continue;
+    }
+    Block* const victim = order.Victim(order.all.blocks);
+    if (victim == nullptr) return false;
+    used -= victim->codes().sections;
+    if (victim->codes().sections < kReplayPlanes) --order.coarse_blocks;
+    index.TakeOut(*victim);
+  }
+  return true;
+}
+
+}  // namespace
+
+Found Replay(const Trace& trace, EvictionKind kind, std::size_t capacity, std::size_t demote_to) {
+  daemon::EvictionOrder order(kind, demote_to);
+  std::size_t used = 0;
   daemon::PrefixIndex index(order);
   const protocol::Digest root = protocol::DigestOf(trace.name);
   Found found;
@@ -57,17 +80,15 @@ Found Replay(const Trace& trace, EvictionKind kind, std::size_t capacity) {
     std::vector<Block*> held = index.LongestPrefix(root, prompt, 1);
     found.hits += held.size();
     for (Block* const block : held) {
+      found.coarse += block->codes().sections < kReplayPlanes ? 1 : 0;
       index.AddLease(*block);
       index.NoteUse(*block, 0);
     }
     for (std::size_t i = held.size(); i < prompt.size(); ++i) {
-      while (index.size() >= capacity) {
-        Block* const victim = order.Victim(order.all.blocks);
-        if (victim == nullptr) break;
-        index.TakeOut(*victim);
-      }
-      if (index.size() >= capacity) break;
+      if (!MakeRoom(order, index, used, capacity * kReplayPlanes)) break;
       auto block = std::make_unique<Block>();
+      block->parts = {{.sections = kReplayPlanes}};
+      used += kReplayPlanes;
       block->parent = held.empty() ? nullptr : held.back();
       block->tokens = {prompt[i]};
       block->chain = protocol::ChainDigest(block->parent != nullptr ? block->parent->chain : root, block->tokens);
