@@ -20,7 +20,8 @@ Result<SequenceOptions> Options(const kvant_sequence_options* options, const cha
                          .tail_type = static_cast<ElementType>(given.tail_type),
                          .label = Text(given.label),
                          .unnamed_tokens = given.unnamed_tokens,
-                         .want_state = given.want_state != 0};
+                         .want_state = given.want_state != 0,
+                         .policy = Text(given.policy)};
 }
 
 }  // namespace kvant::c
@@ -74,6 +75,8 @@ uint64_t kvant_sequence_unnamed(const kvant_sequence* sequence) {
 uint64_t kvant_sequence_prefix_hit_tokens(const kvant_sequence* sequence) {
   return sequence == nullptr ? 0 : sequence->sequence.prefix_hit_tokens();
 }
+
+uint64_t kvant_sequence_kept(const kvant_sequence* sequence) { return sequence == nullptr ? 0 : sequence->sequence.kept(); }
 
 size_t kvant_sequence_reservable(const kvant_sequence* sequence) {
   return sequence == nullptr ? 0 : sequence->sequence.reservable();
