@@ -30,6 +30,7 @@ Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
   }
   quantizers::FoldNewRows(tail_, length(), tokens.size());
   auto advanced = local() ? AdvanceLocal(tokens) : AdvanceInService(tokens);
+  if (!advanced && advanced.error().code == ErrorCode::kDeadlineExceeded) return advanced;  // the tokens may still come
   if (auto kept = KeepBudget(); !kept && advanced) return kept;
   return advanced;
 }
