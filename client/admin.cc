@@ -98,6 +98,8 @@ SequenceRow ReadSequenceRow(wire::SequenceRow::Reader from) {
           .sealed_tokens = from.getSealedTokens(),
           .prefix_hit_tokens = from.getPrefixHitTokens(),
           .marks = from.getMarks(),
+          .policy = Str(from.getPolicy()),
+          .kept_tokens = from.getKeptTokens(),
           .read_only = from.getReadOnly()};
 }
 

@@ -96,7 +96,9 @@ std::size_t RowBytes(const StoreSpec& spec) {
   return kStoreRowBytes + spec.name.size() + spec.model.size() + spec.plan.keys.size() + spec.plan.values.size();
 }
 
-std::size_t RowBytes(const SequenceFigures& row) { return kRowBytes + row.store.size() + row.client.size() + row.label.size(); }
+std::size_t RowBytes(const SequenceFigures& row) {
+  return kRowBytes + row.store.size() + row.client.size() + row.label.size() + row.policy.size();
+}
 
 void WriteSequence(const SequenceFigures& from, wire::SequenceRow::Builder to) {
   to.setSequence(from.id);
@@ -108,6 +110,8 @@ void WriteSequence(const SequenceFigures& from, wire::SequenceRow::Builder to) {
   to.setPrefixHitTokens(from.prefix_hit_tokens);
   to.setMarks(from.marks);
   to.setReadOnly(from.read_only);
+  to.setPolicy(TextOf(from.policy));
+  to.setKeptTokens(from.kept_tokens);
 }
 
 /// Where a row stands in the order of StoreTable::stores.

@@ -161,6 +161,7 @@ SequenceConfig Session::ConfigOf(const NewSequence& options) const {
           .max_step_tokens = options.max_step_tokens,
           .client = client_,
           .label = options.label,
+          .policy = options.policy,
           .want_state = options.want_state,
           .priority = options.priority};
 }

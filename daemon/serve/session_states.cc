@@ -74,7 +74,7 @@ kj::Promise<void> SessionServer::getState(GetStateContext context) {
       const std::uint64_t id = context.getParams().getSequence();
       auto own = session->Own(id);
       if (!own) {
-        wire::WriteError(own.error(), context.getResults().initError());
+        WriteRefusal(*session, own.error(), context.getResults().initError());
         return;
       }
       const auto newest = own->sequence->NewestState();

@@ -170,6 +170,7 @@ kj::Promise<void> RunAdvance(const std::shared_ptr<Session>& session, AdvanceCon
       answers->Put(i, own.error());
       continue;
     }
+    if (items[i].getKeptTokens() != 0) own->sequence->NoteKept(items[i].getKeptTokens());
     const SealWait wait = items[i].getWaitSealed() ? SealWait::kDue : SealWait::kSwitched;
     own->sequence->Advance(ReadTokens(items[i].getTokens()), wait,
                            [answers, i](Result<Advanced> answer) { answers->Put(i, std::move(answer)); });

@@ -269,6 +269,8 @@ SequenceFigures Sequence::Figures() const {
           .sealed_tokens = tail_first_position(),
           .prefix_hit_tokens = prefix_hit_tokens_,
           .marks = marks().size(),
+          .policy = config_.policy,
+          .kept_tokens = std::min(length(), kept_tokens_.value_or(length())),
           .read_only = false};
 }
 

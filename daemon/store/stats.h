@@ -138,6 +138,8 @@ struct SequenceFigures {
   std::uint64_t sealed_tokens = 0;  ///< that attention reads as codes
   std::uint64_t prefix_hit_tokens = 0;
   std::uint64_t marks = 0;
+  std::string policy;             ///< as it was opened with; empty: all
+  std::uint64_t kept_tokens = 0;  ///< that its owner attends, by what it said last
   bool read_only = false;
 };
 

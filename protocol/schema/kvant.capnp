@@ -12,7 +12,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("kvant::wire");
 
-const protocolVersion :UInt32 = 10;
+const protocolVersion :UInt32 = 11;
 # Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
 
 const maxFdsPerMessage :UInt32 = 8;
@@ -249,6 +249,7 @@ struct SequenceOptions {
   label @3 :Text;             # shown to operators; maxLabelText
   tail @4 :Tail;
   wantState @5 :Bool;         # openSequence: the longest sealed prefix at whose end a state stands
+  policy @7 :Text;            # which tokens its owner attends, shown to operators; maxLabelText
   priority @6 :UInt8;         # 0 to 3: how much longer than others' the blocks stay that it finds and seals, once nobody uses them
 }
 
@@ -275,6 +276,15 @@ struct SequenceState {
   table @4 :BlockTable;        # with local placement: all of those; else empty
 }
 
+struct KeptTokens {
+  # Which of the tokens that a query would see take part: all, but for what its fields hide. A token keeps its position.
+  window @0 :UInt32;          # not 0: only so many newest ones, the query's own included, and the first `sinks`
+  sinks @1 :UInt32;
+  wholeBelow @2 :UInt32;      # queries at positions below this have no such window
+  bits @3 :Range;             # 64-bit words [kv_heads, words], 8-byte aligned: token p of a head is hidden if p < end and bit p % 64 of its
+  end @4 :UInt64;             # word p / 64 is clear. Absent: no list. Any bits will do; they are read while the call lasts
+}
+
 struct AttendItem {
   # out = softmax(scale * q K^T + mask) V. The queries stand at positions length .. length + q.tokens. With newTokens = n, the
   # n rows behind the sequence's length must be written in this layer's tail, and query t sees those up to its own position
@@ -293,6 +303,11 @@ struct AttendItem {
   softcap @8 :Float32;        # 0: off
   window @9 :UInt32;          # tokens; 0: unlimited
   unnamed @10 :UInt32;
+  kept @11 :KeptTokens;       # absent: everything takes part
+  votes @12 :Range;           # f32 [kv_heads, tokens], up to the last query's own at least: each number grows by the softmax weights that
+                              # this call's queries give the token, summed over the head's group. Needs lse; absent if not wanted
+  fromEnd @13 :UInt32;        # not 0: the queries are those of tokens of the sequence, the first of them so many before its end;
+                              # newTokens is 0 then and q.tokens at most fromEnd
 }
 
 struct AdvanceItem {
@@ -301,6 +316,7 @@ struct AdvanceItem {
                               # empty
   waitSealed @2 :Bool;        # answer when every block that is due is encoded, and list those too (local placement: ask when a
                               # block falls due, use it when it switches: one call per block)
+  keptTokens @3 :UInt64;      # how many tokens its owner attends then, mean over layers and KV heads: shown to operators
 }
 
 struct Advanced {
@@ -546,6 +562,8 @@ struct SequenceRow {
   prefixHitTokens @6 :UInt64;
   marks @7 :UInt64;
   readOnly @8 :Bool;
+  policy @9 :Text;            # as it was opened with
+  keptTokens @10 :UInt64;     # that its owner attends, as it said last
 }
 
 struct SequencePage {

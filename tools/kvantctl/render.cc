@@ -267,6 +267,8 @@ Json ToJson(const SequenceRow& row) {
           {"sealed_tokens", row.sealed_tokens},
           {"prefix_hit_tokens", row.prefix_hit_tokens},
           {"marks", row.marks},
+          {"policy", row.policy},
+          {"kept_tokens", row.kept_tokens},
           {"read_only", row.read_only}};
 }
 

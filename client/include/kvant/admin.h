@@ -111,6 +111,8 @@ struct SequenceRow {
   std::uint64_t sealed_tokens = 0;
   std::uint64_t prefix_hit_tokens = 0;
   std::uint64_t marks = 0;
+  std::string policy;             ///< which tokens its owner attends (SequenceOptions::policy); empty: all
+  std::uint64_t kept_tokens = 0;  ///< how many, mean over layers and KV heads, by what it said last
   bool read_only = false;
 };
 
