@@ -29,6 +29,7 @@ int BenchAppend(const Globals& globals, const BenchOptions& options);
 int BenchPrefill(const Globals& globals, const BenchOptions& options);
 int BenchRpc(const Globals& globals, const BenchOptions& options);
 int BenchLocal(const Globals& globals, const BenchOptions& options);
+int BenchSnapshot(const Globals& globals, const BenchOptions& options);
 int BenchRestart(const Globals& globals, const BenchOptions& options);
 
 }  // namespace kvant::tools
