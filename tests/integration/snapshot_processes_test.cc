@@ -1,5 +1,5 @@
-// Snapshots among processes: saved while others append, killed at any moment, two at once. KVANT_KILL_ROUNDS in the environment:
-// how often savers and restorers are killed.
+// Snapshots among processes: saved while others append, killed at any moment, two at once. KVANT_KILL_ROUNDS in the
+// environment: how often savers and restorers are killed.
 #include <signal.h>
 #include <unistd.h>
 
