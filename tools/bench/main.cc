@@ -80,6 +80,7 @@ int Run(int argc, char** argv) {
   add("rpc", "Steps whose attention runs in a daemon, less the attention itself; sealing", BenchRpc);
   add("local", "The same with attention in this process", BenchLocal);
   add("restart", "A daemon that was killed: until it serves its stores again", BenchRestart);
+  add("snapshot", "A store saved to a file of the current folder and restored, beside a plain copy", BenchSnapshot);
   return ParseAndRun(app, argc, argv, invocation);
 }
 

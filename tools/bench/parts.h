@@ -31,6 +31,7 @@ int BenchPrefill(const Globals& globals, const BenchOptions& options);
 int BenchRpc(const Globals& globals, const BenchOptions& options);
 int BenchLocal(const Globals& globals, const BenchOptions& options);
 int BenchPolicies(const Globals& globals, const BenchOptions& options);
+int BenchSnapshot(const Globals& globals, const BenchOptions& options);
 int BenchRestart(const Globals& globals, const BenchOptions& options);
 
 }  // namespace kvant::tools
