@@ -23,13 +23,7 @@
 //     static constexpr std::size_t kWeightRun = 0;    // tokens whose weights share a step; 0: the block's
 //     static constexpr bool kPlainBytes = true;       // each stored byte is a number plus kOffset: tiles take it as it is
 //
-// with ranges such that 32 bits hold every sum. A code whose numbers depend on bytes before their own, too, in the same tile, may
-// say from where on they are never wrapped around the tile's front, and what is faster there:
-//
-//     static constexpr std::size_t kStepsBack = 3;    // vectors of 64 bytes
-//     OtherExpander Inside() const;                   // for bytes from 64 * kStepsBack on
-//
-// No include guard by design: see Highway's foreach_target.
+// with ranges such that 32 bits hold every sum. No include guard by design: see Highway's foreach_target.
 #if defined(KVANT_KERNELS_BYTES_EXPANDER_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVANT_KERNELS_BYTES_EXPANDER_INL_H_
 #undef KVANT_KERNELS_BYTES_EXPANDER_INL_H_
@@ -48,9 +42,6 @@ HWY_BEFORE_NAMESPACE();
 namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-template <class E>
-concept LooksBack = requires { E::kStepsBack; };
 
 /// Numbers that two products of unsigned with signed bytes fit 16 bits with: vpmaddubsw adds them there. For scores the number
 /// plus kLargest meets up to 127, for weighted sums the number itself up to 255.

@@ -49,10 +49,10 @@ HWY_INLINE void ScoreFields(const E expander, const ByteScoreArgs& args, const R
       for (std::size_t s = 0; s < kCount; ++s) sums[s][q] = hn::Set(di, -kOffset * queries.Total(q));
     }
     const std::uint32_t* HWY_RESTRICT words = queries.words;
-    const auto multiply = [&](const auto& from, std::size_t g) HWY_ATTR {
+    for (std::size_t g = 0; g < groups; ++g, words += kWordsPerFour<E>) {
       if (part == 0) ahead.Step();
-      decltype(ScoreFactors<E>(d8, ExpandField<0>(d8, from, tables, 0, 0))) factors[kCount];
-      ForEachField<kPlace, kCount>(d8, from, tables, tile, g * 64 + part,
+      decltype(ScoreFactors<E>(d8, ExpandField<0>(d8, expander, tables, 0, 0))) factors[kCount];
+      ForEachField<kPlace, kCount>(d8, expander, tables, tile, g * 64 + part,
                                    [&](std::size_t s, auto numbers) HWY_ATTR { factors[s] = ScoreFactors<E>(d8, numbers); });
       if constexpr (kHasVnni && !E::kWords) {
         // Four numbers of a query are an operand in memory, as cheap for every field; numbers of codes are wanted for a short
@@ -71,15 +71,6 @@ HWY_INLINE void ScoreFields(const E expander, const ByteScoreArgs& args, const R
           for (std::size_t s = 0; s < kCount; ++s) sums[s][q] = Dot(d8, sums[s][q], factors[s], numbers);
         }
       }
-      words += kWordsPerFour<E>;
-    };
-    std::size_t g = 0;
-    if constexpr (LooksBack<E>) {
-      for (; g < E::kStepsBack; ++g) multiply(expander, g);
-      const auto inside = expander.Inside();
-      for (; g < groups; ++g) multiply(inside, g);
-    } else {
-      for (; g < groups; ++g) multiply(expander, g);
     }
 #pragma GCC unroll 4
     for (std::size_t s = 0; s < kCount; ++s) {

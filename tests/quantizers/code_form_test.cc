@@ -85,7 +85,7 @@ TEST(CodeFormTest, ScalarCodesReadBackAsTheyDecode) {
       ++checked;
     }
   }
-  EXPECT_EQ(checked, 12u);
+  EXPECT_EQ(checked, 18u);
 }
 
 TEST(CodeFormTest, RawRowsSayTheirWidth) {

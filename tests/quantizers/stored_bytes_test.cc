@@ -46,11 +46,11 @@ TEST(StoredBytesTest, AreThoseOfTheirVersions) {
       {"turboquant_prod@1:bits=4", 128, 0x92057595E59A0D34u},
       {"turboquant_prod@1:bits=2,m=64,sketch=gaussian", 80, 0xC6E84204D0A9909Bu},
       {"turboquant_prod@1:bits=2,m=64,sketch=gaussian", 128, 0xB2F0B5226054B347u},
-      {"turboquant_tcq@1:bits=1,gauge=none", 96, 0x0u},
-      {"turboquant_tcq@1:bits=2,gauge=none", 80, 0x0u},
-      {"turboquant_tcq@1:bits=3,gauge=none", 64, 0x0u},
-      {"turboquant_tcq@1:bits=3,gauge=none", 128, 0x0u},
-      {"turboquant_tcq@1:bits=4,gauge=none", 128, 0x0u},
+      {"turboquant_tcq@1:bits=1,gauge=none", 96, 0x3029A1062E811795u},
+      {"turboquant_tcq@1:bits=2,gauge=none", 80, 0xD4AFEE201CCE4B22u},
+      {"turboquant_tcq@1:bits=3,gauge=none", 64, 0x4D51E03896685E7Fu},
+      {"turboquant_tcq@1:bits=3,gauge=none", 128, 0x265A10A5E2A1228Fu},
+      {"turboquant_tcq@1:bits=4,gauge=none", 128, 0x5C7B40A3EC9AED99u},
   };
   for (const auto& each : cases) {
     const auto keys = TurboQuant{.spec = each.spec, .head_dim = each.dim}.Keys();
@@ -64,10 +64,10 @@ TEST(StoredBytesTest, AreThoseOfTheirVersionsForValues) {
     std::uint32_t dim;
     std::uint64_t digest;
   } cases[] = {
-      {"turboquant_tcq@1:bits=1", 80, 0x0u},
-      {"turboquant_tcq@1:bits=2", 128, 0x0u},
-      {"turboquant_tcq@1:bits=3", 64, 0x0u},
-      {"turboquant_tcq@1:bits=4", 96, 0x0u},
+      {"turboquant_tcq@1:bits=1", 80, 0x2BF8988C9717C070u},
+      {"turboquant_tcq@1:bits=2", 128, 0xC879132150D38923u},
+      {"turboquant_tcq@1:bits=3", 64, 0xF44C25A5F2F5C068u},
+      {"turboquant_tcq@1:bits=4", 96, 0x2AFF952C2E25621Du},
   };
   for (const auto& each : cases) {
     const auto values = TurboQuant{.spec = each.spec, .head_dim = each.dim}.Values();
