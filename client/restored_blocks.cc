@@ -71,8 +71,9 @@ class Restorer {
     const snapshot::StoredStore& from = *store.from;
     const std::uint64_t first_number = offered_;
     std::size_t part = 0;
-    for (std::size_t first = 0; first < from.blocks(); first += kOfferedAtOnce) {
-      const std::size_t count = std::min(kOfferedAtOnce, from.blocks() - first);
+    const std::size_t blocks = std::min(from.blocks(), store.blocks);
+    for (std::size_t first = 0; first < blocks; first += kOfferedAtOnce) {
+      const std::size_t count = std::min(kOfferedAtOnce, blocks - first);
       auto request = restore_.offerRequest();
       request.setStore(store.to->id());
       auto list = request.initBlocks(static_cast<unsigned>(count));
@@ -85,8 +86,9 @@ class Restorer {
         for (unsigned t = 0; t < tokens.size(); ++t) ids.set(t, tokens[t]);
         const std::int64_t parent = from.parents[block];
         to.setParent(parent == snapshot::kNoParent ? ~std::uint64_t{0} : first_number + static_cast<std::uint64_t>(parent));
+        to.setCodesBytes(from.bytes[block]);
         Wanted offer{
-            .store = &from, .block = block, .number = offered_++, .first_part = part, .parts = 0, .bytes = from.payload_bytes};
+            .store = &from, .block = block, .number = offered_++, .first_part = part, .parts = 0, .bytes = from.bytes[block]};
         for (; part < from.parts.size() && from.parts[part].block == block; ++part, ++offer.parts) {
           const snapshot::PartRow& row = from.parts[part];
           offer.bytes += row.bytes;
@@ -147,8 +149,8 @@ class Restorer {
   Result<void> Read(const Wanted& wanted, Piece& piece) {
     const std::span<std::byte> room(piece.memory.data(), piece.memory.bytes());
     piece.blocks.emplace_back(&wanted, piece.used);
-    if (auto read = reader_.ReadCodes(*wanted.store, wanted.block, 1, room.subspan(piece.used)); !read) return read;
-    piece.used += wanted.store->payload_bytes;
+    if (auto read = reader_.ReadCodes(*wanted.store, wanted.block, room.subspan(piece.used)); !read) return read;
+    piece.used += wanted.store->bytes[wanted.block];
     for (std::size_t i = 0; i < wanted.parts; ++i) {
       const std::size_t part = wanted.first_part + i;
       if (auto read = reader_.ReadPart(*wanted.store, part, room.subspan(piece.used)); !read) return read;
@@ -169,9 +171,9 @@ class Restorer {
     for (unsigned i = 0; i < piece.blocks.size(); ++i) {
       auto [wanted, at] = piece.blocks[i];
       list[i].setBlock(wanted->number);
-      Place(piece, at, wanted->store->payload_bytes, list[i].initCodes());
+      Place(piece, at, wanted->store->bytes[wanted->block], list[i].initCodes());
       list[i].setCodesChecksum(wanted->store->checksums[wanted->block]);
-      at += wanted->store->payload_bytes;
+      at += wanted->store->bytes[wanted->block];
       for (std::size_t p = 0; p < wanted->parts; ++p) {
         const snapshot::PartRow& part = wanted->store->parts[wanted->first_part + p];
         if (part.kind == static_cast<std::uint64_t>(protocol::BlockKind::kState)) {

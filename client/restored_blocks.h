@@ -16,6 +16,7 @@ namespace kvant::client {
 struct StoreToRestore {
   const snapshot::StoredStore* from = nullptr;
   std::shared_ptr<Store> to;
+  std::size_t blocks = ~std::size_t{0};  ///< the first so many of the file's, at most
 };
 
 /// Offers all blocks, reads those that the daemon wants through two pieces of the arena, one being filled while the daemon

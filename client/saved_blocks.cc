@@ -18,6 +18,17 @@ Error Corrupt(const std::string& what) { return {ErrorCode::kCorrupt, std::strin
 
 }  // namespace
 
+Result<SavedBlocks> SavedBlocks::Of(const Store& store, std::optional<SequenceId> sequence) {
+  Connection& connection = store.session().connection();
+  auto request = store.session().remote().snapshotRequest();
+  request.setStore(store.id());
+  request.setSequence(sequence.value_or(0));
+  auto answer = connection.Call(request, kOperation);
+  if (!answer) return answer.error();
+  if (answer->isError()) return wire::ReadError(answer->getError());
+  return Map(connection, answer->getOk(), store.session().daemon().boot_token);
+}
+
 Result<SavedBlocks> SavedBlocks::Map(Connection& connection, wire::Snapshot::Client snapshot, std::uint64_t boot_token) {
   SavedBlocks saved(kj::mv(snapshot));
   if (auto done = saved.ReadManifest(connection); !done) return done.error();
@@ -38,6 +49,7 @@ Result<void> SavedBlocks::ReadManifest(Connection& connection) {
   store_.spec = std::move(manifest->spec);
   store_.plan = std::move(manifest->plan);
   store_.identity = manifest->identity;
+  store_.tenant = std::move(manifest->tenant);
   return {};
 }
 

@@ -14,6 +14,7 @@
 
 #include "client/connection.h"
 #include "client/slab.h"
+#include "client/store.h"
 #include "protocol/snapshot/writer.h"
 
 namespace kvant::client {
@@ -21,6 +22,8 @@ namespace kvant::client {
 /// Owning thread of the connection only, which it keeps no hold of.
 class SavedBlocks {
  public:
+  /// Has the daemon lease the blocks of `store`, or those of a sequence of it, and maps them.
+  static Result<SavedBlocks> Of(const Store& store, std::optional<SequenceId> sequence);
   /// Maps what `snapshot` leases. kCorrupt if a slot is not where the daemon said.
   static Result<SavedBlocks> Map(Connection& connection, wire::Snapshot::Client snapshot, std::uint64_t boot_token);
 

@@ -36,16 +36,9 @@ Result<void> CheckPlan(const snapshot::StoredStore& stored, const client::Store&
 Result<SaveReport> Store::Save(const std::string& path, std::optional<SequenceId> sequence, const SnapshotProgress& progress) {
   return Guard("save snapshot", [&]() -> Result<SaveReport> {
     if (!state_) return MovedFrom("save snapshot");
-    client::Session& session = state_->session();
-    client::Connection& connection = session.connection();
+    client::Connection& connection = state_->session().connection();
     if (auto entered = connection.Enter("save snapshot"); !entered) return entered.error();
-    auto request = session.remote().snapshotRequest();
-    request.setStore(state_->id());
-    request.setSequence(sequence.value_or(0));
-    auto answer = connection.Call(request, "save snapshot");
-    if (!answer) return answer.error();
-    if (answer->isError()) return wire::ReadError(answer->getError());
-    auto blocks = client::SavedBlocks::Map(connection, answer->getOk(), session.daemon().boot_token);
+    auto blocks = client::SavedBlocks::Of(*state_, sequence);
     if (!blocks) return blocks.error();
     return client::WriteSaved(connection, {&*blocks, 1}, path, progress);
   });
@@ -111,7 +104,7 @@ Result<SnapshotInfo> ReadSnapshotInfo(const std::string& path) {
           .blocks = store.blocks(),
           .tokens = store.tokens.size(),
           .states = 0,
-          .compressed_bytes = store.blocks() * store.payload_bytes,
+          .compressed_bytes = store.codes_bytes,
           .logical_f16_bytes = std::uint64_t{4} * store.tokens.size() * spec.layers * spec.kv_heads * spec.head_dim};
       for (const snapshot::PartRow& part : store.parts) {
         if (part.kind == static_cast<std::uint64_t>(protocol::BlockKind::kState)) ++row.states;

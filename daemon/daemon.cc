@@ -25,6 +25,7 @@
 #include "daemon/memory/budget.h"
 #include "daemon/metrics/metrics_socket.h"
 #include "daemon/server.h"
+#include "daemon/snapshot/state_dir.h"
 #include "protocol/memfd.h"
 #include "protocol/socket_address.h"
 #include "protocol/system_error.h"
@@ -49,6 +50,10 @@ Result<void> CheckOptions(const DaemonOptions& options) {
     return Error{ErrorCode::kInvalidArgument, "start daemon: drain timeout of " +
                                                   std::to_string(options.drain_timeout.count()) + " ms; allowed are 0 to " +
                                                   std::to_string(kMaxLease.count())};
+  }
+  if (options.save_timeout.count() < 0) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "start daemon: save timeout of " + std::to_string(options.save_timeout.count()) + " ms is negative"};
   }
   if (options.max_connections == 0) {
     return Error{ErrorCode::kInvalidArgument, "start daemon: 0 connections allowed; at least 1"};
@@ -112,11 +117,13 @@ struct Daemon::Impl {
 
   /// The daemon's thread. `started` gets the outcome of making the loop.
   void Main(const DaemonOptions& options, daemon::Budget budget, std::optional<daemon::Listener> listener,
-            std::optional<daemon::MetricsSocket> metrics, protocol::UniqueFd eventfd, std::promise<Result<void>> started) {
+            std::optional<daemon::MetricsSocket> metrics, std::optional<daemon::StateDir> state, protocol::UniqueFd eventfd,
+            std::promise<Result<void>> started) {
     BlockFileSizeSignal();
     bool told = false;
     const auto serve = [&] {
-      daemon::Server here(options, std::move(budget), std::move(listener), std::move(metrics), std::move(eventfd));
+      daemon::Server here(options, std::move(budget), std::move(listener), std::move(metrics), std::move(state),
+                          std::move(eventfd));
       SetServer(&here);
       started.set_value({});
       told = true;
@@ -127,6 +134,10 @@ struct Daemon::Impl {
         throw;
       }
       SetServer(nullptr);
+      if (const auto not_saved = here.StateFault()) {
+        const std::lock_guard lock(mutex);
+        fault = not_saved;
+      }
     };
     std::string what;
     try {
@@ -147,9 +158,9 @@ struct Daemon::Impl {
     ended_changed.notify_all();
   }
 
-  void HandOver(int exit_code) noexcept {
+  void HandOver(int exit_code, Successor successor) noexcept {
     const std::lock_guard lock(mutex);
-    if (server != nullptr) server->HandOver(exit_code);
+    if (server != nullptr) server->HandOver(exit_code, successor);
   }
 
   void SetLimits(const DaemonLimits& limits) noexcept {
@@ -180,6 +191,12 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
     if (!opened) return opened.error();
     listener.emplace(*std::move(opened));
   }
+  std::optional<daemon::StateDir> state;
+  if (!options.state_dir.empty()) {
+    auto opened = daemon::StateDir::Open(options.state_dir);
+    if (!opened) return opened.error();
+    state.emplace(*std::move(opened));
+  }
   std::optional<daemon::MetricsSocket> metrics;
   if (!options.metrics.empty()) {
     auto opened = daemon::MetricsSocket::Open(options.metrics);
@@ -194,9 +211,10 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
   auto started = promise.get_future();
   try {
     impl->thread = std::thread([impl = impl.get(), options = std::move(options), budget = *std::move(budget),
-                                listener = std::move(listener), metrics = std::move(metrics), eventfd = std::move(eventfd),
-                                promise = std::move(promise)]() mutable {
-      impl->Main(options, std::move(budget), std::move(listener), std::move(metrics), std::move(eventfd), std::move(promise));
+                                listener = std::move(listener), metrics = std::move(metrics), state = std::move(state),
+                                eventfd = std::move(eventfd), promise = std::move(promise)]() mutable {
+      impl->Main(options, std::move(budget), std::move(listener), std::move(metrics), std::move(state), std::move(eventfd),
+                 std::move(promise));
     });
   } catch (const std::system_error& failure) {
     return Error{ErrorCode::kSystem, std::string("start daemon: thread: ") + failure.what()};
@@ -219,7 +237,7 @@ Result<int> Daemon::Connect() {
 }
 
 void Daemon::Drain() noexcept { impl_->Drain(); }
-void Daemon::HandOver(int exit_code) noexcept { impl_->HandOver(exit_code); }
+void Daemon::HandOver(int exit_code, Successor successor) noexcept { impl_->HandOver(exit_code, successor); }
 void Daemon::SetLimits(const DaemonLimits& limits) noexcept { impl_->SetLimits(limits); }
 void Daemon::Stop() noexcept { impl_->Stop(); }
 

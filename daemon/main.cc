@@ -32,6 +32,7 @@ namespace {
 using daemon::kExitCannotServe;
 using daemon::kExitFault;
 using daemon::kExitOk;
+using daemon::kExitStateNotSaved;
 using daemon::kExitUsage;
 
 constexpr const char* kExitCodes =
@@ -40,7 +41,8 @@ constexpr const char* kExitCodes =
     "starts again when it dies; SIGUSR2 replaces it by a new one from the same path, another version for instance.\n"
     "Exit codes: 0 ended by a signal; 1 the daemon failed while it ran; 2 wrong usage; 3 it could not serve the socket\n"
     "(another daemon answers there, path too long, directory missing, budget too small or beyond the machine's memory, no\n"
-    "shared memory).";
+    "shared memory, the state directory is another daemon's); 5 ended by a signal or by kvantctl drain, but --state-dir could\n"
+    "not be written and is what it was before.";
 
 struct DefaultSocket {
   std::string path;
@@ -95,6 +97,7 @@ struct Settings {
   std::string budget = "512MiB";
   std::int64_t lease_ms = options.lease.count();
   std::int64_t drain_ms = options.drain_timeout.count();
+  std::int64_t save_ms = options.save_timeout.count();
   std::int64_t spin_us = options.spin.count();
   daemon::RetentionFlags retention{};
   std::string log_level = "info";
@@ -128,6 +131,12 @@ void AddOptions(CLI::App& app, Settings& settings) {
       ->check(CLI::Range(std::size_t{1}, std::size_t{1'000'000}))
       ->capture_default_str();
   app.add_option("--drain-timeout", settings.drain_ms, "Milliseconds that calls which wait are given to end after SIGTERM")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{86'400'000}))
+      ->capture_default_str();
+  app.add_option("--state-dir", options.state_dir,
+                 "An existing folder that keeps sealed blocks between runs: read at the start, written when the daemon is "
+                 "drained (SIGTERM, kvantctl drain)");
+  app.add_option("--save-timeout", settings.save_ms, "Milliseconds that writing --state-dir may take; then its old file stays")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{86'400'000}))
       ->capture_default_str();
   app.add_option(
@@ -177,6 +186,7 @@ std::optional<int> ReadSettings(int argc, char** argv, Settings& settings) {
   options.budget_bytes = *budget_bytes;
   options.lease = std::chrono::milliseconds(settings.lease_ms);
   options.drain_timeout = std::chrono::milliseconds(settings.drain_ms);
+  options.save_timeout = std::chrono::milliseconds(settings.save_ms);
   options.spin = std::chrono::microseconds(settings.spin_us);
   if (auto read = settings.retention.Read(options); !read) return wrong(read.error().message);
   return std::nullopt;
@@ -242,7 +252,7 @@ int Main(int argc, char** argv) {
   }
   if (!ended) {
     std::cerr << "kvantd: " << ended.error().message << '\n';
-    return kExitFault;
+    return ended.error().code == ErrorCode::kInternal ? kExitFault : kExitStateNotSaved;
   }
   return kExitOk;
 }

@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "daemon/holder/holder.h"
 #include "daemon/metrics/prometheus_text.h"
 #include "daemon/store/held_stores.h"
 #include "kernels/machine/instructions.h"
@@ -78,7 +79,7 @@ std::string Str(const kj::Exception& exception) {
 }  // namespace
 
 Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener,
-               std::optional<MetricsSocket> metrics, protocol::UniqueFd eventfd)
+               std::optional<MetricsSocket> metrics, std::optional<StateDir> state, protocol::UniqueFd eventfd)
     : options_(options),
       events_(kMostLogged, kLogInterval),
       failures_(kMostLogged, kLogInterval),
@@ -134,12 +135,15 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
           }) {
   loop_.set_spin(options_.spin);
   services_.drain = [this] { BeginDrain(); };
+  if (state) state_ = std::make_unique<KeptState>(*std::move(state), core_, *stores_, *plans_, options_.log);
+  if (state_) state_->TakeMark(options_.segments);
   RestoreHeld();
   if (listener_) {
     newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
     accepting_ = Essential("accepting connections", Accept());
   }
   for (const auto& [tenant, bytes] : options_.quotas) stores_->Limit(*stores_->FindTenant(tenant), bytes);
+  if (state_) state_->Restore();
   watching_ = Essential("watching heartbeats", heartbeats_.chain());
   tending_ = Essential("making room ahead of need", room_.chain());
   if (core_.keeper != nullptr) telling_ = Essential("telling that the daemon is alive", TellAlive());
@@ -159,7 +163,9 @@ Server::~Server() noexcept(false) {
   loop_.wait_scope().poll();
   encode_.reset();
   populate_.reset();
+  if (state_) state_->Cancel();
   plans_.reset();
+  state_.reset();
   queue_.Discard();  // ends of encodings hold slots and charges of members that die before the queue
 }
 
@@ -204,7 +210,7 @@ void Server::Run() {
   }
   if (hand_over_) {
     if (options_.log) options_.log->info("handed over connections={}", connections_.size());
-    std::_Exit(*hand_over_);  // destructors would give the memory back
+    std::_Exit(StateFault() ? kExitStateNotSaved : *hand_over_);  // destructors would give the memory back
   }
   if (options_.log) options_.log->info("stopping connections={}", connections_.size());
 }
@@ -235,10 +241,11 @@ void Server::SetLimits(const DaemonLimits& limits) {
   });
 }
 
-void Server::HandOver(int exit_code) {
-  queue_.Post([this, exit_code] {
+void Server::HandOver(int exit_code, Daemon::Successor successor) {
+  queue_.Post([this, exit_code, successor] {
     if (services_.draining) return;
     hand_over_ = exit_code;
+    successor_ = successor;
     if (listener_) listener_->LeaveFile();
     BeginDrain();
   });
@@ -274,7 +281,17 @@ void Server::BeginDrain() {
   tasks_->add(services_.waiting_calls.WhenNone()
                   .exclusiveJoin(kj::mv(late))
                   .then([this] { return loop_.timer().afterDelay(kFlushTime); })
+                  .then([this] { return SaveState(); })
                   .then([this] { stop_.fulfiller->fulfill(); }));
+}
+
+/// Beside the loop, so that Stop still ends the daemon.
+kj::Promise<void> Server::SaveState() {
+  if (!state_ || successor_ == Daemon::Successor::kComes) return kj::READY_NOW;
+  auto pair = kj::newPromiseAndFulfiller<void>();
+  auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
+  state_->Save(options_.save_timeout, [fulfiller] { (*fulfiller)->fulfill(); });
+  return kj::mv(pair.promise);
 }
 
 void Server::Serve(protocol::UniqueFd socket) {

@@ -14,6 +14,7 @@
 #include <kvant/daemon.h>
 #include <kvant/result.h>
 
+#include "daemon/kept_state.h"
 #include "daemon/listener.h"
 #include "daemon/log_limit.h"
 #include "daemon/loop_queue.h"
@@ -42,9 +43,9 @@ namespace kvant::daemon {
 /// that seems to live but hears nothing is worse than none.
 class Server final : private kj::TaskSet::ErrorHandler {
  public:
-  /// `listener` and `metrics` may be empty; `budget` is uncharged.
+  /// `listener`, `metrics` and `state` may be empty; `budget` is uncharged. What `state` keeps is restored here.
   Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener, std::optional<MetricsSocket> metrics,
-         protocol::UniqueFd eventfd);
+         std::optional<StateDir> state, protocol::UniqueFd eventfd);
   ~Server() noexcept(false);
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -53,10 +54,12 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void Run();
   /// See kvant::Daemon. Any thread.
   void Drain();
-  void HandOver(int exit_code);
+  void HandOver(int exit_code, Daemon::Successor successor);
   void SetLimits(const DaemonLimits& limits);
   /// Any thread.
   void Stop();
+  /// As KeptState::Fault, once Run has returned.
+  [[nodiscard]] std::optional<Error> StateFault() const { return state_ ? state_->Fault() : std::nullopt; }
   /// Serves one end of a socket pair. Any thread.
   void Serve(protocol::UniqueFd socket);
 
@@ -73,6 +76,7 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void DropHung(std::chrono::nanoseconds ran);
   void RestoreHeld();
   void BeginDrain();
+  kj::Promise<void> SaveState();
   std::unique_ptr<MetricsServer> ServeMetrics(MetricsSocket socket);
   [[nodiscard]] kj::Promise<void> Essential(std::string_view what, kj::Promise<void> chain);
   bool Tell(std::string_view event);
@@ -102,12 +106,14 @@ class Server final : private kj::TaskSet::ErrorHandler {
   Services services_;
   DaemonFacts facts_;
 
+  std::unique_ptr<KeptState> state_;  // null: none is kept
   std::unique_ptr<MetricsServer> metrics_;
   std::optional<Listener> listener_;
   std::optional<kj::UnixEventPort::FdObserver> newcomers_;  // of the listener's socket
   std::optional<int> hand_over_;                            // the exit code
-  std::uint64_t refused_in_a_row_ = 0;                      // connections, since the last that was accepted
-  bool refusal_told_ = false;                               // the log has the first of them
+  Daemon::Successor successor_ = Daemon::Successor::kMayNotCome;
+  std::uint64_t refused_in_a_row_ = 0;  // connections, since the last that was accepted
+  bool refusal_told_ = false;           // the log has the first of them
   std::uint64_t next_connection_ = 1;
   std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
   // Last: these run over the others.

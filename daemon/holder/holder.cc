@@ -169,7 +169,7 @@ class Holder {
     const pid_t pid = std::exchange(worker_, -1);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     if (stopping_) return code >= 0 ? code : kExitFault;
-    if (code == kExitOk) return kExitOk;
+    if (code == kExitOk || code == kExitStateNotSaved) return code;
     if (code == kExitHandedOver) {
       log_.info("worker handed over pid={} held={}", pid, held_.all().size());
       start_at_ = Clock::now();

@@ -16,7 +16,8 @@ inline constexpr int kExitOk = 0;
 inline constexpr int kExitFault = 1;
 inline constexpr int kExitUsage = 2;
 inline constexpr int kExitCannotServe = 3;
-inline constexpr int kExitHandedOver = 4;  ///< never the holder's: a new worker is to go on
+inline constexpr int kExitStateNotSaved = 5;  ///< ended as it was told to, but --state-dir is not up to date
+inline constexpr int kExitHandedOver = 4;     ///< never the holder's: a new worker is to go on
 
 struct HolderOptions {
   char** argv = nullptr;  ///< the worker's, too: it knows from its environment what it is

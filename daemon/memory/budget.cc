@@ -65,9 +65,7 @@ Result<Charge> Budget::Take(ChargeKind kind, std::size_t bytes, std::string_view
     // A tenant is not told how much of the daemon's budget others take.
     const bool others = level->whole_ == nullptr && level != this;
     return Error{ErrorCode::kStoreFull,
-                 std::string(what) + " needs " + std::to_string(bytes) + " bytes, the " +
-                     (level->owner_.empty() ? std::string() : "quota of " + level->owner_ + ", a ") + "budget of " +
-                     std::to_string(level->limit_) + " bytes" +
+                 std::string(what) + " needs " + std::to_string(bytes) + " bytes, the " + level->Name() +
                      (others ? ", has no room for them" : " has " + std::to_string(level->own_available()) + " left")};
   }
   for (Budget* level = this; level != nullptr; level = level->whole_) {
@@ -98,6 +96,18 @@ std::size_t Budget::limit() const noexcept { return whole_ == nullptr ? limit_ :
 
 std::size_t Budget::available() const noexcept {
   return whole_ == nullptr ? own_available() : std::min(own_available(), whole_->available());
+}
+
+const Budget& Budget::tightest() const noexcept {
+  const Budget* tightest = this;
+  for (const Budget* level = whole_; level != nullptr; level = level->whole_) {
+    if (level->own_available() <= tightest->own_available()) tightest = level;
+  }
+  return *tightest;
+}
+
+std::string Budget::Name() const {
+  return (owner_.empty() ? std::string() : "quota of " + owner_ + ", a ") + "budget of " + std::to_string(limit_) + " bytes";
 }
 
 void Budget::Return(ChargeKind kind, std::size_t bytes) noexcept {

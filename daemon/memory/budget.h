@@ -92,6 +92,10 @@ class Budget : public std::enable_shared_from_this<Budget> {
   /// Of this budget and those that it is part of, the least.
   [[nodiscard]] std::size_t limit() const noexcept;
   [[nodiscard]] std::size_t available() const noexcept;
+  /// This budget or one that it is part of: the one with the least room.
+  [[nodiscard]] const Budget& tightest() const noexcept;
+  /// "budget of N bytes", and whose quota that is.
+  [[nodiscard]] std::string Name() const;
   /// Of this one alone.
   [[nodiscard]] std::size_t own_limit() const noexcept { return limit_; }
   [[nodiscard]] std::size_t own_available() const noexcept;

@@ -38,9 +38,9 @@ void SignalThread::Run() {
   if (first == 0) return;
   if (on_.store) on_.store->Tell("STOPPING=1");
   if (first == SIGUSR2 && on_.store) {
-    daemon_.HandOver(kExitHandedOver);
+    daemon_.HandOver(kExitHandedOver, Daemon::Successor::kComes);
   } else if (on_.memory_stays) {
-    daemon_.HandOver(kExitOk);
+    daemon_.HandOver(kExitOk, Daemon::Successor::kMayNotCome);
   } else {
     daemon_.Drain();
   }

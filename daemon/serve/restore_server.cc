@@ -62,7 +62,8 @@ Result<void> OfferAll(Restoration& restoration, const std::shared_ptr<Store>& st
     auto offered = restoration.Offer(store, {.tokens = tokens,
                                              .parent = block.getParent(),
                                              .sink_type = sinks ? std::optional(*type) : std::nullopt,
-                                             .state_bytes = block.getStateBytes()});
+                                             .state_bytes = block.getStateBytes(),
+                                             .codes_bytes = block.getCodesBytes()});
     if (!offered) return offered.error();
     wanted.push_back(*offered ? 1 : 0);
   }

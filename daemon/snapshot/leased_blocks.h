@@ -29,17 +29,21 @@ class LeasedBlocks {
   /// All blocks that `store` has now, or those that `sequence` holds if it is not null. kStoreFull if the budget has no room
   /// for the list.
   static Result<std::unique_ptr<LeasedBlocks>> Of(std::shared_ptr<Store> store, const Sequence* sequence);
+  /// All blocks, whether or not the budget has room for the list: for a daemon that is about to end.
+  static std::unique_ptr<LeasedBlocks> AtTheEnd(std::shared_ptr<Store> store);
   ~LeasedBlocks();
   LeasedBlocks(const LeasedBlocks&) = delete;
   LeasedBlocks& operator=(const LeasedBlocks&) = delete;
 
   [[nodiscard]] Store& store() const noexcept { return *store_; }
-  /// Parents before their children.
+  /// Those used last stand first, parents before their children.
   [[nodiscard]] std::span<const Entry> entries() const noexcept { return entries_; }
 
  private:
   explicit LeasedBlocks(std::shared_ptr<Store> store) : store_(std::move(store)) {}
   void Lease(Block& block);
+  std::vector<Block*> LeaseAll();
+  void List(const std::vector<Block*>& blocks);
 
   const std::shared_ptr<Store> store_;  // before the states, whose slots go back to it
   Charge charge_;

@@ -15,6 +15,19 @@ Error Invalid(std::uint64_t number, const std::string& why) {
   return {ErrorCode::kInvalidArgument, "restore block " + std::to_string(number) + ": " + why};
 }
 
+/// Of the block's slots and records.
+std::uint64_t BytesOf(const Store& store, const Restoration::Offered& block) {
+  const std::uint64_t whole = store.slot_bytes();
+  // A slot that is cut down begins and ends in pages that nothing else may hold.
+  const std::uint64_t cut = store.SlotBytes(block.codes_bytes) + 2 * protocol::kPageBytes;
+  std::uint64_t bytes = block.codes_bytes == 0 ? whole : std::min(whole, cut);
+  bytes += kBlockRecordBytes + block.tokens.size_bytes();
+  if (block.sink_type) bytes += store.SlotBytes(store.SinkBytes(*block.sink_type));
+  // A slot of a state is larger by an eighth at most.
+  if (block.state_bytes != 0) bytes += store.SlotBytes(block.state_bytes + block.state_bytes / 8) + kStateRecordBytes;
+  return bytes;
+}
+
 }  // namespace
 
 Result<void> SlotToFill::Finish() const {
@@ -32,12 +45,22 @@ Restoration::~Restoration() {
   }
 }
 
-std::uint64_t Restoration::BytesOf(const Store& store, const Offered& block) const {
-  std::uint64_t bytes = store.slot_bytes() + kBlockRecordBytes + block.tokens.size_bytes();
-  if (block.sink_type) bytes += store.SlotBytes(store.SinkBytes(*block.sink_type));
-  // A slot of a state is larger by an eighth at most.
-  if (block.state_bytes != 0) bytes += store.SlotBytes(block.state_bytes + block.state_bytes / 8) + kStateRecordBytes;
-  return bytes;
+std::uint64_t Restoration::RecordBytes(const Offered& block) { return sizeof(Entry) + block.tokens.size_bytes(); }
+
+std::uint64_t Restoration::SlackOf(const Store& store, std::uint64_t bytes) {
+  // What slabs take beside slots: a page and a record each, and pages that slots begin and end in.
+  return bytes / 128 + 2 * BlockPool::LeastBytes(store.slot_bytes());
+}
+
+bool Restoration::Fits(const std::shared_ptr<Store>& store, const Offered& block) const {
+  const auto room = rooms_.find(store.get());
+  const std::uint64_t bytes = (room == rooms_.end() ? 0 : room->second.bytes) + BytesOf(*store, block);
+  std::uint64_t all = bytes + SlackOf(*store, bytes) + RecordBytes(block);
+  if (all > store->budget().available()) return false;
+  for (const auto& [other, of] : rooms_) {
+    if (other != store.get()) all += of.bytes + SlackOf(*other, of.bytes);
+  }
+  return all <= core_.budget.available();
 }
 
 Result<bool> Restoration::Offer(const std::shared_ptr<Store>& store, const Offered& block) {
@@ -57,6 +80,12 @@ Result<bool> Restoration::Offer(const std::shared_ptr<Store>& store, const Offer
     return Invalid(number,
                    "a state of " + std::to_string(block.state_bytes) + " bytes, at most " + std::to_string(kMaxStateBytes));
   }
+  const std::uint64_t codes_bytes = block.codes_bytes == 0 ? store->plan()->payload_bytes() : block.codes_bytes;
+  const std::size_t sections = store->plan()->SectionsOf(codes_bytes);
+  if (sections == 0) {
+    return Invalid(number, std::to_string(codes_bytes) + " bytes of codes, blocks of store " + store->name() + " have " +
+                               std::to_string(store->plan()->payload_bytes()) + " or end where one of their planes does");
+  }
   Entry entry{.store = store,
               .parent = block.parent,
               .chain = {},
@@ -65,6 +94,7 @@ Result<bool> Restoration::Offer(const std::shared_ptr<Store>& store, const Offer
               .tokens = {},
               .sink_type = block.sink_type,
               .state_bytes = block.state_bytes,
+              .sections = sections,
               .step = Step::kWanted,
               .block = nullptr,
               .pending = std::nullopt,
@@ -82,22 +112,20 @@ Result<bool> Restoration::Offer(const std::shared_ptr<Store>& store, const Offer
   Block* const present = known && (first || parent != nullptr) ? store->FindWhole(parent, entry.chain, block.tokens) : nullptr;
 
   ++offers_;
-  const std::uint64_t bytes = BytesOf(*store, block);
+  Room& room = rooms_[store.get()];
   if (present == nullptr) {
     ++wanted_;
-    needed_bytes_ += bytes;
-    ++sizes_[{store.get(), store->slot_bytes()}];
+    room.bytes += BytesOf(*store, block);
   }
-  if (!overflowed_) {
-    const std::size_t record = sizeof(Entry) + block.tokens.size_bytes();
-    auto charge = core_.budget.Take(ChargeKind::kMetadata, record, "the record of a block to restore");
+  if (overflowed_ == nullptr) {
+    auto charge = store->budget().Take(ChargeKind::kMetadata, RecordBytes(block), "the record of a block to restore");
     if (charge) {
-      records_.Merge(std::move(*charge));
+      room.records.Merge(std::move(*charge));
     } else {
-      overflowed_ = true;
+      overflowed_ = store.get();
     }
   }
-  if (overflowed_) return true;  // counted only
+  if (overflowed_ != nullptr) return true;  // counted only
   entry.tokens.assign(block.tokens.begin(), block.tokens.end());
   if (present != nullptr) {
     entry.step = Step::kPresent;
@@ -108,32 +136,50 @@ Result<bool> Restoration::Offer(const std::shared_ptr<Store>& store, const Offer
   return present == nullptr;
 }
 
-Error Restoration::NoRoom() const {
-  const std::uint64_t free = core_.budget.available() + records_.bytes();
-  const std::uint64_t needed = needed_bytes_ + records_.bytes();
+Error Restoration::NoRoom(Store& store) {
+  std::uint64_t all = 0;
+  for (auto& [each, room] : rooms_) {
+    room.reserved = {};
+    all += room.bytes + SlackOf(*each, room.bytes) + room.records.bytes();
+  }
+  const Budget& level = store.budget().tightest();
+  const Room& room = rooms_[&store];
+  // A store's own quota has to do with its blocks only, its tenant's and the daemon's with all of them.
+  const bool own = &level == &store.budget();
+  std::uint64_t held = 0;
+  for (const auto& [each, of] : rooms_) held += own && each != &store ? 0 : of.records.bytes();
+  const std::uint64_t needed = own ? room.bytes + SlackOf(store, room.bytes) + room.records.bytes() : all;
+  const std::uint64_t free = level.own_available() + held;
   const std::uint64_t missing = needed > free ? needed - free : 0;
   return {ErrorCode::kStoreFull, "restore " + std::to_string(wanted_) + " blocks: they need " + std::to_string(needed) +
-                                     " bytes, " + std::to_string(free) + " of the budget of " +
-                                     std::to_string(core_.budget.limit()) + " are free: " + std::to_string(missing) +
-                                     " bytes are missing; evict blocks or raise the budget"};
+                                     " bytes, " + std::to_string(free) + " of the " + level.Name() + " are free: " +
+                                     std::to_string(missing) + " bytes are missing; evict blocks or raise the budget"};
+}
+
+/// Takes room for one store; what is warm, and nobody's, makes room.
+Result<void> Restoration::Take(Store& store, Room& room) const {
+  const std::uint64_t bytes = room.bytes + SlackOf(store, room.bytes);
+  for (;;) {
+    auto charge = store.budget().Take(ChargeKind::kSlab, bytes, "room for a restore");
+    if (charge) {
+      room.reserved = std::move(*charge);
+      return {};
+    }
+    const bool daemons = &store.budget().tightest() == &core_.budget;
+    Store* const warm = daemons                     ? core_.eviction.all.warm_stores.oldest()
+                        : store.tenant() != nullptr ? store.tenant()->scope.warm_stores.oldest()
+                                                    : nullptr;
+    if (warm == nullptr || !warm->GiveBack(bytes)) return charge.error();
+  }
 }
 
 Result<void> Restoration::Reserve() {
   if (std::exchange(closed_, true)) return Invalid(offers_, "room was reserved already");
-  // What slabs take beside slots: a page and a record each, and pages that slots begin and end in.
-  std::uint64_t slack = needed_bytes_ / 128;
-  for (const auto& [store, blocks] : sizes_) slack += 2 * BlockPool::LeastBytes(store.second);
-  needed_bytes_ += slack;
-  for (;;) {
-    if (overflowed_) return NoRoom();
-    auto charge = core_.budget.Take(ChargeKind::kSlab, needed_bytes_, "room for a restore");
-    if (charge) {
-      reserved_ = std::move(*charge);
-      return {};
-    }
-    Store* const warm = core_.eviction.all.warm_stores.oldest();
-    if (warm == nullptr || !warm->GiveBack(needed_bytes_)) return NoRoom();
+  if (overflowed_ != nullptr) return NoRoom(*overflowed_);
+  for (auto& [store, room] : rooms_) {
+    if (room.bytes != 0 && !Take(*store, room)) return NoRoom(*store);
   }
+  return {};
 }
 
 Result<std::vector<SlotToFill>> Restoration::Begin(std::uint64_t number) {
@@ -142,11 +188,18 @@ Result<std::vector<SlotToFill>> Restoration::Begin(std::uint64_t number) {
   }
   Entry& entry = entries_[number];
   Store& store = *entry.store;
-  const Offered shape{
-      .tokens = entry.tokens, .parent = entry.parent, .sink_type = entry.sink_type, .state_bytes = entry.state_bytes};
-  reserved_.GiveBack(std::min<std::size_t>(reserved_.bytes(), BytesOf(store, shape)));
-  auto pending = store.Reserve(entry.sink_type);
+  Charge& reserved = rooms_[&store].reserved;
+  const Offered shape{.tokens = entry.tokens,
+                      .parent = entry.parent,
+                      .sink_type = entry.sink_type,
+                      .state_bytes = entry.state_bytes,
+                      .codes_bytes = store.plan()->section_end(entry.sections - 1)};
+  // A slot that is cut down is a whole one for a moment.
+  const std::uint64_t spare = BlockPool::LeastBytes(store.slot_bytes());
+  reserved.GiveBack(std::min<std::size_t>(reserved.bytes(), BytesOf(store, shape) + spare));
+  auto pending = store.Reserve(entry.sink_type, entry.sections);
   if (!pending) return pending.error();
+  if (auto back = store.budget().Take(ChargeKind::kSlab, spare, "room for a restore")) reserved.Merge(std::move(*back));
   const protocol::BlockInfo info{.kind = protocol::BlockKind::kCodes,
                                  .element_type = 0,
                                  .identity = store.identity(),
@@ -193,7 +246,7 @@ void Restoration::Filled(std::uint64_t number) {
 }
 
 Result<Restoration::Figures> Restoration::Commit() {
-  if (!closed_ || overflowed_) return Invalid(offers_, "room was not reserved");
+  if (!closed_ || overflowed_ != nullptr) return Invalid(offers_, "room was not reserved");
   for (std::size_t i = 0; i < entries_.size(); ++i) {
     const Entry& entry = entries_[i];
     if (entry.step != Step::kPresent && entry.step != Step::kFilled) return Invalid(i, "its bytes have not come");
@@ -221,8 +274,13 @@ Result<Restoration::Figures> Restoration::Commit() {
   for (Entry& entry : entries_) {
     if (entry.step == Step::kPresent) entry.store->index().DropLease(*entry.block);
   }
+  // As in the file, what comes first was used last.
+  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+    entry->store->index().AddLease(*entry->block);
+    entry->store->index().DropLease(*entry->block);
+  }
   entries_.clear();
-  reserved_ = {};
+  rooms_.clear();
   return figures;
 }
 

@@ -46,6 +46,7 @@ class Restoration {
     std::uint64_t parent = kNoParent;  ///< number of an earlier offer to the same store
     std::optional<ElementType> sink_type;
     std::uint64_t state_bytes = 0;
+    std::uint64_t codes_bytes = 0;  ///< 0: as many as the plan's
   };
   struct Figures {
     std::uint64_t restored = 0;  ///< blocks that came in
@@ -62,8 +63,11 @@ class Restoration {
   /// counted, and Reserve refuses.
   Result<bool> Offer(const std::shared_ptr<Store>& store, const Offered& block);
 
-  /// Takes room for what is wanted, about a hundredth more than the bytes need. Evicts nothing: kStoreFull says how many bytes
-  /// are missing. No offers afterwards.
+  /// Whether Reserve would find room for this block, too.
+  [[nodiscard]] bool Fits(const std::shared_ptr<Store>& store, const Offered& block) const;
+
+  /// Takes room for what is wanted, about a hundredth more than the bytes need, from the stores' budgets and so from those of
+  /// their tenants and of the daemon. Evicts nothing: kStoreFull says where how many bytes are missing. No offers afterwards.
   Result<void> Reserve();
 
   /// Slots for a wanted block: its codes, its sinks if it has any, its state if it has one. Once for each. kInvalidArgument
@@ -89,24 +93,30 @@ class Restoration {
     std::vector<std::uint32_t> tokens;
     std::optional<ElementType> sink_type;
     std::uint64_t state_bytes = 0;
+    std::size_t sections = 0;
     Step step = Step::kWanted;
     Block* block = nullptr;  // once it is in the index
     std::optional<PendingBlock> pending;
     std::shared_ptr<StateSlot> state;
   };
-  [[nodiscard]] std::uint64_t BytesOf(const Store& store, const Offered& block) const;
-  [[nodiscard]] Error NoRoom() const;
+  /// What one store needs.
+  struct Room {
+    std::uint64_t bytes = 0;  // of slots and block records
+    Charge records;           // of entries_
+    Charge reserved;          // of slots to come
+  };
+  [[nodiscard]] static std::uint64_t RecordBytes(const Offered& block);
+  [[nodiscard]] static std::uint64_t SlackOf(const Store& store, std::uint64_t bytes);
+  [[nodiscard]] Result<void> Take(Store& store, Room& room) const;
+  [[nodiscard]] Error NoRoom(Store& store);
 
   Core& core_;
   std::vector<Entry> entries_;
-  Charge records_;   // of entries_
-  Charge reserved_;  // of slots to come
+  std::map<Store*, Room> rooms_;
   std::uint64_t offers_ = 0;
   std::uint64_t wanted_ = 0;
-  std::uint64_t needed_bytes_ = 0;
-  std::map<std::pair<const Store*, std::uint64_t>, std::uint64_t> sizes_;  // by bytes of a payload: of slots
-  bool overflowed_ = false;                                                // there are offers that are not in entries_
-  bool closed_ = false;                                                    // Reserve has been called
+  Store* overflowed_ = nullptr;  // has no room for the record of an offer: there are offers that are not in entries_
+  bool closed_ = false;          // Reserve has been called
 };
 
 }  // namespace kvant::daemon

@@ -234,7 +234,9 @@ void Store::StateFreed(std::uint64_t bytes) noexcept {
   state_bytes_ -= bytes;
 }
 
-Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) {
+Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) { return Reserve(sink_type, plan_->sections()); }
+
+Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type, std::size_t sections) {
   Result<Charge> charge = TakeRecord(ChargeKind::kBlockRecord, BlockRecordBytes(spec()), "the record of a block");
   if (!charge) return charge.error();
   PendingBlock pending(shared_from_this(), std::move(*charge));
@@ -253,6 +255,11 @@ Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) {
     added = add({.kind = protocol::BlockKind::kSinks, .payload_bytes = SinkBytes(*sink_type), .element_type = *sink_type});
   }
   if (!added) return added.error();
+  if (BlockPart& codes = pending.parts_.front(); sections < codes.sections) {
+    codes.payload_bytes = plan_->section_end(sections - 1);
+    codes.sections = static_cast<std::uint8_t>(sections);
+    pool_.Trim(codes.slot, SlotBytes(codes.payload_bytes));
+  }
   pending.generation_ = NextGeneration();
   return pending;
 }
@@ -410,6 +417,7 @@ Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uin
   block->parts = std::move(parts_);
   block->charge = std::move(charge_);
   block->store = store_.get();
+  store_->demoted_bytes_ += store_->plan_->payload_bytes() - block->codes().payload_bytes;
   block->retention.priority = static_cast<std::uint8_t>(priority);
   Block* linked = store_->index_.Insert(std::move(block));
   ++store_->counters_.sealed_blocks;

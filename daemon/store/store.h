@@ -119,6 +119,8 @@ class Store : public std::enable_shared_from_this<Store> {
   /// Slots for the parts of a block, sinks of `sink_type` among them if it is given, making room if need be; kStoreFull if
   /// there is none. The slots are cleared.
   Result<PendingBlock> Reserve(std::optional<ElementType> sink_type);
+  /// The same for codes of which the first `sections` are left, as Demote leaves them. Requires: 1 to Plan::sections.
+  Result<PendingBlock> Reserve(std::optional<ElementType> sink_type, std::size_t sections);
 
   /// A slot for a state of so many bytes, making room if need be; kStoreFull if there is none. The slot is cleared.
   Result<std::shared_ptr<StateSlot>> ReserveState(std::uint64_t bytes);

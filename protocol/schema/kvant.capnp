@@ -352,6 +352,7 @@ struct RestoredBlock {
   parent @1 :UInt64;          # the number of the block before it; all ones for a first block. Blocks are numbered as they are offered
   sinkType @2 :ElementType;   # of sinks: at position 0 of a store with sinks
   stateBytes @3 :UInt64;      # 0: it has no state
+  codesBytes @4 :UInt64;      # fewer than the plan's: some of its planes are gone (kvantctl demote). 0: all are there
 }
 
 struct RestoredPayload {

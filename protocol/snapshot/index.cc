@@ -34,15 +34,17 @@ std::vector<TensorToWrite> Tensors(const std::vector<StoreTables>& stores) {
     wide.push_back({name("positions"), TensorType::kU64, {blocks}, BytesOf(store.positions)});
     wide.push_back({name("parents"), TensorType::kI64, {blocks}, BytesOf(store.parents)});
     wide.push_back({name("checksums"), TensorType::kU64, {blocks}, BytesOf(store.checksums)});
+    wide.push_back({name("bytes"), TensorType::kU64, {blocks}, BytesOf(store.bytes)});
     wide.push_back({name("parts"), TensorType::kU64, {store.parts.size(), kPartColumns}, BytesOf(store.parts)});
     tokens.push_back({name("tokens"), TensorType::kU32, {blocks, store.spec.block_tokens}, BytesOf(store.tokens)});
     narrow.push_back({name("chains"), TensorType::kU8, {blocks, sizeof(protocol::Digest)}, BytesOf(store.chains)});
     narrow.push_back({name("identity"), TensorType::kU8, {store.identity.size()}, std::as_bytes(std::span(store.identity))});
+    narrow.push_back({name("tenant"), TensorType::kU8, {store.tenant.size()}, std::as_bytes(std::span(store.tenant))});
     narrow.push_back({name("spec"), TensorType::kU8, {store.spec_message.size()}, store.spec_message});
     narrow.push_back({name("plan"), TensorType::kU8, {store.plan.size()}, std::as_bytes(std::span(store.plan))});
     const auto& artifact = store.spec.plan.artifact;
     narrow.push_back({name("artifact"), TensorType::kU8, {artifact.size()}, BytesOf(artifact)});
-    payload.push_back({name("codes"), TensorType::kU8, {blocks, static_cast<std::size_t>(store.payload_bytes)}, {}});
+    payload.push_back({name("codes"), TensorType::kU8, {static_cast<std::size_t>(store.codes_bytes)}, {}});
     payload.push_back({name("extra"), TensorType::kU8, {static_cast<std::size_t>(store.extra_bytes)}, {}});
   }
   payload.push_back({"digest", TensorType::kU8, {sizeof(protocol::Digest)}, {}});

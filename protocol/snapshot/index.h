@@ -43,15 +43,17 @@ struct StoreTables {
   StoreSpec spec;  ///< artifact included
   std::string plan;
   protocol::Digest identity{};
-  std::uint64_t payload_bytes = 0;  ///< of a block's codes; 0 without blocks
+  std::string tenant;  ///< whose store it was; empty: nobody's
 
   std::vector<std::byte> spec_message;
   std::vector<std::uint64_t> positions;  // one each per block
   std::vector<std::int64_t> parents;
   std::vector<std::uint64_t> checksums;
+  std::vector<std::uint64_t> bytes;  // of the block's codes: fewer than the plan's if it was demoted
   std::vector<protocol::Digest> chains;
   std::vector<std::uint32_t> tokens;  // block_tokens per block
   std::vector<PartRow> parts;
+  std::uint64_t codes_bytes = 0;
   std::uint64_t extra_bytes = 0;
 };
 

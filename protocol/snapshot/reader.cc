@@ -46,10 +46,12 @@ class StoreReader {
   Result<StoredStore> Read() {
     StoredStore store;
     const auto spec = Bytes("spec"), plan = Bytes("plan"), artifact = Bytes("artifact"), identity = Bytes("identity");
+    const auto tenant = Bytes("tenant");
     store.positions = Column<std::uint64_t>("positions", TensorType::kU64, {});
     const std::size_t blocks = store.positions.size();
     store.parents = Column<std::int64_t>("parents", TensorType::kI64, {});
     store.checksums = Column<std::uint64_t>("checksums", TensorType::kU64, {});
+    store.bytes = Column<std::uint64_t>("bytes", TensorType::kU64, {});
     store.parts = Column<PartRow>("parts", TensorType::kU64, {kPartColumns});
     store.chains = Column<Digest>("chains", TensorType::kU8, {sizeof(Digest)});
     if (fault_) return *fault_;
@@ -58,6 +60,7 @@ class StoreReader {
     store.spec = *std::move(read);
     store.spec.plan.artifact.assign(artifact.begin(), artifact.end());
     store.plan.assign(reinterpret_cast<const char*>(plan.data()), plan.size());
+    store.tenant.assign(reinterpret_cast<const char*>(tenant.data()), tenant.size());
     if (identity.size() != store.identity.size()) return Fault("identity", "it is no digest");
     std::memcpy(store.identity.data(), identity.data(), identity.size());
     const std::uint32_t block_tokens = store.spec.block_tokens;
@@ -66,15 +69,16 @@ class StoreReader {
     const TensorPlace* codes = Find("codes", TensorType::kU8);
     const TensorPlace* extra = Find("extra", TensorType::kU8);
     if (fault_) return *fault_;
-    if (codes->shape.size() != 2 || codes->shape[0] != blocks || store.parents.size() != blocks ||
-        store.checksums.size() != blocks || store.chains.size() != blocks || store.tokens.size() / block_tokens != blocks) {
-      return Fault("codes", "its tables have different numbers of blocks");
+    if (store.parents.size() != blocks || store.checksums.size() != blocks || store.bytes.size() != blocks ||
+        store.chains.size() != blocks || store.tokens.size() / block_tokens != blocks) {
+      return Fault("positions", "its tables have different numbers of blocks");
     }
-    store.payload_bytes = codes->shape[1];
     store.codes_begin = codes->begin;
+    store.codes_bytes = codes->end - codes->begin;
     store.extra_begin = extra->begin;
     store.extra_bytes = extra->end - extra->begin;
     if (auto ok = CheckChains(store); !ok) return ok.error();
+    if (auto ok = CheckCodes(store); !ok) return ok.error();
     if (auto ok = CheckParts(store); !ok) return ok.error();
     return store;
   }
@@ -123,6 +127,20 @@ class StoreReader {
         return Fault("chains", "block " + std::to_string(i) + " does not follow from its parent and its tokens");
       }
     }
+    return {};
+  }
+
+  Result<void> CheckCodes(StoredStore& store) const {
+    std::uint64_t offset = 0;
+    for (std::size_t i = 0; i < store.blocks(); ++i) {
+      if (store.bytes[i] == 0 || store.bytes[i] > store.codes_bytes - offset) {
+        return Fault("bytes", "block " + std::to_string(i) + " has " + std::to_string(store.bytes[i]) + " bytes of codes, " +
+                                  std::to_string(store.codes_bytes - offset) + " are left");
+      }
+      store.code_offsets.push_back(offset);
+      offset += store.bytes[i];
+    }
+    if (offset != store.codes_bytes) return Fault("codes", "it has bytes that belong to no block");
     return {};
   }
 
@@ -251,9 +269,8 @@ Result<void> SnapshotReader::ReadIndex() {
   return {};
 }
 
-Result<void> SnapshotReader::ReadCodes(const StoredStore& store, std::size_t first, std::size_t count,
-                                       std::span<std::byte> to) const {
-  return ReadAt(store.codes_begin + first * store.payload_bytes, to.first(count * store.payload_bytes));
+Result<void> SnapshotReader::ReadCodes(const StoredStore& store, std::size_t block, std::span<std::byte> to) const {
+  return ReadAt(store.codes_begin + store.code_offsets[block], to.first(store.bytes[block]));
 }
 
 Result<void> SnapshotReader::ReadPart(const StoredStore& store, std::size_t part, std::span<std::byte> to) const {

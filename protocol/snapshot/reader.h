@@ -22,15 +22,18 @@ struct StoredStore {
   StoreSpec spec;  ///< artifact included
   std::string plan;
   protocol::Digest identity{};
-  std::uint64_t payload_bytes = 0;  ///< of a block's codes
+  std::string tenant;  ///< whose it was where it was saved; empty: nobody's
   std::span<const std::uint64_t> positions;
   std::span<const std::int64_t> parents;  ///< each smaller than its own index, or kNoParent
   std::span<const std::uint64_t> checksums;
+  std::span<const std::uint64_t> bytes;  ///< of each block's codes
   std::span<const protocol::Digest> chains;
   std::span<const std::uint32_t> tokens;
   std::span<const PartRow> parts;           ///< by block, ascending
+  std::vector<std::uint64_t> code_offsets;  ///< of each block, within `codes`
   std::vector<std::uint64_t> part_offsets;  ///< of each part, within `extra`
   std::uint64_t codes_begin = 0;            ///< in the file
+  std::uint64_t codes_bytes = 0;
   std::uint64_t extra_begin = 0;
   std::uint64_t extra_bytes = 0;
 
@@ -60,9 +63,8 @@ class SnapshotReader {
   [[nodiscard]] const std::string& writer() const noexcept { return writer_; }  ///< as it calls itself: any text
   [[nodiscard]] const std::vector<StoredStore>& stores() const noexcept { return stores_; }
 
-  /// The codes of `count` blocks, adjacent. Their checksums are the caller's to compare. kSystem, or kCorrupt at the file's
-  /// end.
-  Result<void> ReadCodes(const StoredStore& store, std::size_t first, std::size_t count, std::span<std::byte> to) const;
+  /// The codes of one block. Their checksum is the caller's to compare. kSystem, or kCorrupt at the file's end.
+  Result<void> ReadCodes(const StoredStore& store, std::size_t block, std::span<std::byte> to) const;
   /// Bytes of one part.
   Result<void> ReadPart(const StoredStore& store, std::size_t part, std::span<std::byte> to) const;
 

@@ -1,6 +1,5 @@
 #include "protocol/snapshot/verify.h"
 
-#include <algorithm>
 #include <cstddef>
 
 #include <xxhash.h>
@@ -9,8 +8,6 @@
 
 namespace kvant::snapshot {
 namespace {
-
-constexpr std::uint64_t kWindowBytes = std::uint64_t{1} << 20;
 
 std::uint64_t Checksum(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
@@ -37,16 +34,10 @@ Result<std::vector<DamagedBlock>> VerifyPayloads(const SnapshotReader& reader, c
     return {};
   };
   for (const StoredStore& store : reader.stores()) {
-    const std::uint64_t row = store.payload_bytes;
-    const std::size_t rows = row == 0 ? store.blocks() : std::max<std::uint64_t>(1, kWindowBytes / row);
-    for (std::size_t first = 0; first < store.blocks(); first += rows) {
-      const std::size_t count = std::min(rows, store.blocks() - first);
-      if (auto taken = take(count * row); !taken) return taken.error();
-      if (auto read = reader.ReadCodes(store, first, count, buffer); !read) return read.error();
-      for (std::size_t i = 0; i < count; ++i) {
-        const auto codes = std::span<const std::byte>(buffer).subspan(i * row, row);
-        if (Checksum(codes) != store.checksums[first + i]) note(store, first + i, "codes");
-      }
+    for (std::size_t i = 0; i < store.blocks(); ++i) {
+      if (auto taken = take(store.bytes[i]); !taken) return taken.error();
+      if (auto read = reader.ReadCodes(store, i, buffer); !read) return read.error();
+      if (Checksum(std::span<const std::byte>(buffer).first(store.bytes[i])) != store.checksums[i]) note(store, i, "codes");
     }
     for (std::size_t i = 0; i < store.parts.size(); ++i) {
       const PartRow& part = store.parts[i];

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include <fcntl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -26,6 +27,7 @@ using protocol::BlockKind;
 constexpr std::size_t kBatchBytes = std::size_t{1} << 20;
 constexpr std::size_t kBatchPieces = 64;
 static_assert(kBatchPieces <= IOV_MAX);
+constexpr std::uint64_t kWindowBytes = std::uint64_t{8} << 20;
 
 /// Gathers pieces that stay where they are and writes them together.
 class Output {
@@ -62,17 +64,30 @@ class Output {
     }
     pieces_.clear();
     pending_ = 0;
+    WriteBehind();
     if (progress_ && !progress_(done_, all_)) return Error{ErrorCode::kUnavailable, "write snapshot: cancelled"};
     return {};
   }
 
  private:
+  /// Has the system write to the disk as the file grows, so that at most two windows wait for fsync, however large it becomes:
+  /// who gives up does so in time. What fails here fails at fsync.
+  void WriteBehind() {
+    for (; done_ - behind_ >= kWindowBytes; behind_ += kWindowBytes) {
+      ::sync_file_range(fd_, static_cast<off_t>(behind_), kWindowBytes, SYNC_FILE_RANGE_WRITE);
+      if (behind_ < kWindowBytes) continue;
+      ::sync_file_range(fd_, static_cast<off_t>(behind_ - kWindowBytes), kWindowBytes,
+                        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+    }
+  }
+
   const int fd_;
   const std::uint64_t all_;
   const Progress& progress_;
   std::vector<iovec> pieces_;
   std::size_t pending_ = 0;
   std::uint64_t done_ = 0;
+  std::uint64_t behind_ = 0;  // up to here the system has begun to write
 };
 
 Error Damaged(const StoreToSave& store, std::size_t block, const std::string& why) {
@@ -113,19 +128,17 @@ Result<StoreTables> TablesOf(const StoreToSave& store) {
   tables.spec = store.spec;
   tables.plan = store.plan;
   tables.identity = store.identity;
+  tables.tenant = store.tenant;
   tables.spec_message = wire::WriteSpecMessage(store.spec);
   for (std::size_t i = 0; i < store.blocks.size(); ++i) {
     const BlockSlots& block = store.blocks[i];
     auto header = HeaderOf(store, i, block.codes, BlockKind::kCodes);
     if (!header) return header.error();
-    if (i == 0) tables.payload_bytes = header->payload_bytes;
-    if (header->payload_bytes != tables.payload_bytes)
-      return Error{ErrorCode::kUnsupported,
-                   "save store " + store.spec.name +
-                       ": some of its blocks were demoted and have fewer planes than others; such stores cannot be saved yet"};
     tables.positions.push_back(header->first_position);
     tables.parents.push_back(block.parent);
     tables.checksums.push_back(header->payload_checksum);
+    tables.bytes.push_back(header->payload_bytes);
+    tables.codes_bytes += header->payload_bytes;
     tables.chains.push_back(header->chain);
     const auto tokens = protocol::SlotTokens(block.codes.data(), store.spec.block_tokens);
     tables.tokens.insert(tables.tokens.end(), tokens.begin(), tokens.end());
@@ -150,7 +163,7 @@ Result<void> AddPayload(const StoreToSave& store, std::size_t block, std::span<c
 
 Result<void> AddPayloads(const StoreToSave& store, const StoreTables& tables, Output& output) {
   for (std::size_t i = 0; i < store.blocks.size(); ++i) {
-    auto added = AddPayload(store, i, store.blocks[i].codes, tables.payload_bytes, tables.checksums[i], output);
+    auto added = AddPayload(store, i, store.blocks[i].codes, tables.bytes[i], tables.checksums[i], output);
     if (!added) return added;
   }
   for (const PartRow& part : tables.parts) {
@@ -188,7 +201,7 @@ Result<SavedFigures> WriteSnapshot(int fd, std::span<const StoreToSave> stores, 
   XXH3_128bits_reset(hash);
   std::uint64_t all = head.size() + sizeof(protocol::Digest);
   for (const auto& tensor : tensors) all += tensor.bytes.size();
-  for (const StoreTables& store : tables) all += store.positions.size() * store.payload_bytes + store.extra_bytes;
+  for (const StoreTables& store : tables) all += store.codes_bytes + store.extra_bytes;
 
   Output output(fd, all, progress);
   Result<void> added = output.Add(head);

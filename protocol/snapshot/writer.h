@@ -29,6 +29,7 @@ struct StoreToSave {
   StoreSpec spec;  ///< artifact included
   std::string plan;
   protocol::Digest identity{};
+  std::string tenant;              ///< whose store it is; empty: nobody's
   std::vector<BlockSlots> blocks;  ///< parents before their children
 };
 

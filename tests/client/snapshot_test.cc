@@ -262,7 +262,7 @@ TEST_F(SnapshotTest, ABudgetThatIsTooSmallIsToldByHowMuch) {
   std::smatch figures;
   ASSERT_TRUE(std::regex_search(
       restored.error().message, figures,
-      std::regex("they need (\\d+) bytes, (\\d+) of the budget of (\\d+) are free: (\\d+) bytes are missing")))
+      std::regex("they need (\\d+) bytes, (\\d+) of the budget of (\\d+) bytes are free: (\\d+) bytes are missing")))
       << restored.error().message;
   EXPECT_EQ(std::stoull(figures[1]), std::stoull(figures[2]) + std::stoull(figures[4]));
   EXPECT_EQ(std::stoull(figures[3]), options.budget_bytes);

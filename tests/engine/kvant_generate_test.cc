@@ -1,6 +1,7 @@
 // kvant-generate as users run it: a real kvantd, several processes, options, JSON, exit codes.
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -245,6 +246,79 @@ TEST_F(KvantGenerateTest, BytesThatAreNotUtf8DoNotBreakTheJson) {
   EXPECT_EQ(json["prompt_tokens"], 10);
   EXPECT_TRUE(json["text"].is_string());
   EXPECT_EQ(json["text"], RunJson({"--max-tokens", "30", "--temperature", "50", "--seed", "3"}, "\xff\xfe bytes \xc3")["text"]);
+}
+
+TEST_F(KvantGenerateTest, TheNextDaysDaemonFindsYesterdaysPromptInTheFolder) {
+  const auto text = [](std::size_t size) {
+    return ProjectText({"protocol/include/kvant/result.h", "client/include/kvant/client.h"}, size);
+  };
+  const std::string prompt = File("prompt", text(1150)), longer = File("longer", text(1700));
+  const std::string other = File("other", ProjectText({"client/include/kvant/client.h"}, 1700));
+  const std::string cache = (folder_ / "prompts").string();
+  const std::vector<std::string> common = {"--keys", "f32", "--values", "f32", "--max-tokens", "24", "--cache-dir", cache};
+  const auto run = [&](const std::string& file, std::vector<std::string> more = {}) {
+    daemon_.reset();
+    StartDaemon();  // every day another one
+    more.insert(more.end(), common.begin(), common.end());
+    more.insert(more.end(), {"--prompt-file", file});
+    return RunJson(more);
+  };
+  const auto files = [&] {
+    std::vector<std::filesystem::path> found;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(cache)) {
+      if (entry.is_regular_file()) found.push_back(entry.path());
+    }
+    return found;
+  };
+  const Json first = run(prompt);
+  EXPECT_EQ(first["cached_tokens"], 0);
+  ASSERT_EQ(files().size(), 1u);
+  const Json second = run(prompt);
+  EXPECT_EQ(second["cached_tokens"], 1024);  // (1150 + 23 - 64 recent) / 128 blocks
+  EXPECT_EQ(second["prefix_hit_tokens"], 1024);
+  EXPECT_EQ(second["text"], first["text"]);
+  EXPECT_EQ(files().size(), 1u);
+
+  // A prompt that goes on takes the place of its beginning.
+  const Json third = run(longer);
+  EXPECT_EQ(third["cached_tokens"], 1024);
+  ASSERT_EQ(files().size(), 1u);
+  const Json fourth = run(longer);
+  EXPECT_EQ(fourth["cached_tokens"], 1536);
+  EXPECT_EQ(fourth["text"], third["text"]);
+  EXPECT_EQ(run(prompt)["cached_tokens"], 1024) << "the beginning of a longer one";
+  EXPECT_EQ(files().size(), 1u);
+
+  // A damaged file is put aside, and the prompt computed.
+  const std::uintmax_t size = std::filesystem::file_size(files().front());
+  {
+    std::fstream bytes(files().front(), std::ios::in | std::ios::out | std::ios::binary);
+    bytes.seekp(static_cast<std::streamoff>(size / 2));
+    bytes.write("damage", 6);
+  }
+  const Json fifth = run(longer);
+  EXPECT_EQ(fifth["cached_tokens"], 0);
+  EXPECT_EQ(fifth["text"], third["text"]);
+  const auto damaged = [](const std::filesystem::path& file) { return file.extension() == ".damaged"; };
+  ASSERT_EQ(files().size(), 2u);
+  EXPECT_EQ(std::ranges::count_if(files(), damaged), 1);
+
+  // The budget holds, whatever has to go; what can never fit is said, and the text is written all the same.
+  (void)run(other, {"--cache-budget", std::to_string(2 * size + size / 2)});
+  ASSERT_EQ(files().size(), 2u);
+  EXPECT_EQ(std::ranges::count_if(files(), damaged), 0) << "those go first";
+  EXPECT_EQ(run(longer, {"--cache-budget", std::to_string(size + size / 2)})["cached_tokens"], 1536);
+  (void)run(prompt);
+  (void)run(File("third", ProjectText({"client/include/kvant/admin.h"}, 1700)),
+            {"--cache-budget", std::to_string(2 * size + size / 2)});
+  ASSERT_EQ(files().size(), 2u);
+  EXPECT_EQ(run(longer)["cached_tokens"], 1536) << "used last";
+  EXPECT_EQ(run(other, {"--cache-budget", "10KiB"})["cached_tokens"], 0) << "used longest ago";
+  const Finished small =
+      Run({"--prompt-file", prompt, "--max-tokens", "1", "--cache-dir", cache + "-2", "--cache-budget", "10KiB"});
+  EXPECT_EQ(small.status, 0);
+  EXPECT_THAT(small.errors, HasSubstr("does not fit into its budget of 10240"));
+  EXPECT_EQ(Run({"--prompt", "x", "--exact", "--cache-dir", cache}).status, 2);
 }
 
 }  // namespace

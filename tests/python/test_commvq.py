@@ -35,7 +35,7 @@ def rows(byte6m):
         for name, tokens in (("wire.cc", TRAINED), ("store_spec.cc", READ)):
             text = next(ROOT.joinpath("protocol").rglob(name), ROOT / "client" / "sequence.cc").read_text("utf-8").encode("ascii", "ignore")
             model(input_ids=torch.tensor(list(text[:tokens]))[None], use_cache=False)
-    return rope, turns_of(model, rope, TRAINED), texts
+    return rope, turns_of(rope, 128, TRAINED), texts
 
 
 def read_back(rope, words, keys, values, queries):

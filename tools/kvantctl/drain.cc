@@ -38,7 +38,8 @@ int Drain(const Globals& globals, double wait_s) {
 }  // namespace
 
 void AddDrain(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("drain", "End the daemon once the calls that wait are answered");
+  CLI::App* command = app.add_subcommand(
+      "drain", "End the daemon once the calls that wait are answered and, with --state-dir, its blocks are saved");
   auto wait_s = std::make_shared<double>(60.0);
   command->add_option("--wait", *wait_s, "Seconds to wait for its end")->check(CLI::Range(0.0, 86400.0))->capture_default_str();
   command->callback([&invocation, wait_s] { invocation.exit_code = Drain(invocation.globals, *wait_s); });

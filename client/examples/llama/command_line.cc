@@ -18,7 +18,8 @@ constexpr char kFooter[] = R"(
 The prompt is --prompt, --prompt-file, or what stands on stdin. Text goes to stdout as it is generated, figures to stderr;
 with -o json one object goes to stdout: text, prompt_tokens, prefix_hit_tokens, generated_tokens, ttft_ms (from the prompt's
 tokens to the first token chosen), tokens_per_second (after the first), nll_per_token (of the generated tokens; with --score
-of the text) and what served them.
+of the text) and what served them; with --cache-dir also cached_tokens (of the prompt, in a file there) and cache_load_ms,
+which is part of ttft_ms.
 
 A text's loss (--score) is the mean of -log p(token | all tokens before it) in nats over its tokens from --skip on, never the
 first. --compare-exact cuts the text into windows and runs each twice, with --exact's attention and with kvant's; its loss and
@@ -156,6 +157,21 @@ void AddCacheOptions(CLI::App& app, CommandLine& line) {
          "Budget of the daemon inside; KiB, MiB, GiB (not given: 512MiB)")
       ->type_name("SIZE")
       ->group(group);
+  app.add_option("--cache-dir", line.cache_dir,
+                 "A folder that keeps prompts between runs and daemons: what of this prompt is there is not computed again")
+      ->type_name("DIR")
+      ->group(group);
+  app.add_option_function<std::string>(
+         "--cache-budget",
+         [&line](const std::string& text) {
+           const Result<std::uint64_t> bytes = protocol::ParseByteSize(text);
+           if (!bytes) throw CLI::ValidationError("--cache-budget", bytes.error().message);
+           line.cache_budget_bytes = *bytes;
+         },
+         "Bytes of that folder; prompts that nobody used longest ago go first (not given: 1GiB)")
+      ->needs("--cache-dir")
+      ->type_name("SIZE")
+      ->group(group);
   app.add_option("--seq-label", service.label, "Shown to operators beside the sequence")->type_name("TEXT")->group(group);
 }
 
@@ -212,6 +228,9 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, char** argv) {
     app.parse(argc, argv);
     if (line.exact && (line.fork_from || line.mode == Mode::kCompare)) {
       throw CLI::ExcludesError("--exact", line.fork_from ? "--fork-from" : "--compare-exact");
+    }
+    if (!line.cache_dir.empty() && (line.exact || line.fork_from || line.mode != Mode::kGenerate)) {
+      throw CLI::ValidationError("--cache-dir", "it goes with a prompt that kvant's attention reads from its first token on");
     }
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;

@@ -30,6 +30,8 @@ struct CommandLine {
   std::optional<std::uint64_t> fork_at;
   double hold_seconds = 0;
   bool hold_on_stdin = false;
+  std::string cache_dir;  ///< of prompts that outlive the daemon; empty: none
+  std::uint64_t cache_budget_bytes = std::uint64_t{1} << 30;
 
   std::string text_file;  ///< of --score, --compare-exact and --calibrate
   std::string artifact_out;

@@ -44,6 +44,8 @@ class Service {
   Result<std::unique_ptr<KvantAttention>> Fork(SequenceId source, std::optional<std::uint64_t> length);
 
   [[nodiscard]] const StoreInfo& store() const noexcept { return store_.info(); }
+  /// For a prompt cache.
+  [[nodiscard]] Store& handle() noexcept { return store_; }
   [[nodiscard]] ClientCounters counters() const noexcept { return client_.counters(); }
   [[nodiscard]] ElementType tail_type() const noexcept { return sequence_options_.tail_type; }
 

@@ -23,6 +23,7 @@
 #include "client/examples/llama/generate.h"
 #include "client/examples/llama/kvant_service.h"
 #include "client/examples/llama/model.h"
+#include "client/examples/llama/prompts.h"
 
 namespace kvant::examples {
 namespace {
@@ -120,6 +121,13 @@ void Hold(const CommandLine& line) {
 
 double Milliseconds(std::chrono::duration<double> duration) { return 1000 * duration.count(); }
 
+Result<std::optional<Prompts>> OpenPrompts(const CommandLine& line) {
+  if (line.cache_dir.empty()) return std::optional<Prompts>();
+  auto opened = Prompts::Open(line.cache_dir, line.cache_budget_bytes);
+  if (!opened) return opened.error();
+  return std::optional<Prompts>(*std::move(opened));
+}
+
 Result<void> RunGenerate(const CommandLine& line, const Model& model) {
   const Result<std::string> text = ReadPrompt(line);
   if (!text) return text.error();
@@ -128,8 +136,11 @@ Result<void> RunGenerate(const CommandLine& line, const Model& model) {
   Result<Cache> cache = Connect(line, model);
   if (!cache) return cache.error();
 
+  Result<std::optional<Prompts>> prompts = OpenPrompts(line);
+  if (!prompts) return prompts.error();
   const auto start = Clock::now();
   std::span<const TokenId> rest = prompt;
+  if (*prompts) (*prompts)->Load(*cache->service, rest.first(rest.size() - 1));
   // The last token is left out: its logits are wanted, so it must be run.
   if (const auto opened = Open(line, model, rest.first(rest.size() - 1), *cache); !opened) return opened.error();
   const std::size_t held = cache->attention->length();
@@ -142,6 +153,7 @@ Result<void> RunGenerate(const CommandLine& line, const Model& model) {
       Generate(model, *cache->attention, rest, line.max_tokens, Sampler(line.sampler), start, on_text);
   if (!generated) return generated.error();
   Warn(*cache);
+  if (*prompts) (*prompts)->Save(*cache->service, *cache->kvant, prompt, generated->tokens);
 
   const Generation& g = *generated;
   const double decoded = g.tokens.size() > 1 ? static_cast<double>(g.tokens.size() - 1) : 0;
@@ -157,6 +169,10 @@ Result<void> RunGenerate(const CommandLine& line, const Model& model) {
     json["tokens_per_second"] = per_second;
     json["nll_per_token"] = g.tokens.empty() ? Json() : Json(g.nll / static_cast<double>(g.tokens.size()));
     json["finish"] = g.ended ? "end" : "length";
+    if (*prompts) {
+      json["cached_tokens"] = (*prompts)->tokens();
+      json["cache_load_ms"] = Milliseconds((*prompts)->took());
+    }
     Describe(line, *cache, json);
     Print(json);
   } else {

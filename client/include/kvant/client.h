@@ -326,6 +326,7 @@ class KVANT_API Store {
 
  private:
   friend class Client;
+  friend class PromptCache;
   explicit Store(std::shared_ptr<client::Store> state);
   std::shared_ptr<client::Store> state_;
 };

@@ -27,6 +27,9 @@ namespace kvant {
 struct DaemonOptions {
   std::string socket;   ///< PATH or unix:PATH; empty: no socket, only Daemon::Connect
   std::string metrics;  ///< where Prometheus may ask: unix:PATH, HOST:PORT of this machine; empty: nowhere
+  /// An existing folder that keeps sealed blocks from one run to the next: read at the start, written by Drain. Empty: none.
+  std::string state_dir;
+  std::chrono::milliseconds save_timeout{60000};      ///< how long Drain may take to write that
   std::size_t budget_bytes = std::size_t{512} << 20;  ///< of all stores together, metadata included
   EvictionKind eviction = EvictionKind::kLru;         ///< which of the blocks that nobody holds goes first
   std::chrono::milliseconds ttl{0};                   ///< blocks that nobody uses so long go; 0: when room is needed
@@ -73,18 +76,21 @@ class Daemon {
   Result<int> Connect();
 
   /// Asks the daemon to end once the calls that wait (for encodings, for long attention) are answered, at the latest after
-  /// DaemonOptions::drain_timeout, when what still runs is refused. New connections are not accepted from now on. Returns at
-  /// once; may be called on any thread.
+  /// DaemonOptions::drain_timeout, when what still runs is refused; then the state is saved. New connections are not accepted
+  /// from now on. Returns at once; may be called on any thread.
   void Drain() noexcept;
   /// Sets what DaemonOptions has too, soon; returns at once. A budget that is smaller than the present one, or larger than the
   /// machine's memory, stays as it is, and the log says so. May be called on any thread.
   void SetLimits(const DaemonLimits& limits) noexcept;
+  enum class Successor { kComes, kMayNotCome };
   /// As Drain, for a successor that takes over what `keeper` holds and the socket: the process ends with `exit_code` then, at
-  /// once, without destructors, and the stores lie in their memory as they were. May be called on any thread.
-  void HandOver(int exit_code) noexcept;
-  /// Asks the daemon to end now; returns at once. May be called on any thread.
+  /// once, without destructors, and the stores lie in their memory as they were. Where it may not come the state is saved
+  /// before. May be called on any thread.
+  void HandOver(int exit_code, Successor successor) noexcept;
+  /// Asks the daemon to end now, without saving its state; returns at once. May be called on any thread.
   void Stop() noexcept;
-  /// Waits until the daemon has ended, by Drain, by Stop or by a fault (kInternal).
+  /// Waits until the daemon has ended, by Drain, by Stop or by a fault (kInternal). Other errors: it ended as it was told to,
+  /// but the state was not saved.
   Result<void> Wait();
 
  private:

@@ -4,6 +4,8 @@ import dataclasses
 
 import torch
 
+import kvant
+
 
 @dataclasses.dataclass
 class Turns:
@@ -27,16 +29,13 @@ class Turns:
         return plain
 
 
-def turns_of(model, rope, tokens):
-    """Turns of a model of transformers for so many tokens, in f64, `rope` its kvant.Rope; None where it turns nothing or does not say how."""
-    embedding = getattr(model.base_model, "rotary_emb", None)
-    if rope.pairing == "none" or embedding is None:
-        return None
-    like = torch.zeros(1, dtype=torch.float32)
-    cosines, sines = (part[0].double() for part in embedding(like, torch.arange(tokens)[None]))
-    pairs = cosines.shape[-1] // 2
-    half = rope.pairing == "half_split"
-    place = slice(0, pairs) if half else slice(0, 2 * pairs, 2)
-    numbers = torch.arange(pairs)
-    first, second = (numbers, numbers + pairs) if half else (2 * numbers, 2 * numbers + 1)
-    return Turns(first, second, cosines[:, place], sines[:, place])
+def turns_of(rope, head_dim, tokens):
+    """Turns of a kvant.Rope for so many tokens, in f64, of the frequencies that codecs turn by; no pairs where it turns nothing."""
+    if rope.pairing == "none":
+        nothing = torch.zeros(0, dtype=torch.long)
+        return Turns(nothing, nothing, torch.zeros(tokens, 0, dtype=torch.float64), torch.zeros(tokens, 0, dtype=torch.float64))
+    frequencies, factor = kvant.rope_frequencies(rope, head_dim)
+    angles = torch.arange(tokens, dtype=torch.float64)[:, None] * torch.tensor(frequencies, dtype=torch.float64)
+    numbers = torch.arange(len(frequencies))
+    first, second = (numbers, numbers + len(numbers)) if rope.pairing == "half_split" else (2 * numbers, 2 * numbers + 1)
+    return Turns(first, second, factor * angles.cos(), factor * angles.sin())

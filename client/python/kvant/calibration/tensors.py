@@ -11,17 +11,16 @@ from kvant.calibration.spectral import directions, water_fill
 def tensors_of(statistics, sample, projection_moment, turns, map_bits, seed):
     """By name without the layer: what quantizers/codecs/README.md lists. `sample` has keys and values [kv_heads, tokens, head_dim];
     projection_moment [kv_heads, head_dim, head_dim] is None where the output projection is not known: directions of values then weigh
-    alike. Without turns, the model's calibration.rope.Turns, nothing is known of keys before RoPE."""
+    alike. turns: the model's calibration.rope.Turns."""
     tensors = {f"{side}.mean": statistics.mean(side) for side in ("keys", "values")}
     tensors |= {f"{side}.outliers": statistics.mean_square(side) for side in ("keys", "values")}
     # A channel that is always 0 keeps its size.
     smooth = statistics.largest_key.sqrt()
     tensors["keys.smooth"] = torch.where(smooth > 0, smooth, 1.0)
     tensors["keys.gauge"], tensors["keys.gauge_inverse"] = gauges(statistics.key_covariance, statistics.query_moment, KEYS_SHARE)
-    if turns is not None:
-        tensors["keys.bias"] = statistics.plain_mean
-        squares = (moment.diagonal(dim1=1, dim2=2) for moment in (statistics.key_covariance, statistics.query_moment))
-        tensors["keys.pair_gains"] = pair_gains(*squares, turns)
+    tensors["keys.bias"] = statistics.plain_mean
+    squares = (moment.diagonal(dim1=1, dim2=2) for moment in (statistics.key_covariance, statistics.query_moment))
+    tensors["keys.pair_gains"] = pair_gains(*squares, turns)
     ones = torch.ones_like(smooth)
     for side, smoothed in (("keys", tensors["keys.smooth"]), ("values", ones)):
         rows = getattr(sample, side).to(torch.float64)

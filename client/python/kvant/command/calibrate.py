@@ -4,6 +4,7 @@ import kvant
 from kvant.command import models
 
 WITHOUT_MODEL = True  # --show wants none
+_MULTIPLE = 8  # what stores hold
 CANDIDATES = ["turboquant_mse:bits=1", "turboquant_mse:bits=2", "turboquant_mse:bits=3", "turboquant_mse:bits=4", "int8"]
 
 
@@ -43,10 +44,13 @@ def run(arguments):
     windows = models.windows_of(ids, arguments.window, len(ids))
     tokens = sum(map(len, windows))
     with attach(model, kvant.KVCacheConfig(model_path=arguments.model, salt="calibrate")) as attachment:
-        turns = turns_of(model, attachment.spec.rope, len(windows[0]))
+        rope, head_dim = attachment.spec.rope, attachment.spec.head_dim
+    if head_dim % _MULTIPLE:
+        raise kvant.UnsupportedError(f"calibrate: head_dim {head_dim} of {arguments.model} is not a multiple of {_MULTIPLE}")
+    turns = turns_of(rope, head_dim, len(windows[0]))
     words = None
     if arguments.commvq_bits:
-        if turns is None:
+        if rope.pairing == "none":
             raise kvant.UnsupportedError(f"calibrate: --commvq-bits={arguments.commvq_bits}: {arguments.model} has no rotary positions that are known")
         words = Codewords(turns, arguments.commvq_bits)
     with models.progress(tokens, "read", arguments.output) as progress:

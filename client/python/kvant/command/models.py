@@ -49,6 +49,13 @@ def windows_of(ids, window, most):
     return [ids[i : i + window] for i in range(0, len(ids) - window + 1, window)][:most]
 
 
+def whole_cache(model):
+    """An empty cache of a model's own that keeps every row, of layers whose attention sees a window of them, too."""
+    from transformers.cache_utils import Cache, DynamicLayer
+
+    return Cache(layers=[DynamicLayer() for _ in range(model.config.get_text_config().num_hidden_layers)])
+
+
 def passes(model, cache, ids, step, progress, begin=0, logits_from=0):
     """Forward passes over windows ids [rows, tokens], `step` tokens of each at a time, of which the cache holds the first `begin`: yields
     (first position, logits [rows, tokens, vocabulary]) of the positions from logits_from on. Those before would be a third of a small

@@ -121,9 +121,8 @@ class Exact:
 
     def __init__(self, model, batch, step, progress):
         import torch
-        from transformers import DynamicCache
 
-        cache = DynamicCache(config=model.config)
+        cache = models.whole_cache(model)
         parts = [logits.log_softmax(-1) for _, logits in models.passes(model, cache, batch.ids, step, progress, logits_from=batch.skip)]
         self.log_probabilities = torch.cat(parts, 1)  # [rows, counted tokens, vocabulary]
         common = _common_tokens(step, batch.skip)

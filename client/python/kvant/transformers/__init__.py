@@ -44,10 +44,11 @@ class Attachment:
             raise kvant.UnsupportedError(f"attach: the attention of {type(model).__name__} cannot be chosen; transformers says why in its log")
         if model.can_generate() and self._chunk is None:
             model.generation_config.prefill_chunk_size = config.max_step_tokens
-        self._arguments = list(inspect.signature(model.base_model.forward).parameters)
+        decoder = model.get_decoder()  # OPT's base model is passed by
+        self._arguments = list(inspect.signature(decoder.forward).parameters)
         self._hooks = [
-            model.base_model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.base_model.register_forward_hook(self._after, with_kwargs=True),
+            decoder.register_forward_pre_hook(self._before, with_kwargs=True),
+            decoder.register_forward_hook(self._after, with_kwargs=True),
         ]
         model.kvant_attachment = self
 
