@@ -10,11 +10,11 @@ namespace kvant::quantizers {
 
 /// What a code stands for.
 enum class CodeFamily : std::uint8_t {
-  kOpaque,  ///< nothing that this struct can say: only the codec itself reads it
-  kRaw,     ///< numbers of a floating-point type
-  kScalar,  ///< one index into a list of levels per number
-  kVector,  ///< one index into a codebook per group of numbers
-  kSigns,   ///< one bit per number, compared by counting bits
+  kOpaque,   ///< nothing that this struct can say: only the codec itself reads it
+  kRaw,      ///< numbers of a floating-point type
+  kScalar,   ///< one index into a list of levels per number
+  kVector,   ///< one index into a codebook per group of numbers
+  kSigns,    ///< one bit per number, compared by counting bits
   kTrellis,  ///< one code per number, which with codes before it picks among twice as many levels (kernels/trellis/code.h)
 };
 

@@ -375,7 +375,8 @@ Result<std::unique_ptr<KeyCodec>> MakeGaugedKeys(GaugeKind kind, const CodecConf
   return std::unique_ptr<KeyCodec>(std::move(keys));
 }
 
-Result<std::unique_ptr<KeyCodec>> MakeKeysBehind(GaugeChoice choice, const CodecConfig& config, std::unique_ptr<KeyCodec> keys) {
+Result<std::unique_ptr<KeyCodec>> MakeKeysBehind(GaugeChoice choice, const CodecConfig& config,
+                                                 std::unique_ptr<KeyCodec> keys) {
   if (choice == GaugeChoice::kNone) return keys;
   const GaugeKind kind = choice == GaugeChoice::kMean    ? GaugeKind::kMean
                          : choice == GaugeChoice::kBlock ? GaugeKind::kGains

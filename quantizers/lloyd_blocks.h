@@ -57,8 +57,8 @@ class LloydBlocks {
   [[nodiscard]] CodeForm form() const noexcept;
   [[nodiscard]] double expected_error() const;
 
-  /// What calls need whose codes have their levels' meaning from elsewhere: Prepare's queries and Score's scratch, for levels of
-  /// `bits` bits (lloyd/query.h); Accumulate's scratch and Finish's.
+  /// What calls need whose codes have their levels' meaning from elsewhere: Prepare's queries and Score's scratch, for levels
+  /// of `bits` bits (lloyd/query.h); Accumulate's scratch and Finish's.
   [[nodiscard]] Needs KeyNeeds(std::size_t n, std::uint32_t bits, std::size_t encode) const noexcept;
   [[nodiscard]] Needs ValueNeeds(std::size_t n, std::size_t encode) const noexcept;
   /// Queries for levels in units of `levels`.

@@ -88,9 +88,7 @@ class PlaneKeys final : public OfPlanes<KeyCodec> {
  public:
   using OfPlanes::OfPlanes;
 
-  [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
-    return plain_.KeyNeeds(n, kLevelBits, encode_scratch());
-  }
+  [[nodiscard]] Needs needs(std::size_t n) const noexcept override { return plain_.KeyNeeds(n, kLevelBits, encode_scratch()); }
   void Prepare(const PrepareArgs& args) const override { plain_.PrepareQueries(args, Levels(bits())); }
   void Score(const ScoreArgs& args) const override {
     const kernels::LloydPlanes planes = PlanesOf(args.block);

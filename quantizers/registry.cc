@@ -240,8 +240,9 @@ std::string ParsedSpec::Canonical() const {
 Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
-      &kF32,           &kF16,        &kBF16,     &kInt8, &kTurboQuantMse, &kTurboQuantTcq, &kTurboQuantRvq, &kRabitq, &kQjl,
-      &kTurboQuantProd, &kGaussianVq, &kVecInfer, &kKivi, &kOutlier,       &kPolarQuant,    &kSpectral,      &kCommVq, &kGauge,
+      &kF32,           &kF16,     &kBF16,       &kInt8,           &kTurboQuantMse, &kTurboQuantTcq,
+      &kTurboQuantRvq, &kRabitq,  &kQjl,        &kTurboQuantProd, &kGaussianVq,    &kVecInfer,
+      &kKivi,          &kOutlier, &kPolarQuant, &kSpectral,       &kCommVq,        &kGauge,
   };
   return registry;
 }

@@ -89,9 +89,8 @@ HWY_INLINE RowSums Quantise(LaneTag d, const LloydTable& table, std::size_t dim,
 template <std::uint32_t kBits>
 HWY_INLINE std::size_t EncodeBits(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block, std::byte* scratch) {
   return EncodeRows(how, rows, block, scratch,
-                    [&](LaneTag d, const float* x, LaneVec to_units, std::uint32_t* indices) HWY_ATTR {
-                      return Quantise<kBits>(d, *how.table, how.shape.dim, x, to_units, indices);
-                    });
+                    [&](LaneTag d, const float* x, LaneVec to_units, std::uint32_t* indices)
+                        HWY_ATTR { return Quantise<kBits>(d, *how.table, how.shape.dim, x, to_units, indices); });
 }
 
 std::size_t EncodeAll(const LloydEncoding& how, const RowsView& rows, std::uint8_t* block, std::byte* scratch) {

@@ -40,7 +40,9 @@ namespace kvant::kernels {
 
 HWY_EXPORT(AccumulateAll);
 
-void TrellisAccumulate(const TrellisTable& table, const ByteAccumulateArgs& args) noexcept { HWY_DYNAMIC_DISPATCH(AccumulateAll)(table, args); }
+void TrellisAccumulate(const TrellisTable& table, const ByteAccumulateArgs& args) noexcept {
+  HWY_DYNAMIC_DISPATCH(AccumulateAll)(table, args);
+}
 
 }  // namespace kvant::kernels
 #endif  // HWY_ONCE

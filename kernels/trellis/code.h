@@ -1,15 +1,15 @@
-// Trellis-coded quantisation (Marcellin and Fischer, IEEE Trans. Commun. 38, 1990) with Ungerboeck's code of 8 states: a code of
-// `bits` bits picks among 2^(bits + 1) levels, twice as many as its own bits can tell apart. The missing bit comes from the codes
-// before it on a path through the row, so that neighbouring codes choose among interleaved halves of the levels; the encoder
-// searches the path with the least error (encode.h). **The stored format.**
+// Trellis-coded quantisation (Marcellin and Fischer, IEEE Trans. Commun. 38, 1990) with Ungerboeck's code of 8 states: a code
+// of `bits` bits picks among 2^(bits + 1) levels, twice as many as its own bits can tell apart. The missing bit comes from the
+// codes before it on a path through the row, so that neighbouring codes choose among interleaved halves of the levels; the
+// encoder searches the path with the least error (encode.h). **The stored format.**
 //
-// A code is w * 2 + u: u its first bit, w the others. With u1, u2, u3 the first bits of the codes one, two and three steps before
-// it on the path, it stands for level w * 4 + z1 * 2 + z0 of a table (table.h), where
+// A code is w * 2 + u: u its first bit, w the others. With u1, u2, u3 the first bits of the codes one, two and three steps
+// before it on the path, it stands for level w * 4 + z1 * 2 + z0 of a table (table.h), where
 //
 //   z0 = u2        z1 = u ^ u1 ^ u3        (parity check polynomials 04 and 13, octal)
 //
-// There is no state to carry along: a number is a function of its own code and three bits of its neighbours. The path is a ring:
-// before its first code comes its last, so no part of a row is worse off than others.
+// There is no state to carry along: a number is a function of its own code and three bits of its neighbours. The path is a
+// ring: before its first code comes its last, so no part of a row is worse off than others.
 //
 // Codes lie as those of kernels/lloyd/layout.h. The path goes the way in which a step back costs kernels least:
 //   keys:   dims 0, 4, 8, ..., then 1, 5, 9, ...: a step back is the vector of the four dims before, same lane and byte

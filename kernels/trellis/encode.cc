@@ -62,13 +62,12 @@ HWY_INLINE std::size_t EncodeBits(const TrellisTable& table, const LloydEncoding
   const LevelTable levels(table);
   auto* numbers = reinterpret_cast<std::uint32_t*>(scratch + dim * kLanes * (sizeof(float) + 1));
   TrellisSearch<kBits> search(table, how.layout, dim, numbers + dim / 4 * kLanes);
-  return EncodeRows(how, rows, block, scratch,
-                    [&](LaneTag, const float* x, LaneVec to_units, std::uint32_t* codes) HWY_ATTR {
-                      search.x = x;
-                      search.to_units = to_units;
-                      search.Run(codes, numbers);
-                      return SumsOf(levels, dim, x, to_units, numbers);
-                    });
+  return EncodeRows(how, rows, block, scratch, [&](LaneTag, const float* x, LaneVec to_units, std::uint32_t* codes) HWY_ATTR {
+    search.x = x;
+    search.to_units = to_units;
+    search.Run(codes, numbers);
+    return SumsOf(levels, dim, x, to_units, numbers);
+  });
 }
 
 std::size_t EncodeAll(const TrellisTable& table, const LloydEncoding& how, const RowsView& rows, std::uint8_t* block,

@@ -1,5 +1,5 @@
-// Trellis codes to levels: the first bits of all fields of a byte meet those of the bytes one, two and three steps back in a few
-// logical operations; then each field's level is one look-up. No include guard by design: see Highway's foreach_target.
+// Trellis codes to levels: the first bits of all fields of a byte meet those of the bytes one, two and three steps back in a
+// few logical operations; then each field's level is one look-up. No include guard by design: see Highway's foreach_target.
 #if defined(KVANT_KERNELS_TRELLIS_EXPANDER_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVANT_KERNELS_TRELLIS_EXPANDER_INL_H_
 #undef KVANT_KERNELS_TRELLIS_EXPANDER_INL_H_
@@ -139,7 +139,8 @@ struct TrellisExpander {
   /// 1 bit: z1 and above it z0 of the fields 0, 2, 4 and 6, or of 1, 3, 5 and 7.
   template <bool kOdd, class D8>
   static HWY_INLINE hn::Vec<D8> Pairs1(D8 d8, const FirstBits<hn::Vec<D8>>& first) {
-    return SelectBits(hn::Set(d8, 0x55u), ShiftBytes < kOdd ? 1 : 0 > (d8, first.z1), ShiftBytes < kOdd ? 0 : -1 > (d8, first.z0));
+    return SelectBits(hn::Set(d8, 0x55u), ShiftBytes < kOdd ? 1 : 0 > (d8, first.z1),
+                      ShiftBytes < kOdd ? 0 : -1 > (d8, first.z0));
   }
 
   /// 2 bits: of fields 0 and 2, in either half of the byte, z1, w and z0, and a bit of anything; of fields 1 and 3 a bit of

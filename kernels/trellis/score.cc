@@ -41,7 +41,9 @@ namespace kvant::kernels {
 
 HWY_EXPORT(ScoreAll);
 
-void TrellisScore(const TrellisTable& table, const ByteScoreArgs& args) noexcept { HWY_DYNAMIC_DISPATCH(ScoreAll)(table, args); }
+void TrellisScore(const TrellisTable& table, const ByteScoreArgs& args) noexcept {
+  HWY_DYNAMIC_DISPATCH(ScoreAll)(table, args);
+}
 
 }  // namespace kvant::kernels
 #endif  // HWY_ONCE

@@ -1,5 +1,5 @@
-// The search of trellis codes for 16 rows in lanes: Viterbi's algorithm over the squared errors, in floats, whose operations come
-// in one order on every target. No include guard by design: see Highway's foreach_target.
+// The search of trellis codes for 16 rows in lanes: Viterbi's algorithm over the squared errors, in floats, whose operations
+// come in one order on every target. No include guard by design: see Highway's foreach_target.
 #if defined(KVANT_KERNELS_TRELLIS_SEARCH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVANT_KERNELS_TRELLIS_SEARCH_INL_H_
 #undef KVANT_KERNELS_TRELLIS_SEARCH_INL_H_
@@ -19,8 +19,8 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// A state is the first bits of the last three codes, the newest in bit 0; level numbers n % 4 = 2 z1 + z0 make up four subsets,
-/// of which a state allows two, one for either bit that may come next (code.h).
+/// A state is the first bits of the last three codes, the newest in bit 0; level numbers n % 4 = 2 z1 + z0 make up four
+/// subsets, of which a state allows two, one for either bit that may come next (code.h).
 template <std::uint32_t kBits>
 struct TrellisSearch {
   static constexpr std::uint32_t kStates = kTrellisStates;

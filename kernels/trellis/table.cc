@@ -56,8 +56,10 @@ TrellisError TrellisErrorOf(std::uint32_t bits, std::size_t dim) noexcept {
   struct Fit {
     double least_squares, of_short, unbiased, of_short_unbiased;
   };
-  static constexpr Fit kFits[] = {
-      {.30255, .142, .43375, .163}, {.08525, .154, .0932, .173}, {.02332, .0612, .02388, .0634}, {.006667, .0096, .006711, .0097}};
+  static constexpr Fit kFits[] = {{.30255, .142, .43375, .163},
+                                  {.08525, .154, .0932, .173},
+                                  {.02332, .0612, .02388, .0634},
+                                  {.006667, .0096, .006711, .0097}};
   const Fit& fit = kFits[bits - 1];
   const auto n = static_cast<double>(dim);
   return {fit.least_squares - fit.of_short / n, fit.unbiased - fit.of_short_unbiased / n};

@@ -1,5 +1,6 @@
-// Levels of trellis codes for numbers of standard deviation 1: trained on normal numbers with the encoder's own choices, rounded
-// to signed bytes of at most 64, which every target multiplies as bytes (bytes/expander-inl.h). Part of the stored format.
+// Levels of trellis codes for numbers of standard deviation 1: trained on normal numbers with the encoder's own choices,
+// rounded to signed bytes of at most 64, which every target multiplies as bytes (bytes/expander-inl.h). Part of the stored
+// format.
 #pragma once
 
 #include <array>
@@ -18,9 +19,9 @@ struct TrellisTable {
   /// [2^bits] levels of the positive half, ascending, in units of which `plain.unit` are a standard deviation.
   std::array<std::int16_t, 16> magnitudes{};
 
-  /// Kernels look levels up by the low bits of bytes, whatever the bits above them are (expander-inl.h); which bits of a level's
-  /// number stand where depends on the field. Up to 3 bits: four bits, of first and second fields, either in one table. 4 bits:
-  /// five bits in the first table; the second is for those with the fifth bit set.
+  /// Kernels look levels up by the low bits of bytes, whatever the bits above them are (expander-inl.h); which bits of a
+  /// level's number stand where depends on the field. Up to 3 bits: four bits, of first and second fields, either in one table.
+  /// 4 bits: five bits in the first table; the second is for those with the fifth bit set.
   alignas(64) std::array<std::array<std::int8_t, 64>, 2> look_up{};
 
   [[nodiscard]] constexpr std::uint32_t bits() const noexcept { return plain.bits; }

@@ -107,9 +107,9 @@ class LloydValues final : public OfSharedBlocks<ValueCodec, LloydBlocks> {
 Result<std::unique_ptr<KeyCodec>> MakeLloydKeys(const CodecConfig& config) {
   const GaugeChoice gauge = GaugeOf(config);
   if (gauge != GaugeChoice::kNone && config.params.Integer(kCenter) != 0) {
-    return Error{ErrorCode::kInvalidArgument, std::string(kName) + ": center=1 and gauge=" +
-                                                  std::string(kGaugeNames[static_cast<std::size_t>(gauge)]) +
-                                                  " both take a mean away from keys; choose one"};
+    return Error{ErrorCode::kInvalidArgument,
+                 std::string(kName) + ": center=1 and gauge=" + std::string(kGaugeNames[static_cast<std::size_t>(gauge)]) +
+                     " both take a mean away from keys; choose one"};
   }
   auto blocks = MakeBlocks(config);
   if (!blocks) return std::move(blocks).error();

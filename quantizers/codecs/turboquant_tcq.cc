@@ -1,6 +1,7 @@
-// turboquant_tcq: rotated rows, as turboquant_mse has them, in trellis codes (kernels/trellis/code.h): a code of `bits` bits picks
-// among twice as many levels, and which half of them depends on the three codes before it. The squared error is 0.66 to 0.77 of
-// Lloyd-Max's at the same bits, what 0.2 to 0.3 bits more would give; the largest any code could have at 3 bits is 0.45 of it.
+// turboquant_tcq: rotated rows, as turboquant_mse has them, in trellis codes (kernels/trellis/code.h): a code of `bits` bits
+// picks among twice as many levels, and which half of them depends on the three codes before it. The squared error is 0.66 to
+// 0.77 of Lloyd-Max's at the same bits, what 0.2 to 0.3 bits more would give; the largest any code could have at 3 bits is 0.45
+// of it.
 //
 //   x -> y = Q x -> z = y * unit * sqrt(dim) / |x| -> the path of codes whose levels c are nearest to z -> reads back as
 //   scale * Q' c / (unit * sqrt(dim))
@@ -72,8 +73,7 @@ class TrellisBlocks {
 
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const {
     auto* block = reinterpret_cast<std::uint8_t*>(args.block.part[0]);
-    return plain_.Encoded(args,
-                          kernels::TrellisEncode(table_, plain_.EncodingOf(args.head), args.rows, block, args.scratch));
+    return plain_.Encoded(args, kernels::TrellisEncode(table_, plain_.EncodingOf(args.head), args.rows, block, args.scratch));
   }
   void Decode(const DecodeArgs& args) const {
     const auto* codes = reinterpret_cast<const std::uint8_t*>(args.block.part[0]);

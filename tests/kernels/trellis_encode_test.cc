@@ -54,7 +54,8 @@ TEST_P(TrellisEncodeTest, CodesAndScalesAreTheScalarTwins) {
         for (std::size_t t = 0; t < tokens; ++t) {
           std::vector<std::uint32_t> codes(dim);
           std::uint16_t stored = 0;
-          ASSERT_TRUE(reference::TrellisEncodeRow(table, how, {&values[t * dim], &values[t * dim] + dim}, codes.data(), &stored));
+          ASSERT_TRUE(
+              reference::TrellisEncodeRow(table, how, {&values[t * dim], &values[t * dim] + dim}, codes.data(), &stored));
           for (std::size_t i = 0; i < dim; ++i) {
             ASSERT_EQ(LloydIndexAt(layout, bits, dim, tokens, encoded.block.data(), t, i), codes[i])
                 << "dim " << dim << " bits " << bits << " row " << t << " number " << i << " seed " << kSeed;
@@ -96,8 +97,8 @@ struct Ring {
   }
 };
 
-/// Whatever other codes: with the state kept in which the ring is cut, none is nearer. Of all rings the chosen one is the best or
-/// nearly: a search through random changes, the cut among them, must not find 1 % less on average.
+/// Whatever other codes: with the state kept in which the ring is cut, none is nearer. Of all rings the chosen one is the best
+/// or nearly: a search through random changes, the cut among them, must not find 1 % less on average.
 TEST_P(TrellisEncodeTest, NoChangeOfCodesComesNearer) {
   std::mt19937 random(kSeed);
   constexpr std::size_t kDim = 64, kTokens = 128;

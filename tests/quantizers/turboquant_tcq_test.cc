@@ -1,5 +1,5 @@
-// What holds of trellis codes beyond what every codec promises (conformance_test.cc): their error on rows of any kind, no bias of
-// keys, their size.
+// What holds of trellis codes beyond what every codec promises (conformance_test.cc): their error on rows of any kind, no bias
+// of keys, their size.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -48,8 +48,8 @@ std::vector<float> RowsOfKind(std::size_t kind, std::size_t dim, std::mt19937& r
   return rows;
 }
 
-/// T2 of the acceptance tests for this code: the declared error on rows that a rotation must make normal first, between the bound
-/// of the rate (4^-bits) and 0.8 of Lloyd-Max's, which a code without the parity has.
+/// T2 of the acceptance tests for this code: the declared error on rows that a rotation must make normal first, between the
+/// bound of the rate (4^-bits) and 0.8 of Lloyd-Max's, which a code without the parity has.
 TEST(TurboQuantTcqTest, ErrorIsTheDeclaredOneOnRowsOfEveryKind) {
   constexpr double kLloyd[] = {1, .3634, .1175, .03455, .009501};
   std::mt19937 random(5);

@@ -13,8 +13,8 @@
 
 namespace kvant::kernels::reference {
 
-/// One query: weights [tokens], acc [dim]; level(token, i): the integer of a token's dim i; scales are those of a block of Lloyd
-/// codes of `bits` bits.
+/// One query: weights [tokens], acc [dim]; level(token, i): the integer of a token's dim i; scales are those of a block of
+/// Lloyd codes of `bits` bits.
 template <class Level>
 void AccumulateLevels(std::uint32_t bits, std::size_t dim, std::size_t tokens, const std::uint8_t* block, const float* weights,
                       float* acc, const Level& level) {
