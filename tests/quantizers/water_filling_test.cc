@@ -64,6 +64,14 @@ TEST(WaterFillingTest, GainsWhatTheorySaysOfPowerLaws) {
   }
 }
 
+// A step of four bits saves more than one of a single bit, and less of each bit.
+TEST(WaterFillingTest, WhatCountsIsWhatABitSaves) {
+  const double weights[] = {100, 1};
+  const std::uint32_t allowed[] = {0, 1, 2, 3, 4, 8};
+  EXPECT_EQ(FillBits({.weights = weights, .errors = LloydErrors(), .allowed = allowed, .bits = 8}),
+            (std::vector<std::uint32_t>{4, 4}));
+}
+
 TEST(WaterFillingTest, KeepsToRunsToTheBudgetAndToWhatIsAllowed) {
   std::mt19937_64 random(3);
   std::lognormal_distribution<double> spread(0, 2);
