@@ -4,6 +4,8 @@
 
 #include "kernels/trellis/code.h"
 
+#include "quantizers/seed_methods.h"
+
 namespace kvant::quantizers {
 namespace {
 
@@ -32,6 +34,11 @@ std::string ResolvePreset(std::string_view text, Side side, const StoreSpec& sto
     return std::string(kLloyd) + std::string(spec.substr(kTrellis.size()));
   }
   return std::string(text);
+}
+
+Result<std::string> ResolveText(std::string_view text, Side side, const StoreSpec& store) {
+  if (SaysMethod(text)) return MethodSpec(text, side, store.head_dim);
+  return ResolvePreset(text, side, store);
 }
 
 }  // namespace kvant::quantizers

@@ -120,6 +120,10 @@ HWY_INLINE void AccumulateQueries(const E& expander, const ByteAccumulateArgs& a
   for (; byte + kVectors * n <= bytes; byte += kVectors * n) {
     AccumulateVectors<kVectors, kQueries>(d8, expander, args, run, byte, query, prefetch);
   }
+  // Products of a single vector would wait for each other: groups of few dims take two.
+  if constexpr (kVectors > 2) {
+    for (; byte + 2 * n <= bytes; byte += 2 * n) AccumulateVectors<2, kQueries>(d8, expander, args, run, byte, query, prefetch);
+  }
   for (; byte + n <= bytes; byte += n) AccumulateVectors<1, kQueries>(d8, expander, args, run, byte, query, prefetch);
   const hn::CappedTag<std::uint8_t, 32> cell;
   if (byte < bytes) AccumulateVectors<1, kQueries>(cell, expander, args, run, byte, query, prefetch);

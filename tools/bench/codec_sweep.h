@@ -21,6 +21,8 @@ class CodecSweep {
 
   /// The next blocks of one run.
   void Run();
+  /// As many blocks, but the same few: they come from a cache.
+  void RunCached();
 
   /// How far scores (sums) of one block are from those of its decoded rows, as RelativeRms; an error if that is more than
   /// rounding queries (weights) explains.

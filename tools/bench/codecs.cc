@@ -44,6 +44,8 @@ const std::vector<FigureColumn> kColumns = {{"CODEC", "codec"},
                                             {"OF PEAK %", "share_of_peak", "%.0f", 0.01},
                                             {"LIMIT", "limit"},
                                             {"OF LIMIT %", "share_of_limit", "%.0f", 0.01},
+                                            {"CACHED ns/ROW", "cached_row_ns", "%.2f"},
+                                            {"OF PEAK %", "cached_share_of_peak", "%.0f", 0.01},
                                             {"FROM DECODED", "difference", "%.2g"},
                                             {"TARGET", "target"}};
 
@@ -99,7 +101,8 @@ class CodecsBench {
     if (!difference) return difference.error();
     Json& figure = Begin(spec, side);
     const auto parsed = registry_.Parse(spec);
-    Measure(figure, {[&] { (*sweep)->Run(); }, 2}, {(*sweep)->bytes(), (*sweep)->tokens()}, OperationsOf(*parsed, kHeadDim));
+    Measure(figure, {[&] { (*sweep)->Run(); }, 2}, {[&] { (*sweep)->RunCached(); }, 2}, {(*sweep)->bytes(), (*sweep)->tokens()},
+            OperationsOf(*parsed, kHeadDim));
     figure["difference"] = *difference;
     const bool choice = kChoices.contains(parsed->codec->name);
     figure["target"] = choice ? Json(">= 60 % of its limit") : Json(nullptr);
@@ -113,7 +116,7 @@ class CodecsBench {
     Json& figure = Begin("peer: " + std::string(format.name), side);
     // q4_0's keys meet rounded queries; its values, and both sides of f16, are multiplied as floats.
     const bool bytes = &format == &kQ40Peer && side == Side::kKeys;
-    Measure(figure, {[&] { sweep.Run(); }, 2}, {sweep.bytes(), sweep.tokens()},
+    Measure(figure, {[&] { sweep.Run(); }, 2}, {[&] { sweep.RunCached(); }, 2}, {sweep.bytes(), sweep.tokens()},
             bytes ? Operations{.bytes = kHeadDim} : Operations{.floats = kHeadDim});
     report_.End();
   }
@@ -135,8 +138,8 @@ class CodecsBench {
     std::size_t rows;
   };
 
-  /// The run, the read-only sum of its bytes, and its multiply-accumulates in registers, in turn.
-  void Measure(Json& figure, Contender run, const Reads& reads, const Operations& operations) {
+  /// The run, the read-only sum of its bytes, its multiply-accumulates in registers, and the run from a cache, in turn.
+  void Measure(Json& figure, Contender run, Contender cached, const Reads& reads, const Operations& operations) {
     quantizers::WorkerTeam alone(0);
     ReadOnlySum sum(alone, memory_.bytes().subspan(rows().size()), reads.bytes);
     PeakProbe byte_peak(alone, Arithmetic::kBytes), word_peak(alone, Arithmetic::kWords),
@@ -145,18 +148,20 @@ class CodecsBench {
                                                {[&] { sum.Run(); }, 2},
                                                {[&] { byte_peak.Run(); }, 1},
                                                {[&] { word_peak.Run(); }, 1},
-                                               {[&] { float_peak.Run(); }, 1}};
+                                               {[&] { float_peak.Run(); }, 1},
+                                               std::move(cached)};
     const std::vector<Series> series = TakeTurns(contenders, effort_.rounds);
     PutTimes(figure, series[0]);
     const double median_ns = figure["median_ns"], rows = static_cast<double>(reads.rows);
     const double pairs = rows * static_cast<double>(kGroup);
-    const auto peak_share = [&](std::size_t probe, double macs, double probe_macs) {
-      return macs == 0 ? 0.0 : MedianRatio(series[probe], series[0]) * pairs * macs / probe_macs;
+    const auto peak_share = [&](const Series& of) {
+      const auto share = [&](std::size_t probe, double macs, double probe_macs) {
+        return macs == 0 ? 0.0 : MedianRatio(series[probe], of) * pairs * macs / probe_macs;
+      };
+      return share(2, operations.bytes, byte_peak.macs()) + share(3, operations.words, word_peak.macs()) +
+             share(4, operations.floats, float_peak.macs());
     };
-    const double by_bytes = MedianRatio(series[1], series[0]);
-    const double by_operations = peak_share(2, operations.bytes, byte_peak.macs()) +
-                                 peak_share(3, operations.words, word_peak.macs()) +
-                                 peak_share(4, operations.floats, float_peak.macs());
+    const double by_bytes = MedianRatio(series[1], series[0]), by_operations = peak_share(series[0]);
     const auto bytes = static_cast<double>(reads.bytes);
     figure["row_bytes"] = bytes / rows;
     figure["row_ns"] = median_ns / rows;
@@ -164,6 +169,8 @@ class CodecsBench {
     figure["read_only_bytes_per_s"] = bytes / Median(series[1].calls_ns) * 1e9;
     figure["share_of_read_only"] = by_bytes;
     figure["share_of_peak"] = by_operations;
+    figure["cached_row_ns"] = Median(series[5].calls_ns) / rows;
+    figure["cached_share_of_peak"] = peak_share(series[5]);
     figure["limit"] = by_bytes >= by_operations ? "bytes" : "operations";
     figure["share_of_limit"] = std::max(by_bytes, by_operations);
   }

@@ -34,15 +34,11 @@ class PeerSweep {
   }
 
   void Run() {
-    for (std::size_t i = 0; i < run_chunks_; ++i, next_ = (next_ + 1) % chunks_) {
-      const std::byte* rows = memory_.data() + next_ * chunk_bytes_;
-      const std::byte* ahead = memory_.data() + (next_ + 1) % chunks_ * chunk_bytes_;
-      if (keys_) {
-        format_.score(prepared_.data(), rows, kPeerChunk, logits_.data(), ahead);
-      } else {
-        format_.accumulate(logits_.data(), rows, kPeerChunk, acc_.data(), ahead);
-      }
-    }
+    for (std::size_t i = 0; i < run_chunks_; ++i, next_ = (next_ + 1) % chunks_) Attend(next_, (next_ + 1) % chunks_);
+  }
+  /// As many chunks, but the same one: from a cache.
+  void RunCached() {
+    for (std::size_t i = 0; i < run_chunks_; ++i) Attend(0, 0);
   }
 
   /// Of one run.
@@ -50,6 +46,15 @@ class PeerSweep {
   [[nodiscard]] std::size_t tokens() const noexcept { return run_chunks_ * kPeerChunk; }
 
  private:
+  void Attend(std::size_t chunk, std::size_t next) {
+    const std::byte *rows = memory_.data() + chunk * chunk_bytes_, *ahead = memory_.data() + next * chunk_bytes_;
+    if (keys_) {
+      format_.score(prepared_.data(), rows, kPeerChunk, logits_.data(), ahead);
+    } else {
+      format_.accumulate(logits_.data(), rows, kPeerChunk, acc_.data(), ahead);
+    }
+  }
+
   const PeerFormat& format_;
   bool keys_;
   std::span<std::byte> memory_;
