@@ -22,7 +22,7 @@ StatsReport With(std::map<std::string, std::uint64_t> values) {
     infos->push_back({.name = name, .kind = FigureKind::kGauge, .unit = FigureUnit::kCount, .help = ""});
     numbers.push_back(value);
   }
-  return {.daemon = {}, .figures = Figures(infos, numbers)};
+  return {.daemon = {}, .figures = Figures(infos, numbers), .histograms = {}};
 }
 
 std::vector<std::string> AboutOf(const std::vector<Finding>& findings) {
@@ -65,7 +65,8 @@ TEST(FindingsTest, EachTroubleIsToldWithItsFigure) {
 TEST(FindingsTest, AFewBlocksWantedAgainAreNotWorthAWordAndManySayWhen) {
   EXPECT_THAT(FindingsOf(With({{"evicted_then_wanted_blocks", 9}, {"sealed_blocks", 1000}}), {}, {}, {}), IsEmpty());
   StatsReport stats = With({{"evicted_then_wanted_blocks", 10}, {"sealed_blocks", 1000}});
-  stats.histograms.push_back({.name = "block_evict_to_wanted_seconds", .help = "", .bounds = {60, 900}, .counts = {4, 6, 0}});
+  stats.histograms.push_back(
+      {.name = "block_evict_to_wanted_seconds", .help = "", .bounds = {60, 900}, .counts = {4, 6, 0}, .sum = 0});
   const auto findings = FindingsOf(stats, {}, {}, {});
   EXPECT_THAT(AboutOf(findings), ElementsAre("note budget"));
   EXPECT_THAT(findings.at(0).what,
@@ -73,9 +74,17 @@ TEST(FindingsTest, AFewBlocksWantedAgainAreNotWorthAWordAndManySayWhen) {
 }
 
 TEST(FindingsTest, AClientThatSleepsOnBlocksIsNamed) {
-  ClientRow busy{.connection = 1, .pid = 11, .name = "busy", .idle = std::chrono::minutes(9), .leases = 5};
-  ClientRow idle{.connection = 2, .pid = 12, .name = "idle", .idle = std::chrono::hours(2), .leases = 0};
-  ClientRow stale{.connection = 3, .pid = 13, .name = "stale", .idle = std::chrono::hours(2), .leases = 7};
+  const auto client = [](const char* name, std::uint64_t pid, std::chrono::milliseconds idle, std::uint64_t leases) {
+    ClientRow row;
+    row.name = name;
+    row.pid = pid;
+    row.idle = idle;
+    row.leases = leases;
+    return row;
+  };
+  const ClientRow busy = client("busy", 11, std::chrono::minutes(9), 5);
+  const ClientRow idle = client("idle", 12, std::chrono::hours(2), 0);
+  const ClientRow stale = client("stale", 13, std::chrono::hours(2), 7);
   const auto findings = FindingsOf(With({}), {}, {busy, idle, stale}, {});
   EXPECT_THAT(AboutOf(findings), ElementsAre("note clients"));
   EXPECT_THAT(findings.at(0).what, HasSubstr("\"stale\" (process 13) has called nothing for 02:00:00 and holds 7 blocks"));

@@ -117,7 +117,7 @@ TEST(PrintableTest, ColumnsCountCharacters) { EXPECT_EQ(Columns("üx漢"), 3U); 
 
 TEST(RenderTest, HistogramsAreToldByTheBoundsOfTheirShares) {
   const auto of = [](std::vector<std::uint64_t> counts) {
-    return HumanHistogram({.name = "x_seconds", .help = "", .bounds = {5, 300, 43'200}, .counts = std::move(counts)});
+    return HumanHistogram({.name = "x_seconds", .help = "", .bounds = {5, 300, 43'200}, .counts = std::move(counts), .sum = 0});
   };
   EXPECT_EQ(of({0, 0, 0, 0}), "none");
   EXPECT_EQ(of({5, 4, 1, 0}), "10: half within 5 s, nine tenths within 5 min");

@@ -10,7 +10,8 @@
 namespace kvant::tools {
 namespace {
 
-constexpr const char* kBegin = R"bash(# bash completion of kvantctl, kvantd and kvant-generate; made by `kvantctl completion bash`.
+constexpr const char* kBegin =
+    R"bash(# bash completion of kvantctl, kvantd and kvant-generate; made by `kvantctl completion bash`.
 
 _kvantctl() {
   local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} path='' i offered=''
@@ -106,7 +107,7 @@ void AddCompletion(CLI::App& app, Invocation& invocation) {
   command->add_option("shell", *shell, "bash: eval \"$(kvantctl completion bash)\"")
       ->required()
       ->check(CLI::IsMember({"bash"}));
-  command->callback([&app, &invocation] {
+  command->callback([&app, &invocation, shell] {
     Cases cases;
     cases.Add(app, "", "", "");
     Print(kBegin + cases.steps + kMiddle + cases.values + kLater + cases.words + kEnd);
