@@ -84,7 +84,7 @@ struct NewSequence {
   std::uint32_t recent_tokens = 0;
   std::uint32_t max_step_tokens = 0;
   std::string label;
-  std::string policy;
+  std::string policy{};
   bool want_state = false;
   std::uint32_t priority = 0;
 };

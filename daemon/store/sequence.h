@@ -30,9 +30,9 @@ struct SealJob;
 struct SequenceConfig {
   std::uint32_t recent_tokens = 64;
   std::uint32_t max_step_tokens = 512;
-  std::string client;  ///< shown to operators
-  std::string label;   ///< shown to operators
-  std::string policy;  ///< which tokens its owner attends: shown to operators
+  std::string client;    ///< shown to operators
+  std::string label;     ///< shown to operators
+  std::string policy{};  ///< which tokens its owner attends: shown to operators
   /// Open: the longest sealed prefix at whose end a state stands.
   bool want_state = false;
   /// Of the blocks that it finds and seals, 0..kMaxPriority: the larger, the longer they stay once nobody uses them

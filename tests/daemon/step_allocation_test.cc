@@ -70,6 +70,7 @@ class StepAllocationTest : public ::testing::Test {
 
   TestCore core_;
   quantizers::WorkerTeam team_{0};
+  PrefixChecks prefix_checks_{core_.encode};
   AttendService attend_{team_};
   StoreOpenings openings_{core_.stores, core_.codecs, core_.encode};
   Budget arena_budget_{std::size_t{1} << 30};
@@ -77,6 +78,7 @@ class StepAllocationTest : public ::testing::Test {
   Services services_{.core = core_.core,
                      .stores = core_.stores,
                      .openings = openings_,
+                     .prefix_checks = prefix_checks_,
                      .attend = attend_,
                      .long_attention = long_attention_,
                      .arena_budget = arena_budget_,

@@ -66,10 +66,10 @@ TEST(OneBlockTest, ABudgetOfExactlyOneBlockHoldsOneBlockAtATime) {
     auto store = client.OpenStore(LargeSpec());
     EXPECT_EQ(store.has_value(), enough);
     if (!enough) continue;
-    const auto feed = [&](TokenId seed) -> Result<Advanced> {
+    const auto feed = [&](TokenId seed) -> Result<void> {
       auto sequence = store->Open({}, {.recent_tokens = 0, .max_step_tokens = 64});
       if (!sequence) return sequence.error();
-      Result<Advanced> advanced = Error{ErrorCode::kInternal, "nothing was fed"};
+      Result<void> advanced = Error{ErrorCode::kInternal, "nothing was fed"};
       for (int half = 0; half < 4; ++half) {
         auto rows = sequence->Reserve(32);
         if (!rows) return rows.error();
