@@ -74,13 +74,13 @@ kj::Promise<void> SessionServer::getState(GetStateContext context) {
       const std::uint64_t id = context.getParams().getSequence();
       auto own = session->Own(id);
       if (!own) {
-        wire::WriteError(own.error(), context.getResults().initError());
+        WriteRefusal(*session, own.error(), context.getResults().initError());
         return;
       }
       const auto newest = own->sequence->NewestState();
       if (!newest) {
         const Error none{ErrorCode::kNotFound, "sequence " + std::to_string(id) + " holds no state"};
-        wire::WriteError(none, context.getResults().initError());
+        WriteRefusal(*session, none, context.getResults().initError());
         return;
       }
       auto ok = context.getResults().initOk();
