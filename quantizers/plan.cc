@@ -128,7 +128,8 @@ std::size_t PlanBytes(const Registry& registry, const StoreSpec& spec) {
   std::size_t runs = spec.layers;
   std::size_t key_bytes = kHeadBytesPerNumber * spec.head_dim, value_bytes = key_bytes;
   const auto count = [&](std::size_t& most, const std::string& text, Side side) {
-    const std::string resolved = ResolvePreset(text, side, spec);
+    const auto named = ResolveText(text, side, spec);
+    const std::string resolved = named ? *named : text;
     const auto parsed = registry.Parse(resolved);
     if (parsed) most = std::max(most, HeadBytes(*parsed, spec.head_dim));
     return resolved.size();

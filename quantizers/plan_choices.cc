@@ -50,7 +50,9 @@ Result<void> CheckOverride(const LayerPlan& entry, const StoreSpec& spec, const 
 
 Result<std::size_t> Specs::Number(const std::string& text, const std::string& where) {
   if (const auto known = numbers_.find(text); known != numbers_.end()) return known->second;
-  auto parsed = registry_.Parse(ResolvePreset(text, side_, store_));
+  const auto spec = ResolveText(text, side_, store_);
+  if (!spec) return Error{spec.error().code, "store spec: " + where + ": " + spec.error().message};
+  auto parsed = registry_.Parse(*spec);
   if (!parsed) {
     std::string presets;
     for (const Preset& preset : Presets()) presets += (presets.empty() ? "" : ", ") + std::string(preset.name);

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "quantizers/seed_methods.h"
+
 namespace kvant::quantizers {
 namespace {
 
@@ -30,6 +32,11 @@ std::string ResolvePreset(std::string_view text, Side side, const StoreSpec& sto
     return std::string(vectors && store.head_dim % kVectorMultiple != 0 ? kScalarTwoBits : spec);
   }
   return std::string(text);
+}
+
+Result<std::string> ResolveText(std::string_view text, Side side, const StoreSpec& store) {
+  if (SaysMethod(text)) return MethodSpec(text, side, store.head_dim);
+  return ResolvePreset(text, side, store);
 }
 
 }  // namespace kvant::quantizers

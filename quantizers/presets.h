@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include <kvant/result.h>
 #include <kvant/store_spec.h>
 
 #include "quantizers/codec.h"
@@ -26,5 +27,9 @@ struct Preset {
 /// The codec spec that a preset's name stands for on that side of a store; any other text as it is. Vector codes want head
 /// sizes that are multiples of 16; for others the preset has scalar codes of as many bits.
 [[nodiscard]] std::string ResolvePreset(std::string_view text, Side side, const StoreSpec& store);
+
+/// The codec spec that a plan's text stands for on that side of a store: a preset's, a published method's (seed_methods.h), or
+/// the text itself.
+[[nodiscard]] Result<std::string> ResolveText(std::string_view text, Side side, const StoreSpec& store);
 
 }  // namespace kvant::quantizers

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "kernels/affine/attend.h"
@@ -10,6 +11,7 @@
 #include "kernels/affine/expander-inl.h"
 #include "kernels/affine/groups-inl.h"
 #include "kernels/bytes/score-inl.h"
+#include "kernels/bytes/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvant::kernels {
@@ -48,12 +50,24 @@ struct GroupScratch {
   }
 };
 
-/// The sum of kAffineLanes lanes, in one order.
-HWY_INLINE float SumOfAffineLanes(float* lanes) {
-  for (std::size_t width = kAffineLanes / 2; width > 0; width /= 2) {
-    for (std::size_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+/// The sum of a vector's lanes, its upper half to its lower one until one is left.
+template <class D>
+HWY_INLINE float SumOfHalves(D, hn::Vec<D> v) {
+  if constexpr (hn::MaxLanes(D()) == 1) {
+    return hn::GetLane(v);
+  } else {
+    const hn::Half<D> half;
+    return SumOfHalves(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
   }
-  return lanes[0];
+}
+
+/// The sum of kAffineLanes lanes, in one order.
+template <std::size_t kVectors>
+HWY_INLINE float SumOfAffineLanes(hn::Vec<AffineTag> (&lanes)[kVectors]) {
+  for (std::size_t width = kVectors / 2; width > 0; width /= 2) {
+    for (std::size_t v = 0; v < width; ++v) lanes[v] = hn::Add(lanes[v], lanes[v + width]);
+  }
+  return SumOfHalves(AffineTag(), lanes[0]);
 }
 
 /// Rounds query * steps to integers of row `to`.
@@ -77,29 +91,36 @@ HWY_INLINE AffineGroupQuery RoundProducts(const float* HWY_RESTRICT query, const
       bias[v] = hn::Add(bias[v], hn::Mul(q, hn::LoadU(d, scratch.centres + at)));
     }
   }
-  alignas(64) float lanes[kAffineLanes];
-  for (std::size_t v = 0; v < kVectors; ++v) hn::Store(bias[v], d, lanes + v * n);
   AffineGroupQuery head;
-  head.bias = SumOfAffineLanes(lanes);
+  head.bias = SumOfAffineLanes(bias);
   const float top = hn::GetLane(hn::MaxOfLanes(d, most));
   constexpr int kLimit = E::kWords ? kAffineWordMax : kByteQueryMax;
   const bool none = !(top >= kAffineSmallest);
   head.step = none ? 0.0f : top / static_cast<float>(kLimit);
   const auto factor = hn::Set(d, none ? 0.0f : static_cast<float>(kLimit) / top);
-  auto total = hn::Zero(di);
-  for (std::size_t i = 0; i < floats; i += n) {
-    const auto integers = hn::NearestInt(hn::Mul(hn::LoadU(d, scratch.products + i), factor));
-    total = hn::Add(total, integers);
-    if constexpr (E::kWords) {
+  if constexpr (E::kWords) {
+    auto total = hn::Zero(di);
+    for (std::size_t i = 0; i < floats; i += n) {
+      const auto integers = hn::NearestInt(hn::Mul(hn::LoadU(d, scratch.products + i), factor));
+      total = hn::Add(total, integers);
       const hn::Rebind<std::int16_t, AffineTag> d16;
       hn::StoreU(hn::TableLookupBytes(hn::DemoteTo(d16, integers), OrderOfFours(d16)), d16,
                  reinterpret_cast<std::int16_t*>(to) + i);
-    } else {
-      const hn::Rebind<std::int8_t, AffineTag> d8;
-      hn::StoreU(hn::DemoteTo(d8, integers), d8, reinterpret_cast<std::int8_t*>(to) + i);
     }
+    head.total = hn::GetLane(hn::SumOfLanes(di, total));
+  } else {
+    // The integer is in the low bits of the sum with kRoundToBits, whose own bits are taken off in the end.
+    const hn::RebindToUnsigned<AffineTag> du;
+    auto total = hn::Zero(du);
+    for (std::size_t i = 0; i < floats; i += n) {
+      const auto scaled = hn::Mul(hn::LoadU(d, scratch.products + i), factor);
+      const auto bits = hn::BitCast(du, hn::Add(scaled, hn::Set(d, kRoundToBits)));
+      total = hn::Add(total, bits);
+      StoreLowBytes(du, bits, reinterpret_cast<std::uint8_t*>(to) + i);
+    }
+    const std::uint32_t magic = std::bit_cast<std::uint32_t>(kRoundToBits) * static_cast<std::uint32_t>(floats);
+    head.total = static_cast<std::int32_t>(hn::GetLane(hn::SumOfLanes(du, total)) - magic);
   }
-  head.total = hn::GetLane(hn::SumOfLanes(di, total));
   return head;
 }
 

@@ -91,13 +91,11 @@ HWY_INLINE void AccumulateVectors(D8 d8, const E expander, const ByteAccumulateA
       sums[v][q] = kOffset == 0 ? hn::Zero(di) : hn::Set(di, -kOffset * run.totals[query + q]);
   }
   const std::uint32_t* const end = words + run.tokens / 4 * kWordsPerFour<E>;
-  Prefetch ahead = prefetch;  // a copy, or sums would go to memory at every step
   for (std::size_t tile = run.first / (4 * kFields); words < end; ++tile) {
-    ahead.Step();
+    prefetch.Step();
     AccumulateTile(std::make_index_sequence<kFields>(), d8, expander, tables, tile, byte, words, row_words, sums);
     words += kFields * kWordsPerFour<E>;
   }
-  prefetch = ahead;
 #pragma GCC unroll 8
   for (std::size_t q = 0; q < kQueries; ++q) {
     const auto step = hn::Set(df, run.steps[query + q]);
@@ -121,6 +119,10 @@ HWY_INLINE void AccumulateQueries(const E& expander, const ByteAccumulateArgs& a
   std::size_t byte = 0;
   for (; byte + kVectors * n <= bytes; byte += kVectors * n) {
     AccumulateVectors<kVectors, kQueries>(d8, expander, args, run, byte, query, prefetch);
+  }
+  // Products of a single vector would wait for each other: groups of few dims take two.
+  if constexpr (kVectors > 2) {
+    for (; byte + 2 * n <= bytes; byte += 2 * n) AccumulateVectors<2, kQueries>(d8, expander, args, run, byte, query, prefetch);
   }
   for (; byte + n <= bytes; byte += n) AccumulateVectors<1, kQueries>(d8, expander, args, run, byte, query, prefetch);
   const hn::CappedTag<std::uint8_t, 32> cell;

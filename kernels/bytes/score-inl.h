@@ -40,7 +40,6 @@ HWY_INLINE void ScoreFields(const E expander, const ByteScoreArgs& args, const R
   constexpr int kOffset = ScoreOffset<E>();
   const std::size_t groups = args.dim / 4, row_words = queries.row_words;
   const auto tables = expander.Tables(d8, static_cast<std::uint8_t>(E::kWords ? 0 : kOffset));
-  Prefetch ahead = prefetch;  // a copy, or sums would go to memory at every step
   for (std::size_t part = 0; part < 64; part += hn::Lanes(d8)) {
     hn::Vec<SumTag<D8>> sums[kCount][kQueries];
 #pragma GCC unroll 8
@@ -50,7 +49,7 @@ HWY_INLINE void ScoreFields(const E expander, const ByteScoreArgs& args, const R
     }
     const std::uint32_t* HWY_RESTRICT words = queries.words;
     for (std::size_t g = 0; g < groups; ++g, words += kWordsPerFour<E>) {
-      if (part == 0) ahead.Step();
+      if (part == 0) prefetch.Step();
       decltype(ScoreFactors<E>(d8, ExpandField<0>(d8, expander, tables, 0, 0))) factors[kCount];
       ForEachField<kPlace, kCount>(d8, expander, tables, tile, g * 64 + part,
                                    [&](std::size_t s, auto numbers) HWY_ATTR { factors[s] = ScoreFactors<E>(d8, numbers); });
@@ -81,7 +80,6 @@ HWY_INLINE void ScoreFields(const E expander, const ByteScoreArgs& args, const R
         hn::StoreU(queries.Logits(df, q, sums[s][q], scale), df, logits + q * args.stride + at);
     }
   }
-  prefetch = ahead;
 }
 
 /// All tokens of the block against kQueries queries.

@@ -122,20 +122,36 @@ void DecodeAll(const CommVqCodebook& codebook, const std::uint8_t* block, std::s
     std::uint16_t bits;
     std::memcpy(&bits, scales + t * sizeof(bits), sizeof(bits));
     const float scale = Ufloat16ToFloat(bits);
-    const auto part = [&](auto d, std::size_t p) HWY_ATTR {
-      auto re = hn::Zero(d), im = hn::Zero(d);
+    const float *a[kCommVqMaxStages], *b[kCommVqMaxStages];
+    for (std::size_t r = 0; r < codebook.stages; ++r) {
+      const CommVqCode code = CommVqCodeAt(block, tokens, r, t);
+      a[r] = codebook.word(r, code.a);
+      b[r] = codebook.word(r, code.b);
+    }
+    // Several vectors at once: additions of one are waited for while the others' go on.
+    const auto part = [&]<std::size_t kVectors>(auto d, std::size_t p) HWY_ATTR {
+      const std::size_t n = hn::Lanes(d);
+      hn::Vec<decltype(d)> re[kVectors], im[kVectors];
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < kVectors; ++v) re[v] = im[v] = hn::Zero(d);
       for (std::size_t r = 0; r < codebook.stages; ++r) {
-        const CommVqCode code = CommVqCodeAt(block, tokens, r, t);
-        const float *a = codebook.word(r, code.a) + p, *b = codebook.word(r, code.b) + p;
-        re = hn::Add(re, hn::Sub(hn::LoadU(d, a), hn::LoadU(d, b + pairs)));
-        im = hn::Add(im, hn::Add(hn::LoadU(d, a + pairs), hn::LoadU(d, b)));
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < kVectors; ++v) {
+          const float *of_a = a[r] + p + v * n, *of_b = b[r] + p + v * n;
+          re[v] = hn::Add(re[v], hn::Sub(hn::LoadU(d, of_a), hn::LoadU(d, of_b + pairs)));
+          im[v] = hn::Add(im[v], hn::Add(hn::LoadU(d, of_a + pairs), hn::LoadU(d, of_b)));
+        }
       }
-      hn::StoreU(hn::Mul(re, hn::Set(d, scale)), d, planar + p);
-      hn::StoreU(hn::Mul(im, hn::Set(d, scale)), d, planar + pairs + p);
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        hn::StoreU(hn::Mul(re[v], hn::Set(d, scale)), d, planar + p + v * n);
+        hn::StoreU(hn::Mul(im[v], hn::Set(d, scale)), d, planar + pairs + p + v * n);
+      }
     };
     std::size_t p = 0;
-    for (; p + hn::Lanes(wide) <= pairs; p += hn::Lanes(wide)) part(wide, p);
-    for (; p < pairs; p += hn::Lanes(narrow)) part(narrow, p);
+    for (; p + 4 * hn::Lanes(wide) <= pairs; p += 4 * hn::Lanes(wide)) part.template operator()<4>(wide, p);
+    for (; p + hn::Lanes(wide) <= pairs; p += hn::Lanes(wide)) part.template operator()<1>(wide, p);
+    for (; p < pairs; p += hn::Lanes(narrow)) part.template operator()<1>(narrow, p);
   }
 }
 

@@ -18,8 +18,10 @@ namespace kvant::kernels {
 inline constexpr std::size_t kCommVqWords = 64;
 inline constexpr std::size_t kCommVqTile = 16;  ///< tokens that are encoded together
 inline constexpr std::size_t kCommVqMaxDim = 256;
+/// Two bits per number of the largest row.
+inline constexpr std::size_t kCommVqMaxStages = (2 * kCommVqMaxDim + 11) / 12;
 
-/// Borrowed. words: [stages][kCommVqWords][2][pairs].
+/// Borrowed. words: [stages][kCommVqWords][2][pairs]; at most kCommVqMaxStages.
 struct CommVqCodebook {
   const float* words = nullptr;
   std::size_t stages = 0;

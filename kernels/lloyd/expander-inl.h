@@ -13,6 +13,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/bytes/factors-inl.h"
+#include "kernels/bytes/look_up-inl.h"
 #include "kernels/lloyd/accumulate.h"
 #include "kernels/lloyd/layout.h"
 #include "kernels/lloyd/table.h"
@@ -121,7 +122,7 @@ struct LloydExpander {
   }
 };
 
-/// What expanders to centroids of 12 bits have in common. Tables of 256 numbers stay in memory.
+/// What expanders to centroids of 12 bits have in common.
 struct LloydWordExpander {
   static constexpr bool kWords = true;
   static constexpr int kOffset = 0;
@@ -137,45 +138,59 @@ struct LloydWordExpander {
     return {};
   }
 
-  /// Centroids of codes in the top bits of bytes; the bits below them do not matter.
-  template <class D8>
-  HWY_INLINE Pairs<D8> LookUp(D8 d8, hn::Vec<D8> code) const {
-    const PairTag<D8> d16;
+  /// Centroids of indices of kBits bits, the table's index_bits, in the lowest bits of bytes; the bits above do not matter.
+  template <std::uint32_t kBits, class D8>
+  HWY_INLINE Pairs<D8> LookUp(D8 d8, hn::Vec<D8> index) const {
+    const std::uint8_t *low = table.low_bytes.data(), *high = table.high_bytes.data();
 #if HWY_TARGET == HWY_AVX3_DL
-    // Two look-ups in 128 bytes give a magnitude's two bytes; codes below 128 mirror those above.
-    const hn::FixedTag<std::uint8_t, 64> full;
-    const hn::RebindToUnsigned<PairTag<D8>> du16;
-    using D8Vec = hn::Vec<D8>;
-    const auto below = hn::Lt(code, hn::Set(d8, 128u));
-    const auto index = hn::IfThenElse(below, hn::Not(code), code);
-    const auto look_up = [&](const std::uint8_t* bytes) HWY_ATTR {
-      const auto low64 = hn::Load(full, bytes), high64 = hn::Load(full, bytes + 64);
-      if constexpr (sizeof(D8Vec) == 64) {
-        return hn::BitCast(du16, D8Vec{_mm512_permutex2var_epi8(low64.raw, index.raw, high64.raw)});
-      } else {
-        const auto wide = hn::ZeroExtendVector(full, index);
-        return hn::BitCast(du16, D8Vec{_mm512_castsi512_si256(_mm512_permutex2var_epi8(low64.raw, wide.raw, high64.raw))});
-      }
-    };
-    const auto low = look_up(table.low_bytes.data()), high = look_up(table.high_bytes.data());
-    const auto even = hn::BitCast(d16, hn::Or(hn::And(low, hn::Set(du16, 0x00FFu)), hn::ShiftLeft<8>(high)));
-    const auto odd = hn::BitCast(d16, hn::Or(hn::ShiftRight<8>(low), hn::And(high, hn::Set(du16, 0xFF00u))));
-    const Pairs<D8> sign = WidenSigned(d8, hn::VecFromMask(d8, below));
-    return {hn::Sub(hn::Xor(even, sign.even), sign.even), hn::Sub(hn::Xor(odd, sign.odd), sign.odd)};
-#else
-    alignas(64) std::uint8_t from[64];
-    alignas(64) std::int16_t even[32], odd[32];
-    hn::Store(code, d8, from);
-    for (std::size_t i = 0; i < hn::Lanes(d8) / 2; ++i) {
-      even[i] = table.centroids[from[2 * i]];
-      odd[i] = table.centroids[from[2 * i + 1]];
+    if constexpr (kBits <= 7) {
+      return PairBytes(d8, LookUpLowest<kBits>(d8, low, index), LookUpLowest<kBits>(d8, high, index));
+    } else {
+      return PairBytes(d8, LookUpBytes(d8, low, index), LookUpBytes(d8, high, index));
     }
-    return {hn::Load(d16, even), hn::Load(d16, odd)};
+#else
+    if constexpr (kBits < 8) {
+      const auto masked = hn::And(index, hn::Set(d8, static_cast<std::uint8_t>((1u << kBits) - 1u)));
+      return PairBytes(d8, LookUpRows<1u << kBits>(d8, low, masked), LookUpRows<1u << kBits>(d8, high, masked));
+    } else {
+      // Half of the rows: codes below 128 mirror those above.
+      const hn::RebindToSigned<D8> di8;
+      const auto below = hn::BitCast(d8, hn::BroadcastSignBit(hn::BitCast(di8, hn::Not(index))));
+      const auto upper = hn::And(hn::Xor(index, below), hn::Set(d8, 0x7Fu));
+      const auto pairs = PairBytes(d8, LookUpRows<128>(d8, low + 128, upper), LookUpRows<128>(d8, high + 128, upper));
+      const Pairs<D8> sign = WidenSigned(d8, below);
+      return {hn::Sub(hn::Xor(pairs.even, sign.even), sign.even), hn::Sub(hn::Xor(pairs.odd, sign.odd), sign.odd)};
+    }
 #endif
   }
+
+ private:
+  /// 16-bit numbers of their two bytes.
+  template <class D8>
+  static HWY_INLINE Pairs<D8> PairBytes(D8, hn::Vec<D8> low, hn::Vec<D8> high) {
+    const PairTag<D8> d16;
+    const hn::RebindToUnsigned<PairTag<D8>> du16;
+    const auto low16 = hn::BitCast(du16, low), high16 = hn::BitCast(du16, high);
+    const auto from_low = hn::Set(du16, 0x00FFu);
+    return {hn::BitCast(d16, SelectBits(from_low, low16, hn::ShiftLeft<8>(high16))),
+            hn::BitCast(d16, SelectBits(from_low, hn::ShiftRight<8>(low16), high16))};
+  }
+#if HWY_TARGET == HWY_AVX3_DL
+  /// table[index] of 256 bytes. A masked look-up leaves the other half's indices for the second one.
+  template <class D8>
+  static HWY_INLINE hn::Vec<D8> LookUpBytes(D8 d8, const std::uint8_t* HWY_RESTRICT bytes, hn::Vec<D8> index) {
+    return In64Bytes(d8, index, [&](__m512i i) HWY_ATTR {
+      const __mmask64 upper = _mm512_movepi8_mask(i);
+      const auto half = [bytes](__m512i at, __mmask64 where, std::size_t from) HWY_ATTR {
+        return _mm512_mask2_permutex2var_epi8(_mm512_load_si512(bytes + from), at, where, _mm512_load_si512(bytes + from + 64));
+      };
+      return half(half(i, ~upper, 0), upper, 128);
+    });
+  }
+#endif
 };
 
-/// Codes of 5 to 8 bits: planes joined in the top bits of a byte.
+/// Codes of 5 to 8 bits: planes joined in the lowest bits of a byte.
 template <std::uint32_t kBits>
 struct LloydWideExpander : LloydWordExpander {
   static constexpr std::uint32_t kPlanes = LloydPlaneCount(kBits);
@@ -197,13 +212,13 @@ struct LloydWideExpander : LloydWordExpander {
     auto code = Plane<0, kField>(d8, tile, byte);
     if constexpr (kPlanes > 1) code = Above<1>(d8, code, Plane<1, kField>(d8, tile, byte));
     if constexpr (kPlanes > 2) code = Above<2>(d8, code, Plane<2, kField>(d8, tile, byte));
-    return LookUp(d8, code);
+    return this->template LookUp<kBits>(d8, code);
   }
 
  private:
   /// The lowest bit of a plane's share of the byte.
   template <std::uint32_t kPlane>
-  static constexpr std::uint32_t kPlace = 8 - kBits + LloydPlaneAt(kBits, kPlane).shift;
+  static constexpr std::uint32_t kPlace = LloydPlaneAt(kBits, kPlane).shift;
 
   /// A field of a plane in its place, anything beside it.
   template <std::uint32_t kPlane, std::size_t kField, class D8>

@@ -70,7 +70,7 @@ std::vector<LloydTable> MakeTables(std::uint32_t bits, LloydScale scale) {
       magnitudes[i] = static_cast<std::int16_t>(count == bits ? table.magnitudes[level] * units
                                                               : static_cast<int>(std::lround(levels[level] * to_units)));
     }
-    tables.push_back(MakeLloydTable(8, table.unit * static_cast<float>(units), magnitudes));
+    tables.push_back(MakeLloydTable(8, table.unit * static_cast<float>(units), magnitudes, LloydJoinedPlanes(count)));
   }
   return tables;
 }

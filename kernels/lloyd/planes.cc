@@ -17,16 +17,18 @@ namespace kvant::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Eight planes joined to bytes. Planes that are not there are read from the first one: levels do not depend on their bits.
+/// kJoined planes joined in the lowest bits of bytes: 4, 6 or 8. Planes that are not there are read from the first one: levels
+/// do not depend on their bits.
+template <std::uint32_t kJoined>
 struct LloydPlanesExpander : LloydWordExpander {
   static constexpr std::size_t kFields = 8;
 
-  const std::uint8_t* plane[8];
+  const std::uint8_t* plane[kJoined];
   std::size_t tile_bytes;
 
   LloydPlanesExpander(const LloydTable& levels, const LloydPlanes& planes, LloydLayout layout, std::size_t dim)
       : LloydWordExpander{levels}, plane{}, tile_bytes((layout == LloydLayout::kKeys ? 16 : 4) * dim) {
-    for (std::uint32_t p = 0; p < 8; ++p) plane[p] = planes.plane[p < planes.count ? p : 0];
+    for (std::uint32_t p = 0; p < kJoined; ++p) plane[p] = planes.plane[p < planes.count ? p : 0];
   }
 
   template <std::size_t kField, class D8>
@@ -36,13 +38,22 @@ struct LloydPlanesExpander : LloydWordExpander {
       return Join<1, (kField & 4) != 0>(d8, hn::LoadU(d8, plane[p] + at), hn::LoadU(d8, plane[p + 1] + at));
     };
     const auto top = Join<2, (kField & 2) != 0>(d8, pair(0), pair(2));
-    const auto low = Join<2, (kField & 2) != 0>(d8, pair(4), pair(6));
-    return LookUp(d8, Join<4, (kField & 1) != 0>(d8, top, low));
+    constexpr int kTop = (kField & 1) != 0 ? 4 : 0;  // where this field's four bits of `top` are
+    if constexpr (kJoined == 4) {
+      return this->template LookUp<4>(d8, ShiftBytes<kTop>(d8, top));
+    } else if constexpr (kJoined == 6) {
+      constexpr int kLow = kTop + ((kField & 2) != 0 ? 2 : 0);  // and its two bits of the pair below
+      const auto index = SelectBits(hn::Set(d8, 0x03u), ShiftBytes<kLow>(d8, pair(4)), ShiftBytes<kTop - 2>(d8, top));
+      return this->template LookUp<6>(d8, index);
+    } else {
+      const auto low = Join<2, (kField & 2) != 0>(d8, pair(4), pair(6));
+      return this->template LookUp<8>(d8, Join<4, (kField & 1) != 0>(d8, top, low));
+    }
   }
 
  private:
-  /// Bytes hold fields of kBits bits. Every second field of `top`, from the first on or (kOdd) the second, and the field of
-  /// `low` of the same place below it.
+  /// Bytes hold fields of kBits bits. Every second field of `top`, from the lowest on or (kOdd) the second lowest, and the
+  /// field of `low` of the same place below it.
   template <int kBits, bool kOdd, class D8>
   static HWY_INLINE hn::Vec<D8> Join(D8 d8, hn::Vec<D8> top, hn::Vec<D8> low) {
     const auto upper = hn::Set(d8, kBits == 1 ? 0xAAu : kBits == 2 ? 0xCCu : 0xF0u);
@@ -50,15 +61,28 @@ struct LloydPlanesExpander : LloydWordExpander {
   }
 };
 
+/// `use(expander)` with that of as many planes as are joined.
+template <class Use>
+HWY_INLINE void WithPlanesExpander(const LloydTable& levels, const LloydPlanes& planes, LloydLayout layout, std::size_t dim,
+                                   const Use& use) {
+  switch (levels.index_bits) {
+    case 4: return use(LloydPlanesExpander<4>(levels, planes, layout, dim));
+    case 6: return use(LloydPlanesExpander<6>(levels, planes, layout, dim));
+    default: return use(LloydPlanesExpander<8>(levels, planes, layout, dim));
+  }
+}
+
 void ScorePlanesAll(const LloydTable& levels, const LloydPlanes& planes, const ByteScoreArgs& args) {
   const QueryBatches queries{args.prepared, LloydQueryWords(8, args.dim)};
-  Score(LloydPlanesExpander(levels, planes, LloydLayout::kKeys, args.dim), queries,
-        reinterpret_cast<const std::uint16_t*>(args.scales), args);
+  const auto* scales = reinterpret_cast<const std::uint16_t*>(args.scales);
+  WithPlanesExpander(levels, planes, LloydLayout::kKeys, args.dim,
+                     [&](const auto& expander) HWY_ATTR { Score(expander, queries, scales, args); });
 }
 
 void AccumulatePlanesAll(const LloydTable& levels, const LloydPlanes& planes, const ByteAccumulateArgs& args) {
-  Accumulate(LloydPlanesExpander(levels, planes, LloydLayout::kValues, args.dim),
-             reinterpret_cast<const std::uint16_t*>(args.scales), args);
+  const auto* scales = reinterpret_cast<const std::uint16_t*>(args.scales);
+  WithPlanesExpander(levels, planes, LloydLayout::kValues, args.dim,
+                     [&](const auto& expander) HWY_ATTR { Accumulate(expander, scales, args); });
 }
 
 }  // namespace HWY_NAMESPACE

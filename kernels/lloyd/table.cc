@@ -6,7 +6,8 @@
 namespace kvant::kernels {
 namespace {
 
-constexpr LloydTable MakeTableOf(std::uint32_t bits, float unit, std::span<const std::int16_t> magnitudes) {
+constexpr LloydTable MakeTableOf(std::uint32_t bits, float unit, std::span<const std::int16_t> magnitudes,
+                                 std::uint32_t index_bits) {
   const std::size_t half = magnitudes.size();
   LloydTable table;
   table.bits = bits;
@@ -23,9 +24,11 @@ constexpr LloydTable MakeTableOf(std::uint32_t bits, float unit, std::span<const
       table.grid[z] = index;
     }
     for (std::uint32_t i = 0; i < 256; ++i) table.centroids[i] = static_cast<std::int16_t>(table.Centroid(i >> (8 - bits)));
-    for (std::size_t i = 0; i < 128; ++i) {
-      table.low_bytes[i] = static_cast<std::uint8_t>(table.centroids[128 + i] & 0xFF);
-      table.high_bytes[i] = static_cast<std::uint8_t>(table.centroids[128 + i] >> 8);
+    table.index_bits = index_bits;
+    for (std::uint32_t i = 0; i < 256; ++i) {
+      const std::int16_t centroid = table.centroids[(i << (8 - index_bits)) & 0xFFu];
+      table.low_bytes[i] = static_cast<std::uint8_t>(centroid & 0xFF);
+      table.high_bytes[i] = static_cast<std::uint8_t>(centroid >> 8);
     }
   }
   if (bits <= 4) {
@@ -47,7 +50,7 @@ constexpr LloydTable MakeTableOf(std::uint32_t bits, float unit, std::span<const
 
 template <std::size_t kHalf>
 constexpr LloydTable MakeTable(std::uint32_t bits, float unit, const std::int16_t (&magnitudes)[kHalf]) {
-  return MakeTableOf(bits, unit, magnitudes);
+  return MakeTableOf(bits, unit, magnitudes, bits);
 }
 
 constexpr LloydTable kBits1 = MakeTable(1, 1.2533141f, {1});
@@ -103,7 +106,12 @@ const LloydTable* FindLloydTable(std::uint32_t bits) noexcept {
 }
 
 LloydTable MakeLloydTable(std::uint32_t bits, float unit, std::span<const std::int16_t> magnitudes) noexcept {
-  return MakeTableOf(bits, unit, magnitudes);
+  return MakeTableOf(bits, unit, magnitudes, bits);
+}
+
+LloydTable MakeLloydTable(std::uint32_t bits, float unit, std::span<const std::int16_t> magnitudes,
+                          std::uint32_t index_bits) noexcept {
+  return MakeTableOf(bits, unit, magnitudes, index_bits);
 }
 
 }  // namespace kvant::kernels

@@ -38,11 +38,13 @@ struct LloydTable {
   /// Up to 4 bits: sixes[f][n] is the centroid of field f of the six bits n; with 3 bits only f = 0, of the lowest three.
   alignas(64) std::array<std::array<std::int8_t, 64>, 6> sixes{};
 
-  /// Words only: the centroid of each byte whose top bits are an index, whatever the bits below it are; and the two bytes of
-  /// each of the positive half, by the byte without its top bit.
+  /// Words only: the centroid of each byte whose top bits are an index, whatever the bits below it are.
   alignas(64) std::array<std::int16_t, 256> centroids{};
-  alignas(64) std::array<std::uint8_t, 128> low_bytes{};
-  alignas(64) std::array<std::uint8_t, 128> high_bytes{};
+  /// Words only: how many bits of that byte are looked up, and the two bytes of the centroids by a byte's lowest bits: entry n
+  /// is that of n << (8 - index_bits).
+  std::uint32_t index_bits = 0;
+  alignas(64) std::array<std::uint8_t, 256> low_bytes{};
+  alignas(64) std::array<std::uint8_t, 256> high_bytes{};
 
   [[nodiscard]] constexpr std::uint32_t half() const noexcept { return 1u << (bits - 1); }
   /// The centroid of a code.
@@ -57,5 +59,8 @@ struct LloydTable {
 /// A table of other levels: 2^(bits-1) magnitudes, ascending, the first perhaps 0, at most LloydLimit. `unit` says what they
 /// are worth: a magnitude m stands for m / unit standard deviations. Requires: bits is in 1..8.
 [[nodiscard]] LloydTable MakeLloydTable(std::uint32_t bits, float unit, std::span<const std::int16_t> magnitudes) noexcept;
+/// With words whose lowest bits do not matter: as many centroids are equal.
+[[nodiscard]] LloydTable MakeLloydTable(std::uint32_t bits, float unit, std::span<const std::int16_t> magnitudes,
+                                        std::uint32_t index_bits) noexcept;
 
 }  // namespace kvant::kernels

@@ -15,6 +15,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/bytes/factors-inl.h"
+#include "kernels/bytes/look_up-inl.h"
 #include "kernels/vector/codebook.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -84,32 +85,10 @@ struct VectorExpander {
     const hn::RebindToSigned<D8> di8;
     const auto signed_code = hn::BitCast(di8, code);
     const auto index = kOdd ? hn::And(code, hn::Set(d8, 0x7Fu)) : code;
-    const auto found = hn::BitCast(di8, LookUpRows(d8, table, index));
+    const auto found = hn::BitCast(di8, LookUpRows < kOdd ? kVectorWords / 2 : kVectorWords > (d8, table, index));
     if constexpr (!kOdd) return hn::BitCast(d8, found);
     const auto sign = hn::BroadcastSignBit(signed_code);
     return hn::BitCast(d8, hn::Sub(hn::Xor(found, sign), sign));
-  }
-
-  template <class D8>
-  static HWY_INLINE hn::Vec<D8> LookUpRows([[maybe_unused]] D8 d8, const std::uint8_t* HWY_RESTRICT table, hn::Vec<D8> index) {
-    constexpr std::size_t kWordsThere = kOdd ? kVectorWords / 2 : kVectorWords;
-#if HWY_TARGET == HWY_NEON
-    auto found = vqtbl4q_u8(vld1q_u8_x4(table), index.raw);
-    for (std::size_t row = 64; row < kWordsThere; row += 64) {
-      found = vqtbx4q_u8(found, vld1q_u8_x4(table + row), vsubq_u8(index.raw, vdupq_n_u8(static_cast<std::uint8_t>(row))));
-    }
-    return hn::Vec<D8>{found};
-#else
-    auto found = hn::Zero(d8);
-    const auto high = hn::Set(d8, 0x70u);
-#pragma GCC unroll 16
-    for (std::size_t row = 0; row < kWordsThere; row += 16) {
-      // Codes of this row become 0..15 plus 0x70, others exceed 0x7F, for which the look-up gives 0.
-      const auto within = hn::SaturatedAdd(hn::Xor(index, hn::Set(d8, static_cast<std::uint8_t>(row))), high);
-      found = hn::Or(found, hn::TableLookupBytesOr0(hn::LoadDup128(d8, table + row), within));
-    }
-    return found;
-#endif
   }
 };
 

@@ -166,6 +166,16 @@ def test_directions_and_their_bits():
     assert ((deviations**2) * torch.tensor(LLOYD_ERRORS, dtype=torch.float64)[bits.long()]).sum() < even
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rows", [torch.zeros(300, 64), torch.full((300, 64), 2.5), normal(1, 64).expand(300, 64), normal(3, 64)], ids=["zeros", "constant", "equal", "few"])
+def test_rows_of_few_kinds_are_words_of_their_codebook(rows):
+    parts = codebooks.as_codes_see_them(rows.double(), torch.ones(64), 1)
+    words = codebooks.codebook(parts, 1)
+    assert words.shape == (256, 4) and torch.equal(words[128:], -words[:128])
+    nearest = torch.cdist(torch.from_numpy(parts), words).amin(1)
+    assert nearest.max() < 1e-6  # every part is one, or the negative of one
+
+
 def test_a_codebook_of_normal_rows_has_the_error_that_vectors_of_four_can_have():
     parts = codebooks.as_codes_see_them(normal(1024, 64), torch.ones(64), 1)
     words = codebooks.codebook(parts, 1)

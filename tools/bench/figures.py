@@ -107,6 +107,22 @@ def attend_table(figures):
             figures.any(name, "target") or "–")
 
 
+def codecs_table(figures):
+    header("codec", "keys: bytes per row", "ns", "of its limit", "in cache: ns", "of peak", "values: bytes per row", "ns", "of its limit", "in cache: ns", "of peak", "target")
+    for codec in dict.fromkeys(dict(name)["codec"] for name in figures.names()):
+        cells, target = [], None
+        for side in ("keys", "values"):
+            name = next(iter(figures.names(codec=codec, side=side)), None)
+            if name is None:
+                cells += ["–"] * 5
+                continue
+            cells += [number(figures.median(name, "row_bytes")), number(figures.median(name, "row_ns")),
+                      number(figures.median(name, "share_of_limit"), "{:.0%}") + " " + figures.any(name, "limit"),
+                      number(figures.median(name, "cached_row_ns")), number(figures.median(name, "cached_share_of_peak"), "{:.0%}")]
+            target = target or figures.any(name, "target")
+        row(f"`{codec}`" if not codec.startswith("peer") else codec, *cells, target or "–")
+
+
 def append_table(figures):
     header("codec", "side", "rows from", "ns per row", "GB/s of f16 input", "of read-only sum", "target")
     for name in figures.names():
@@ -215,6 +231,7 @@ def summary(attend, sparse, append, prefill, memory, rpc, local):
 def table(folder, starts):
     names = ("attend", "sparse", "append", "prefill", "memory", "rpc", "local")
     attend, sparse, append, prefill, memory, rpc, local = parts = [Figures(folder, name, starts) for name in names]
+    codecs = Figures(folder, "codecs", starts)
     clocks = [head["best_clock_ghz"] for part in parts for head in part.heads]
     figures = [figure for part in parts for start in part.starts for figure in start.values()]
     low = sum(figure["clock_low"] for figure in figures)
@@ -226,6 +243,7 @@ def table(folder, starts):
     summary(*parts)
     for title, show in (("Attention of one new token, random rows", lambda: attend_table(attend)),
                         ("The same on rows of a real model (byte6m reading this project's text)", lambda: attend_table(sparse)),
+                        ("Scores and sums of every codec, one thread", lambda: codecs_table(codecs)),
                         ("Encoding, one core", lambda: append_table(append)), ("Many new tokens at once", lambda: prefill_table(prefill)),
                         ("Steps through the daemon", lambda: steps_table(rpc)), ("Steps with local placement", lambda: steps_table(local)),
                         ("Memory", lambda: memory_table(memory))):

@@ -26,6 +26,7 @@ std::size_t CallsPerRound(const Effort& effort, std::size_t bytes);
 int BenchAttend(const Globals& globals, const BenchOptions& options);
 int BenchExpander(const Globals& globals, const BenchOptions& options);
 int BenchAppend(const Globals& globals, const BenchOptions& options);
+int BenchCodecs(const Globals& globals, const BenchOptions& options);
 int BenchPrefill(const Globals& globals, const BenchOptions& options);
 int BenchRpc(const Globals& globals, const BenchOptions& options);
 int BenchLocal(const Globals& globals, const BenchOptions& options);

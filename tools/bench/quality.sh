@@ -4,6 +4,8 @@
 #   tools/bench/quality.sh [BIN]      BIN: folder of kvant-generate, default build/release/bin
 # With the model in tests/models/byte6m always. KVANT_MODELS=DIR adds every GGUF file in DIR, and ggml's q8_0 and q4_0 as
 # yardsticks on all models; that takes minutes for each plan and wants torch in build/engines (KVANT_TORCH=1 tools/test_engines.sh).
+# Ends with exit code 1 if a preset loses to a simpler plan of as many bits, or balanced changes a loss by 1 % (quality_check.py).
+# KVANT_QUALITY_SHORT=1 is what the tests run: one window of text, the presets and one plainer plan.
 # KVANT_QUALITY_OUT=DIR keeps the json of every model and its picture there.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -20,6 +22,13 @@ yardsticks=(q8_0 q4_0)
 head -c 4096 "$root/client/include/kvant/client.h" >"$work/text"
 head -c 4096 "$root/tools/ci/check_includes.py" >>"$work/text"
 head -c 16384 < <(cat "$root"/daemon/*.cc 2>/dev/null) >"$work/calibration"
+most=0.00675  # a quarter of what 2 bits as published cost this model (its card): KL 0.027
+if [ -n "${KVANT_QUALITY_SHORT:-}" ]; then
+  plans=(hq balanced small tiny gaussian_vq)
+  calibrated=()
+  head -c 1280 "$root/client/include/kvant/client.h" >"$work/text"
+  most=1  # so little text says how plans compare, not what they cost
+fi
 
 byte6m() {
   local engine=("$bin/kvant-generate" --model "$root/tests/models/byte6m" -o json) spec
@@ -27,10 +36,13 @@ byte6m() {
     local spec=$1
     shift
     "${engine[@]}" --compare-exact "$work/text" --keys "$spec" --values "$spec" --max-step 32 --recent 64 "$@" >"$work/result"
-    python3 - "$work/result" "$spec" <<'PY'
+    python3 - "$work/result" "$spec" "$work/figures" <<'PY'
 import json, sys
 r = json.load(open(sys.argv[1]))
 bits = (r["key_bits_per_element"] + r["value_bits_per_element"]) / 2
+with open(sys.argv[3], "a") as file:
+    json.dump({"plan": sys.argv[2], "bits": bits, "kl": r["kl_per_token"], "loss_change_percent": r["loss_change_percent"]}, file)
+    file.write("\n")
 print(f"| `{sys.argv[2]}` | {bits:.3f} | {r['kl_per_token']:.6f} | {r['loss_change_percent']:+.2f} % | {100 * r['same_choice_share']:.1f} % |")
 PY
   }
@@ -39,6 +51,8 @@ PY
   echo "|---|---|---|---|---|"
   for spec in "${plans[@]}"; do measure "$spec"; done
   for spec in "${calibrated[@]}"; do measure "$spec" --artifact "$work/means.safetensors"; done
+  python3 -c 'import json, sys; print(json.dumps([json.loads(line) for line in sys.stdin]))' <"$work/figures" >"$work/figures.json"
+  "$root/tools/bench/quality_check.py" "$work/figures.json" --tiny "$most"
 }
 
 # real MODEL: the same of any model that transformers loads, its four texts 1024 tokens each, the last 512 counted.
@@ -70,6 +84,13 @@ for p in r["plans"]:
     print(f"| `{p['plan']}` | {bits:.3f} | {p['effective_bits_per_element']:.2f} | {p['kl']:.5f} | {p['kl_p99']:.4f} "
           f"| {p['loss_change_percent']:+.2f} % | {p['top1_percent']:.1f} % |")
 PY
+  # Standard errors of so few tokens are 8 to 20 % of a KL. Calibrated plans may win: they are no presets.
+  python3 - "$out/$name.json" >"$work/figures.json" <<'PY'
+import json, sys
+rows = [p for p in json.load(open(sys.argv[1]))["plans"] if "center=1" not in p["plan"]]
+print(json.dumps([{**p, "bits": (p["key_bits_per_element"] + p["value_bits_per_element"]) / 2} for p in rows]))
+PY
+  "$root/tools/bench/quality_check.py" "$work/figures.json" --noise 1.3
 }
 
 byte6m

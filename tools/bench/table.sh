@@ -34,6 +34,7 @@ measure() {
 for ((start = 0; start < starts; start++)); do
   measure attend kvant_bench attend
   measure sparse kvant_bench attend --rows "$root/tests/models/byte6m" --text "$work/text"
+  measure codecs kvant_bench codecs
   measure append kvant_bench append
   measure prefill kvant_bench prefill
   measure rpc kvant_bench rpc

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "quantizers/artifact.h"
 #include "tools/codec_calls.h"
+#include "tools/made_codec.h"
 
 namespace kvant::tools {
 namespace {
@@ -18,51 +18,6 @@ using quantizers::Side;
 
 constexpr std::size_t kQueries = 4;
 constexpr float kBiasNorm = 605.0F;
-
-/// A working codec of one side, and the artifact that it was made with.
-struct Made {
-  std::unique_ptr<const quantizers::Artifact> artifact;
-  std::unique_ptr<quantizers::KeyCodec> keys;
-  std::unique_ptr<quantizers::ValueCodec> values;
-  bool own_mean = false;
-
-  [[nodiscard]] const quantizers::BlockCodec& codec() const {
-    if (keys != nullptr) return *keys;
-    return *values;
-  }
-};
-
-std::optional<Made> Make(const quantizers::Registry& registry, const std::string& spec, Side side, const CodecShape& shape) {
-  const auto parsed = registry.Parse(spec);
-  if (!parsed) return std::nullopt;
-  quantizers::CodecConfig config{.side = side,
-                                 .kv_heads = 1,
-                                 .head_end = 1,
-                                 .head_dim = shape.head_dim,
-                                 .block_tokens = shape.block_tokens,
-                                 .model = "model",
-                                 .rope = {RopePairing::kHalfSplit, 10000.0, 0},
-                                 .registry = &registry};
-  Made made;
-  const quantizers::Example example = quantizers::ExampleOf(*parsed, config);
-  made.own_mean = !example.mean.empty();
-  if (!example.tensors.empty()) {
-    auto artifact = quantizers::Artifact::Make(quantizers::ArtifactImage(example.tensors));
-    if (!artifact) return std::nullopt;
-    made.artifact = *std::move(artifact);
-    config.artifact = made.artifact.get();
-  }
-  if (side == Side::kKeys) {
-    auto keys = quantizers::MakeKeys(*parsed, config);
-    if (!keys) return std::nullopt;
-    made.keys = *std::move(keys);
-  } else {
-    auto values = quantizers::MakeValues(*parsed, config);
-    if (!values) return std::nullopt;
-    made.values = *std::move(values);
-  }
-  return made;
-}
 
 /// What the bytes of an encoded block are (quantizers/code_form.h).
 CodecForm FormOf(const quantizers::BlockCodec& codec) {
@@ -226,9 +181,9 @@ class Bench {
   std::vector<float> logits_;
 };
 
-std::optional<CodecMeasurement> Measure(const Made& made, const CodecShape& shape) {
+std::optional<CodecMeasurement> Measure(const MadeCodec& made, const CodecShape& shape) {
   // Examples of calibration are for rows of their own; keys before RoPE are scored turned, which needs another reference.
-  if (made.own_mean || (made.keys != nullptr && made.keys->pre_rope())) return std::nullopt;
+  if (!made.mean.empty() || (made.keys != nullptr && made.keys->pre_rope())) return std::nullopt;
   Bench bench(made.codec(), shape);
   CodecMeasurement measured;
   if (made.keys != nullptr) {
@@ -250,7 +205,7 @@ std::optional<CodecMeasurement> Measure(const Made& made, const CodecShape& shap
 
 std::optional<CodecFigures> FiguresOf(const quantizers::Registry& registry, const std::string& spec, Side side,
                                       const CodecShape& shape) {
-  const auto made = Make(registry, spec, side, shape);
+  const auto made = MakeWithExample(registry, spec, side, shape.head_dim, shape.block_tokens);
   if (!made) return std::nullopt;
   const quantizers::BlockCodec& codec = made->codec();
   CodecFigures figures;

@@ -22,7 +22,7 @@ using quantizers::Side;
 
 struct Options {
   std::string rows;
-  std::vector<std::string> plans = {"f16", "int8", "turboquant_mse:bits=4", "turboquant_mse:bits=3", "turboquant_mse:bits=2"};
+  std::vector<std::string> plans = {"exact", "hq", "balanced", "small", "tiny"};
   std::string artifact;
   std::size_t positions = 64;
   bool layers = false;
@@ -68,6 +68,7 @@ StoreSpec SpecOf(const RowsShape& shape, const std::string& plan, std::vector<st
   spec.name = "rows";
   spec.model = "rows";  // seeds of rotations come from it: any text does
   spec.tokenizer = "none";
+  spec.dtype = ElementType::kF32;  // what `exact` keeps
   spec.layers = static_cast<std::uint32_t>(shape.layers);
   spec.kv_heads = static_cast<std::uint32_t>(shape.kv_heads);
   spec.head_dim = static_cast<std::uint32_t>(shape.head_dim);
@@ -185,7 +186,10 @@ void AddQuality(CLI::App& app, Invocation& invocation) {
       app.add_subcommand("quality", "Measure what plans do to attention, on dumped rows of a model (needs no daemon)");
   auto options = std::make_shared<Options>();
   command->add_option("--rows", options->rows, "Queries, keys and values as `kvant rows` writes them")->required();
-  command->add_option("--plans", options->plans, "KEYS or KEYS/VALUES: codec specs")->capture_default_str();
+  command
+      ->add_option("--plans", options->plans,
+                   "KEYS or KEYS/VALUES: presets, codec specs, or method=NAME,KNOB=VALUE as VeloxQuant-MLX has them")
+      ->capture_default_str();
   command->add_option("--artifact", options->artifact, "What calibrated codecs were calibrated on");
   command->add_option("--positions", options->positions, "Positions whose queries are tried, over the last three quarters")
       ->check(CLI::Range(1U, 1U << 20))

@@ -1,5 +1,7 @@
 """Codebooks for vector codes: 256 words of four numbers, by k-means over parts of rows that look as the codes see them."""
 
+import warnings
+
 import numpy
 import torch
 from scipy.cluster.vq import kmeans2
@@ -7,6 +9,7 @@ from scipy.cluster.vq import kmeans2
 PART = 4
 WORDS = 256
 _MAX_PARTS = 1 << 14  # of a head's: some 100 for each word and its negative
+_CHOICES = 2048  # parts that first words are chosen from
 _ROUNDS = 12
 
 
@@ -27,14 +30,26 @@ def codebook(parts, seed):
     """[256, 4]: word i + 128 is the negative of word i. Parts of rotated rows are as likely as their negatives, and pairs of words are
     scored in one product. Each round turns every part to the side of its nearest word and takes a step of scipy's k-means there."""
     side = parts[:, 0] >= 0
-    first = numpy.where(side[:, None], parts, -parts)[:: max(1, len(parts) // 2048)]  # choosing them among all would take longest
+    sided = numpy.where(side[:, None], parts, -parts)
+    distinct = numpy.unique(sided, axis=0)
+    if len(distinct) <= WORDS // 2:  # of rows that are constant, or few: all of them are words
+        return _closed(numpy.resize(distinct, (WORDS // 2, PART)))
+    # Choosing first words among all parts would take longest.
+    first = distinct if len(distinct) <= _CHOICES else sided[:: max(1, len(parts) // _CHOICES)]
     words, _ = kmeans2(first, WORDS // 2, minit="++", iter=1, rng=numpy.random.default_rng(seed))
     for _ in range(_ROUNDS):
         # |x - s w|^2 = |x|^2 + |w|^2 - 2 s <x, w> is least for s the sign of <x, w>.
         products = parts @ words.T
         nearest = ((words**2).sum(1) - 2 * numpy.abs(products)).argmin(1)
         turned = parts * numpy.where(numpy.take_along_axis(products, nearest[:, None], 1) < 0, -1, 1)
-        words, _ = kmeans2(turned, words, minit="matrix", iter=1)
+        with warnings.catch_warnings():  # a word that no part is nearest to stays where it is
+            warnings.filterwarnings("ignore", "One of the clusters is empty")
+            words, _ = kmeans2(turned, words, minit="matrix", iter=1)
+    return _closed(words)
+
+
+def _closed(words):
+    """With their negatives."""
     return torch.from_numpy(numpy.concatenate([words, -words]))
 
 

@@ -6,8 +6,8 @@ import dataclasses
 import kvant
 from kvant.command import models
 
-DEFAULT_PLANS = ["f16", "int8", "turboquant_mse:bits=4", "turboquant_mse:bits=3", "turboquant_mse:bits=2"]
-PLAN_HELP = "KEYS or KEYS/VALUES, codec specs; or @FILE, a plan that kvant calibrate --plan-out wrote"
+DEFAULT_PLANS = ["exact", "hq", "balanced", "small", "tiny"]
+PLAN_HELP = "KEYS or KEYS/VALUES, presets, codec specs or method=NAME,KNOB=VALUE; or @FILE, a plan that kvant calibrate --plan-out wrote"
 YARDSTICKS = ["q8_0", "q4_0"]  # of kvant.command.yardsticks, which wants torch
 _MAX_EXACT_BYTES = 2 << 30  # of exact logits held at a time
 
@@ -288,10 +288,11 @@ class _Yardstick(_Subject):
 def show(result):
     print(f"{result['model']}: exact loss {result['exact_loss']:.4f} nats per token, {result['tokens']} tokens of {len(result['texts'])} texts")
     width = max(len(row["plan"]) for row in result["plans"])
-    print(f"{'plan':{width}}  bits of K      V        KL    p99 KL  loss %  top-1 %")
+    print(f"{'plan':{width}}  bits of K      V  with raw rows        KL    p99 KL  loss %  top-1 %")
     for row in result["plans"]:
         print(
-            f"{row['plan']:{width}}  {row['key_bits_per_element']:9.3f} {row['value_bits_per_element']:6.3f}  {row['kl']:8.5f}"
+            f"{row['plan']:{width}}  {row['key_bits_per_element']:9.3f} {row['value_bits_per_element']:6.3f}"
+            f"  {row['effective_bits_per_element']:13.2f}  {row['kl']:8.5f}"
             f"  {row['kl_p99']:8.4f}  {row['loss_change_percent']:+6.2f}  {row['top1_percent']:7.2f}"
         )
     if "layers" in result["plans"][0]:
