@@ -80,7 +80,7 @@ kj::Promise<void> SessionServer::getState(GetStateContext context) {
       const auto newest = own->sequence->NewestState();
       if (!newest) {
         const Error none{ErrorCode::kNotFound, "sequence " + std::to_string(id) + " holds no state"};
-        wire::WriteError(none, context.getResults().initError());
+        WriteRefusal(*session, none, context.getResults().initError());
         return;
       }
       auto ok = context.getResults().initOk();

@@ -34,6 +34,7 @@ struct StoreHistoryTest : testing::Test {
 
   std::shared_ptr<Store> Open(const std::string& name, const std::string& tenant = StoreTable::kNobody) {
     StoreSpec spec = SmallSpec(name);
+    spec.salt = name;  // a name is no part of the identity
     spec.sink_tokens = 0;
     return core.stores.Open(spec, tenant).value().store;
   }

@@ -61,7 +61,6 @@ def main():
         "kvantctl evict --output j": {"json"},
         "kvantctl --socket /tmp/x snap": {"snapshot"},
         "kvantctl snapshot -o json sa": {"save"},
-        "kvantctl nonsense --store ''": set(),  # a store's name, which nobody knows here
         "kvantctl evict --store ''": set(),
         "kvantd --bud": {"--budget"},
         "kvant-generate --max-t": {"--max-tokens"},

@@ -231,7 +231,7 @@ struct ClientRow {
   std::uint64_t leases = 0;  ///< blocks that its sequences hold
   std::uint64_t arenas = 0;
   std::uint64_t arena_bytes = 0;
-  std::chrono::milliseconds silent{0};  ///< since one of its heartbeats moved; at DaemonInfo::lease it is dropped
+  std::chrono::milliseconds silent{0};  ///< since one of its heartbeats moved; at the daemon's --lease it is dropped
 };
 
 struct EventField {
