@@ -242,7 +242,7 @@ int Main(int argc, char** argv) {
     on_signals.store = *store;
     options.keeper = *store;
     options.upgrade = [] { ::kill(::getpid(), SIGUSR2); };  // one way to hand over, whoever asks
-    (*store)->Tell("STATUS=begun");  // from here on what is held may be why it ends
+    (*store)->Tell("STATUS=begun");                         // from here on what is held may be why it ends
     daemon::Inherited inherited = daemon::TakeInherited();
     options.listen_fd = inherited.listener.Release();
     for (protocol::UniqueFd& segment : inherited.segments) options.segments.push_back(segment.Release());

@@ -82,27 +82,32 @@ void StoreTable::RestorePin(std::uint64_t id, const StandingRules::Pin& pin) {
   }
 }
 
-/// A failure is told and nothing else: the rules hold here all the same.
+/// A failure is told, and the segment before stays: the rules hold here all the same.
 void StoreTable::KeepRules() {
   if (core_.keeper == nullptr) return;
   rules_.rules.pins = pins_.rules();
   rules_.rules.next_pin = pins_.next();
   ++rules_.number;
-  protocol::UniqueFd before = std::move(rules_fd_);
-  Charge charge_before = std::move(rules_charge_);
+  protocol::UniqueFd now;
+  Charge charge;
   if (!rules_.rules.empty()) {
     const std::vector<std::byte> bytes = WriteRules(rules_);
-    Result<Charge> charge = core_.budget.Take(ChargeKind::kMetadata, bytes.size(), "what operators have set");
-    Result<protocol::UniqueFd> fd = charge ? WriteSegment(bytes) : Result<protocol::UniqueFd>(charge.error());
-    if (fd) {
-      rules_fd_ = *std::move(fd);
-      rules_charge_ = *std::move(charge);
-      core_.keeper->Keep(rules_fd_.get());
-    } else if (core_.notify) {
-      core_.notify("quotas and pins as they are now will not outlive this daemon: " + fd.error().message);
+    Result<Charge> room = core_.budget.Take(ChargeKind::kMetadata, bytes.size(), "what operators have set");
+    while (!room && MakeRoom(core_.eviction.all, bytes.size())) {
+      room = core_.budget.Take(ChargeKind::kMetadata, bytes.size(), "what operators have set");
     }
+    Result<protocol::UniqueFd> fd = room ? WriteSegment(bytes) : Result<protocol::UniqueFd>(room.error());
+    if (!fd) {
+      if (core_.notify) core_.notify("quotas and pins as they are now will not outlive this daemon: " + fd.error().message);
+      return;
+    }
+    now = *std::move(fd);
+    charge = *std::move(room);
+    core_.keeper->Keep(now.get());
   }
-  if (before.valid()) core_.keeper->Release(before.get());
+  if (rules_fd_.valid()) core_.keeper->Release(rules_fd_.get());
+  rules_fd_ = std::move(now);
+  rules_charge_ = std::move(charge);
 }
 
 }  // namespace kvant::daemon

@@ -14,7 +14,7 @@ namespace {
 
 double Hours() {
   const char* const hours = std::getenv("KVANT_DAY_HOURS");
-  return hours == nullptr ? 0.5 : std::atof(hours);
+  return hours == nullptr ? 1.0 : std::atof(hours);
 }
 
 class DaySimulationTest : public ::testing::TestWithParam<EvictionKind> {};

@@ -47,6 +47,12 @@ DayWorld::Life::Life(EvictionKind eviction, Keeper& keeper) : core(kBudget, evic
   core.core.ttl_ms = kTtlMs;
 }
 
+/// Jobs that never ran hold stores, which are to go before what all stores share.
+DayWorld::Life::~Life() {
+  core.encode = QueueRunner();
+  core.populate = QueueRunner();
+}
+
 DayWorld::DayWorld(std::uint32_t seed, EvictionKind eviction)
     : random_(seed), eviction_(eviction), life_(std::make_unique<Life>(eviction, shelf_)) {
   life_->core.core.eviction.now_ms = now_ms_;
@@ -254,7 +260,7 @@ void DayWorld::Pin() {
   if (blocks.empty()) return;
   std::ranges::sort(blocks, {}, &Block::generation);
   Block* const end = blocks[Below(blocks.size())];
-  const std::uint64_t time = 1 + Below(60 * 60 * 1000);
+  const std::uint64_t time = 1 + Below(15 * 60 * 1000);
   const auto pin = life_->core.stores.Pin({end}, std::chrono::milliseconds(time));
   if (!pin) {
     EXPECT_EQ(pin.error().code, ErrorCode::kStoreFull) << pin.error().message;

@@ -54,6 +54,9 @@ class DayWorld {
   /// Whatever ends with a daemon process. A killed one is kept aside, untouched, for its memory lives on.
   struct Life {
     Life(EvictionKind eviction, Keeper& keeper);
+    ~Life();
+    Life(const Life&) = delete;
+    Life& operator=(const Life&) = delete;
     TestCore core;
     std::vector<std::shared_ptr<Store>> stores;  // as opened
     std::vector<Live> live;

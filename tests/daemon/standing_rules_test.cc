@@ -142,6 +142,16 @@ TEST_F(StandingRulesLifeTest, OfTwoSegmentsTheNewerHolds) {
   }
 }
 
+TEST_F(StandingRulesLifeTest, ABudgetThatIsFullMakesRoomForThem) {
+  const Charge rest = before.budget.Take(ChargeKind::kMetadata, before.budget.available(), "the test").value();
+  const std::size_t blocks = store->index().size();
+  before.stores.SetQuota(*before.stores.FindTenant("red"), 40 << 20);
+  EXPECT_LT(store->index().size(), blocks);
+  TestCore after;
+  RestoreHeld(after.core, after.stores, shelf.Copies());
+  EXPECT_EQ(after.stores.FindTenant("red")->budget->own_limit(), std::size_t{40} << 20);
+}
+
 TEST_F(StandingRulesLifeTest, HoldForAStoreThatComesAgain) {
   before.stores.SetQuota(*store, 30 << 20, 1000);
   store->EvictAll();

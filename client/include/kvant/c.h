@@ -312,8 +312,8 @@ KVANT_API kvant_code kvant_sequence_name(kvant_sequence* sequence, const kvant_t
 /* Drops tokens as the policy says, as Sequence::ApplyPolicy in kvant/client.h: call it when a prompt has been read. */
 KVANT_API kvant_code kvant_sequence_apply_policy(kvant_sequence* sequence, kvant_error* error);
 /* Positions that a KV head attends, ascending: at most `room` of them to `positions`, and how many there are to `count`. */
-KVANT_API kvant_code kvant_sequence_kept_tokens(const kvant_sequence* sequence, size_t layer, size_t kv_head, uint64_t* positions,
-                                                size_t room, size_t* count, kvant_error* error);
+KVANT_API kvant_code kvant_sequence_kept_tokens(const kvant_sequence* sequence, size_t layer, size_t kv_head,
+                                                uint64_t* positions, size_t room, size_t* count, kvant_error* error);
 /* An engine's own choice of what a KV head attends, as Sequence::Keep in kvant/client.h. */
 KVANT_API kvant_code kvant_sequence_keep(kvant_sequence* sequence, size_t layer, size_t kv_head, const uint64_t* positions,
                                          size_t count, kvant_error* error);
