@@ -123,7 +123,9 @@ TEST_P(TrellisEncodeTest, NoChangeOfCodesComesNearer) {
       const double error = ring.Error(table);
       double least = error;
       // Read by a parity of fewer bits the row is another one: the figures above have power.
-      if (bits > 1) EXPECT_GT(ring.Error(table, 2), 2 * error) << bits;
+      if (bits > 1) {
+        EXPECT_GT(ring.Error(table, 2), 2 * error) << bits;
+      }
       for (std::size_t change = 0; change < 1500; ++change) {
         Ring other = ring;
         const std::size_t first = random() % kDim, count = 1 + random() % 5;
