@@ -1,7 +1,9 @@
 # Adds to what is packed that which only a package has: the configuration, the licence where Debian looks for it. Run by CPack.
 set(root ${CPACK_TEMPORARY_INSTALL_DIRECTORY})
-file(INSTALL ${CPACK_KVANT_SOURCE_DIR}/tools/systemd/kvantd.toml DESTINATION ${root}/etc/kvant)
-file(INSTALL ${CPACK_KVANT_SOURCE_DIR}/LICENSE DESTINATION ${root}/usr/share/doc/kvant RENAME copyright)
+# No file(INSTALL): CPack has set DESTDIR, which that puts before `root` once more.
+file(MAKE_DIRECTORY ${root}/etc/kvant ${root}/usr/share/doc/kvant)
+file(COPY_FILE ${CPACK_KVANT_SOURCE_DIR}/tools/systemd/kvantd.toml ${root}/etc/kvant/kvantd.toml)
+file(COPY_FILE ${CPACK_KVANT_SOURCE_DIR}/LICENSE ${root}/usr/share/doc/kvant/copyright)
 file(REMOVE ${root}/usr/share/doc/kvant/LICENSE)
 file(GLOB pages ${root}/usr/share/man/man*/*)
 foreach(page IN LISTS pages)
