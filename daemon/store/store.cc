@@ -63,9 +63,11 @@ Result<std::shared_ptr<Store>> Store::Create(Core& core, std::shared_ptr<const q
     charge.Merge(std::move(*more));
   }
   const std::size_t least = charge.bytes() + LeastBytes(*plan);
-  if (least > whole.limit()) {
+  const std::size_t beside = core.history.evicted.bytes();  // as long as the daemon runs
+  if (least > whole.limit() || least + beside > core.budget.limit()) {
     return Error{ErrorCode::kStoreFull, what + ": one block needs " + std::to_string(least) +
-                                            " bytes with its records, the whole budget is " + std::to_string(whole.limit())};
+                                            " bytes with its records, the whole budget is " + std::to_string(whole.limit()) +
+                                            ", of which " + std::to_string(beside) + " remember what was evicted"};
   }
   // Private constructor: make_shared cannot reach it.
   std::shared_ptr<Store> store(new Store(core, std::move(plan), std::move(charge), std::move(tenant)));
