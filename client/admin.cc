@@ -47,6 +47,19 @@ Figures ReadFigures(Infos infos, capnp::List<std::uint64_t>::Reader from) {
   return {std::move(infos), std::move(values)};
 }
 
+std::vector<Histogram> ReadHistograms(capnp::List<wire::Histogram>::Reader from) {
+  std::vector<Histogram> histograms;
+  for (const auto each : from) {
+    Histogram histogram{
+        .name = Str(each.getName()), .help = Str(each.getHelp()), .bounds = {}, .counts = {}, .sum = each.getSum()};
+    for (const double bound : each.getBounds()) histogram.bounds.push_back(bound);
+    for (const std::uint64_t count : each.getCounts()) histogram.counts.push_back(count);
+    histogram.counts.resize(histogram.bounds.size() + 1);
+    histograms.push_back(std::move(histogram));
+  }
+  return histograms;
+}
+
 std::vector<KeyHead> ReadKeyHeads(capnp::List<wire::KeyHead>::Reader from) {
   std::vector<KeyHead> heads;
   for (const auto head : from) {
@@ -85,6 +98,8 @@ SequenceRow ReadSequenceRow(wire::SequenceRow::Reader from) {
           .sealed_tokens = from.getSealedTokens(),
           .prefix_hit_tokens = from.getPrefixHitTokens(),
           .marks = from.getMarks(),
+          .policy = Str(from.getPolicy()),
+          .kept_tokens = from.getKeptTokens(),
           .read_only = from.getReadOnly()};
 }
 
@@ -182,7 +197,8 @@ Result<StatsReport> Admin::Stats() {
     if (!answer) return answer.error();
     const auto stats = answer->getStats();
     return StatsReport{.daemon = client::ReadDaemonInfo(stats.getDaemon()),
-                       .figures = ReadFigures(ReadInfos(stats.getFigures()), stats.getValues())};
+                       .figures = ReadFigures(ReadInfos(stats.getFigures()), stats.getValues()),
+                       .histograms = ReadHistograms(stats.getHistograms())};
   });
 }
 

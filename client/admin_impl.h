@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include <kvant/admin.h>
 
@@ -16,6 +17,7 @@ struct Admin::Impl {
   std::unique_ptr<client::Connection> connection;
   wire::Admin::Client admin;
   DaemonInfo daemon;
+  std::optional<wire::EventWatch::Client> watch = std::nullopt;
 };
 
 inline Result<EvictReport> ReadEvicted(wire::Outcome<wire::EvictReport>::Reader from) {

@@ -18,23 +18,52 @@ bool Aligned(const void* data) noexcept { return reinterpret_cast<std::uintptr_t
 
 /// The call as attention takes it. Checks what concerns this process's memory and the reserved rows; quantizers::MakeItem
 /// checks the rest where attention runs.
-Result<quantizers::AttendRequest> ReadArgs(const Sequence& sequence, std::size_t layer, const AttendArgs& args) {
+Result<quantizers::AttendRequest> ReadArgs(std::size_t layer, const AttendCall& call) {
+  Sequence& sequence = *call.sequence;
+  const AttendArgs& args = *call.args;
   if (auto good = CheckView(args.q, "attend: q"); !good) return good.error();
   if (auto good = CheckView(AsConst(args.out), "attend: out"); !good) return good.error();
   if (!Aligned(args.lse) || !Aligned(args.sink_logits)) return InvalidArgument("lse or sink_logits is not aligned to floats");
-  if (sequence.reserved() > 0 && args.q.tokens > sequence.reserved()) {
-    return InvalidArgument(std::to_string(args.q.tokens) + " queries for " + std::to_string(sequence.reserved()) +
-                           " reserved rows");
+  const std::size_t reserved = call.from_end == 0 ? sequence.reserved() : 0;
+  if (reserved > 0 && args.q.tokens > reserved) {
+    return InvalidArgument(std::to_string(args.q.tokens) + " queries for " + std::to_string(reserved) + " reserved rows");
   }
-  return quantizers::AttendRequest{.layer = layer,
-                                   .new_rows = sequence.reserved() > 0 ? args.q.tokens : 0,
-                                   .q = args.q,
-                                   .out = args.out,
-                                   .lse = args.lse,
-                                   .sink_logits = args.sink_logits,
-                                   .scale = args.scale,
-                                   .softcap = args.softcap,
-                                   .window = args.window};
+  quantizers::AttendRequest request{.layer = layer,
+                                    .new_rows = reserved > 0 ? args.q.tokens : 0,
+                                    .q = args.q,
+                                    .out = args.out,
+                                    .lse = args.lse,
+                                    .sink_logits = args.sink_logits,
+                                    .scale = args.scale,
+                                    .softcap = args.softcap,
+                                    .window = args.window,
+                                    .from_end = call.from_end,
+                                    .votes = call.votes,
+                                    .votes_stride = call.votes_stride};
+  if (auto chosen = sequence.choice().Prepare(sequence.session(), sequence.length(), args, request); !chosen) {
+    return Error{chosen.error().code, "attend: token policy: " + chosen.error().message};
+  }
+  return request;
+}
+
+/// What the request says of tokens: lists and votes lie in the arena.
+void WriteTokens(Session& session, std::size_t kv_heads, const quantizers::AttendRequest& request,
+                 wire::AttendItem::Builder item) {
+  const auto place = [&](const void* data, std::size_t bytes, wire::Range::Builder to) {
+    to.setArena(session.arena_id());
+    to.setOffset(session.ArenaOffset(data, bytes).value());
+    to.setBytes(bytes);
+  };
+  if (const quantizers::KeptTokens& kept = request.kept; !kept.all()) {
+    auto to = item.initKept();
+    to.setWindow(kept.window);
+    to.setSinks(kept.sinks);
+    to.setWholeBelow(kept.whole_below);
+    to.setEnd(kept.end);
+    if (kept.bits != nullptr) place(kept.bits, kv_heads * kept.words * sizeof(std::uint64_t), to.initBits());
+  }
+  if (request.votes != nullptr) place(request.votes, kv_heads * request.votes_stride * sizeof(float), item.initVotes());
+  item.setFromEnd(static_cast<std::uint32_t>(request.from_end));
 }
 
 /// Floats in the arena: in place or staged.
@@ -85,6 +114,7 @@ Result<Sent> WriteItem(Session& session, const Sequence& sequence, const quantiz
   item.setScale(request.scale);
   item.setSoftcap(request.softcap);
   item.setWindow(request.window);
+  WriteTokens(session, sequence.store().spec().kv_heads, request, item);
   return sent;
 }
 
@@ -97,14 +127,14 @@ Result<void> AttendInService(Session& session, std::size_t layer, std::span<cons
   if (auto arena = session.GetArena(); !arena) return arena.error();
   session.ResetScratch();
   // Without a hint Cap'n Proto clears 8 KiB for a message of a few hundred bytes.
-  constexpr std::uint64_t kWordsOfItem = 40;
+  constexpr std::uint64_t kWordsOfItem = 60;
   auto call = session.remote().attendRequest(capnp::MessageSize{8 + kWordsOfItem * requests.size(), 0});
   auto items = call.initItems(static_cast<unsigned>(requests.size()));
   std::vector<Sent> sent(requests.size());
   for (unsigned i = 0; i < items.size(); ++i) {
     const CountFor counted(*requests[i].sequence);
     ++session.counters().attend_calls;
-    auto request = ReadArgs(*requests[i].sequence, layer, *requests[i].args);
+    auto request = ReadArgs(layer, requests[i]);
     if (!request) return request.error();
     auto item = WriteItem(session, *requests[i].sequence, *request, items[i]);
     if (!item) return Error{item.error().code, "attend: " + item.error().message};
@@ -130,7 +160,7 @@ Result<void> AttendInService(Session& session, std::size_t layer, std::span<cons
     }
     const CountFor counted(*requests[i].sequence);
     FinishOutput(session, sent[i].out);
-    requests[i].sequence->RowsAreFinite(layer, requests[i].args->q.tokens);
+    if (requests[i].from_end == 0) requests[i].sequence->RowsAreFinite(layer, requests[i].args->q.tokens);
     if (sent[i].staged_lse != nullptr) {
       const AttendArgs& args = *requests[i].args;
       std::memcpy(args.lse, sent[i].staged_lse, args.q.tokens * args.q.heads * sizeof(float));
@@ -149,7 +179,7 @@ Result<void> AttendHere(Session& session, std::size_t layer, std::span<const Att
     ++session.counters().attend_calls;
     auto plan = sequence.store().plan();
     if (!plan) return plan.error();
-    auto request = ReadArgs(sequence, layer, *requests[i].args);
+    auto request = ReadArgs(layer, requests[i]);
     if (!request) return request.error();
     auto item = quantizers::MakeItem(**plan, sequence.Cache(), *request, local.views[i]);
     if (!item) return item.error();
@@ -163,7 +193,7 @@ Result<void> AttendHere(Session& session, std::size_t layer, std::span<const Att
   }
   for (std::size_t i = 0; i < requests.size(); ++i) {
     if (auto finite = quantizers::CheckResult(local.items[i]); !finite) return finite;
-    requests[i].sequence->RowsAreFinite(layer, local.items[i].query.q.tokens);
+    if (requests[i].from_end == 0) requests[i].sequence->RowsAreFinite(layer, local.items[i].query.q.tokens);
   }
   return {};
 }

@@ -23,7 +23,8 @@ Result<SequenceOptions> Options(const kvant_sequence_options* options, const cha
                          .label = Text(given.label),
                          .unnamed_tokens = given.unnamed_tokens,
                          .want_state = given.want_state != 0,
-                         .priority = static_cast<std::uint8_t>(std::min(given.priority, 255U))};
+                         .priority = static_cast<std::uint8_t>(std::min(given.priority, 255U)),
+                         .policy = Text(given.policy)};
 }
 
 }  // namespace kvant::c
@@ -77,6 +78,8 @@ uint64_t kvant_sequence_unnamed(const kvant_sequence* sequence) {
 uint64_t kvant_sequence_prefix_hit_tokens(const kvant_sequence* sequence) {
   return sequence == nullptr ? 0 : sequence->sequence.prefix_hit_tokens();
 }
+
+uint64_t kvant_sequence_kept(const kvant_sequence* sequence) { return sequence == nullptr ? 0 : sequence->sequence.kept(); }
 
 size_t kvant_sequence_reservable(const kvant_sequence* sequence) {
   return sequence == nullptr ? 0 : sequence->sequence.reservable();

@@ -86,6 +86,9 @@ Result<void> Sequence::PrepareTail(const SequenceOptions& options) {
   if (local()) {
     if (auto plan = store_->plan(); !plan) return plan.error();
   }
+  auto policy = quantizers::TokenPolicy::Parse(options.policy);
+  if (!policy) return Error{policy.error().code, "open sequence: " + policy.error().message};
+  choice_ = TokenChoice(*policy, spec.layers, spec.kv_heads);
   // With local placement the daemon hears of tokens a block at a time, so its steps are longer by up to a block. The tail is as
   // large with service placement: where the ring wraps decides the order of additions, and both placements give the same bits.
   // The spare rows behind the ring are for one step.
@@ -124,6 +127,7 @@ void Sequence::WriteOptions(wire::SequenceOptions::Builder to) const {
   to.setMaxStepTokens(options_.max_step_tokens + (local() ? store_->spec().block_tokens : 0));
   to.setLabel(capnp::Text::Reader(options_.label.c_str(), options_.label.size()));
   to.setPriority(options_.priority);
+  if (choice_.policy().kind != quantizers::PolicyKind::kAll) to.setPolicy(choice_.policy().Canonical());
   auto tail = to.initTail();
   tail.setArena(session().arena_id());
   tail.setElementType(wire::WriteElementType(options_.tail_type));

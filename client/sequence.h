@@ -13,6 +13,7 @@
 #include <kvant/client.h>
 
 #include "client/store.h"
+#include "client/token_choice.h"
 #include "quantizers/sequence/decode.h"
 #include "quantizers/sequence/progress.h"
 #include "quantizers/sequence/view.h"
@@ -77,6 +78,13 @@ class Sequence {
   /// What local placement reads.
   [[nodiscard]] quantizers::CachedSequence Cache() const noexcept;
 
+  // sequence_policy.cc
+  Result<void> ApplyPolicy();
+  Result<std::vector<std::uint64_t>> KeptTokens(std::size_t layer, std::size_t kv_head) const;
+  Result<void> Keep(std::size_t layer, std::size_t kv_head, std::span<const std::uint64_t> positions);
+  [[nodiscard]] TokenChoice& choice() noexcept { return choice_; }
+  [[nodiscard]] std::uint64_t kept() const noexcept { return choice_.Kept(length()); }
+
   // sequence_copy.cc
   Result<void> CopyRows(const quantizers::RowsRequest& request);
 
@@ -124,6 +132,17 @@ class Sequence {
   /// `tokens` more tokens are named: unnamed ones, or the first reserved rows if there are none of those.
   void Grow(std::uint64_t tokens) noexcept;
 
+  // sequence_policy.cc
+  Result<void> CheckList(std::string_view operation, std::size_t layer, std::size_t kv_head) const;
+  /// Refuses to drop tokens while a mark is held.
+  Result<void> MayDrop(std::string_view operation) const;
+  Result<void> ChooseByNewestQueries();
+  Result<void> AskAgain(std::size_t layer, std::span<float> votes);
+  /// The policy after tokens came.
+  Result<void> KeepBudget();
+  /// Says to the daemon how many tokens are kept, for its operators.
+  Result<void> TellKept(std::string_view operation);
+
   // sequence_copy.cc
   Result<void> CopyRowsHere(const quantizers::RowsRequest& request);
   Result<void> CopyRowsInService(const quantizers::RowsRequest& request);
@@ -148,6 +167,7 @@ class Sequence {
   quantizers::Progress progress_;  // of the named tokens
   std::uint64_t unnamed_ = 0;
   std::uint64_t prefix_hit_tokens_ = 0;
+  TokenChoice choice_;
   ArenaMemory tail_memory_;
   quantizers::Tail tail_;
   std::size_t reserved_ = 0;

@@ -29,7 +29,10 @@ Result<void> Sequence::Advance(std::span<const TokenId> tokens) {
     if (poisoned_rows_) poisoned_rows_ = 0;
   }
   quantizers::FoldNewRows(tail_, length(), tokens.size());
-  return local() ? AdvanceLocal(tokens) : AdvanceInService(tokens);
+  auto advanced = local() ? AdvanceLocal(tokens) : AdvanceInService(tokens);
+  if (!advanced && advanced.error().code == ErrorCode::kDeadlineExceeded) return advanced;  // the tokens may still come
+  if (auto kept = KeepBudget(); !kept && advanced) return kept;
+  return advanced;
 }
 
 Result<void> Sequence::AdvanceUnnamed(std::size_t tokens) {
@@ -43,7 +46,7 @@ Result<void> Sequence::AdvanceUnnamed(std::size_t tokens) {
   quantizers::FoldNewRows(tail_, length(), tokens);
   TakeReserved(tokens);
   unnamed_ += tokens;
-  return {};
+  return KeepBudget();
 }
 
 Result<void> Sequence::Name(std::span<const TokenId> tokens) {
@@ -119,6 +122,7 @@ Result<void> Sequence::SendAdvance(std::span<const TokenId> tokens, std::string_
   for (const std::uint32_t token : untold_) ids.set(count++, token);
   for (const TokenId token : tokens) ids.set(count++, static_cast<std::uint32_t>(token));
   item.setWaitSealed(local());
+  if (choice_.policy().kind != quantizers::PolicyKind::kAll) item.setKeptTokens(choice_.Kept(told_length_ + count));
   auto sent = session().connection().Send(request, operation);
   if (!sent) return sent.error();
   advancing_ = std::move(*sent);

@@ -63,6 +63,21 @@ std::uint64_t Sequence::prefix_hit_tokens() const noexcept { return state_ ? sta
 SequenceCounters Sequence::counters() const noexcept { return state_ ? state_->counters() : SequenceCounters{}; }
 bool Sequence::read_only() const noexcept { return state_ && state_->read_only(); }
 
+std::uint64_t Sequence::kept() const noexcept { return state_ ? state_->kept() : 0; }
+
+Result<void> Sequence::ApplyPolicy() {
+  return On(state_, "apply policy", [](client::Sequence& sequence) { return sequence.ApplyPolicy(); });
+}
+
+Result<std::vector<std::uint64_t>> Sequence::KeptTokens(std::size_t layer, std::size_t kv_head) const {
+  if (!state_) return MovedFrom("kept tokens");
+  return Guard("kept tokens", [&] { return state_->KeptTokens(layer, kv_head); });
+}
+
+Result<void> Sequence::Keep(std::size_t layer, std::size_t kv_head, std::span<const std::uint64_t> positions) {
+  return On(state_, "keep", [&](client::Sequence& sequence) { return sequence.Keep(layer, kv_head, positions); });
+}
+
 std::size_t Sequence::reservable() const noexcept { return state_ ? state_->reservable() : 0; }
 
 Result<NewRows> Sequence::Reserve(std::size_t tokens) {

@@ -17,8 +17,12 @@ Result<std::shared_ptr<Sequence>> Sequence::Fork(std::optional<std::uint64_t> le
     return Error{ErrorCode::kOutOfRange,
                  "fork at " + std::to_string(wanted) + " tokens: the sequence has " + std::to_string(this->length())};
   }
+  auto choice = choice_.CopyAt(session(), wanted);
+  if (!choice) return Error{choice.error().code, "fork: " + choice.error().message};
   auto fork = ForkOf(store_, id_, wanted - unnamed, options_);
-  if (!fork || unnamed == 0) return fork;
+  if (!fork) return fork;
+  (*fork)->choice_ = std::move(*choice);
+  if (unnamed == 0) return fork;
   const CountFor counted(**fork);
   auto copied = quantizers::CopyRows(tail_, (*fork)->tail_, named(), unnamed);
   if (!copied) return Error{copied.error().code, "fork: " + copied.error().message};
@@ -33,6 +37,7 @@ Result<void> Sequence::Trim(std::uint64_t length) {
     unnamed_ = length - named();
     ForgetReserved();
     if (poisoned_rows_) poisoned_rows_ = 0;
+    choice_.Trim(length);
     return {};
   }
   if (auto flushed = Flush("trim"); !flushed) return flushed;
@@ -41,6 +46,7 @@ Result<void> Sequence::Trim(std::uint64_t length) {
   request.setLength(length);
   if (auto trimmed = CallForState(request, "trim"); !trimmed) return trimmed;
   unnamed_ = 0;
+  choice_.Trim(length);
   return progress_.Trim(named());
 }
 
@@ -74,6 +80,7 @@ Result<void> Sequence::Rewind(const Mark& mark) {
     unnamed_ = 0;
     ForgetReserved();
     if (poisoned_rows_) poisoned_rows_ = 0;
+    choice_.Trim(mark.length);
     return progress_.Trim(mark.length);
   }
   if (auto settled = Settle("rewind"); !settled) return settled;
@@ -82,6 +89,7 @@ Result<void> Sequence::Rewind(const Mark& mark) {
   request.initMark().setLength(mark.length);
   if (auto rewound = CallForState(request, "rewind"); !rewound) return rewound;
   unnamed_ = 0;
+  choice_.Trim(mark.length);
   return progress_.Trim(named());
 }
 

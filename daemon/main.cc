@@ -1,5 +1,6 @@
 // kvantd: the daemon in the foreground. Flags and exit codes; no logic.
 #include <chrono>
+#include <csignal>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -13,6 +14,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
 
 #include <kvant/daemon.h>
@@ -21,6 +23,7 @@
 #include "daemon/holder/holder.h"
 #include "daemon/listener.h"
 #include "daemon/program/config_file.h"
+#include "daemon/program/log_format.h"
 #include "daemon/program/retention_flags.h"
 #include "daemon/program/signal_thread.h"
 #include "protocol/byte_size.h"
@@ -101,6 +104,7 @@ struct Settings {
   std::int64_t spin_us = options.spin.count();
   daemon::RetentionFlags retention{};
   std::string log_level = "info";
+  std::string log_format = "text";
   std::int64_t restart_pause_ms = 1000;
   std::string holder = "on";
 };
@@ -157,6 +161,9 @@ void AddOptions(CLI::App& app, Settings& settings) {
   app.add_option("--log-level", settings.log_level, "What is logged to stderr")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
+  app.add_option("--log-format", settings.log_format, "Lines of the log: text, or a JSON object for each")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
 }
 
 /// Flags, then what the configuration file has beyond them. An exit code where the program ends here, which it has said why.
@@ -212,6 +219,8 @@ int Main(int argc, char** argv) {
 
   auto log = std::make_shared<spdlog::logger>("kvantd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
   log->set_level(spdlog::level::from_str(settings.log_level));
+  log->set_formatter(
+      daemon::MakeLogFormatter(settings.log_format == "json" ? daemon::LogFormat::kJson : daemon::LogFormat::kText));
   log->flush_on(spdlog::level::info);
   options.log = log;
   if (options.socket == settings.default_socket.path) MakeDefaultDirectory(settings.default_socket.directory);
@@ -232,7 +241,8 @@ int Main(int argc, char** argv) {
     }
     on_signals.store = *store;
     options.keeper = *store;
-    (*store)->Tell("STATUS=begun");  // from here on what is held may be why it ends
+    options.upgrade = [] { ::kill(::getpid(), SIGUSR2); };  // one way to hand over, whoever asks
+    (*store)->Tell("STATUS=begun");                         // from here on what is held may be why it ends
     daemon::Inherited inherited = daemon::TakeInherited();
     options.listen_fd = inherited.listener.Release();
     for (protocol::UniqueFd& segment : inherited.segments) options.segments.push_back(segment.Release());

@@ -49,6 +49,9 @@ constexpr std::uint64_t kMostDemotedPerStep = 4;  // reads all of a block
 /// What is kept free: what appends take until the next step, and a small part of the budget.
 constexpr std::size_t kReserveShare = 32;
 constexpr std::size_t kMostReserve = std::size_t{32} << 20;
+/// Of the budget, for what was evicted.
+constexpr std::size_t kEvictedShare = 1024;
+constexpr std::size_t kMostEvictedBytes = std::size_t{16} << 20;
 
 kj::Duration QuarterOf(std::chrono::milliseconds lease) {
   return std::max<std::chrono::milliseconds>(lease / 4, std::chrono::milliseconds(1)).count() * kj::MILLISECONDS;
@@ -144,7 +147,9 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             Report("making room ahead of need", exception);
           }) {
   loop_.set_spin(options_.spin);
+  RememberEvicted();
   services_.drain = [this] { BeginDrain(); };
+  services_.upgrade = options_.upgrade;
   core_.eviction.now_ms = NowMs();
   for (const auto& [tenant, bytes] : options_.quotas) stores_->Limit(*stores_->FindTenant(tenant), bytes);
   if (state) state_ = std::make_unique<KeptState>(*std::move(state), core_, *stores_, *plans_, options_.log);
@@ -264,6 +269,13 @@ void Server::HandOver(int exit_code, Daemon::Successor successor) {
   });
 }
 
+/// A thousandth of the budget remembers what was evicted.
+void Server::RememberEvicted() {
+  const std::size_t bytes = std::min(budget_.limit() / kEvictedShare, kMostEvictedBytes);
+  auto charge = budget_.Take(ChargeKind::kMetadata, bytes, "what remembers evicted blocks");
+  if (charge) core_.history.evicted = EvictedBlocks(*std::move(charge));
+}
+
 /// What a daemon before this one has sealed. Whatever fails is told and dropped.
 void Server::RestoreHeld() {
   if (options_.segments.empty()) return;
@@ -279,6 +291,8 @@ void Server::RestoreHeld() {
 
 void Server::BeginDrain() {
   if (std::exchange(services_.draining, true)) return;
+  core_.events.Tell("draining", {{"waiting_calls", services_.waiting_calls.count()},
+                                 {"hand_over", std::uint64_t{hand_over_.has_value() ? 1U : 0U}}});
   if (options_.log) {
     options_.log->info("draining waiting_calls={} timeout_ms={}", services_.waiting_calls.count(),
                        options_.drain_timeout.count());
@@ -316,23 +330,30 @@ void Server::Serve(protocol::UniqueFd socket) {
 /// A connection that cannot be served is closed, and only that one.
 void Server::Adopt(kj::AutoCloseFd socket) {
   if (connections_.size() >= options_.max_connections) {
-    return Refuse("there are " + std::to_string(connections_.size()) + " already (--max-connections)");
+    return Refuse(&Refusals::connection_limit,
+                  "there are " + std::to_string(connections_.size()) + " already (--max-connections)");
   }
   const Peer peer = PeerOf(socket);
   const std::uint64_t id = next_connection_++;
   if (options_.log) options_.log->debug("client connected connection={} pid={} uid={}", id, peer.pid, peer.uid);
-  auto connection = std::make_unique<Connection>(loop_, kj::mv(socket), services_, facts_, peer);
+  auto connection = std::make_unique<Connection>(loop_, kj::mv(socket), services_, facts_, id, peer);
   tasks_->add(connection->WhenEnded().then([this, id] { Drop(id); },
                                            [this, id](kj::Exception&& exception) {
+                                             ++services_.counters.broken_connections;
                                              Report("a connection", exception);
                                              Drop(id);
                                            }));
+  TellOfClient(services_, "client_connected", connection->record());
   connections_.emplace(id, std::move(connection));
+  ++services_.counters.accepted_connections;
   EndRefusals();
 }
 
 void Server::Drop(std::uint64_t connection) {
-  if (connections_.erase(connection) == 0) return;
+  const auto found = connections_.find(connection);
+  if (found == connections_.end()) return;
+  TellOfClient(services_, "client_gone", found->second->record());
+  connections_.erase(found);
   if (options_.log) options_.log->debug("client gone connection={}", connection);
 }
 
@@ -342,19 +363,19 @@ kj::Promise<void> Server::Accept() {
     const int error = errno;
     if (socket >= 0) {
       const auto failure = kj::runCatchingExceptions([&] { Adopt(kj::AutoCloseFd(socket)); });
-      KJ_IF_MAYBE (exception, failure) Refuse(Str(*exception));
+      KJ_IF_MAYBE (exception, failure) Refuse(&Refusals::no_descriptor, Str(*exception));
     } else if (error == EAGAIN || error == EWOULDBLOCK) {
       return newcomers_->whenBecomesReadable().then([this] { return Accept(); });
     } else if (error != EINTR && error != ECONNABORTED) {  // that one had gone already
-      Refuse(std::generic_category().message(error));
+      Refuse(&Refusals::no_descriptor, std::generic_category().message(error));
       return loop_.timer().afterDelay(kAcceptPause).then([this] { return Accept(); });
     }
   }
 }
 
 /// Every refusal is counted; the log has the first of a row and, once connections are accepted again, how many there were.
-void Server::Refuse(std::string_view why) {
-  ++services_.counters.refused_connections;
+void Server::Refuse(std::uint64_t Refusals::*reason, std::string_view why) {
+  CountRefusal(services_, reason, why);
   if (refused_in_a_row_++ == 0) refusal_told_ = Tell("connection refused reason=\"" + std::string(why) + "\"");
 }
 
@@ -396,10 +417,9 @@ void Server::DropHung(std::chrono::nanoseconds ran) {
   for (const auto& [id, connection] : connections_) {
     if (!connection->Hung(ran, options_.lease)) continue;
     hung.push_back(id);
-    if (options_.log) {
-      options_.log->warn("client hung, dropped connection={} pid={} lease_ms={}", id, connection->peer().pid,
-                         options_.lease.count());
-    }
+    TellOfClient(services_, "client_hung", connection->record());
+    Tell("client hung, dropped connection=" + std::to_string(id) + " pid=" + std::to_string(connection->peer().pid) +
+         " lease_ms=" + std::to_string(options_.lease.count()));
   }
   services_.counters.dropped_clients += hung.size();
   for (const std::uint64_t id : hung) Drop(id);

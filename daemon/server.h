@@ -68,12 +68,13 @@ class Server final : private kj::TaskSet::ErrorHandler {
   void Adopt(kj::AutoCloseFd socket);
   void Drop(std::uint64_t connection);
   kj::Promise<void> Accept();
-  void Refuse(std::string_view why);
+  void Refuse(std::uint64_t Refusals::*reason, std::string_view why);
   void EndRefusals();
   kj::Duration WatchHeartbeats();
   kj::Duration TendRoom();
   kj::Promise<void> TellAlive();
   void DropHung(std::chrono::nanoseconds ran);
+  void RememberEvicted();
   void RestoreHeld();
   void BeginDrain();
   kj::Promise<void> SaveState();

@@ -9,6 +9,7 @@ std::string_view CodeFamilyName(CodeFamily family) noexcept {
     case CodeFamily::kScalar: return "scalar";
     case CodeFamily::kVector: return "vector";
     case CodeFamily::kSigns: return "signs";
+    case CodeFamily::kTrellis: return "trellis";
   }
   return "unknown";
 }

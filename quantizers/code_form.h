@@ -10,11 +10,12 @@ namespace kvant::quantizers {
 
 /// What a code stands for.
 enum class CodeFamily : std::uint8_t {
-  kOpaque,  ///< nothing that this struct can say: only the codec itself reads it
-  kRaw,     ///< numbers of a floating-point type
-  kScalar,  ///< one index into a list of levels per number
-  kVector,  ///< one index into a codebook per group of numbers
-  kSigns,   ///< one bit per number, compared by counting bits
+  kOpaque,   ///< nothing that this struct can say: only the codec itself reads it
+  kRaw,      ///< numbers of a floating-point type
+  kScalar,   ///< one index into a list of levels per number
+  kVector,   ///< one index into a codebook per group of numbers
+  kSigns,    ///< one bit per number, compared by counting bits
+  kTrellis,  ///< one code per number, which with codes before it picks among twice as many levels (kernels/trellis/code.h)
 };
 
 /// In which order the codes of a block lie.
@@ -38,7 +39,7 @@ struct CodeForm {
   CodeOrder order = CodeOrder::kOpaque;
   std::uint8_t bits = 0;  ///< of one code
   /// Not null: levels are symmetric and ascend with the code. Code half + i stands for magnitudes[i], code half - 1 - i for its
-  /// negative, half = 2^(bits - 1). Lives as long as the codec.
+  /// negative, half = 2^(bits - 1). Of trellis codes, the same of level numbers, half = 2^bits. Lives as long as the codec.
   const std::int16_t* magnitudes = nullptr;
   std::int32_t first_level = 0;  ///< without magnitudes: the level of code i is i + first_level
   float level_unit = 1.0F;

@@ -375,6 +375,20 @@ Result<std::unique_ptr<KeyCodec>> MakeGaugedKeys(GaugeKind kind, const CodecConf
   return std::unique_ptr<KeyCodec>(std::move(keys));
 }
 
+Result<std::unique_ptr<KeyCodec>> MakeKeysBehind(GaugeChoice choice, const CodecConfig& config,
+                                                 std::unique_ptr<KeyCodec> keys) {
+  if (choice == GaugeChoice::kNone) return keys;
+  const GaugeKind kind = choice == GaugeChoice::kMean    ? GaugeKind::kMean
+                         : choice == GaugeChoice::kBlock ? GaugeKind::kGains
+                                                         : GaugeKind::kMatrix;
+  return MakeGaugedKeys(kind, config, std::move(keys));
+}
+
+Error GaugeIsOfKeys(std::string_view codec, GaugeChoice choice) {
+  return Error{ErrorCode::kUnsupported, std::string(codec) + ": gauge=" +
+                                            std::string(kGaugeNames[static_cast<std::size_t>(choice)]) + " is of keys alone"};
+}
+
 std::vector<ExampleTensor> ExamplePairGains(const CodecConfig& config) {
   const std::size_t dim = config.head_dim;
   const auto places = PlanarPlaces(config.rope, dim);

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "quantizers/codec.h"
@@ -33,6 +34,16 @@ enum class GaugeKind : std::uint8_t {
 /// tensor. Requires: inner->pre_rope() is false or the gauge is of keys before RoPE, too.
 [[nodiscard]] Result<std::unique_ptr<KeyCodec>> MakeGaugedKeys(GaugeKind kind, const CodecConfig& config,
                                                                std::unique_ptr<KeyCodec> inner);
+
+/// What a codec with a gauge of its own calls it: its parameter `gauge`. kAuto is the codec's to decide.
+enum class GaugeChoice : std::uint8_t { kAuto, kNone, kMean, kBlock, kMatrix };
+inline constexpr std::string_view kGaugeNames[] = {"auto", "none", "mean", "block", "matrix"};
+
+/// Keys behind the gauge of that name; kNone: as they are. Requires: not kAuto.
+[[nodiscard]] Result<std::unique_ptr<KeyCodec>> MakeKeysBehind(GaugeChoice choice, const CodecConfig& config,
+                                                               std::unique_ptr<KeyCodec> keys);
+/// What a codec says to a gauge of values.
+[[nodiscard]] Error GaugeIsOfKeys(std::string_view codec, GaugeChoice choice);
 
 /// Tensors with which kMatrix can be made, and kPair.
 [[nodiscard]] std::vector<ExampleTensor> ExampleGauge(const CodecConfig& config);

@@ -1,11 +1,14 @@
 #include "quantizers/lloyd_blocks.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
 
+#include "kernels/lloyd/query.h"
 #include "kernels/ufloat16.h"
 #include "quantizers/artifact.h"
+#include "quantizers/byte_codes.h"
 #include "quantizers/decoded_rows.h"
 #include "quantizers/lloyd_error.h"
 #include "quantizers/strided_rows.h"
@@ -28,7 +31,7 @@ Result<LloydBlocks> LloydBlocks::Make(const Choice& choice, const CodecConfig& c
   blocks.side_ = config.side;
   blocks.dim_ = config.head_dim;
   blocks.tokens_ = config.block_tokens;
-  blocks.table_ = kernels::FindLloydTable(choice.bits);
+  blocks.table_ = choice.table != nullptr ? choice.table : kernels::FindLloydTable(choice.bits);
   blocks.scale_ = choice.scale;
   if (!choice.means.empty()) {
     if (config.artifact == nullptr) {
@@ -65,19 +68,48 @@ CodeForm LloydBlocks::form() const noexcept {
 
 double LloydBlocks::expected_error() const { return RotatedLloydError(*table_, static_cast<std::uint32_t>(dim_), scale_); }
 
-Result<void> LloydBlocks::Encode(const EncodeArgs& args) const {
-  const Rotation& map = rotation(args.head);
-  const kernels::LloydEncoding how{.table = table_,
-                                   .shape = map.shape(),
-                                   .rounds = map.rounds(),
-                                   .signs = map.signs(),
-                                   .mean = mean(args.head),
-                                   .layout = layout(),
-                                   .scale = scale_};
-  const std::size_t row =
-      kernels::LloydEncode(how, args.rows, reinterpret_cast<std::uint8_t*>(args.block.part[0]), args.scratch);
+/// Scratch of keys: the kernel's of Prepare, then queries that do not lie adjacent; or Score's.
+Needs LloydBlocks::KeyNeeds(std::size_t n, std::uint32_t bits, std::size_t encode) const noexcept {
+  const std::size_t batches = (n + kernels::kQueryBatch - 1) / kernels::kQueryBatch;
+  return {.encode = encode,
+          .decode = decode_scratch(),
+          .prepared = batches * kernels::LloydQueryBatchBytes(bits, dim_),
+          .scratch = std::max(unrotate_scratch(n), ByteCodesScoreScratch(n, dim_, tokens_))};
+}
+
+/// Scratch of values: the kernel's of Accumulate, or rows of Finish that are not simply overwritten.
+Needs LloydBlocks::ValueNeeds(std::size_t n, std::size_t encode) const noexcept {
+  return {.encode = encode,
+          .decode = decode_scratch(),
+          .scratch = std::max(kernels::ByteAccumulateScratchBytes(n), unrotate_scratch(n))};
+}
+
+void LloydBlocks::PrepareQueries(const PrepareArgs& args, const kernels::LloydTable& levels) const {
+  const float* queries = AdjacentRows(args.queries, args.query_stride, args.n, dim_,
+                                      reinterpret_cast<float*>(args.scratch + kernels::RotationScratchBytes(dim_)));
+  kernels::LloydPrepareQueries({&levels, rotation(args.head).map(), mean(args.head)}, queries, args.n, args.prepared,
+                               args.scratch);
+}
+
+kernels::LloydEncoding LloydBlocks::EncodingOf(std::size_t head) const noexcept {
+  const Rotation& map = rotation(head);
+  return {.table = table_,
+          .shape = map.shape(),
+          .rounds = map.rounds(),
+          .signs = map.signs(),
+          .mean = mean(head),
+          .layout = layout(),
+          .scale = scale_};
+}
+
+Result<void> LloydBlocks::Encoded(const EncodeArgs& args, std::size_t row) const {
   if (row == args.rows.count) return {};
   return BadRow({name_}, row, args.head);
+}
+
+Result<void> LloydBlocks::Encode(const EncodeArgs& args) const {
+  auto* block = reinterpret_cast<std::uint8_t*>(args.block.part[0]);
+  return Encoded(args, kernels::LloydEncode(EncodingOf(args.head), args.rows, block, args.scratch));
 }
 
 float LloydBlocks::ScaleAt(const std::byte* scales, std::size_t token) noexcept {

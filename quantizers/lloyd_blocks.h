@@ -22,6 +22,7 @@ class LloydBlocks {
   struct Choice {
     CodecName codec;  ///< in errors; its version is that of the rotations
     std::uint32_t bits = 4;
+    const kernels::LloydTable* table = nullptr;  ///< null: Lloyd's of so many bits
     kernels::LloydScale scale = kernels::LloydScale::kUnbiased;
     std::uint32_t block_multiple = 0;  ///< of block_tokens
     std::string_view means = {};       ///< tensor of the artifact, [kv_heads, head_dim], that rows are centred by; empty: none
@@ -56,6 +57,17 @@ class LloydBlocks {
   [[nodiscard]] CodeForm form() const noexcept;
   [[nodiscard]] double expected_error() const;
 
+  /// What calls need whose codes have their levels' meaning from elsewhere: Prepare's queries and Score's scratch, for levels
+  /// of `bits` bits (lloyd/query.h); Accumulate's scratch and Finish's.
+  [[nodiscard]] Needs KeyNeeds(std::size_t n, std::uint32_t bits, std::size_t encode) const noexcept;
+  [[nodiscard]] Needs ValueNeeds(std::size_t n, std::size_t encode) const noexcept;
+  /// Queries for levels in units of `levels`.
+  void PrepareQueries(const PrepareArgs& args, const kernels::LloydTable& levels) const;
+
+  /// What a kernel needs to know to encode rows of a head.
+  [[nodiscard]] kernels::LloydEncoding EncodingOf(std::size_t head) const noexcept;
+  /// What Encode returns where a kernel stopped at `row`.
+  [[nodiscard]] Result<void> Encoded(const EncodeArgs& args, std::size_t row) const;
   /// Into the first part, with encode_scratch.
   [[nodiscard]] Result<void> Encode(const EncodeArgs& args) const;
 

@@ -1,17 +1,14 @@
 #include "quantizers/plane_blocks.h"
 
-#include <algorithm>
 #include <cstring>
 #include <span>
 #include <utility>
 
 #include "kernels/lloyd/plane_table.h"
 #include "kernels/lloyd/planes.h"
-#include "kernels/lloyd/query.h"
 #include "quantizers/byte_codes.h"
 #include "quantizers/lloyd_error.h"
 #include "quantizers/scratch.h"
-#include "quantizers/strided_rows.h"
 
 namespace kvant::quantizers {
 namespace {
@@ -91,20 +88,8 @@ class PlaneKeys final : public OfPlanes<KeyCodec> {
  public:
   using OfPlanes::OfPlanes;
 
-  /// Scratch: the kernel's of Prepare, then queries that do not lie adjacent; or Score's.
-  [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
-    const std::size_t batches = (n + kernels::kQueryBatch - 1) / kernels::kQueryBatch;
-    return {.encode = encode_scratch(),
-            .decode = plain_.decode_scratch(),
-            .prepared = batches * kernels::LloydQueryBatchBytes(kLevelBits, dim()),
-            .scratch = std::max(plain_.unrotate_scratch(n), ByteCodesScoreScratch(n, dim(), tokens()))};
-  }
-  void Prepare(const PrepareArgs& args) const override {
-    const float* queries = AdjacentRows(args.queries, args.query_stride, args.n, dim(),
-                                        reinterpret_cast<float*>(args.scratch + kernels::RotationScratchBytes(dim())));
-    kernels::LloydPrepareQueries({&Levels(bits()), plain_.rotation(args.head).map(), plain_.mean(args.head)}, queries, args.n,
-                                 args.prepared, args.scratch);
-  }
+  [[nodiscard]] Needs needs(std::size_t n) const noexcept override { return plain_.KeyNeeds(n, kLevelBits, encode_scratch()); }
+  void Prepare(const PrepareArgs& args) const override { plain_.PrepareQueries(args, Levels(bits())); }
   void Score(const ScoreArgs& args) const override {
     const kernels::LloydPlanes planes = PlanesOf(args.block);
     ScoreByteCodes(args, dim(), tokens(), [&](kernels::ByteScoreArgs bytes) {
@@ -118,12 +103,7 @@ class PlaneValues final : public OfPlanes<ValueCodec> {
  public:
   using OfPlanes::OfPlanes;
 
-  /// Scratch: the kernel's of Accumulate, or rows of Finish that are not simply overwritten.
-  [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
-    return {.encode = encode_scratch(),
-            .decode = plain_.decode_scratch(),
-            .scratch = std::max(kernels::ByteAccumulateScratchBytes(n), plain_.unrotate_scratch(n))};
-  }
+  [[nodiscard]] Needs needs(std::size_t n) const noexcept override { return plain_.ValueNeeds(n, encode_scratch()); }
   [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return dim(); }
   void Accumulate(const AccumulateArgs& args) const override {
     const kernels::LloydPlanes planes = PlanesOf(args.block);

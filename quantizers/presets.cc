@@ -1,22 +1,23 @@
 #include "quantizers/presets.h"
 
-#include <cstdint>
+#include <string>
+
+#include "kernels/trellis/code.h"
 
 #include "quantizers/seed_methods.h"
 
 namespace kvant::quantizers {
 namespace {
 
-constexpr std::string_view kTwoBits = "gaussian_vq";
-constexpr std::uint32_t kVectorMultiple = 16;  // of head sizes that vector codes serve
-constexpr std::string_view kScalarTwoBits = "turboquant_mse:bits=2";
+constexpr std::string_view kTrellis = "turboquant_tcq";
+constexpr std::string_view kLloyd = "turboquant_mse";  // of as many bits, for head sizes that trellis codes do not serve
 
 constexpr Preset kPresets[] = {
     {"exact", "", "", "keys and values as the model computes them"},
-    {"hq", "turboquant_mse:bits=4", "turboquant_mse:bits=4", "4 bits each: a quarter of f16"},
-    {"balanced", "turboquant_mse:bits=3", "turboquant_mse:bits=3", "3 bits each: the default"},
-    {"small", "turboquant_mse:bits=3", kTwoBits, "3 bits for keys, 2 for values"},
-    {"tiny", "gauge:kind=block,codes=(gaussian_vq)", kTwoBits, "2 bits each: where memory decides"},
+    {"hq", "turboquant_tcq:bits=4", "turboquant_tcq:bits=4", "4 bits each: a quarter of f16"},
+    {"balanced", "turboquant_tcq:bits=3", "turboquant_tcq:bits=3", "3 bits each: the default"},
+    {"small", "turboquant_tcq:bits=3", "turboquant_tcq:bits=2", "3 bits for keys, 2 for values"},
+    {"tiny", "turboquant_tcq:bits=2", "turboquant_tcq:bits=2", "2 bits each: where memory decides"},
 };
 
 }  // namespace
@@ -28,8 +29,9 @@ std::string ResolvePreset(std::string_view text, Side side, const StoreSpec& sto
     if (preset.name != text) continue;
     const std::string_view spec = side == Side::kKeys ? preset.keys : preset.values;
     if (spec.empty()) return ElementTypeName(store.dtype);
-    const bool vectors = spec.find(kTwoBits) != std::string_view::npos;
-    return std::string(vectors && store.head_dim % kVectorMultiple != 0 ? kScalarTwoBits : spec);
+    const bool served = store.head_dim % kernels::kTrellisDimMultiple == 0 && store.head_dim >= kernels::kLeastTrellisDim;
+    if (served || !spec.starts_with(kTrellis)) return std::string(spec);
+    return std::string(kLloyd) + std::string(spec.substr(kTrellis.size()));
   }
   return std::string(text);
 }

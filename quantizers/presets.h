@@ -24,8 +24,8 @@ struct Preset {
 /// From the most exact to the smallest.
 [[nodiscard]] std::span<const Preset> Presets() noexcept;
 
-/// The codec spec that a preset's name stands for on that side of a store; any other text as it is. Vector codes want head
-/// sizes that are multiples of 16; for others the preset has scalar codes of as many bits.
+/// The codec spec that a preset's name stands for on that side of a store; any other text as it is. Trellis codes want head
+/// sizes that are multiples of 16 from 48 on; for others the preset has Lloyd codes of as many bits.
 [[nodiscard]] std::string ResolvePreset(std::string_view text, Side side, const StoreSpec& store);
 
 /// The codec spec that a plan's text stands for on that side of a store: a preset's, a published method's (seed_methods.h), or

@@ -18,6 +18,7 @@ extern const Codec kF16;
 extern const Codec kBF16;
 extern const Codec kInt8;
 extern const Codec kTurboQuantMse;
+extern const Codec kTurboQuantTcq;
 extern const Codec kGauge;
 extern const Codec kTurboQuantRvq;
 extern const Codec kRabitq;
@@ -239,8 +240,9 @@ std::string ParsedSpec::Canonical() const {
 Registry Registry::Builtin() {
   Registry registry;
   registry.codecs_ = {
-      &kF32,        &kF16,      &kBF16, &kInt8,    &kTurboQuantMse, &kTurboQuantRvq, &kRabitq, &kQjl,   &kTurboQuantProd,
-      &kGaussianVq, &kVecInfer, &kKivi, &kOutlier, &kPolarQuant,    &kSpectral,      &kCommVq, &kGauge,
+      &kF32,           &kF16,     &kBF16,       &kInt8,           &kTurboQuantMse, &kTurboQuantTcq,
+      &kTurboQuantRvq, &kRabitq,  &kQjl,        &kTurboQuantProd, &kGaussianVq,    &kVecInfer,
+      &kKivi,          &kOutlier, &kPolarQuant, &kSpectral,       &kCommVq,        &kGauge,
   };
   return registry;
 }

@@ -1,6 +1,7 @@
 #include "daemon/metrics/prometheus_text.h"
 
 #include <cstdint>
+#include <limits>
 #include <sstream>
 #include <utility>
 
@@ -42,6 +43,36 @@ void AddGroup(std::vector<MetricFamily>& to, const Group& group, const std::arra
   for (const Figure<Group>& row : rows) AddValue(to.emplace_back(FamilyOf("kvant_", row.info)), group.*row.value);
 }
 
+template <typename Group, std::size_t n>
+void AddGroup(std::vector<MetricFamily>& to, const Group& group, const FigureFamily& family,
+              const std::array<Figure<Group>, n>& rows) {
+  MetricFamily& metrics = to.emplace_back(
+      FamilyOf("kvant_", {.name = family.name, .kind = FigureKind::kCounter, .unit = FigureUnit::kCount, .help = family.help}));
+  for (const Figure<Group>& row : rows) {
+    AddValue(metrics, group.*row.value, {{.name = std::string(family.label), .value = std::string(row.info.name)}});
+  }
+}
+
+template <typename Group, std::size_t n>
+void AddHistograms(std::vector<MetricFamily>& to, const Group& group, const std::array<HistogramRow<Group>, n>& rows) {
+  for (const HistogramRow<Group>& row : rows) {
+    const TimeHistogram& from = group.*row.value;
+    ClientMetric metric;
+    for (std::size_t i = 0; i < from.counts.size(); ++i) {
+      metric.histogram.sample_count += from.counts[i];
+      metric.histogram.bucket.push_back({.cumulative_count = metric.histogram.sample_count,
+                                         .upper_bound = i < TimeHistogram::kBounds.size()
+                                                            ? static_cast<double>(TimeHistogram::kBounds[i])
+                                                            : std::numeric_limits<double>::infinity()});
+    }
+    metric.histogram.sample_sum = static_cast<double>(from.sum_ms) / 1000.0;
+    to.push_back({.name = "kvant_" + std::string(row.name),
+                  .help = std::string(row.help),
+                  .type = MetricType::Histogram,
+                  .metric = {std::move(metric)}});
+  }
+}
+
 template <typename Group, std::size_t n, typename GroupOf>
 void AddStores(std::vector<MetricFamily>& to, const std::vector<NamedStoreFigures>& stores,
                const std::array<Figure<Group>, n>& rows, GroupOf group_of) {
@@ -67,6 +98,10 @@ std::string PrometheusText(const ServiceFigures& figures, const std::vector<Name
   AddGroup<StoreGauges>(families, figures.stores, kStoreGauges);
   AddGroup(families, figures.stores.counters, kCounters);
   AddGroup(families, figures.counters, kServiceCounters);
+  AddGroup(families, figures.refusals, kRefusalFamily, kRefusals);
+  AddGroup(families, figures.room_refusals, kRoomRefusalFamily, kRoomRefusals);
+  AddGroup(families, figures.lookup_ends, kLookupEndFamily, kLookupEnds);
+  AddHistograms(families, figures.times, kBlockTimes);
   if (!stores.empty()) {
     AddStores(families, stores, kStoreGauges,
               [](const NamedStoreFigures& store) -> const StoreGauges& { return store.figures; });

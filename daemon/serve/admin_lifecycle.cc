@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "daemon/serve/admin_server.h"
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/rpc_handler.h"
 #include "daemon/serve/snapshot_server.h"
 #include "protocol/wire.h"
@@ -29,8 +30,11 @@ kj::Promise<void> AdminServer::snapshot(SnapshotContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
     auto blocks = Lease(services_, StringOf(params.getStore(), wire::MAX_IDENTITY_TEXT), params.getSequence());
+    if (blocks) {
+      services_.core.events.Tell("snapshot_begun", {{"store", (*blocks)->store().name()}, {"sequence", params.getSequence()}});
+    }
     if (!blocks) {
-      wire::WriteError(blocks.error(), context.getResults().initError());
+      WriteRefusal(services_, blocks.error(), context.getResults().initError());
     } else {
       context.getResults().setOk(kj::heap<SnapshotServer>(*std::move(blocks), nullptr));
     }
@@ -41,6 +45,22 @@ kj::Promise<void> AdminServer::snapshot(SnapshotContext context) {
 kj::Promise<void> AdminServer::drain(DrainContext) {
   return RunHandler([&]() -> kj::Promise<void> {
     if (services_.drain) services_.drain();
+    return kj::READY_NOW;
+  });
+}
+
+kj::Promise<void> AdminServer::upgrade(UpgradeContext context) {
+  return RunHandler([&]() -> kj::Promise<void> {
+    Result<void> outcome;
+    if (services_.draining) {
+      outcome = EndingError("upgrade");
+    } else if (services_.upgrade) {
+      services_.upgrade();
+    } else {
+      outcome = Error{ErrorCode::kUnsupported,
+                      "upgrade: nothing holds this daemon's memory while another takes over (kvantd --holder)"};
+    }
+    WriteOutcome(services_, outcome, context.getResults());
     return kj::READY_NOW;
   });
 }

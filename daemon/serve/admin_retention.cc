@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "daemon/serve/admin_server.h"
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/rpc_handler.h"
 #include "daemon/store/block_selection.h"
 #include "daemon/store/pins.h"
@@ -54,7 +55,7 @@ void WriteQuota(const Tenant& tenant, const Store* store, wire::Quota::Builder t
 kj::Promise<void> AdminServer::evictBlocks(EvictBlocksContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
-    WriteEvicted(services_.stores.Evict(ReadFilter(params.getFilter()), params.getDryRun()), context.getResults());
+    WriteEvicted(services_, services_.stores.Evict(ReadFilter(params.getFilter()), params.getDryRun()), context.getResults());
     return kj::READY_NOW;
   });
 }
@@ -66,7 +67,7 @@ kj::Promise<void> AdminServer::pin(PinContext context) {
     const auto pinned =
         blocks ? services_.stores.Pin(*blocks, std::chrono::milliseconds(ms)) : Result<PinFigures>(blocks.error());
     if (!pinned) {
-      wire::WriteError(pinned.error(), context.getResults().initError());
+      WriteRefusal(services_, pinned.error(), context.getResults().initError());
     } else {
       WritePin(*pinned, context.getResults().initOk());
     }
@@ -76,7 +77,7 @@ kj::Promise<void> AdminServer::pin(PinContext context) {
 
 kj::Promise<void> AdminServer::unpin(UnpinContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    wire::WriteStatus(services_.stores.Unpin(context.getParams().getPin()), context.getResults());
+    WriteOutcome(services_, services_.stores.Unpin(context.getParams().getPin()), context.getResults());
     return kj::READY_NOW;
   });
 }
@@ -99,8 +100,8 @@ kj::Promise<void> AdminServer::setQuota(SetQuotaContext context) {
     const auto limit = bytes == kNone ? Budget::kUnlimited : static_cast<std::size_t>(bytes);
     if (store.empty()) {
       if (tenant.empty()) {
-        wire::WriteError({ErrorCode::kInvalidArgument, "set quota: neither a tenant nor a store is named"},
-                         context.getResults().initError());
+        WriteRefusal(services_, {ErrorCode::kInvalidArgument, "set quota: neither a tenant nor a store is named"},
+                     context.getResults().initError());
         return kj::READY_NOW;
       }
       const std::shared_ptr<Tenant>& of = services_.stores.FindTenant(tenant);
@@ -110,7 +111,7 @@ kj::Promise<void> AdminServer::setQuota(SetQuotaContext context) {
     }
     const auto found = services_.stores.Find(store, tenant);
     if (!found) {
-      wire::WriteError(found.error(), context.getResults().initError());
+      WriteRefusal(services_, found.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
     services_.stores.SetQuota(**found, bytes == 0 ? std::nullopt : std::optional(limit),

@@ -3,11 +3,14 @@
 #include <array>
 #include <chrono>
 #include <cstddef>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <unistd.h>
 
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/rpc_handler.h"
 #include "protocol/digest.h"
 #include "protocol/segment_layout.h"
@@ -42,9 +45,12 @@ class FigureRow {
  public:
   template <typename Group, std::size_t n>
   void Add(const Group& group, const std::array<Figure<Group>, n>& figures) {
+    for (const Figure<Group>& figure : figures) Add(std::string(figure.info.name), figure.info, group.*figure.value);
+  }
+  template <typename Group, std::size_t n>
+  void Add(const Group& group, const FigureFamily& family, const std::array<Figure<Group>, n>& figures) {
     for (const Figure<Group>& figure : figures) {
-      infos_.push_back(&figure.info);
-      values_.push_back(group.*figure.value);
+      Add(std::string(family.name) + "_" + std::string(figure.info.name), figure.info, group.*figure.value);
     }
   }
   void Add(const StoreFigures& store) {
@@ -54,27 +60,45 @@ class FigureRow {
 
   void WriteInfos(capnp::List<wire::FigureInfo>::Builder to) const {
     for (unsigned i = 0; i < to.size(); ++i) {
-      to[i].setName({infos_[i]->name.data(), infos_[i]->name.size()});  // literals: they end with a 0
-      to[i].setKind(infos_[i]->kind == FigureKind::kCounter ? wire::FigureKind::COUNTER : wire::FigureKind::GAUGE);
-      to[i].setUnit(UnitOf(infos_[i]->unit));
-      to[i].setHelp({infos_[i]->help.data(), infos_[i]->help.size()});
+      const FigureInfo& info = *rows_[i].info;
+      to[i].setName(TextOf(rows_[i].name));
+      to[i].setKind(info.kind == FigureKind::kCounter ? wire::FigureKind::COUNTER : wire::FigureKind::GAUGE);
+      to[i].setUnit(UnitOf(info.unit));
+      to[i].setHelp({info.help.data(), info.help.size()});  // a literal: it ends with a 0
     }
   }
   void WriteValues(capnp::List<std::uint64_t>::Builder to) const {
-    for (unsigned i = 0; i < to.size(); ++i) to.set(i, values_[i]);
+    for (unsigned i = 0; i < to.size(); ++i) to.set(i, rows_[i].value);
   }
-  [[nodiscard]] unsigned size() const { return static_cast<unsigned>(values_.size()); }
+  [[nodiscard]] unsigned size() const { return static_cast<unsigned>(rows_.size()); }
 
  private:
-  std::vector<const FigureInfo*> infos_;
-  std::vector<std::uint64_t> values_;
+  struct Row {
+    std::string name;
+    const FigureInfo* info;
+    std::uint64_t value;
+  };
+  void Add(std::string name, const FigureInfo& info, std::uint64_t value) { rows_.push_back({std::move(name), &info, value}); }
+  std::vector<Row> rows_;
 };
+
+void WriteHistogram(const TimeHistogram& from, std::string_view name, std::string_view help, wire::Histogram::Builder to) {
+  to.setName({name.data(), name.size()});  // literals
+  to.setHelp({help.data(), help.size()});
+  auto bounds = to.initBounds(static_cast<unsigned>(TimeHistogram::kBounds.size()));
+  for (unsigned i = 0; i < bounds.size(); ++i) bounds.set(i, static_cast<double>(TimeHistogram::kBounds[i]));
+  auto counts = to.initCounts(static_cast<unsigned>(from.counts.size()));
+  for (unsigned i = 0; i < counts.size(); ++i) counts.set(i, from.counts[i]);
+  to.setSum(static_cast<double>(from.sum_ms) / 1000.0);
+}
 
 std::size_t RowBytes(const StoreSpec& spec) {
   return kStoreRowBytes + spec.name.size() + spec.model.size() + spec.plan.keys.size() + spec.plan.values.size();
 }
 
-std::size_t RowBytes(const SequenceFigures& row) { return kRowBytes + row.store.size() + row.client.size() + row.label.size(); }
+std::size_t RowBytes(const SequenceFigures& row) {
+  return kRowBytes + row.store.size() + row.client.size() + row.label.size() + row.policy.size();
+}
 
 void WriteSequence(const SequenceFigures& from, wire::SequenceRow::Builder to) {
   to.setSequence(from.id);
@@ -86,6 +110,8 @@ void WriteSequence(const SequenceFigures& from, wire::SequenceRow::Builder to) {
   to.setPrefixHitTokens(from.prefix_hit_tokens);
   to.setMarks(from.marks);
   to.setReadOnly(from.read_only);
+  to.setPolicy(TextOf(from.policy));
+  to.setKeptTokens(from.kept_tokens);
 }
 
 /// Where a row stands in the order of StoreTable::stores.
@@ -161,8 +187,8 @@ void WriteCodec(const quantizers::UsedCodec& from, wire::StoredCodec::Builder to
 
 }  // namespace
 
-void WriteEvicted(const Result<EvictFigures>& evicted, wire::Outcome<wire::EvictReport>::Builder to) {
-  if (!evicted) return wire::WriteError(evicted.error(), to.initError());
+void WriteEvicted(Services& services, const Result<EvictFigures>& evicted, wire::Outcome<wire::EvictReport>::Builder to) {
+  if (!evicted) return WriteRefusal(services, evicted.error(), to.initError());
   auto ok = to.initOk();
   ok.setBlocks(evicted->blocks);
   ok.setBytes(evicted->bytes);
@@ -190,8 +216,16 @@ kj::Promise<void> AdminServer::stats(StatsContext context) {
     figures.Add(now.gauges, kServiceGauges);
     figures.Add(now.stores);
     figures.Add(now.counters, kServiceCounters);
+    figures.Add(now.refusals, kRefusalFamily, kRefusals);
+    figures.Add(now.room_refusals, kRoomRefusalFamily, kRoomRefusals);
+    figures.Add(now.lookup_ends, kLookupEndFamily, kLookupEnds);
     figures.WriteInfos(to.initFigures(figures.size()));
     figures.WriteValues(to.initValues(figures.size()));
+    auto histograms = to.initHistograms(static_cast<unsigned>(kBlockTimes.size()));
+    for (unsigned i = 0; i < histograms.size(); ++i) {
+      const auto& row = kBlockTimes[i];
+      WriteHistogram(now.times.*row.value, row.name, row.help, histograms[i]);
+    }
     return kj::READY_NOW;
   });
 }
@@ -254,7 +288,7 @@ kj::Promise<void> AdminServer::inspect(InspectContext context) {
     const auto params = context.getParams();
     auto sequence = services_.core.sequences.Find(params.getSequence());
     if (!sequence) {
-      wire::WriteError(sequence.error(), context.getResults().initError());
+      WriteRefusal(services_, sequence.error(), context.getResults().initError());
     } else {
       WriteDetail((*sequence)->Inspect(params.getFirstBlock(), kInspectBytes), context.getResults().initOk());
     }
@@ -271,7 +305,7 @@ kj::Promise<void> AdminServer::demote(DemoteContext context) {
                     {.sections = params.getPlanes(), .max_blocks = params.getMaxBlocks(), .dry_run = params.getDryRun()})
               : Result<DemoteFigures>(store.error());
     if (!demoted) {
-      wire::WriteError(demoted.error(), context.getResults().initError());
+      WriteRefusal(services_, demoted.error(), context.getResults().initError());
     } else {
       auto ok = context.getResults().initOk();
       ok.setBlocks(demoted->blocks);
@@ -286,7 +320,7 @@ kj::Promise<void> AdminServer::codecs(CodecsContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto store = services_.stores.Find(StringOf(context.getParams().getStore(), wire::MAX_IDENTITY_TEXT));
     if (!store) {
-      wire::WriteError(store.error(), context.getResults().initError());
+      WriteRefusal(services_, store.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
     const std::vector<quantizers::UsedCodec>& used = (*store)->plan()->used_codecs();
@@ -298,7 +332,7 @@ kj::Promise<void> AdminServer::codecs(CodecsContext context) {
 
 kj::Promise<void> AdminServer::drop(DropContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    WriteEvicted(services_.stores.Drop(StringOf(context.getParams().getStore(), wire::MAX_IDENTITY_TEXT)),
+    WriteEvicted(services_, services_.stores.Drop(StringOf(context.getParams().getStore(), wire::MAX_IDENTITY_TEXT)),
                  context.getResults());
     return kj::READY_NOW;
   });

@@ -15,7 +15,7 @@ struct DaemonFacts {
 };
 
 void WriteDaemonInfo(const DaemonFacts& facts, wire::DaemonInfo::Builder to);
-void WriteEvicted(const Result<EvictFigures>& evicted, wire::Outcome<wire::EvictReport>::Builder to);
+void WriteEvicted(Services& services, const Result<EvictFigures>& evicted, wire::Outcome<wire::EvictReport>::Builder to);
 
 /// Given to peers that may administer only (connection.cc). Loop thread; `services` outlives it.
 class AdminServer final : public wire::Admin::Server {
@@ -39,6 +39,10 @@ class AdminServer final : public wire::Admin::Server {
   kj::Promise<void> quotas(QuotasContext context) override;
   kj::Promise<void> snapshot(SnapshotContext context) override;
   kj::Promise<void> drain(DrainContext context) override;
+  kj::Promise<void> upgrade(UpgradeContext context) override;
+  // admin_watching.cc
+  kj::Promise<void> clients(ClientsContext context) override;
+  kj::Promise<void> watch(WatchContext context) override;
 
  private:
   Services& services_;

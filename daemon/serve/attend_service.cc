@@ -23,6 +23,13 @@ Result<quantizers::AttendRequest> RequestOf(const AttendCall& call) {
     return Invalid("sink logits: " + std::to_string(call.sink_floats) + " numbers for " + std::to_string(call.q.heads) +
                    " query heads");
   }
+  const std::uint32_t kv_heads = call.sequence->store().spec().kv_heads;
+  if (call.votes_floats % kv_heads != 0 || call.kept.words % kv_heads != 0) {
+    return Invalid("votes of " + std::to_string(call.votes_floats) + " numbers or a list of kept tokens of " +
+                   std::to_string(call.kept.words) + " words for " + std::to_string(kv_heads) + " KV heads");
+  }
+  quantizers::KeptTokens kept = call.kept.tokens;
+  kept.words = static_cast<std::size_t>(call.kept.words / kv_heads);
   return quantizers::AttendRequest{.layer = call.layer,
                                    .new_rows = call.new_tokens,
                                    .q = call.q,
@@ -31,7 +38,11 @@ Result<quantizers::AttendRequest> RequestOf(const AttendCall& call) {
                                    .sink_logits = call.sink_logits,
                                    .scale = call.scale,
                                    .softcap = call.softcap,
-                                   .window = call.window};
+                                   .window = call.window,
+                                   .kept = kept,
+                                   .from_end = call.from_end,
+                                   .votes = call.votes,
+                                   .votes_stride = static_cast<std::size_t>(call.votes_floats / kv_heads)};
 }
 
 AttendBatch& AttendService::Begin(std::size_t items) {
@@ -46,6 +57,10 @@ bool AttendService::Long(std::span<const AttendCall> calls) noexcept {
     const auto queries = static_cast<double>(call.q.tokens);
     double tokens = static_cast<double>(call.sequence->length()) + call.unnamed + call.new_tokens;
     if (call.window != 0) tokens = std::min(tokens, call.window + queries);
+    if (const auto& kept = call.kept.tokens; kept.window != 0 && kept.whole_below <= tokens) {
+      tokens = std::min(tokens, kept.window + static_cast<double>(kept.sinks) + queries);
+    }
+    if (call.votes != nullptr) tokens *= 2;  // keys are scored twice
     multiplications += tokens * queries * static_cast<double>(call.q.heads) * static_cast<double>(call.q.dim);
   }
   return multiplications > kShortMultiplications;

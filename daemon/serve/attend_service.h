@@ -15,6 +15,12 @@
 
 namespace kvant::daemon {
 
+/// A list of kept tokens as a message names it: `words` of all KV heads together.
+struct KeptWords {
+  quantizers::KeptTokens tokens;
+  std::uint64_t words = 0;
+};
+
 /// One layer of one sequence. Every place has been checked against its arena's mapping; what lies there is the client's affair.
 struct AttendCall {
   const Sequence* sequence = nullptr;
@@ -30,11 +36,15 @@ struct AttendCall {
   float scale = 0.0f;
   float softcap = 0.0f;
   std::uint32_t window = 0;
+  KeptWords kept = {};
+  std::uint32_t from_end = 0;  ///< as AttendRequest
+  float* votes = nullptr;      ///< room for [votes_floats]; null if not wanted
+  std::uint64_t votes_floats = 0;
   Result<void>* outcome = nullptr;  ///< set by AttendService::Run
 };
 
 /// What the call asks of its layer, for quantizers::MakeItem, which makes the other checks. kInvalidArgument if the room for
-/// lse or sink logits has another size than the queries need.
+/// lse or sink logits has another size than the queries need, or that for votes or kept tokens is no multiple of the KV heads.
 [[nodiscard]] Result<quantizers::AttendRequest> RequestOf(const AttendCall& call);
 
 /// One request's attention. `outcomes` has one per item of the request, `calls` those that are to run.

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include <capnp/rpc-twoparty.h>
@@ -13,6 +15,7 @@
 #include <kvant/kvant.capnp.h>
 
 #include "daemon/serve/admin_server.h"
+#include "daemon/serve/client_record.h"
 #include "daemon/serve/peer_calls.h"
 #include "daemon/serve/session.h"
 #include "protocol/message_memory.h"
@@ -20,11 +23,8 @@
 
 namespace kvant::daemon {
 
-/// Who is at the other end, by the kernel's word at the time it connected.
-struct Peer {
-  pid_t pid = 0;
-  uid_t uid = static_cast<uid_t>(-1);
-};
+/// Tells those who watch that something befell a client.
+void TellOfClient(Services& services, std::string_view kind, const ClientRecord& client);
 
 /// SO_PEERCRED of a unix stream socket. A peer that cannot be identified has a uid nobody has.
 Peer PeerOf(int socket) noexcept;
@@ -35,11 +35,11 @@ bool MayAdminister(const Peer& peer) noexcept;
 /// The bootstrap capability of one connection.
 class BootstrapServer final : public wire::Daemon::Server {
  public:
-  BootstrapServer(Services& services, const DaemonFacts& facts, const Peer& peer,
+  BootstrapServer(Services& services, const DaemonFacts& facts, std::shared_ptr<ClientRecord> record,
                   std::shared_ptr<wire::MessageMemory::Account> messages)
       : services_(services),
         facts_(facts),
-        peer_(peer),
+        record_(std::move(record)),
         arenas_(std::make_shared<ArenaAllowance>(services.arena_limit_bytes)),
         messages_(std::move(messages)) {}
 
@@ -53,7 +53,7 @@ class BootstrapServer final : public wire::Daemon::Server {
  private:
   Services& services_;
   const DaemonFacts facts_;
-  const Peer peer_;
+  const std::shared_ptr<ClientRecord> record_;
   const std::shared_ptr<ArenaAllowance> arenas_;  // of all sessions of this connection; shared with the arenas
   const std::shared_ptr<wire::MessageMemory::Account> messages_;
   std::weak_ptr<Session> session_;  // owned by the capability that hello answered; one at a time
@@ -62,7 +62,9 @@ class BootstrapServer final : public wire::Daemon::Server {
 /// Owned by the daemon's loop; destroying it closes the socket and the session.
 class Connection {
  public:
-  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts, const Peer& peer);
+  /// `number`: not given to another connection of this daemon.
+  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts, std::uint64_t number,
+             const Peer& peer);
   ~Connection() noexcept(false);
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -74,16 +76,19 @@ class Connection {
   /// time since the last call that is to count.
   [[nodiscard]] bool Hung(std::chrono::nanoseconds since_last, std::chrono::nanoseconds lease);
 
-  [[nodiscard]] const Peer& peer() const noexcept { return peer_; }
+  [[nodiscard]] const ClientRecord& record() const noexcept { return *record_; }
+  [[nodiscard]] const Peer& peer() const noexcept { return record_->peer; }
 
  private:
   using Account = std::shared_ptr<wire::MessageMemory::Account>;
-  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts, const Peer& peer,
+  using Record = std::shared_ptr<ClientRecord>;
+  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, const DaemonFacts& facts, const Record& record,
              const Account& messages);
-  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, kj::Own<BootstrapServer> bootstrap, const Peer& peer,
-             const Account& messages);
+  Connection(wire::EventLoop& loop, kj::AutoCloseFd socket, Services& services, kj::Own<BootstrapServer> bootstrap,
+             const Record& record, const Account& messages);
 
-  const Peer peer_;
+  Services& services_;
+  const Record record_;
   PeerCalls calls_;
   BootstrapServer& bootstrap_;  // kept by bootstrap_client_
   wire::Daemon::Client bootstrap_client_;
@@ -92,7 +97,6 @@ class Connection {
   capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc_;
 
   std::vector<std::uint64_t> heartbeats_;
-  std::chrono::nanoseconds silent_{0};  // time that counts since one of them moved
 };
 
 }  // namespace kvant::daemon

@@ -10,9 +10,11 @@ namespace kvant::daemon {
 void PeerCalls::Check(capnp::MessageReader& message) {
   using capnp::rpc::Message;
   const auto root = message.getRoot<Message>();
+  record_.last_call = std::chrono::steady_clock::now();
   switch (root.which()) {
     case Message::CALL:
       KJ_REQUIRE(root.getCall().getParams().getCapTable().size() == 0, "a call that brings capabilities");
+      ++record_.calls;
       [[fallthrough]];
     case Message::BOOTSTRAP:
       ++open_;

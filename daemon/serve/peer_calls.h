@@ -6,6 +6,7 @@
 
 #include <capnp/message.h>
 
+#include "daemon/serve/client_record.h"
 #include "protocol/message_memory.h"
 
 namespace kvant::daemon {
@@ -18,7 +19,9 @@ class PeerCalls {
   /// An answer that is not finished with, in Cap'n Proto's tables.
   static constexpr std::size_t kAnswerBytes = 512;
 
-  explicit PeerCalls(std::shared_ptr<wire::MessageMemory::Account> account) : account_(std::move(account)) {}
+  /// `record`, which outlives this, is told of each message.
+  PeerCalls(ClientRecord& record, std::shared_ptr<wire::MessageMemory::Account> account)
+      : record_(record), account_(std::move(account)) {}
   ~PeerCalls() { account_->Give(open_ * kAnswerBytes); }
   PeerCalls(const PeerCalls&) = delete;
   PeerCalls& operator=(const PeerCalls&) = delete;
@@ -27,6 +30,7 @@ class PeerCalls {
   void Check(capnp::MessageReader& message);
 
  private:
+  ClientRecord& record_;
   const std::shared_ptr<wire::MessageMemory::Account> account_;
   std::size_t open_ = 0;
 };

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/restore_job.h"
 #include "daemon/serve/session_messages.h"
 #include "protocol/wire.h"
@@ -83,7 +84,7 @@ kj::Promise<void> RestoreServer::offer(OfferContext context) {
     if (blocks.size() > wire::MAX_OFFERED) outcome = TooMany(blocks.size(), wire::MAX_OFFERED);
     if (outcome) outcome = OfferAll(*restoration_, *store, blocks, wanted);
     if (!outcome) {
-      wire::WriteError(outcome.error(), context.getResults().initError());
+      WriteRefusal(*session_, outcome.error(), context.getResults().initError());
     } else {
       context.getResults().setOk(kj::arrayPtr(wanted.data(), wanted.size()));
     }
@@ -93,7 +94,7 @@ kj::Promise<void> RestoreServer::offer(OfferContext context) {
 
 kj::Promise<void> RestoreServer::reserve(ReserveContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    wire::WriteStatus(restoration_ == nullptr ? Result<void>(Ended()) : restoration_->Reserve(), context.getResults());
+    WriteOutcome(*session_, restoration_ == nullptr ? Result<void>(Ended()) : restoration_->Reserve(), context.getResults());
     return kj::READY_NOW;
   });
 }
@@ -113,7 +114,7 @@ kj::Promise<void> RestoreServer::put(PutContext context) {
       numbers.push_back(payloads[i].getBlock());
     }
     if (!outcome) {
-      wire::WriteStatus(outcome, context.getResults());
+      WriteOutcome(*session_, outcome, context.getResults());
       return kj::READY_NOW;
     }
     auto job = std::make_shared<RestoreJob>(session_->Arenas(), restoration_, std::move(copies));
@@ -127,7 +128,7 @@ kj::Promise<void> RestoreServer::put(PutContext context) {
         if (job->outcome()) {
           for (const std::uint64_t number : numbers) restoration->Filled(number);
         }
-        wire::WriteStatus(job->outcome(), context.getResults());
+        WriteOutcome(*session_, job->outcome(), context.getResults());
       });
     });
     return session_->services().waiting_calls.Count(kj::mv(done));
@@ -140,10 +141,13 @@ kj::Promise<void> RestoreServer::commit(CommitContext context) {
                                            : putting_ != 0         ? Putting()
                                                                    : restoration_->Commit();
     if (!figures) {
-      wire::WriteError(figures.error(), context.getResults().initError());
+      WriteRefusal(*session_, figures.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
     restoration_ = nullptr;
+    session_->services().core.events.Tell("restored", {{"client", session_->client()},
+                                                       {"blocks", std::uint64_t{figures->restored}},
+                                                       {"present", std::uint64_t{figures->present}}});
     auto ok = context.getResults().initOk();
     ok.setRestored(figures->restored);
     ok.setPresent(figures->present);

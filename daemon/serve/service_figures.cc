@@ -19,6 +19,7 @@ ServiceFigures FiguresOf(const Services& services) {
       .budget_bytes = services.core.budget.limit(),
       .metadata_bytes = services.core.budget.metadata_bytes(),
       .opening_bytes = 0,
+      .evicted_record_bytes = services.core.history.evicted.bytes(),
       .tenants = services.stores.tenants().size(),
       .pinned_blocks = services.stores.pins().blocks(),
       .pinned_bytes = services.stores.pins().bytes(),
@@ -31,8 +32,15 @@ ServiceFigures FiguresOf(const Services& services) {
     gauges.arena_bytes += session->arena_bytes();
   }
   const StoreFigures stores = services.stores.Totals();
-  gauges.opening_bytes = services.core.budget.used() - stores.used_bytes;
-  return {.gauges = gauges, .stores = stores, .counters = services.counters};
+  gauges.opening_bytes = services.core.budget.used() - stores.used_bytes - gauges.evicted_record_bytes;
+  const History& history = services.core.history;
+  return {.gauges = gauges,
+          .stores = stores,
+          .counters = services.counters,
+          .refusals = services.refusals,
+          .room_refusals = history.room_refusals,
+          .lookup_ends = history.lookup_ends,
+          .times = history.times};
 }
 
 std::vector<NamedStoreFigures> LargestStores(const Services& services, std::size_t most) {

@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "daemon/serve/refusals.h"
 #include "daemon/store/figure.h"
+#include "daemon/store/history.h"
 #include "daemon/store/stats.h"
 
 namespace kvant::daemon {
@@ -17,6 +19,7 @@ struct ServiceGauges {
   std::uint64_t budget_bytes = 0;
   std::uint64_t metadata_bytes = 0;
   std::uint64_t opening_bytes = 0;
+  std::uint64_t evicted_record_bytes = 0;
   std::uint64_t tenants = 0;
   std::uint64_t pinned_blocks = 0;
   std::uint64_t pinned_bytes = 0;
@@ -35,6 +38,9 @@ inline constexpr auto kServiceGauges = DescribeFigures<ServiceGauges>({
     {&ServiceGauges::opening_bytes,
      {"opening_bytes", FigureKind::kGauge, FigureUnit::kBytes,
       "charged to the budget beside used_bytes: specs and records of stores that are being opened"}},
+    {&ServiceGauges::evicted_record_bytes,
+     {"evicted_record_bytes", FigureKind::kGauge, FigureUnit::kBytes,
+      "charged to the budget, too: what remembers blocks that were evicted"}},
     {&ServiceGauges::tenants,
      {"tenants", FigureKind::kGauge, FigureUnit::kCount, "parties that have connected or have a quota"}},
     {&ServiceGauges::pinned_blocks,
@@ -50,10 +56,9 @@ inline constexpr auto kServiceGauges = DescribeFigures<ServiceGauges>({
 /// Counted over all sessions since the daemon began.
 struct ServiceCounters {
   std::uint64_t attend_calls = 0;
+  std::uint64_t accepted_connections = 0;
+  std::uint64_t broken_connections = 0;
   std::uint64_t dropped_clients = 0;
-  std::uint64_t refused_connections = 0;
-  std::uint64_t refused_hellos = 0;
-  std::uint64_t refused_admins = 0;
   std::uint64_t refused_foreign_sequences = 0;
   std::uint64_t room_steps = 0;
   std::uint64_t room_failures = 0;
@@ -63,18 +68,16 @@ struct ServiceCounters {
 inline constexpr auto kServiceCounters = DescribeFigures<ServiceCounters>({
     {&ServiceCounters::attend_calls,
      {"attend_calls", FigureKind::kCounter, FigureUnit::kCount, "attention over one layer of one sequence, computed here"}},
+    {&ServiceCounters::accepted_connections,
+     {"accepted_connections", FigureKind::kCounter, FigureUnit::kCount, "clients and operators that have connected"}},
+    {&ServiceCounters::broken_connections,
+     {"broken_connections", FigureKind::kCounter, FigureUnit::kCount,
+      "of those, connections that ended over a damaged message, or one that no client sends"}},
     {&ServiceCounters::dropped_clients,
      {"dropped_clients", FigureKind::kCounter, FigureUnit::kCount, "clients that hung until their lease ran out"}},
-    {&ServiceCounters::refused_connections,
-     {"refused_connections", FigureKind::kCounter, FigureUnit::kCount,
-      "connections beyond the limit, or for which descriptors or memory lacked"}},
-    {&ServiceCounters::refused_hellos,
-     {"refused_hellos", FigureKind::kCounter, FigureUnit::kCount, "clients of another version, or of a daemon that has ended"}},
-    {&ServiceCounters::refused_admins,
-     {"refused_admins", FigureKind::kCounter, FigureUnit::kCount, "peers that asked to administer and may not"}},
     {&ServiceCounters::refused_foreign_sequences,
      {"refused_foreign_sequences", FigureKind::kCounter, FigureUnit::kCount,
-      "calls that named a live sequence of another tenant"}},
+      "calls that named a live sequence of another tenant; they are told that it is not there"}},
     {&ServiceCounters::room_steps,
      {"room_steps", FigureKind::kCounter, FigureUnit::kCount,
       "looks at expired blocks, pins and free room; one that stands still is a fault"}},
@@ -92,6 +95,10 @@ struct ServiceFigures {
   ServiceGauges gauges;
   StoreFigures stores;  ///< summed
   ServiceCounters counters;
+  Refusals refusals;
+  RoomRefusals room_refusals;
+  LookupEnds lookup_ends;
+  BlockTimes times;
 };
 
 struct NamedStoreFigures {

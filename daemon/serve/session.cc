@@ -17,12 +17,14 @@ Error EndingError(std::string_view operation) {
 }
 
 Session::Session(Services& services, std::string client, std::shared_ptr<ArenaAllowance> arenas,
-                 std::shared_ptr<wire::MessageMemory::Account> messages, std::shared_ptr<Tenant> tenant)
+                 std::shared_ptr<wire::MessageMemory::Account> messages, std::shared_ptr<Tenant> tenant,
+                 std::shared_ptr<ClientRecord> record)
     : services_(services),
       arena_allowance_(std::move(arenas)),
       messages_(std::move(messages)),
       client_(std::move(client)),
-      tenant_(std::move(tenant)) {
+      tenant_(std::move(tenant)),
+      record_(std::move(record)) {
   services_.sessions.insert(this);
 }
 
@@ -76,6 +78,12 @@ void Session::CancelJobs() noexcept {
   for (const auto& weak : jobs_) {
     if (const auto job = weak.lock()) job->Cancel();
   }
+}
+
+std::uint64_t Session::leases() const noexcept {
+  std::uint64_t blocks = 0;
+  for (const auto& [id, own] : sequences_) blocks += own.sequence->sealed_blocks();
+  return blocks;
 }
 
 std::vector<std::uint64_t> Session::Heartbeats() const {
@@ -153,6 +161,7 @@ SequenceConfig Session::ConfigOf(const NewSequence& options) const {
           .max_step_tokens = options.max_step_tokens,
           .client = client_,
           .label = options.label,
+          .policy = options.policy,
           .want_state = options.want_state,
           .priority = options.priority};
 }

@@ -20,6 +20,8 @@
 
 #include "daemon/memory/arena.h"
 #include "daemon/serve/attend_service.h"
+#include "daemon/serve/client_record.h"
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/service_figures.h"
 #include "daemon/serve/store_openings.h"
 #include "daemon/serve/tenant_names.h"
@@ -54,13 +56,16 @@ struct Services {
   const std::uint64_t arena_limit_bytes;  ///< of one connection
   const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   ServiceCounters counters;
-  std::set<Session*> sessions;  ///< sessions enter and leave by themselves
-  WaitingCalls waiting_calls;   ///< of all sessions
+  Refusals refusals{};
+  std::set<Session*> sessions;                                             ///< sessions enter and leave by themselves
+  std::map<std::uint64_t, std::shared_ptr<const ClientRecord>> clients{};  ///< by connection; these enter and leave, too
+  WaitingCalls waiting_calls;                                              ///< of all sessions
   std::shared_ptr<wire::MessageMemory> message_memory =
       std::make_shared<wire::MessageMemory>(kMessageBytes);  ///< of all connections
   bool draining = false;                                     ///< calls that would have to wait are refused
   TenantNames tenant_names{};
-  std::function<void()> drain = nullptr;  ///< begins to end the daemon; null: this one cannot be asked to
+  std::function<void()> drain = nullptr;    ///< begins to end the daemon; null: this one cannot be asked to
+  std::function<void()> upgrade = nullptr;  ///< begins to hand over to a successor; null: this one has none
 };
 
 enum class Placement : std::uint8_t { kService, kLocal };
@@ -79,6 +84,7 @@ struct NewSequence {
   std::uint32_t recent_tokens = 0;
   std::uint32_t max_step_tokens = 0;
   std::string label;
+  std::string policy{};
   bool want_state = false;
   std::uint32_t priority = 0;
 };
@@ -101,8 +107,10 @@ class Session {
  public:
   /// `arenas`: what this connection's arenas may take, those of earlier sessions that still live included.
   /// `messages`: of the connection; null: nobody counts. `tenant`: whose stores it opens.
+  /// `record`: of the connection; null: nobody is told.
   Session(Services& services, std::string client, std::shared_ptr<ArenaAllowance> arenas,
-          std::shared_ptr<wire::MessageMemory::Account> messages, std::shared_ptr<Tenant> tenant);
+          std::shared_ptr<wire::MessageMemory::Account> messages, std::shared_ptr<Tenant> tenant,
+          std::shared_ptr<ClientRecord> record = nullptr);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -113,6 +121,7 @@ class Session {
   [[nodiscard]] bool closed() const noexcept { return closed_; }
   [[nodiscard]] const std::string& client() const noexcept { return client_; }
   [[nodiscard]] const Tenant& tenant() const noexcept { return *tenant_; }
+  [[nodiscard]] ClientRecord* record() const noexcept { return record_.get(); }
 
   struct MadeArena {
     std::uint32_t number = 0;
@@ -123,6 +132,10 @@ class Session {
   [[nodiscard]] Result<std::shared_ptr<const Arena>> FindArena(std::uint32_t number) const;
   [[nodiscard]] std::uint64_t arena_bytes() const noexcept { return arena_allowance_->bytes.arena_bytes(); }
   [[nodiscard]] std::size_t arenas() const noexcept { return arenas_.size(); }
+  [[nodiscard]] std::size_t stores() const noexcept { return stores_.size(); }
+  [[nodiscard]] std::size_t sequences() const noexcept { return sequences_.size() + readers_.size(); }
+  /// Blocks that its sequences hold; one that two of them hold counts twice.
+  [[nodiscard]] std::uint64_t leases() const noexcept;
   /// For a job to keep mapped while it uses places there.
   [[nodiscard]] std::vector<std::shared_ptr<const Arena>> Arenas() const;
   /// Hands `job` to LongAttention; `done` is called on the loop thread when it has ended, which is soon once this session is
@@ -209,6 +222,7 @@ class Session {
   const std::shared_ptr<wire::MessageMemory::Account> messages_;
   const std::string client_;
   const std::shared_ptr<Tenant> tenant_;
+  const std::shared_ptr<ClientRecord> record_;
   std::uint32_t next_number_ = 1;  // of arenas and stores; never reused
   std::map<std::uint32_t, std::shared_ptr<const Arena>> arenas_;
   // An open store stays as long as the store table keeps it: one that must make room for another really goes.

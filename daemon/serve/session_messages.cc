@@ -3,6 +3,7 @@
 #include <span>
 #include <string>
 
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/rpc_handler.h"
 #include "protocol/digest.h"
 #include "protocol/wire.h"
@@ -37,6 +38,21 @@ Result<std::span<float>> ReadFloats(const Session& session, std::string_view wha
   auto place = (*arena)->CheckRange(what, range.offset, range.bytes, alignof(float));
   if (!place) return place.error();
   return std::span<float>(reinterpret_cast<float*>(*place), range.bytes / sizeof(float));
+}
+
+Result<KeptWords> ReadKept(const Session& session, wire::KeptTokens::Reader from) {
+  KeptWords kept;
+  kept.tokens = {.window = from.getWindow(), .sinks = from.getSinks(), .whole_below = from.getWholeBelow()};
+  if (!from.hasBits()) return kept;
+  const RangePlace range = ReadRange(from.getBits());
+  auto arena = session.FindArena(range.arena);
+  if (!arena) return Error{arena.error().code, "attend: kept tokens: " + arena.error().message};
+  auto place = (*arena)->CheckRange("attend: kept tokens", range.offset, range.bytes, alignof(std::uint64_t));
+  if (!place) return place.error();
+  kept.tokens.bits = reinterpret_cast<const std::uint64_t*>(*place);
+  kept.tokens.end = from.getEnd();
+  kept.words = range.bytes / sizeof(std::uint64_t);
+  return kept;
 }
 
 void WriteBlock(SlotRef slot, std::uint64_t generation, wire::BlockRef::Builder to) {
@@ -87,6 +103,7 @@ Result<NewSequence> ReadOptions(wire::SequenceOptions::Reader from) {
                  "priority " + std::to_string(options.priority) + ": 0 to " + std::to_string(kMaxPriority) + " are possible"};
   }
   options.label = StringOf(from.getLabel(), wire::MAX_LABEL_TEXT);
+  options.policy = StringOf(from.getPolicy(), wire::MAX_LABEL_TEXT);
   return options;
 }
 
@@ -104,6 +121,7 @@ Result<AttendCall> ReadAttend(const Session& session, wire::AttendItem::Reader f
   call.scale = from.getScale();
   call.softcap = from.getSoftcap();
   call.window = from.getWindow();
+  call.from_end = from.getFromEnd();
   auto q = ReadTensor(session, "attend: q", from.getQ());
   if (!q) return q.error();
   call.q = AsConst(*q);
@@ -121,6 +139,17 @@ Result<AttendCall> ReadAttend(const Session& session, wire::AttendItem::Reader f
     if (!sinks) return sinks.error();
     call.sink_logits = sinks->data();
     call.sink_floats = sinks->size();
+  }
+  if (from.hasKept()) {
+    auto kept = ReadKept(session, from.getKept());
+    if (!kept) return kept.error();
+    call.kept = *kept;
+  }
+  if (from.hasVotes()) {
+    auto votes = ReadFloats(session, "attend: votes", from.getVotes());
+    if (!votes) return votes.error();
+    call.votes = votes->data();
+    call.votes_floats = votes->size();
   }
   return call;
 }
@@ -150,9 +179,10 @@ void WriteState(const Sequence& sequence, BlockRange told, wire::SequenceState::
   if (told.end != 0) WriteTable(sequence, told, to.initTable());
 }
 
-void WriteAdvanced(const Sequence* sequence, const Result<Advanced>& result, BlockRange told, wire::Advanced::Builder to) {
+void WriteAdvanced(Session& session, const Sequence* sequence, const Result<Advanced>& result, BlockRange told,
+                   wire::Advanced::Builder to) {
   if (!result) {
-    wire::WriteError(result.error(), to.initStatus().initError());
+    WriteRefusal(session, result.error(), to.initStatus().initError());
     if (sequence != nullptr) {
       to.setLength(sequence->length());
       to.setSwitchedBlocks(static_cast<std::uint32_t>(sequence->switched_blocks()));
@@ -162,7 +192,7 @@ void WriteAdvanced(const Sequence* sequence, const Result<Advanced>& result, Blo
   to.setLength(result->length);
   to.setSwitchedBlocks(static_cast<std::uint32_t>(result->switched_blocks));
   if (result->seal_error) {
-    wire::WriteError(*result->seal_error, to.initStatus().initError());
+    WriteRefusal(session, *result->seal_error, to.initStatus().initError());
   } else {
     to.initStatus().setOk();
   }

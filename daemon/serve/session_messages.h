@@ -27,7 +27,8 @@ namespace kvant::daemon {
 /// `told`: the blocks that go with it (Session::TellAllBlocks).
 void WriteState(const Sequence& sequence, BlockRange told, wire::SequenceState::Builder to);
 /// `sequence` is null if the session has none of that id (any more); then `result` says why.
-void WriteAdvanced(const Sequence* sequence, const Result<Advanced>& result, BlockRange told, wire::Advanced::Builder to);
+void WriteAdvanced(Session& session, const Sequence* sequence, const Result<Advanced>& result, BlockRange told,
+                   wire::Advanced::Builder to);
 void WriteStore(const Session::NumberedStore& opened, wire::StoreOpened::Builder to);
 
 }  // namespace kvant::daemon

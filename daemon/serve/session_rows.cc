@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "daemon/serve/copy_job.h"
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/session_messages.h"
 #include "daemon/serve/session_server.h"
 #include "protocol/wire.h"
@@ -34,7 +35,7 @@ Result<std::shared_ptr<CopyJob>> MakeJob(const Session& session, wire::Session::
 }
 
 kj::Promise<void> Answer(CopyCall& call, const Result<void>& outcome) {
-  wire::WriteStatus(outcome, call.context.getResults());
+  WriteOutcome(*call.session, outcome, call.context.getResults());
   return kj::READY_NOW;
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/session_messages.h"
 #include "daemon/serve/slab_server.h"
 #include "protocol/wire.h"
@@ -34,7 +35,7 @@ Sequence* FindAny(const Session& session, std::uint64_t id) {
 template <typename Results>
 void AnswerWithState(Session& session, const Result<UsableSequence>& own, const Result<void>& changed, Results results) {
   if (!changed) {
-    wire::WriteError(changed.error(), results.initError());
+    WriteRefusal(session, changed.error(), results.initError());
   } else {
     WriteState(*own->sequence, session.TellAllBlocks(own->sequence->id()), results.initOk());
   }
@@ -56,7 +57,7 @@ kj::Promise<void> SessionServer::createArena(CreateArenaContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     auto made = session_->CreateArena(context.getParams().getBytes());
     if (!made) {
-      wire::WriteError(made.error(), context.getResults().initError());
+      WriteRefusal(*session_, made.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
     auto ok = context.getResults().initOk();
@@ -72,7 +73,7 @@ kj::Promise<void> SessionServer::openStore(OpenStoreContext context) {
     const auto from = context.getParams().getSpec();
     auto spec = wire::ReadStoreSpec(from);
     if (!spec) {
-      wire::WriteError(spec.error(), context.getResults().initError());
+      WriteRefusal(*session_, spec.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
     auto pair = kj::newPromiseAndFulfiller<void>();
@@ -83,10 +84,10 @@ kj::Promise<void> SessionServer::openStore(OpenStoreContext context) {
                          *result = std::move(opened);
                          (*fulfiller)->fulfill();
                        });
-    return Waits(pair.promise.then([result, context]() mutable {
+    return Waits(pair.promise.then([session = session_, result, context]() mutable {
       RunHandler([&] {
         if (const auto& opened = **result; !opened) {
-          wire::WriteError(opened.error(), context.getResults().initError());
+          WriteRefusal(*session, opened.error(), context.getResults().initError());
         } else {
           WriteStore(*opened, context.getResults().initOk());
         }
@@ -99,7 +100,7 @@ kj::Promise<void> SessionServer::slabs(SlabsContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     auto store = session_->FindStore(context.getParams().getStore());
     if (!store) {
-      wire::WriteError(store.error(), context.getResults().initError());
+      WriteRefusal(*session_, store.error(), context.getResults().initError());
       return kj::READY_NOW;
     }
     WriteSlabs((*store)->slabs(context.getParams().getFrom()), [this] { return session_->CountCapability(); },
@@ -118,7 +119,7 @@ kj::Promise<void> SessionServer::openSequence(OpenSequenceContext context) {
       auto sequence = options ? session->Open(params.getStore(), ReadTokens(params.getTokens()), *options)
                               : Result<Sequence*>(options.error());
       if (!sequence) {
-        wire::WriteError(sequence.error(), context.getResults().initError());
+        WriteRefusal(*session, sequence.error(), context.getResults().initError());
       } else {
         WriteState(**sequence, session->TellAllBlocks((*sequence)->id()), context.getResults().initOk());
       }
@@ -145,7 +146,7 @@ kj::Promise<void> SessionServer::fork(ForkContext context) {
       auto sequence = options ? session->Fork(params.getStore(), params.getSource(), params.getLength(), *options)
                               : Result<Sequence*>(options.error());
       if (!sequence) {
-        wire::WriteError(sequence.error(), context.getResults().initError());
+        WriteRefusal(*session, sequence.error(), context.getResults().initError());
       } else {
         WriteState(**sequence, session->TellAllBlocks((*sequence)->id()), context.getResults().initOk());
       }
@@ -158,7 +159,7 @@ kj::Promise<void> SessionServer::read(ReadContext context) {
     return InOrder(context.getParams().getSource(), CallNeeds::kOrder, [session = session_, context]() mutable {
       auto reader = session->Read(context.getParams().getStore(), context.getParams().getSource());
       if (!reader) {
-        wire::WriteError(reader.error(), context.getResults().initError());
+        WriteRefusal(*session, reader.error(), context.getResults().initError());
         return;
       }
       auto ok = context.getResults().initOk();
@@ -172,7 +173,9 @@ kj::Promise<void> SessionServer::close(CloseContext context) {
   return RunHandler([&] {
     const std::uint64_t id = context.getParams().getSequence();
     return Waits(order_->Run({id}, CallNeeds::kOrder, [session = session_, id, context]() mutable {
-      auto answer = [session, id, context]() mutable { wire::WriteStatus(session->CloseSequence(id), context.getResults()); };
+      auto answer = [session, id, context]() mutable {
+        WriteOutcome(*session, session->CloseSequence(id), context.getResults());
+      };
       auto own = session->Own(id);
       if (!own) {  // a reader, or nothing of this session's
         answer();
@@ -203,7 +206,7 @@ kj::Promise<void> SessionServer::mark(MarkContext context) {
       auto own = session->Own(context.getParams().getSequence());
       auto marked = own ? own->sequence->SetMark() : Result<std::uint64_t>(own.error());
       if (!marked) {
-        wire::WriteError(marked.error(), context.getResults().initError());
+        WriteRefusal(*session, marked.error(), context.getResults().initError());
       } else {
         context.getResults().initOk().setLength(*marked);
       }

@@ -1,6 +1,7 @@
 // The calls of wire::Session that copy blocks out of a store and into one.
 #include <utility>
 
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/restore_server.h"
 #include "daemon/serve/session_server.h"
 #include "daemon/serve/snapshot_server.h"
@@ -13,8 +14,12 @@ kj::Promise<void> SessionServer::snapshot(SnapshotContext context) {
     auto store = session_->FindStore(context.getParams().getStore());
     auto blocks = store ? LeaseForSnapshot(session_->services(), *store, context.getParams().getSequence())
                         : Result<std::unique_ptr<const LeasedBlocks>>(store.error());
+    if (blocks) {
+      session_->services().core.events.Tell("snapshot_begun",
+                                            {{"store", (*store)->name()}, {"sequence", context.getParams().getSequence()}});
+    }
     if (!blocks) {
-      wire::WriteError(blocks.error(), context.getResults().initError());
+      WriteRefusal(*session_, blocks.error(), context.getResults().initError());
     } else {
       context.getResults().setOk(kj::heap<SnapshotServer>(*std::move(blocks), session_->messages()));
     }
@@ -25,7 +30,7 @@ kj::Promise<void> SessionServer::snapshot(SnapshotContext context) {
 kj::Promise<void> SessionServer::restore(RestoreContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     if (session_->services().draining) {
-      wire::WriteError(EndingError("restore"), context.getResults().initError());
+      WriteRefusal(*session_, EndingError("restore"), context.getResults().initError());
     } else {
       context.getResults().setOk(kj::heap<RestoreServer>(session_));
     }

@@ -2,6 +2,7 @@
 #include <memory>
 #include <utility>
 
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/session_messages.h"
 #include "daemon/serve/session_server.h"
 #include "daemon/serve/state_job.h"
@@ -12,8 +13,8 @@ namespace {
 
 using PutStateContext = capnp::CallContext<wire::Session::PutStateParams, wire::Status>;
 
-kj::Promise<void> Answer(PutStateContext& context, const Result<void>& outcome) {
-  wire::WriteStatus(outcome, context.getResults());
+kj::Promise<void> Answer(Session& session, PutStateContext& context, const Result<void>& outcome) {
+  WriteOutcome(session, outcome, context.getResults());
   return kj::READY_NOW;
 }
 
@@ -33,10 +34,10 @@ Result<std::shared_ptr<StateJob>> MakeJob(const Session& session, wire::Session:
 }
 
 kj::Promise<void> Put(const std::shared_ptr<Session>& session, PutStateContext context) {
-  if (session->services().draining) return Answer(context, EndingError("put state"));
+  if (session->services().draining) return Answer(*session, context, EndingError("put state"));
   auto job = MakeJob(*session, context.getParams());
-  if (!job) return Answer(context, job.error());
-  if (*job == nullptr) return Answer(context, {});
+  if (!job) return Answer(*session, context, job.error());
+  if (*job == nullptr) return Answer(*session, context, {});
   auto pair = kj::newPromiseAndFulfiller<void>();
   auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
   session->Submit(*job, [fulfiller] { (*fulfiller)->fulfill(); });
@@ -51,7 +52,7 @@ kj::Promise<void> Put(const std::shared_ptr<Session>& session, PutStateContext c
           outcome = own.error();
         }
       }
-      return Answer(context, outcome);
+      return Answer(*session, context, outcome);
     });
   });
 }
@@ -73,13 +74,13 @@ kj::Promise<void> SessionServer::getState(GetStateContext context) {
       const std::uint64_t id = context.getParams().getSequence();
       auto own = session->Own(id);
       if (!own) {
-        wire::WriteError(own.error(), context.getResults().initError());
+        WriteRefusal(*session, own.error(), context.getResults().initError());
         return;
       }
       const auto newest = own->sequence->NewestState();
       if (!newest) {
         const Error none{ErrorCode::kNotFound, "sequence " + std::to_string(id) + " holds no state"};
-        wire::WriteError(none, context.getResults().initError());
+        WriteRefusal(*session, none, context.getResults().initError());
         return;
       }
       auto ok = context.getResults().initOk();

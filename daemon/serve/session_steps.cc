@@ -9,6 +9,7 @@
 
 #include "daemon/serve/attend_job.h"
 #include "daemon/serve/attend_service.h"
+#include "daemon/serve/refusals.h"
 #include "daemon/serve/session_messages.h"
 #include "daemon/serve/session_server.h"
 #include "protocol/wire.h"
@@ -44,12 +45,12 @@ AttendBatch& ReadBatch(Session& session, capnp::List<wire::AttendItem>::Reader i
 }
 
 template <typename Context>
-void WriteOutcomes(std::span<const Result<void>> outcomes, Context context) {
+void WriteOutcomes(Session& session, std::span<const Result<void>> outcomes, Context context) {
   // Room for successes; Cap'n Proto would clear 8 KiB. Errors get a segment of their own.
   constexpr std::uint64_t kWordsOfSuccess = 2;
   const capnp::MessageSize hint{4 + kWordsOfSuccess * outcomes.size(), 0};
   auto list = context.getResults(hint).initOutcomes(static_cast<unsigned>(outcomes.size()));
-  for (unsigned i = 0; i < list.size(); ++i) wire::WriteStatus(outcomes[i], list[i]);
+  for (unsigned i = 0; i < list.size(); ++i) WriteOutcome(session, outcomes[i], list[i]);
 }
 
 using AttendContext = capnp::CallContext<wire::Session::AttendParams, wire::Session::AttendResults>;
@@ -83,7 +84,7 @@ kj::Promise<void> FinishLong(LongAttend call, const AttendJob& job) {
     outcome = next ? again->Add(item.index, item.sequence, *next) : Result<void>(next.error());
   }
   if (again == nullptr) {
-    WriteOutcomes(call.outcomes, call.context);
+    WriteOutcomes(session, call.outcomes, call.context);
     return kj::READY_NOW;
   }
   --call.repetitions_left;
@@ -107,12 +108,12 @@ kj::Promise<void> RunAttend(const std::shared_ptr<Session>& session, CallOrder& 
   AttendBatch& batch = ReadBatch(*session, items);
   if (!AttendService::Long(batch.calls)) {
     services.attend.Run(batch.calls);
-    WriteOutcomes(batch.outcomes, context);
+    WriteOutcomes(*session, batch.outcomes, context);
     return kj::READY_NOW;
   }
   if (services.draining) {
     for (const AttendCall& each : batch.calls) *each.outcome = EndingError("attend");
-    WriteOutcomes(batch.outcomes, context);
+    WriteOutcomes(*session, batch.outcomes, context);
     return kj::READY_NOW;
   }
   LongAttend call{session, context, batch.outcomes};
@@ -130,9 +131,9 @@ kj::Promise<void> RunAttend(const std::shared_ptr<Session>& session, CallOrder& 
 void AnswerAdvance(Session& session, std::uint64_t id, const Result<Advanced>& result, wire::Advanced::Builder to) {
   auto own = session.Own(id);
   if (!own) {
-    WriteAdvanced(nullptr, result ? Result<Advanced>(own.error()) : result, {}, to);
+    WriteAdvanced(session, nullptr, result ? Result<Advanced>(own.error()) : result, {}, to);
   } else {
-    WriteAdvanced(own->sequence, result, result ? session.TellNewBlocks(id) : BlockRange{}, to);
+    WriteAdvanced(session, own->sequence, result, result ? session.TellNewBlocks(id) : BlockRange{}, to);
     const Store& store = own->sequence->store();
     if (store.key_means().unfit_heads() > 0 && session.TellWarning(store)) to.setWarning(TextOf(store.key_means().Warning()));
   }
@@ -169,6 +170,7 @@ kj::Promise<void> RunAdvance(const std::shared_ptr<Session>& session, AdvanceCon
       answers->Put(i, own.error());
       continue;
     }
+    if (items[i].getKeptTokens() != 0) own->sequence->NoteKept(items[i].getKeptTokens());
     const SealWait wait = items[i].getWaitSealed() ? SealWait::kDue : SealWait::kSwitched;
     own->sequence->Advance(ReadTokens(items[i].getTokens()), wait,
                            [answers, i](Result<Advanced> answer) { answers->Put(i, std::move(answer)); });
@@ -189,7 +191,7 @@ kj::Promise<void> RunRelease(const std::shared_ptr<Session>& session, ReleaseCon
   const std::uint64_t id = context.getParams().getSequence();
   auto own = session->Own(id);
   if (!own) {
-    WriteAdvanced(nullptr, own.error(), {}, context.getResults());
+    WriteAdvanced(*session, nullptr, own.error(), {}, context.getResults());
     return kj::READY_NOW;
   }
   auto pair = kj::newPromiseAndFulfiller<void>();

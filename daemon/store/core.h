@@ -9,7 +9,9 @@
 #include "daemon/memory/budget.h"
 #include "daemon/memory/job_runner.h"
 #include "daemon/memory/keeper.h"
+#include "daemon/store/event_stream.h"
 #include "daemon/store/eviction_order.h"
+#include "daemon/store/history.h"
 #include "daemon/store/sequence_table.h"
 #include "quantizers/registry.h"
 
@@ -27,6 +29,8 @@ struct Core {
 
   SequenceTable sequences{boot_token};
   EvictionOrder eviction{};  ///< of the blocks of all stores
+  History history{};
+  EventStream events{};      ///< for operators who watch
   std::uint64_t ttl_ms = 0;  ///< blocks that nobody uses so long go; 0: they stay. A store may have another
 
   /// One step towards `bytes` of room in the daemon's budget: gives back warm slots, or evicts the block of all stores that the

@@ -60,6 +60,7 @@ Result<std::uint64_t> Store::Demote(Block& block, std::size_t sections) {
   codes.payload_bytes = payload_bytes;
   codes.sections = static_cast<std::uint8_t>(sections);
   CountLost(block, true);
+  TellOfBlock("block_demoted", block);
   return std::uint64_t{pool_.Trim(codes.slot, SlotBytes(payload_bytes))};
 }
 

@@ -39,6 +39,14 @@ constexpr std::array<Figure<Group>, n> DescribeFigures(const Figure<Group> (&row
   return table;
 }
 
+/// Counters of one meaning, told apart by a label: the name of a row is the label's value. `kvantctl stats` shows NAME_VALUE,
+/// metrics kvant_NAME_total{LABEL="VALUE"}.
+struct FigureFamily {
+  std::string_view name;
+  std::string_view label;
+  std::string_view help;  ///< of all of them
+};
+
 /// sum += part, number by number.
 template <typename Group, std::size_t n>
 void AddFigures(Group& sum, const Group& part, const std::array<Figure<Group>, n>& figures) {

@@ -66,6 +66,7 @@ Block* PrefixIndex::Insert(std::unique_ptr<Block> block) {
   raw->index = this;
   order_.CountBlock();
   NoteTime(*raw);
+  raw->retention.sealed_ms = order_.now_ms;
   order_.policy().Inserted(*raw, order_.blocks());
   if (Block* parent = raw->parent; parent != nullptr) {
     if (parent->first_child == nullptr && parent->leases == 0) UpdateEvictable(*parent, false);

@@ -34,6 +34,8 @@ SequenceFigures Reader::Figures() const {
   figures.store = store_->name();
   figures.client = client_;
   figures.label = "reader of " + std::to_string(source_id_);
+  figures.policy.clear();  // the owner's choice, not the reader's
+  figures.kept_tokens = figures.length;
   figures.read_only = true;
   return figures;
 }

@@ -20,6 +20,7 @@ inline constexpr std::uint32_t kMaxPriority = 3;
 struct Retention {
   std::uint64_t last_use = 0;     ///< as EvictionOrder counts: larger is later
   std::uint64_t last_use_ms = 0;  ///< EvictionOrder::now_ms at that use
+  std::uint64_t sealed_ms = 0;    ///< EvictionOrder::now_ms when the block came to its index
   Rank rank{};                    ///< while it may go
   std::uint64_t weight = 0;       ///< the policy's own number
   std::uint8_t uses = 0;          ///< how often it was found since it was sealed; policies may count down

@@ -102,7 +102,7 @@ Result<std::unique_ptr<Sequence>> Sequence::Make(std::shared_ptr<Store> store, s
   for (Block* block : blocks) {
     held = sequence->Lease(*block);
     if (!held) break;
-    sequence->store_->index().NoteUse(*block, config.priority);
+    sequence->store_->NoteUse(*block, config.priority);
   }
   Result<Charge> charge = sequence->store_->TakeRecord(ChargeKind::kSequenceRecord, record_bytes, "a sequence");
   if (!blocks.empty()) sequence->store_->index().DropLease(*blocks.back());
@@ -115,11 +115,7 @@ Result<std::unique_ptr<Sequence>> Sequence::Make(std::shared_ptr<Store> store, s
 Result<std::unique_ptr<Sequence>> Sequence::Open(std::shared_ptr<Store> store, std::span<const std::uint32_t> tokens,
                                                  TailView tail, const SequenceConfig& config) {
   const std::uint32_t block_tokens = store->spec().block_tokens;
-  std::vector<Block*> prefix = store->index().LongestPrefix(store->identity(), tokens, block_tokens);
-  for (std::size_t i = 0; i < prefix.size(); ++i) {
-    if (!store->Whole(*prefix[i])) prefix.resize(i);
-  }
-  while (config.want_state && !prefix.empty() && prefix.back()->state == nullptr) prefix.pop_back();
+  const std::vector<Block*> prefix = store->LookUp(tokens, config.want_state);
   Result<std::unique_ptr<Sequence>> sequence = Make(store, prefix, std::move(tail), config);
   if (!sequence) return sequence;
   (*sequence)->progress_.Start(prefix.size() * block_tokens, prefix.size());
@@ -273,6 +269,8 @@ SequenceFigures Sequence::Figures() const {
           .sealed_tokens = tail_first_position(),
           .prefix_hit_tokens = prefix_hit_tokens_,
           .marks = marks().size(),
+          .policy = config_.policy,
+          .kept_tokens = std::min(length(), kept_tokens_.value_or(length())),
           .read_only = false};
 }
 

@@ -30,8 +30,9 @@ struct SealJob;
 struct SequenceConfig {
   std::uint32_t recent_tokens = 64;
   std::uint32_t max_step_tokens = 512;
-  std::string client;  ///< shown to operators
-  std::string label;   ///< shown to operators
+  std::string client;    ///< shown to operators
+  std::string label;     ///< shown to operators
+  std::string policy{};  ///< which tokens its owner attends: shown to operators
   /// Open: the longest sealed prefix at whose end a state stands.
   bool want_state = false;
   /// Of the blocks that it finds and seals, 0..kMaxPriority: the larger, the longer they stay once nobody uses them
@@ -157,6 +158,9 @@ class Sequence {
   /// The state behind most tokens; none if there is none.
   [[nodiscard]] std::optional<StateAt> NewestState() const;
 
+  /// What the owner says of its policy: how many tokens it attends.
+  void NoteKept(std::uint64_t tokens) noexcept { kept_tokens_ = tokens; }
+
   [[nodiscard]] SequenceFigures Figures() const;
   /// Lists sealed blocks from number `first_block` on and verifies their checksums, which reads them: about `most_bytes` of
   /// them, at least one.
@@ -210,6 +214,7 @@ class Sequence {
   quantizers::Progress progress_;
   std::uint64_t prefix_hit_tokens_ = 0;
   std::uint64_t rewrites_ = 0;
+  std::optional<std::uint64_t> kept_tokens_;                          // nothing heard: all
   std::vector<std::uint32_t> tail_tokens_;                            // of positions [tail_first_position, length)
   std::deque<std::unique_ptr<Seal>> seals_;                           // of blocks blocks_.size(), +1, ...
   std::map<std::uint64_t, std::shared_ptr<const StateSlot>> states_;  // by block, of blocks that are not sealed

@@ -90,7 +90,7 @@ bool Sequence::StartSeal(Seal& seal) {
     const Block* parent = blocks_.empty() ? nullptr : blocks_.back();
     if (Block* existing = store_->FindWhole(parent, seal.chain, tokens); existing != nullptr) {
       if (Result<void> held = Lease(*existing); !held) return no_room(held.error());
-      store_->index().NoteUse(*existing, config_.priority);
+      store_->NoteUse(*existing, config_.priority);
       ++store_->counters().deduplicated_blocks;
       seals_.pop_front();  // it is the front: seals_[0] is block blocks_.size()
       return true;

@@ -82,6 +82,7 @@ struct Counters {
   std::uint64_t deduplicated_blocks = 0;
   std::uint64_t evicted_blocks = 0;
   std::uint64_t expired_blocks = 0;
+  std::uint64_t evicted_then_wanted_blocks = 0;
   std::uint64_t demoted_blocks = 0;
   std::uint64_t bytes_copied = 0;
   std::uint64_t store_full_errors = 0;
@@ -103,6 +104,9 @@ inline constexpr auto kCounters = DescribeFigures<Counters>({
     {&Counters::expired_blocks,
      {"expired_blocks", FigureKind::kCounter, FigureUnit::kCount,
       "of those, blocks that nobody had used for their time to live"}},
+    {&Counters::evicted_then_wanted_blocks,
+     {"evicted_then_wanted_blocks", FigureKind::kCounter, FigureUnit::kCount,
+      "blocks that a sequence looked for after they had been evicted: what a larger budget would have kept"}},
     {&Counters::demoted_blocks,
      {"demoted_blocks", FigureKind::kCounter, FigureUnit::kCount,
       "times that a block was cut down to fewer planes of its codes"}},
@@ -134,6 +138,8 @@ struct SequenceFigures {
   std::uint64_t sealed_tokens = 0;  ///< that attention reads as codes
   std::uint64_t prefix_hit_tokens = 0;
   std::uint64_t marks = 0;
+  std::string policy;             ///< as it was opened with; empty: all
+  std::uint64_t kept_tokens = 0;  ///< that its owner attends, by what it said last
   bool read_only = false;
 };
 

@@ -63,9 +63,11 @@ Result<std::shared_ptr<Store>> Store::Create(Core& core, std::shared_ptr<const q
     charge.Merge(std::move(*more));
   }
   const std::size_t least = charge.bytes() + LeastBytes(*plan);
-  if (least > whole.limit()) {
+  const std::size_t beside = core.history.evicted.bytes();  // as long as the daemon runs
+  if (least > whole.limit() || least + beside > core.budget.limit()) {
     return Error{ErrorCode::kStoreFull, what + ": one block needs " + std::to_string(least) +
-                                            " bytes with its records, the whole budget is " + std::to_string(whole.limit())};
+                                            " bytes with its records, the whole budget is " + std::to_string(whole.limit()) +
+                                            ", of which " + std::to_string(beside) + " remember what was evicted"};
   }
   // Private constructor: make_shared cannot reach it.
   std::shared_ptr<Store> store(new Store(core, std::move(plan), std::move(charge), std::move(tenant)));
@@ -194,7 +196,10 @@ std::uint64_t Store::SlotBytesOf(const Block& block) const noexcept {
 Result<Charge> Store::TakeRecord(ChargeKind kind, std::size_t bytes, std::string_view what) {
   for (;;) {
     Result<Charge> charge = budget_->Take(kind, bytes, what);
-    if (charge || !MakeRoom(bytes)) return charge;
+    if (charge) return charge;
+    if (MakeRoom(bytes)) continue;
+    NoteNoRoom(bytes);
+    return charge;
   }
 }
 
@@ -203,7 +208,10 @@ Result<SlotRef> Store::AllocateSlot(std::uint64_t slot_bytes) {
     Result<SlotRef> slot = pool_.Allocate(slot_bytes);
     UpdateOrder();
     if (slot || slot.error().code != ErrorCode::kStoreFull) return slot;
-    if (!MakeRoom(BlockPool::LeastBytes(slot_bytes))) return slot;
+    const std::size_t bytes = BlockPool::LeastBytes(slot_bytes);
+    if (MakeRoom(bytes)) continue;
+    NoteNoRoom(bytes);
+    return slot;
   }
 }
 
@@ -263,8 +271,8 @@ Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type, std::s
 }
 
 void Store::Evict(Block& block) {
+  NoteEviction(block);
   TakeOut(block);
-  ++counters_.evicted_blocks;
 }
 
 void Store::TakeOut(Block& block) {
@@ -436,6 +444,7 @@ Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uin
   block->retention.priority = static_cast<std::uint8_t>(priority);
   Block* linked = store_->index_.Insert(std::move(block));
   ++store_->counters_.sealed_blocks;
+  store_->TellOfBlock("block_sealed", *linked);
   store_ = nullptr;
   return linked;
 }

@@ -140,6 +140,11 @@ class Store : public std::enable_shared_from_this<Store> {
   /// counted. Otherwise nobody finds the block and what follows it any more, and its memory is free, or will be when pins and
   /// snapshots that hold it let go. A state that is not whole goes alone.
   bool Whole(Block& block);
+  /// The blocks that a new sequence of these tokens begins with: the longest prefix that is whole, or with `want_state` the
+  /// longest at whose end a state stands. How it ended is counted.
+  [[nodiscard]] std::vector<Block*> LookUp(std::span<const std::uint32_t> tokens, bool want_state);
+  /// PrefixIndex::NoteUse, for whoever found the block so.
+  void NoteUse(Block& block, std::uint32_t priority);
   /// What Whole answers true to from now on: somebody else has looked.
   void NoteWhole(Block& block) noexcept;
   /// PrefixIndex::Find, for whoever takes the block.
@@ -171,6 +176,8 @@ class Store : public std::enable_shared_from_this<Store> {
 
   // ---- for the store table
 
+  /// Tells those who watch.
+  void TellOfStore(std::string_view kind) const;
   static constexpr std::size_t kMaxNames = 16;
   /// The last one last.
   [[nodiscard]] const std::vector<std::string>& names() const noexcept { return names_; }
@@ -199,6 +206,10 @@ class Store : public std::enable_shared_from_this<Store> {
   /// anybody's. False if there is nothing to give.
   bool MakeRoom(std::size_t bytes);
   bool MakeOwnRoom(std::size_t bytes);
+  std::uint64_t NoteMissed(std::span<Block* const> found, std::span<const std::uint32_t> tokens);
+  void NoteEviction(const Block& block);
+  void TellOfBlock(std::string_view kind, const Block& block) const;
+  void NoteNoRoom(std::size_t bytes);
   Result<SlotRef> AllocateSlot(std::uint64_t slot_bytes);
   void FreeSlots(const std::vector<BlockPart>& parts);
   void TakeOut(Block& block);

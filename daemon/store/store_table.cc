@@ -73,6 +73,7 @@ Result<OpenedStore> StoreTable::Adopt(const std::shared_ptr<Tenant>& tenant, con
     if (!store) return store.error();
     entry = tenant->stores.emplace((*store)->identity(), *store).first;
     ApplyRules(**store);
+    (*store)->TellOfStore("store_opened");
   }
   for (const protocol::Digest& forgotten : entry->second->AddSpelling(spelling)) tenant->spellings.erase(forgotten);
   tenant->spellings[spelling] = entry->second.get();
@@ -101,7 +102,9 @@ Result<Charge> StoreTable::TakeRecord(Tenant& tenant, ChargeKind kind, std::size
     Result<Charge> charge = tenant.budget->Take(kind, bytes, what);
     if (charge) return charge;
     const bool quota = tenant.budget->own_available() < bytes;
-    if (!MakeRoom(quota ? tenant.scope : core_.eviction.all, bytes)) return charge;
+    if (MakeRoom(quota ? tenant.scope : core_.eviction.all, bytes)) continue;
+    ++(quota ? core_.history.room_refusals.tenant_quota : core_.history.room_refusals.budget);
+    return charge;
   }
 }
 
@@ -138,6 +141,7 @@ void StoreTable::Erase(const std::shared_ptr<Store>& store) {
   for (const std::string& name : store->names()) tenant.labels.erase(name);
   for (const protocol::Digest& spelling : store->spellings()) tenant.spellings.erase(spelling);
   AddFigures(dropped_, store->counters(), kCounters);
+  store->TellOfStore("store_dropped");
   store->MarkDropped();
   tenant.stores.erase(store->identity());
 }

@@ -12,7 +12,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("kvant::wire");
 
-const protocolVersion :UInt32 = 10;
+const protocolVersion :UInt32 = 11;
 # Raised with every change that a peer of the version before would misunderstand. Added fields and methods do not raise it.
 
 const maxFdsPerMessage :UInt32 = 8;
@@ -249,6 +249,7 @@ struct SequenceOptions {
   label @3 :Text;             # shown to operators; maxLabelText
   tail @4 :Tail;
   wantState @5 :Bool;         # openSequence: the longest sealed prefix at whose end a state stands
+  policy @7 :Text;            # which tokens its owner attends, shown to operators; maxLabelText
   priority @6 :UInt8;         # 0 to 3: how much longer than others' the blocks stay that it finds and seals, once nobody uses them
 }
 
@@ -275,6 +276,15 @@ struct SequenceState {
   table @4 :BlockTable;        # with local placement: all of those; else empty
 }
 
+struct KeptTokens {
+  # Which of the tokens that a query would see take part: all, but for what its fields hide. A token keeps its position.
+  window @0 :UInt32;          # not 0: only so many newest ones, the query's own included, and the first `sinks`
+  sinks @1 :UInt32;
+  wholeBelow @2 :UInt32;      # queries at positions below this have no such window
+  bits @3 :Range;             # 64-bit words [kv_heads, words], 8-byte aligned: token p of a head is hidden if p < end and bit p % 64 of its
+  end @4 :UInt64;             # word p / 64 is clear. Absent: no list. Any bits will do; they are read while the call lasts
+}
+
 struct AttendItem {
   # out = softmax(scale * q K^T + mask) V. The queries stand at positions length .. length + q.tokens. With newTokens = n, the
   # n rows behind the sequence's length must be written in this layer's tail, and query t sees those up to its own position
@@ -293,6 +303,11 @@ struct AttendItem {
   softcap @8 :Float32;        # 0: off
   window @9 :UInt32;          # tokens; 0: unlimited
   unnamed @10 :UInt32;
+  kept @11 :KeptTokens;       # absent: everything takes part
+  votes @12 :Range;           # f32 [kv_heads, tokens], up to the last query's own at least: each number grows by the softmax weights that
+                              # this call's queries give the token, summed over the head's group. Needs lse; absent if not wanted
+  fromEnd @13 :UInt32;        # not 0: the queries are those of tokens of the sequence, the first of them so many before its end;
+                              # newTokens is 0 then and q.tokens at most fromEnd
 }
 
 struct AdvanceItem {
@@ -301,6 +316,7 @@ struct AdvanceItem {
                               # empty
   waitSealed @2 :Bool;        # answer when every block that is due is encoded, and list those too (local placement: ask when a
                               # block falls due, use it when it switches: one call per block)
+  keptTokens @3 :UInt64;      # how many tokens its owner attends then, mean over layers and KV heads: shown to operators
 }
 
 struct Advanced {
@@ -546,6 +562,8 @@ struct SequenceRow {
   prefixHitTokens @6 :UInt64;
   marks @7 :UInt64;
   readOnly @8 :Bool;
+  policy @9 :Text;            # as it was opened with
+  keptTokens @10 :UInt64;     # that its owner attends, as it said last
 }
 
 struct SequencePage {
@@ -571,10 +589,20 @@ struct SequenceDetail {
   tailCapacityTokens @4 :UInt64;
 }
 
+struct Histogram {
+  # How often something took how long.
+  name @0 :Text;              # snake_case, ends with _seconds
+  help @1 :Text;              # one line for operators
+  bounds @2 :List(Float64);   # seconds, ascending
+  counts @3 :List(UInt64);    # one more than bounds: of what took so long at most and longer than the bound before; the rest
+  sum @4 :Float64;            # seconds, of all
+}
+
 struct StatsReport {
   daemon @0 :DaemonInfo;
   figures @1 :List(FigureInfo);
   values @2 :List(UInt64);    # one per figure, in their order
+  histograms @3 :List(Histogram);
 }
 
 struct StoredCodec {
@@ -638,6 +666,52 @@ struct Quota {
   usedBytes @4 :UInt64;       # answered
 }
 
+struct ClientRow {
+  # A connection, of an engine or an operator.
+  connection @0 :UInt64;
+  pid @1 :UInt64;
+  uid @2 :UInt32;
+  tenant @3 :Text;            # whose stores its session opens; empty without a session
+  name @4 :Text;              # as it said at hello
+  admin @5 :Bool;             # it was given Admin
+  connectedMs @6 :UInt64;     # so long ago
+  idleMs @7 :UInt64;          # since its last message
+  calls @8 :UInt64;
+  refused @9 :UInt64;         # of the session's calls
+  stores @10 :UInt64;         # open ones
+  sequences @11 :UInt64;      # readers included
+  leases @12 :UInt64;         # blocks that they hold
+  arenas @13 :UInt64;
+  arenaBytes @14 :UInt64;
+  silentMs @15 :UInt64;       # since one of its heartbeats moved; at DaemonInfo.leaseMs it is dropped
+}
+
+struct ClientPage {
+  rows @0 :List(ClientRow);
+  next @1 :UInt64;            # ask from this connection for the next page; 0 after the last
+}
+
+struct EventField {
+  name @0 :Text;
+  union {
+    number @1 :UInt64;
+    text @2 :Text;            # shortened beyond 256 bytes
+  }
+}
+
+struct Event {
+  number @0 :UInt64;          # ascending
+  timeMs @1 :UInt64;          # since 1970
+  kind @2 :Text;
+  fields @3 :List(EventField);
+}
+
+interface EventWatch {
+  take @0 (most :UInt32) -> (events :List(Event), lost :UInt64);
+  # Those that have not been taken yet, oldest first; at once, there may be none. lost: so many came after these while nobody took
+  # and too many waited.
+}
+
 interface Admin {
   # Lists come in pages of about 256 KiB, however many rows there are and however long their texts: no answer outgrows what a
   # client reads, and the daemon serves others between two pages. What is opened or closed meanwhile may be missed; what lives
@@ -677,4 +751,11 @@ interface Admin {
   # As Session.snapshot. The store by name or identity, as in drop; empty: the one that the sequence is of.
   drain @16 () -> ();
   # Ends the daemon as SIGTERM does: once the calls that wait are answered.
+  clients @17 (from :UInt64) -> (page :ClientPage);
+  # Connections with numbers >= from, ascending.
+  watch @18 () -> Outcome(EventWatch);
+  # What happens from now on. unavailable if too many watch already.
+  upgrade @19 () -> Status;
+  # Hands over to a new process of the program that lies at the daemon's path now: stores stay, connections end. unsupported where
+  # nobody holds the memory (--holder off).
 }

@@ -42,6 +42,11 @@ Result<DurableFile> DurableFile::Create(const std::string& target) {
   if (name.empty() || name == "." || name == "..") return Error{ErrorCode::kInvalidArgument, what + ": no file name"};
   protocol::UniqueFd folder_fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!folder_fd.valid()) return protocol::SystemError(what + ": open folder " + folder, errno);
+  // A rename would put a file in the place of a device, a pipe or a link.
+  struct stat present {};
+  if (::fstatat(folder_fd.get(), name.c_str(), &present, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISREG(present.st_mode)) {
+    return Error{ErrorCode::kInvalidArgument, what + ": what is there is no regular file, and stays"};
+  }
   const std::string partial = "." + name + ".kvant-partial";
   for (;;) {
     protocol::UniqueFd fd(::openat(folder_fd.get(), partial.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));

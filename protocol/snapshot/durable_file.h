@@ -14,7 +14,8 @@ namespace kvant::snapshot {
 /// what a killed process left is taken over by the next that writes the same target. Movable. One thread.
 class DurableFile {
  public:
-  /// kUnavailable if another process writes that target now, kSystem names the folder and errno.
+  /// kUnavailable if another process writes that target now, kInvalidArgument if the target is there and no regular file,
+  /// kSystem names the folder and errno.
   static Result<DurableFile> Create(const std::string& target);
   DurableFile(DurableFile&&) noexcept = default;
   DurableFile& operator=(DurableFile&&) = delete;

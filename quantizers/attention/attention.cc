@@ -30,6 +30,7 @@ class AttentionScratch {
   std::atomic<std::size_t> raw_taken{0};
   std::atomic<std::size_t> taken{0};
   std::atomic<std::size_t> merges_taken{0};
+  std::atomic<std::size_t> votes_taken{0};
 };
 
 namespace {
@@ -77,6 +78,15 @@ struct Call {
     }
   }
 
+  void Vote(std::size_t thread) {
+    const kernels::TileScope tiles;
+    while (!Pause()) {
+      const std::size_t i = scratch->votes_taken.fetch_add(1, std::memory_order_relaxed);
+      if (i >= scratch->units.votes.size()) return;
+      Vote(scratch->units.votes[i], thread);
+    }
+  }
+
   void TurnKeys() {
     while (!Pause()) {
       const std::size_t i = scratch->turns_taken.fetch_add(1, std::memory_order_relaxed);
@@ -98,6 +108,24 @@ struct Call {
     Partial partial = View(item, unit, unit.whole ? buffers.partial.Floats() : scratch->partials.Floats() + unit.partial);
     Tile(items, scratch->units, scratch->keys, unit, buffers, scratch->partials.Floats(), true).Attend(partial, warm, next);
     if (unit.whole) Finish(item, unit, buffers, partial);
+  }
+
+  /// Tile after tile, so that additions have one order.
+  void Vote(const VoteUnit& vote, std::size_t thread) {
+    ThreadBuffers& buffers = scratch->threads[thread];
+    TileRun unit{.members = vote.member,
+                 .head = vote.head,
+                 .block_begin = vote.block_begin,
+                 .block_end = vote.block_end,
+                 .raw = vote.raw};
+    const AttendItem& item = ItemOf(unit);
+    const std::size_t queries = item.query.q.tokens * GroupSize(item);
+    unit.per_item = static_cast<std::uint32_t>(queries);
+    for (; unit.first < queries; unit.first += kMaxQueries) {
+      unit.count = std::min(kMaxQueries, queries - unit.first);
+      Partial partial = View(item, unit, buffers.partial.Floats());
+      Tile(items, scratch->units, scratch->keys, unit, buffers, nullptr, false).Vote(partial);
+    }
   }
 
   void MergeTile(std::size_t index, std::size_t thread) {
@@ -145,13 +173,15 @@ void Attention::Begin(std::span<const AttendItem> items) {
   scratch_->partials.Reserve(units.partial_floats * sizeof(float));
   scratch_->items = items;
   scratch_->wave = 0;
-  for (auto* taken : {&scratch_->turns_taken, &scratch_->raw_taken, &scratch_->taken, &scratch_->merges_taken}) *taken = 0;
+  for (auto* taken :
+       {&scratch_->turns_taken, &scratch_->raw_taken, &scratch_->taken, &scratch_->merges_taken, &scratch_->votes_taken})
+    *taken = 0;
 }
 
 bool Attention::Continue(const std::function<bool()>& pause) { return Work(&pause); }
 
 /// Keys before RoPE are turned first. Then wave after wave: raw rows, from which the other units learn what is negligible,
-/// those, and merges last.
+/// those, and merges last. Votes need all weights' sums.
 bool Attention::Work(const std::function<bool()>* pause) {
   const Units& units = scratch_->units;
   Call call{scratch_.get(), pause};
@@ -172,6 +202,7 @@ bool Attention::Work(const std::function<bool()>* pause) {
   const Task raws = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->AttendRaws(thread); };
   const Task blocks = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->AttendUnits(thread); };
   const Task merges = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->MergeTiles(thread); };
+  const Task votes = [](void* context, std::size_t, std::size_t thread) { static_cast<Call*>(context)->Vote(thread); };
   if (!all(scratch_->keys.jobs(), scratch_->turns_taken, turns)) return false;
   for (; scratch_->wave < units.waves.size(); ++scratch_->wave) {
     const Wave& wave = call.wave();
@@ -184,7 +215,7 @@ bool Attention::Work(const std::function<bool()>* pause) {
     scratch_->taken = wave.units_end;
     scratch_->merges_taken = wave.split_end;
   }
-  return true;
+  return all(units.votes.size(), scratch_->votes_taken, votes);
 }
 
 }  // namespace kvant::quantizers

@@ -11,6 +11,7 @@
 
 #include <kvant/tensor.h>
 
+#include "quantizers/attention/kept.h"
 #include "quantizers/plan.h"
 
 namespace kvant::quantizers {
@@ -36,6 +37,7 @@ struct CachedLayer {
   std::span<const RawRows> raw;              ///< in position order, disjoint
   /// Sections (Plan::sections) that block i's payload still has, at least 1; empty: every block has all.
   std::span<const std::uint8_t> sections = {};
+  KeptTokens kept = {};  ///< which of all these take part
 };
 
 /// The queries of `tokens` new tokens at positions [first_position, first_position + tokens).
@@ -50,6 +52,10 @@ struct Query {
   float scale = 0.0f;        ///< multiplies q.k
   float softcap = 0.0f;      ///< 0: off; else logit = softcap * tanh(logit / softcap), before masking and sinks
   std::uint32_t window = 0;  ///< 0: unlimited
+  /// KV head h, position p: votes[h * votes_stride + p] grows by the weights that the group's queries give that token, summed;
+  /// null if not wanted. Needs lse. A query whose lse is not finite gives none.
+  float* votes = nullptr;
+  std::size_t votes_stride = 0;  ///< at least the position behind the last query's
   /// Set to 1 if a number of `out` or `lse` is not finite: a query that holds NaN, a product beyond f32, a value beyond out's
   /// type. Null: nobody asks. One per item; written by whichever thread finishes such a row.
   std::uint8_t* not_finite = nullptr;

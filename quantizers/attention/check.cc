@@ -29,6 +29,22 @@ Result<void> CheckTensors(const Query& query, const StoreSpec& spec) {
   return {};
 }
 
+/// The list's length; what it says may be anything. And room for votes.
+Result<void> CheckTokens(const AttendItem& item, std::uint64_t end) {
+  const KeptTokens& kept = item.cache.kept;
+  if (kept.bits != nullptr && kept.words < KeptTokens::WordsOf(kept.end)) {
+    return Invalid("a list of kept tokens has " + std::to_string(kept.words) + " words per KV head, " +
+                   std::to_string(kept.end) + " tokens need " + std::to_string(KeptTokens::WordsOf(kept.end)));
+  }
+  if (item.query.votes == nullptr) return {};
+  if (item.query.lse == nullptr) return Invalid("votes without lse");
+  if (item.query.votes_stride < end) {
+    return Invalid("votes have room for " + std::to_string(item.query.votes_stride) + " tokens per KV head, " +
+                   std::to_string(end) + " get some");
+  }
+  return {};
+}
+
 Result<void> CheckNumbers(const Query& query) {
   if (!std::isfinite(query.scale)) return Invalid("scale " + std::to_string(query.scale) + " is not finite");
   if (!std::isfinite(query.softcap) || query.softcap < 0) {
@@ -78,9 +94,11 @@ Result<void> CheckItem(const AttendItem& item) {
   if (item.query.q.tokens > std::numeric_limits<std::uint64_t>::max() - item.query.first_position) {
     return Invalid("first_position " + std::to_string(item.query.first_position) + " overflows");
   }
+  const std::uint64_t end = item.query.first_position + item.query.q.tokens;
+  if (auto ok = CheckTokens(item, end); !ok) return ok;
   const bool gap = std::ranges::find(item.cache.blocks, nullptr) != item.cache.blocks.end();
   if (gap) return Invalid("a block has no data");
-  return CheckCoverage(item.cache, plan.spec(), item.query.first_position + item.query.q.tokens);
+  return CheckCoverage(item.cache, plan.spec(), end);
 }
 
 }  // namespace kvant::quantizers

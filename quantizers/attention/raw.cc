@@ -6,8 +6,9 @@
 
 namespace kvant::quantizers {
 
-void Tile::AttendRaw(std::size_t index, const Range& seen, Partial& partial) {
+void Tile::AttendRaw(std::size_t index, Partial& partial) {
   const RawRows& raw = cache_.raw[index];
+  const Range& seen = seen_.positions();
   const Range rows{std::max(raw.first_position, seen.begin), std::min(raw.first_position + raw.count, seen.end)};
   for (std::uint64_t begin = rows.begin; begin < rows.end; begin += kChunkTokens) {
     const Range chunk{begin, std::min<std::uint64_t>(rows.end, begin + kChunkTokens)};
@@ -16,7 +17,9 @@ void Tile::AttendRaw(std::size_t index, const Range& seen, Partial& partial) {
     bool any = false;
     for (std::size_t i = 0; i < unit_.count; ++i) {
       float* logits = buffers_.logits.Floats() + i * kChunkTokens;
-      if (!PrepareSoftmax(i, chunk, /*mask_raw=*/false, logits, partial, partial.raw_sum)) continue;
+      Cap(i, logits, length);
+      Mask(i, chunk, /*mask_raw=*/false, logits);
+      if (!NewMaximum(i, logits, length, partial, partial.raw_sum)) continue;
       partial.raw_sum[i] += kernels::ExpShifted(logits, length, partial.max[i]);
       any = true;
     }

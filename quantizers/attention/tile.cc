@@ -1,5 +1,6 @@
 #include "quantizers/attention/tile.h"
 
+#include <bit>
 #include <cfloat>
 #include <cmath>
 
@@ -15,8 +16,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kScoreShare = 0.40f;
 constexpr float kSoftmaxShare = 0.18f;
 constexpr float kAccumulateShare = 0.42f;
-
-std::size_t ChunkBlocks(const StoreSpec& spec) { return std::max<std::size_t>(1, kChunkTokens / spec.block_tokens); }
 
 }  // namespace
 
@@ -42,6 +41,7 @@ Tile::Tile(std::span<const AttendItem> items, const Units& units, const TurnedKe
       members_(&units.members[unit.members]),
       unit_(unit),
       cache_(items[members_->item].cache),
+      seen_(items[members_->item], unit),
       codecs_(cache_.plan->codecs(cache_.layer, unit.head)),
       key_place_(cache_.plan->place(cache_.layer, unit.head, Side::kKeys)),
       value_place_(cache_.plan->place(cache_.layer, unit.head, Side::kValues)),
@@ -81,27 +81,36 @@ bool Tile::Negligible(std::size_t i, float weight, const Partial& partial) const
 
 void Tile::Attend(Partial& partial, bool warm, const TileRun* next) {
   partial.Clear(unit_.count, acc_floats_, spec_.head_dim);
-  const bool blocks = unit_.block_begin < unit_.block_end;
-  if (blocks && !warm) {
-    const ConstBlockView first = Keys(unit_.block_begin);
+  Chunk chunk = seen_.Next(unit_.block_begin);
+  if (chunk.count != 0 && !warm) {
+    const ConstBlockView first = Keys(chunk.blocks[0]);
     for (std::size_t p = 0; p < first.parts; ++p) {
       for (std::size_t at = 0; at < key_place_.bytes[p]; at += 64) __builtin_prefetch(first.part[p] + at, 0, 2);
     }
   }
   LoadQueries(partial);
-  const Range seen = TileVisible();
   if (unit_.raw) {
-    for (std::size_t i = 0; i < cache_.raw.size(); ++i) AttendRaw(i, seen, partial);
+    for (std::size_t i = 0; i < cache_.raw.size(); ++i) AttendRaw(i, partial);
   }
-  if (blocks) {
-    codecs_.keys->Prepare({.head = unit_.head,
-                           .queries = buffers_.queries.Floats(),
-                           .query_stride = spec_.head_dim,
-                           .n = unit_.count,
-                           .prepared = buffers_.prepared.data(),
-                           .scratch = buffers_.scratch.data()});
-    AttendBlocks(seen, partial, warm, next);
+  if (chunk.count == 0) return;
+  Prepare();
+  sparse_ = false;
+  while (chunk.count != 0) {
+    const Chunk after = seen_.Next(chunk.end);
+    PlanPrefetch(chunk, after, next, warm);
+    AttendChunk(chunk, partial);
+    warm = true;
+    chunk = after;
   }
+}
+
+void Tile::Prepare() {
+  codecs_.keys->Prepare({.head = unit_.head,
+                         .queries = buffers_.queries.Floats(),
+                         .query_stride = spec_.head_dim,
+                         .n = unit_.count,
+                         .prepared = buffers_.prepared.data(),
+                         .scratch = buffers_.scratch.data()});
 }
 
 /// Codecs round queries to integers, so one with NaN or infinity is replaced by zeros, and the NaN put into its sum comes out.
@@ -123,45 +132,59 @@ void Tile::LoadQueries(Partial& partial) {
   }
 }
 
-/// Positions that any query of the tile sees. Queries of several items see all of the tile's blocks.
-Range Tile::TileVisible() const {
-  if (unit_.count > unit_.per_item) return Visible(ItemOf(0).query, Token(0));
-  return {Visible(ItemOf(0).query, Token(0)).begin, Visible(ItemOf(0).query, Token(unit_.count - 1)).end};
-}
-
-/// Sets the logits of positions that this query does not see, or that raw rows cover, to -infinity.
-void Tile::Mask(const Range& chunk, const Range& visible, bool mask_raw, float* logits) const {
+/// Sets the logits of positions to -infinity that query i does not see, that are not kept, or that raw rows cover.
+void Tile::Mask(std::size_t i, const Range& positions, bool mask_raw, float* logits) const {
   const auto hide = [&](std::uint64_t begin, std::uint64_t end) {
-    begin = std::max(begin, chunk.begin);
-    end = std::min(end, chunk.end);
-    if (begin < end) std::fill(logits + (begin - chunk.begin), logits + (end - chunk.begin), -kInfinity);
+    begin = std::max(begin, positions.begin);
+    end = std::min(end, positions.end);
+    if (begin < end) std::fill(logits + (begin - positions.begin), logits + (end - positions.begin), -kInfinity);
   };
-  hide(chunk.begin, visible.begin);
-  hide(visible.end, chunk.end);
+  const Query& query = ItemOf(i).query;
+  const Range visible = Visible(query, Token(i));
+  hide(positions.begin, visible.begin);
+  hide(visible.end, positions.end);
+  const Range gap = cache_.kept.Gap(query.first_position + Token(i));
+  hide(gap.begin, gap.end);
+  if (cache_.kept.bits != nullptr) MaskDropped(positions, logits);
   if (!mask_raw) return;
   for (const RawRows& raw : cache_.raw) hide(raw.first_position, raw.first_position + raw.count);
 }
 
-/// True if raw rows cover all of the range.
-bool Tile::RawCovers(Range range) const {
-  for (const RawRows& raw : cache_.raw) {
-    if (raw.first_position <= range.begin && raw.first_position + raw.count > range.begin) {
-      range.begin = raw.first_position + raw.count;
-      if (range.empty()) return true;
+/// Most words have few tokens or all, so that those that are kept are put aside.
+void Tile::MaskDropped(const Range& positions, float* logits) const {
+  const std::uint64_t end = std::min(positions.end, cache_.kept.end);
+  for (std::uint64_t p = positions.begin; p < end;) {
+    const auto count = static_cast<std::size_t>(std::min(end, (p / 64 + 1) * 64) - p);
+    std::uint64_t word = cache_.kept.Word(unit_.head, p);
+    if (std::countr_one(word) < static_cast<int>(count)) {
+      float* const at = logits + (p - positions.begin);
+      float aside[64];
+      std::copy_n(at, count, aside);
+      std::fill_n(at, count, -kInfinity);
+      for (; word != 0; word &= word - 1) {
+        const auto kept = static_cast<std::size_t>(std::countr_zero(word));
+        if (kept >= count) break;
+        at[kept] = aside[kept];
+      }
     }
+    p += count;
   }
-  return false;
 }
 
-/// Cap, mask and running maximum of query i's logits of a chunk. False if there is nothing to weigh: all weights are then 0.
-bool Tile::PrepareSoftmax(std::size_t i, const Range& chunk, bool mask_raw, float* logits, Partial& partial, float* sums) {
-  const auto length = static_cast<std::size_t>(chunk.end - chunk.begin);
-  const Query& query = ItemOf(i).query;
-  if (query.softcap > 0.0f) kernels::SoftCap(logits, length, query.softcap);
-  Mask(chunk, Visible(query, Token(i)), mask_raw, logits);
-  return NewMaximum(i, logits, length, partial, sums);
+/// Adjacent blocks at a time.
+void Tile::MaskBlocks(std::size_t i, const Chunk& chunk, float* logits) const {
+  const std::uint64_t tokens = spec_.block_tokens;
+  for (std::size_t first = 0, last = 0; first < chunk.count; first = last) {
+    for (last = first + 1; last < chunk.count && chunk.blocks[last] == chunk.blocks[last - 1] + 1;) ++last;
+    Mask(i, {chunk.blocks[first] * tokens, (chunk.blocks[last - 1] + 1) * tokens}, /*mask_raw=*/true, logits + first * tokens);
+  }
 }
 
+void Tile::Cap(std::size_t i, float* logits, std::size_t length) const {
+  if (const float cap = ItemOf(i).query.softcap; cap > 0.0f) kernels::SoftCap(logits, length, cap);
+}
+
+/// The running maximum with these logits, capped and masked. False if there is nothing to weigh: all weights are then 0.
 bool Tile::NewMaximum(std::size_t i, float* logits, std::size_t length, Partial& partial, float* sums) {
   const float max = kernels::MaxOf(logits, length);
   if (max == -kInfinity || max == kInfinity) {
@@ -185,17 +208,6 @@ bool Tile::NewMaximum(std::size_t i, float* logits, std::size_t length, Partial&
   return true;
 }
 
-void Tile::AttendBlocks(const Range& seen, Partial& partial, bool warm, const TileRun* next) {
-  sparse_ = false;
-  const std::size_t per_chunk = ChunkBlocks(spec_);
-  for (Chunk chunk{unit_.block_begin, 0}; chunk.first < unit_.block_end; chunk.first = chunk.last) {
-    chunk.last = std::min(unit_.block_end, chunk.first + per_chunk);
-    PlanPrefetch(chunk, {chunk.last, std::min(unit_.block_end, chunk.last + per_chunk)}, next, warm);
-    AttendChunk(chunk, seen, partial);
-    warm = true;
-  }
-}
-
 /// In the order of reading: the keys themselves where nobody asked for them yet, the chunk's values (unless it looks as if
 /// most of them will not be needed), the keys of the next chunk or of the first chunk of the next unit.
 void Tile::PlanPrefetch(const Chunk& chunk, const Chunk& next, const TileRun* next_unit, bool warm) {
@@ -204,54 +216,51 @@ void Tile::PlanPrefetch(const Chunk& chunk, const Chunk& next, const TileRun* ne
     for (std::size_t p = 0; p < block.parts; ++p) prefetch_.Add(block.part[p], place.bytes[p]);
   };
   if (!warm) {
-    for (std::size_t b = chunk.first + 1; b < chunk.last; ++b) add(key_place_, Keys(b));
+    for (std::size_t b = 1; b < chunk.count; ++b) add(key_place_, Keys(chunk.blocks[b]));
   }
   if (!sparse_) {
-    for (std::size_t b = chunk.first; b < chunk.last; ++b) add(value_place_, Values(b));
+    for (std::size_t b = 0; b < chunk.count; ++b) add(value_place_, Values(chunk.blocks[b]));
   }
-  for (std::size_t b = next.first; b < next.last; ++b) add(key_place_, Keys(b));
-  if (next.first < next.last || next_unit == nullptr) return;
-  const CachedLayer& cache = items_[units_.members[next_unit->members].item].cache;
-  const Place place = cache.plan->place(cache.layer, next_unit->head, Side::kKeys);
-  const std::size_t end = std::min(next_unit->block_end, next_unit->block_begin + ChunkBlocks(cache.plan->spec()));
-  for (std::size_t b = next_unit->block_begin; b < end; ++b) {
-    add(place, place.In(cache.blocks[b], cache.sections.empty() ? kMaxParts : cache.sections[b]));
-  }
+  for (std::size_t b = 0; b < next.count; ++b) add(key_place_, Keys(next.blocks[b]));
+  if (next.count != 0 || next_unit == nullptr) return;
+  const AttendItem& item = items_[units_.members[next_unit->members].item];
+  const Place place = item.cache.plan->place(item.cache.layer, next_unit->head, Side::kKeys);
+  const Chunk first = SeenBlocks(item, *next_unit).Next(next_unit->block_begin);
+  for (std::size_t b = 0; b < first.count; ++b) add(place, At(item.cache, place, first.blocks[b]));
 }
 
-void Tile::AttendChunk(const Chunk& chunk, const Range& seen, Partial& partial) {
+void Tile::Score(const Chunk& chunk) {
   const std::uint64_t tokens = spec_.block_tokens;
-  const std::size_t count = chunk.last - chunk.first, stride = count * tokens;
-  float* logits = buffers_.logits.Floats();
-  for (std::size_t b = chunk.first; b < chunk.last; ++b) {
-    float* out = logits + (b - chunk.first) * tokens;
-    const Ahead ahead = prefetch_.Take(kScoreShare / static_cast<float>(count));
-    if (Hidden(b, seen)) {
-      for (std::size_t i = 0; i < unit_.count; ++i) std::fill_n(out + i * stride, tokens, -kInfinity);
-      continue;
-    }
+  for (std::size_t b = 0; b < chunk.count; ++b) {
     codecs_.keys->Score({.head = unit_.head,
-                         .first_position = b * tokens,
+                         .first_position = chunk.blocks[b] * tokens,
                          .queries = buffers_.queries.Floats(),
                          .query_stride = spec_.head_dim,
                          .prepared = buffers_.prepared.data(),
                          .n = unit_.count,
-                         .block = Keys(b),
-                         .logits = out,
-                         .stride = stride,
+                         .block = Keys(chunk.blocks[b]),
+                         .logits = buffers_.logits.Floats() + b * tokens,
+                         .stride = chunk.count * tokens,
                          .scratch = buffers_.scratch.data(),
-                         .next = ahead});
+                         .next = prefetch_.Take(kScoreShare / static_cast<float>(chunk.count))});
   }
+}
+
+void Tile::AttendChunk(const Chunk& chunk, Partial& partial) {
+  const std::uint64_t tokens = spec_.block_tokens;
+  const std::size_t stride = chunk.count * tokens;
+  const float* const weights = buffers_.logits.Floats();
+  Score(chunk);
   if (!Weigh(chunk, partial)) return;
-  for (std::size_t b = chunk.first; b < chunk.last; ++b) {
-    const Ahead ahead = prefetch_.Take(kAccumulateShare / static_cast<float>(count));
-    if (!needed_[b - chunk.first]) continue;
+  for (std::size_t b = 0; b < chunk.count; ++b) {
+    const Ahead ahead = prefetch_.Take(kAccumulateShare / static_cast<float>(chunk.count));
+    if (!needed_[b]) continue;
     codecs_.values->Accumulate({.head = unit_.head,
-                                .first_position = b * tokens,
-                                .weights = logits + (b - chunk.first) * tokens,
+                                .first_position = chunk.blocks[b] * tokens,
+                                .weights = weights + b * tokens,
                                 .stride = stride,
                                 .n = unit_.count,
-                                .block = Values(b),
+                                .block = Values(chunk.blocks[b]),
                                 .acc = partial.code_acc,
                                 .acc_stride = acc_floats_,
                                 .acc_floats = acc_floats_,
@@ -264,13 +273,14 @@ void Tile::AttendChunk(const Chunk& chunk, const Range& seen, Partial& partial) 
 /// what a query may lose that way in all) they become 0, and the block's values are not needed for this query.
 bool Tile::Weigh(const Chunk& chunk, Partial& partial) {
   const std::uint64_t tokens = spec_.block_tokens;
-  const std::size_t count = chunk.last - chunk.first, stride = count * tokens;
-  const Range range{chunk.first * tokens, chunk.last * tokens};
+  const std::size_t count = chunk.count, stride = count * tokens;
   std::fill_n(needed_, count, false);
   const float share = kSoftmaxShare / static_cast<float>(unit_.count);
   for (std::size_t i = 0; i < unit_.count; ++i) {
     float* logits = buffers_.logits.Floats() + i * stride;
-    if (!PrepareSoftmax(i, range, /*mask_raw=*/true, logits, partial, partial.code_sum)) continue;
+    Cap(i, logits, stride);
+    MaskBlocks(i, chunk, logits);
+    if (!NewMaximum(i, logits, stride, partial, partial.code_sum)) continue;
     const Ahead ahead = prefetch_.Take(share);
     float weights[kMaxChunkBlocks];
     kernels::ExpShifted(logits, count, tokens, partial.max[i], weights, ahead.data, ahead.bytes);
@@ -287,13 +297,6 @@ bool Tile::Weigh(const Chunk& chunk, Partial& partial) {
   const auto used = static_cast<std::size_t>(std::count(needed_, needed_ + count, true));
   sparse_ = 2 * used < count;
   return used != 0;
-}
-
-/// True if no query of the tile takes anything from this block.
-bool Tile::Hidden(std::size_t block, const Range& seen) const {
-  const std::uint64_t tokens = spec_.block_tokens;
-  const Range range{std::max(block * tokens, seen.begin), std::min((block + 1) * tokens, seen.end)};
-  return range.empty() || RawCovers(range);
 }
 
 }  // namespace kvant::quantizers

@@ -10,16 +10,11 @@
 
 #include "quantizers/attention/aligned_buffer.h"
 #include "quantizers/attention/prefetch_stream.h"
+#include "quantizers/attention/seen_blocks.h"
 #include "quantizers/attention/turned_keys.h"
 #include "quantizers/attention/units.h"
 
 namespace kvant::quantizers {
-
-/// Tokens whose logits are turned into weights together: they stay in the first or second cache between scoring, softmax and
-/// accumulation. The same for every tile, or the tile would show in the result.
-inline constexpr std::size_t kChunkTokens = 512;
-/// Blocks have at least 16 tokens.
-inline constexpr std::size_t kMaxChunkBlocks = kChunkTokens / 16;
 
 /// One tile's running softmax: maximum and sums per query, accumulators in the value codec's space and in row space.
 struct Partial {
@@ -113,6 +108,10 @@ class Tile {
 
   void Attend(Partial& partial, bool warm, const TileRun* next);
 
+  /// Adds the votes of the unit's queries, all of one item, to those of its blocks' tokens, or of its raw rows'. `partial` is
+  /// scratch.
+  void Vote(Partial& partial);
+
  private:
   [[nodiscard]] const AttendItem& ItemOf(std::size_t i) const {
     return items_[members_[(unit_.first + i) / unit_.per_item].item];
@@ -122,35 +121,34 @@ class Tile {
   void LoadQueries(Partial& partial);
   void LearnFromRaw(float* partials);
   [[nodiscard]] bool Negligible(std::size_t i, float weight, const Partial& partial) const;
-  [[nodiscard]] Range TileVisible() const;
-  void Mask(const Range& chunk, const Range& visible, bool mask_raw, float* logits) const;
-  [[nodiscard]] bool RawCovers(Range range) const;
+  void Mask(std::size_t i, const Range& positions, bool mask_raw, float* logits) const;
+  void MaskDropped(const Range& positions, float* logits) const;
+  void MaskBlocks(std::size_t i, const Chunk& chunk, float* logits) const;
+  void Cap(std::size_t i, float* logits, std::size_t length) const;
   bool NewMaximum(std::size_t i, float* logits, std::size_t length, Partial& partial, float* sums);
-  bool PrepareSoftmax(std::size_t i, const Range& chunk, bool mask_raw, float* logits, Partial& partial, float* sums);
 
-  void AttendRaw(std::size_t index, const Range& seen, Partial& partial);
+  void AttendRaw(std::size_t index, Partial& partial);
   [[nodiscard]] RowsView RawView(const RawRows& raw, const void* base, std::uint64_t position, std::size_t count) const;
   void ScoreRaw(const RawRows& keys, const Range& chunk);
+  void VoteRaw(std::size_t index);
 
-  struct Chunk {
-    std::size_t first = 0;  ///< block
-    std::size_t last = 0;
-  };
-  void AttendBlocks(const Range& seen, Partial& partial, bool warm, const TileRun* next);
+  void Prepare();
   void PlanPrefetch(const Chunk& chunk, const Chunk& next, const TileRun* next_unit, bool warm);
-  void AttendChunk(const Chunk& chunk, const Range& seen, Partial& partial);
+  void AttendChunk(const Chunk& chunk, Partial& partial);
+  void Score(const Chunk& chunk);
   bool Weigh(const Chunk& chunk, Partial& partial);
-  [[nodiscard]] bool Hidden(std::size_t block, const Range& seen) const;
-  [[nodiscard]] ConstBlockView Keys(std::size_t block) const { return At(key_place_, block); }
-  [[nodiscard]] ConstBlockView Values(std::size_t block) const { return At(value_place_, block); }
-  [[nodiscard]] ConstBlockView At(const Place& place, std::size_t block) const {
-    return place.In(cache_.blocks[block], cache_.sections.empty() ? kMaxParts : cache_.sections[block]);
+  void AddVotes(std::size_t i, std::uint64_t position, std::size_t length, float* logits) const;
+  [[nodiscard]] ConstBlockView Keys(std::size_t block) const { return At(cache_, key_place_, block); }
+  [[nodiscard]] ConstBlockView Values(std::size_t block) const { return At(cache_, value_place_, block); }
+  [[nodiscard]] static ConstBlockView At(const CachedLayer& cache, const Place& place, std::size_t block) {
+    return place.In(cache.blocks[block], cache.sections.empty() ? kMaxParts : cache.sections[block]);
   }
 
   std::span<const AttendItem> items_;
   const Member* members_;  ///< of the tile
   const TileRun& unit_;
   const CachedLayer& cache_;  ///< of the first item: what a tile of several items reads is the same in all
+  const SeenBlocks seen_;
   const HeadCodecs& codecs_;
   const Place key_place_;
   const Place value_place_;

@@ -54,8 +54,16 @@ std::size_t RunBlocks(const AttendItem& item) {
 bool SameTile(const AttendItem& a, const AttendItem& b) {
   return a.cache.plan == b.cache.plan && a.cache.layer == b.cache.layer && a.query.q.tokens == b.query.q.tokens &&
          a.query.q.heads == b.query.q.heads && a.query.softcap == b.query.softcap && a.query.window == 0 &&
-         b.query.window == 0 && !a.cache.blocks.empty() && !b.cache.blocks.empty() && a.cache.blocks[0] == b.cache.blocks[0] &&
-         RunBlocks(a) == RunBlocks(b);
+         b.query.window == 0 && a.cache.kept.all() && b.cache.kept.all() && !a.cache.blocks.empty() &&
+         !b.cache.blocks.empty() && a.cache.blocks[0] == b.cache.blocks[0] && RunBlocks(a) == RunBlocks(b);
+}
+
+/// Whether any query from `first_token` on sees a kept token of these blocks.
+bool AnyKept(const AttendItem& item, std::size_t head, std::size_t first_token, const Blocks& blocks) {
+  const KeptTokens& kept = item.cache.kept;
+  if (kept.all()) return true;
+  const std::uint64_t tokens = item.cache.plan->spec().block_tokens;
+  return kept.Has(head, {blocks.begin * tokens, blocks.end * tokens}, kept.Gap(item.query.first_position + first_token));
 }
 
 const void* FirstBlock(const AttendItem& item) { return item.cache.blocks.empty() ? nullptr : item.cache.blocks[0]; }
@@ -107,6 +115,7 @@ void Units::Cut(std::span<const AttendItem> items, std::size_t wave_floats) {
   raw_units.clear();
   units.clear();
   split.clear();
+  votes.clear();
   parts.clear();
   raw_parts.clear();
   partial_floats = work = largest_tile = 0;
@@ -131,6 +140,7 @@ void Units::Cut(std::span<const AttendItem> items, std::size_t wave_floats) {
     begin = end;
   }
   EndWave();
+  for (std::uint32_t i = 0; i < members.size(); ++i) AddVotes(items[members[i].item], i);
 }
 
 void Units::EndWave() {
@@ -219,12 +229,31 @@ void Units::AddItem(const AttendItem& item, std::uint32_t member, std::size_t sh
         TileRun unit = tile;
         unit.block_begin = at;
         unit.block_end = at = std::min(blocks.end, (at / run_blocks + 1) * run_blocks);
-        parts.push_back(AddPart(item, unit, units));
+        // A tile has one part at least.
+        const bool last_resort = at == blocks.end && parts.size() == made.parts_begin;
+        if (last_resort || AnyKept(item, head, first / group, {unit.block_begin, unit.block_end})) {
+          parts.push_back(AddPart(item, unit, units));
+        }
       }
       made.parts_end = parts.size();
       split.push_back(made);
       if (shared == 0) EndFullWave();
     }
+  }
+}
+
+void Units::AddVotes(const AttendItem& item, std::uint32_t member) {
+  const std::size_t per_item = QueriesPerHead(item);
+  if (item.query.votes == nullptr || per_item == 0) return;
+  const Blocks blocks = VisibleBlocks(item, 0, item.query.q.tokens - 1);
+  const std::size_t run_blocks = RunBlocks(item);
+  for (std::size_t head = 0; head < item.cache.plan->spec().kv_heads; ++head) {
+    for (std::size_t at = blocks.begin; at < blocks.end;) {
+      VoteUnit unit{.member = member, .head = head, .block_begin = at};
+      unit.block_end = at = std::min(blocks.end, (at / run_blocks + 1) * run_blocks);
+      if (AnyKept(item, head, 0, {unit.block_begin, unit.block_end})) votes.push_back(unit);
+    }
+    if (!item.cache.raw.empty()) votes.push_back({.member = member, .head = head, .raw = true});
   }
 }
 

@@ -52,6 +52,15 @@ struct Member {
   bool has_raw = false;      ///< some units take raw rows alone
 };
 
+/// A stretch of an item's blocks of one KV head, or its raw rows, whose tokens get the votes of all of its queries.
+struct VoteUnit {
+  std::uint32_t member = 0;
+  std::size_t head = 0;
+  std::size_t block_begin = 0;
+  std::size_t block_end = 0;
+  bool raw = false;
+};
+
 /// Units that are computed before the next wave begins, with the outputs that they complete: from where the wave before ends to
 /// these indices. Partial results of one wave lie in memory together, those of the next in the same place.
 struct Wave {
@@ -68,6 +77,7 @@ struct Units {
   std::vector<Part> raw_parts;  ///< of each item, [KV head][tile]: the raw rows' part, empty where the tile takes them itself
   std::vector<Member> members;
   std::vector<Wave> waves;
+  std::vector<VoteUnit> votes;     ///< after all waves; no two have a token in common
   std::size_t partial_floats = 0;  ///< of the largest wave
   std::size_t work = 0;            ///< (query, token) pairs
   std::size_t largest_tile = 0;    ///< queries
@@ -81,6 +91,7 @@ struct Units {
   void AddShared(std::span<const AttendItem> items, std::size_t begin, std::size_t end, std::size_t shared);
   void AddItem(const AttendItem& item, std::uint32_t member, std::size_t shared, std::size_t shared_parts,
                std::size_t shared_first);
+  void AddVotes(const AttendItem& item, std::uint32_t member);
   void Count(const AttendItem& item, const TileRun& unit);
   Part AddPart(const AttendItem& item, TileRun unit, std::vector<TileRun>& to);
   void EndWave();
@@ -96,13 +107,6 @@ std::size_t GroupSize(const AttendItem& item);
 /// Floats of one query's accumulator in the codec of one KV head. Depends on the item alone, so parts of different tiles add
 /// up.
 std::size_t AccFloats(const AttendItem& item, std::size_t head);
-
-/// Positions [begin, end).
-struct Range {
-  std::uint64_t begin = 0;
-  std::uint64_t end = 0;
-  [[nodiscard]] bool empty() const noexcept { return begin >= end; }
-};
 
 /// What query t of an item sees.
 Range Visible(const Query& query, std::size_t t);

@@ -13,14 +13,12 @@
 //
 // Parameters: bits; center=1 subtracts the mean row of (layer, KV head), tensor "layers.<layer>.keys.mean" or
 // "layers.<layer>.values.mean" of the plan's artifact, [kv_heads, head_dim]; scale picks another meaning of the scale.
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "kernels/lloyd/accumulate.h"
 #include "kernels/lloyd/encode.h"
-#include "kernels/lloyd/query.h"
 #include "kernels/lloyd/score.h"
 #include "quantizers/byte_codes.h"
 #include "quantizers/codec.h"
@@ -28,12 +26,10 @@
 #include "quantizers/lloyd_blocks.h"
 #include "quantizers/plane_blocks.h"
 #include "quantizers/shared_blocks.h"
-#include "quantizers/strided_rows.h"
 
 namespace kvant::quantizers {
 namespace {
 
-using kernels::kLanes;
 using kernels::LloydScale;
 
 constexpr std::string_view kName = "turboquant_mse";
@@ -46,14 +42,11 @@ static_assert(kernels::LloydBlockBytes(4, 128, 128) == 8448 && kernels::LloydBlo
 
 enum Param : std::size_t { kBits, kCenter, kScale, kGauge, kPlanes };
 
-enum Gauge : std::size_t { kAuto, kNone, kMean, kBlock, kMatrix };
-constexpr std::string_view kGaugeNames[] = {"auto", "none", "mean", "block", "matrix"};
-
 /// Keys have a common part and strong channels, which cost some models everything; values do not.
-Gauge GaugeOf(const CodecConfig& config) {
-  const auto chosen = static_cast<Gauge>(config.params.Choice(kGauge));
-  if (chosen != kAuto) return chosen;
-  return config.side == Side::kKeys && config.params.Integer(kCenter) == 0 ? kBlock : kNone;
+GaugeChoice GaugeOf(const CodecConfig& config) {
+  const auto chosen = static_cast<GaugeChoice>(config.params.Choice(kGauge));
+  if (chosen != GaugeChoice::kAuto) return chosen;
+  return config.side == Side::kKeys && config.params.Integer(kCenter) == 0 ? GaugeChoice::kBlock : GaugeChoice::kNone;
 }
 
 constexpr std::string_view kScaleNames[] = {"auto", "norm", "norm_kept", "least_squares", "unbiased"};
@@ -88,22 +81,10 @@ class LloydKeys final : public OfSharedBlocks<KeyCodec, LloydBlocks> {
  public:
   explicit LloydKeys(LloydBlocks blocks) : OfSharedBlocks(std::move(blocks)) {}
 
-  /// Scratch: the kernel's of Prepare, then queries that do not lie adjacent; or Score's.
   [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
-    const std::size_t prepare = kernels::RotationScratchBytes(blocks_.dim()) + n * blocks_.row_bytes();
-    const std::size_t score = ByteCodesScoreScratch(n, blocks_.dim(), blocks_.tokens());
-    return {.encode = blocks_.encode_scratch(),
-            .decode = blocks_.decode_scratch(),
-            .prepared = (n + kLanes - 1) / kLanes * kernels::LloydQueryBatchBytes(blocks_.table().bits, blocks_.dim()),
-            .scratch = std::max(prepare, score)};
+    return blocks_.KeyNeeds(n, blocks_.table().bits, blocks_.encode_scratch());
   }
-
-  void Prepare(const PrepareArgs& args) const override {
-    const float* queries = AdjacentRows(args.queries, args.query_stride, args.n, blocks_.dim(),
-                                        reinterpret_cast<float*>(args.scratch + kernels::RotationScratchBytes(blocks_.dim())));
-    kernels::LloydPrepareQueries({&blocks_.table(), blocks_.rotation(args.head).map(), blocks_.mean(args.head)}, queries,
-                                 args.n, args.prepared, args.scratch);
-  }
+  void Prepare(const PrepareArgs& args) const override { blocks_.PrepareQueries(args, blocks_.table()); }
   void Score(const ScoreArgs& args) const override {
     ScoreByteCodes(args, blocks_.dim(), blocks_.tokens(),
                    [this](const kernels::ByteScoreArgs& bytes) { kernels::LloydScore(blocks_.table(), bytes); });
@@ -114,12 +95,7 @@ class LloydValues final : public OfSharedBlocks<ValueCodec, LloydBlocks> {
  public:
   explicit LloydValues(LloydBlocks blocks) : OfSharedBlocks(std::move(blocks)) {}
 
-  /// Scratch: the kernel's of Accumulate, or rows of Finish that are not simply overwritten.
-  [[nodiscard]] Needs needs(std::size_t n) const noexcept override {
-    return {.encode = blocks_.encode_scratch(),
-            .decode = blocks_.decode_scratch(),
-            .scratch = std::max(kernels::ByteAccumulateScratchBytes(n), blocks_.unrotate_scratch(n))};
-  }
+  [[nodiscard]] Needs needs(std::size_t n) const noexcept override { return blocks_.ValueNeeds(n, blocks_.encode_scratch()); }
 
   [[nodiscard]] std::size_t accumulator_floats(std::size_t) const noexcept override { return blocks_.dim(); }
   void Accumulate(const AccumulateArgs& args) const override {
@@ -129,10 +105,11 @@ class LloydValues final : public OfSharedBlocks<ValueCodec, LloydBlocks> {
 };
 
 Result<std::unique_ptr<KeyCodec>> MakeLloydKeys(const CodecConfig& config) {
-  const Gauge gauge = GaugeOf(config);
-  if (gauge != kNone && config.params.Integer(kCenter) != 0) {
-    return Error{ErrorCode::kInvalidArgument, std::string(kName) + ": center=1 and gauge=" + std::string(kGaugeNames[gauge]) +
-                                                  " both take a mean away from keys; choose one"};
+  const GaugeChoice gauge = GaugeOf(config);
+  if (gauge != GaugeChoice::kNone && config.params.Integer(kCenter) != 0) {
+    return Error{ErrorCode::kInvalidArgument,
+                 std::string(kName) + ": center=1 and gauge=" + std::string(kGaugeNames[static_cast<std::size_t>(gauge)]) +
+                     " both take a mean away from keys; choose one"};
   }
   auto blocks = MakeBlocks(config);
   if (!blocks) return std::move(blocks).error();
@@ -142,17 +119,12 @@ Result<std::unique_ptr<KeyCodec>> MakeLloydKeys(const CodecConfig& config) {
   } else {
     keys = std::make_unique<LloydKeys>(std::move(*blocks));
   }
-  if (gauge == kNone) return keys;
-  const GaugeKind kind = gauge == kMean ? GaugeKind::kMean : gauge == kBlock ? GaugeKind::kGains : GaugeKind::kMatrix;
-  return MakeGaugedKeys(kind, config, std::move(keys));
+  return MakeKeysBehind(gauge, config, std::move(keys));
 }
 
 Result<std::unique_ptr<ValueCodec>> MakeLloydValues(const CodecConfig& config) {
-  const Gauge gauge = GaugeOf(config);
-  if (gauge != kNone) {
-    return Error{ErrorCode::kUnsupported,
-                 std::string(kName) + ": gauge=" + std::string(kGaugeNames[gauge]) + " is of keys alone"};
-  }
+  const GaugeChoice gauge = GaugeOf(config);
+  if (gauge != GaugeChoice::kNone) return GaugeIsOfKeys(kName, gauge);
   auto blocks = MakeBlocks(config);
   if (!blocks) return std::move(blocks).error();
   if (InPlanes(config.params)) return MakePlaneValues(std::move(*blocks));
@@ -162,7 +134,7 @@ Result<std::unique_ptr<ValueCodec>> MakeLloydValues(const CodecConfig& config) {
 /// Means unlike each other in every channel and head, and rows around them.
 Example ExampleMeans(const CodecConfig& config) {
   Example example;
-  if (config.side == Side::kKeys && GaugeOf(config) == kMatrix) example.tensors = ExampleGauge(config);
+  if (config.side == Side::kKeys && GaugeOf(config) == GaugeChoice::kMatrix) example.tensors = ExampleGauge(config);
   if (config.params.Integer(kCenter) == 0) return example;
   const std::size_t dim = config.head_dim;
   example.mean.resize(config.kv_heads * dim);

@@ -15,6 +15,16 @@ Error Invalid(const std::string& what) { return {ErrorCode::kInvalidArgument, "a
 Result<void> CheckQueries(const CachedSequence& sequence, const AttendRequest& request) {
   if (request.scale == 0.0f) return Invalid("scale is 0");
   const std::size_t queries = request.q.tokens;
+  if (request.from_end > 0) {
+    if (request.new_rows > 0) return Invalid("queries of earlier tokens come without new rows");
+    if (request.from_end > sequence.length) {
+      return Error{ErrorCode::kOutOfRange, "attend: queries " + std::to_string(request.from_end) +
+                                               " tokens before the end of " + std::to_string(sequence.length)};
+    }
+    if (queries <= request.from_end) return {};
+    return Invalid(std::to_string(queries) + " queries, the sequence ends " + std::to_string(request.from_end) +
+                   " tokens behind the first");
+  }
   if (request.new_rows > 0) {
     if (queries <= request.new_rows) return {};
     return Invalid(std::to_string(queries) + " queries for " + std::to_string(request.new_rows) + " new rows");
@@ -23,7 +33,8 @@ Result<void> CheckQueries(const CachedSequence& sequence, const AttendRequest& r
     return Invalid(std::to_string(queries) + " queries without new rows; a probe of what is cached has one");
   }
   if (sequence.length == 0) return Invalid("a query without new rows sees nothing: the sequence is empty");
-  if (request.window == 1) return Invalid("a query without new rows sees nothing: its window holds itself only");
+  if (request.window == 1 || request.kept.window == 1)
+    return Invalid("a query without new rows sees nothing: its window holds itself only");
   return {};
 }
 
@@ -100,20 +111,28 @@ Result<AttendItem> MakeItem(const Plan& plan, const CachedSequence& sequence, co
   view = ViewLayer(sequence, spec.block_tokens, request.layer, request.new_rows);
   // A probe stands at the sequence's length but has no row there: it sees what the last token sees, less the oldest of its
   // window.
-  const std::uint32_t behind = request.new_rows == 0 ? 1 : 0;
+  const std::uint32_t behind = request.new_rows == 0 && request.from_end == 0 ? 1 : 0;
+  KeptTokens kept = request.kept;
+  if (behind != 0 && kept.window != 0) {
+    --kept.window;
+    kept.whole_below -= kept.whole_below == 0 ? 0 : 1;
+  }
   const AttendItem item{.cache = {.plan = &plan,
                                   .layer = request.layer,
                                   .blocks = view.blocks,
                                   .raw = std::span(view.raw).first(view.raw_count),
-                                  .sections = view.sections},
+                                  .sections = view.sections,
+                                  .kept = kept},
                         .query = {.q = request.q,
                                   .out = request.out,
                                   .lse = request.lse,
                                   .sink_logits = request.sink_logits,
-                                  .first_position = sequence.length - behind,
+                                  .first_position = sequence.length - behind - request.from_end,
                                   .scale = request.scale,
                                   .softcap = request.softcap,
                                   .window = request.window == 0 ? 0 : request.window - behind,
+                                  .votes = request.votes,
+                                  .votes_stride = request.votes_stride,
                                   .not_finite = &view.not_finite}};
   if (auto good = CheckItem(item); !good) return good.error();
   if (auto finite = CheckFinite(sequence, request); !finite) return finite.error();

@@ -51,6 +51,11 @@ struct AttendRequest {
   float scale = 0.0f;
   float softcap = 0.0f;
   std::uint32_t window = 0;
+  KeptTokens kept = {};  ///< which tokens take part, as for a query that has its row
+  /// Not 0: the queries are those of tokens that are part of the sequence, the first of them so many before its end.
+  std::uint64_t from_end = 0;
+  float* votes = nullptr;  ///< [kv_heads, votes_stride], see Query; null if not wanted
+  std::size_t votes_stride = 0;
 };
 
 /// The item that answers a request; `view` is set, and the item refers to it. All checks of a request are made here, once per

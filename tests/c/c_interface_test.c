@@ -184,6 +184,43 @@ static void Sharing(void) {
   kvant_client_close(client);
 }
 
+/* A policy, what it keeps, and an engine's own choice. */
+static void Policy(void) {
+  kvant_client* client = Connect();
+  kvant_store* store = OpenStore(client, "f32");
+  kvant_sequence_options options;
+  kvant_sequence_options_init(&options, sizeof(options));
+  options.policy = "window:tokens=10,sinks=2";
+  kvant_sequence* sequence = NULL;
+  OK(kvant_sequence_open(store, NULL, 0, &options, &sequence, &error));
+  OK(kvant_sequence_reserve(sequence, 20, &error));
+  for (size_t layer = 0; layer < kLayers; ++layer) {
+    kvant_tensor keys, values;
+    OK(kvant_sequence_rows(sequence, layer, &keys, &values, &error));
+    for (size_t t = 0; t < 20; ++t) {
+      for (size_t h = 0; h < kKvHeads; ++h) {
+        memset((char*)keys.data + (t * keys.token_stride + h * keys.head_stride) * 2, 0, kDim * 2);
+        memset((char*)values.data + (t * values.token_stride + h * values.head_stride) * 2, 0, kDim * 2);
+      }
+    }
+  }
+  kvant_token tokens[20] = {0};
+  OK(kvant_sequence_advance(sequence, tokens, 20, &error));
+  OK(kvant_sequence_apply_policy(sequence, &error));
+  CHECK(kvant_sequence_length(sequence) == 20 && kvant_sequence_kept(sequence) == 12);
+  uint64_t positions[3] = {0};
+  size_t count = 0;
+  OK(kvant_sequence_kept_tokens(sequence, 1, 1, positions, 3, &count, &error));
+  CHECK(count == 12 && positions[0] == 0 && positions[1] == 1 && positions[2] == 10);
+  CHECK(kvant_sequence_keep(sequence, 0, 0, positions, 3, &error) == KVANT_INVALID_ARGUMENT);
+  kvant_sequence_close(sequence);
+  options.policy = "window:tokens=0";
+  CHECK(kvant_sequence_open(store, NULL, 0, &options, &sequence, &error) == KVANT_INVALID_ARGUMENT);
+  CHECK(strstr(error.message, "tokens=0") != NULL);
+  kvant_store_close(store);
+  kvant_client_close(client);
+}
+
 static void Unnamed(void) {
   kvant_client* client = Connect();
   kvant_store* store = OpenStore(client, "f32");
@@ -432,14 +469,14 @@ int main(int argc, char** argv) {
     const char* name;
     void (*run)(void);
   } kCases[] = {{"attention", Attention}, {"sharing", Sharing}, {"marks", Marks},   {"rows", Rows},
-                {"unnamed", Unnamed},     {"states", States},   {"errors", Errors}, {"structs", Structs},
-                {"threads", Threads},     {"fork", Fork}};
+                {"unnamed", Unnamed},     {"policy", Policy},   {"states", States}, {"errors", Errors},
+                {"structs", Structs},     {"threads", Threads}, {"fork", Fork}};
   for (size_t i = 0; argc == 2 && i < sizeof(kCases) / sizeof(kCases[0]); ++i) {
     if (strcmp(argv[1], kCases[i].name) == 0) {
       kCases[i].run();
       return 0;
     }
   }
-  fprintf(stderr, "usage: c_interface_test attention|sharing|marks|rows|unnamed|states|errors|structs|threads|fork\n");
+  fprintf(stderr, "usage: c_interface_test attention|sharing|marks|rows|unnamed|policy|states|errors|structs|threads|fork\n");
   return 2;
 }

@@ -1,5 +1,5 @@
-// Random histories of a sequence (growth with and without ids, naming, marks, rewinds, releases, trims, forks) through client
-// and daemon together, in both placements: against attention in double, and against each other bit by bit.
+// Random histories of a sequence (growth with and without ids, naming, marks, rewinds, releases, trims, forks, token policies)
+// through client and daemon together, in both placements: against attention in double, and against each other bit by bit.
 #include <random>
 #include <string>
 #include <vector>
@@ -10,6 +10,7 @@
 
 #include "tests/support/conversation.h"
 #include "tests/support/daemon_env.h"
+#include "tests/support/kept_reference.h"
 #include "tests/support/seeds.h"
 
 namespace kvant::testing {
@@ -24,6 +25,7 @@ constexpr double kF32Tolerance = 1e-5;
 struct Talk {
   std::vector<Conversation> in;  // one per placement
   std::vector<std::vector<Mark>> marks;
+  std::string policy;
 };
 
 class History {
@@ -44,7 +46,7 @@ class History {
     for (int step = 0; step < steps && !::testing::Test::HasFailure(); ++step) {
       SCOPED_TRACE("step " + std::to_string(step));
       Talk& talk = talks_[Below(talks_.size())];
-      switch (Below(11)) {
+      switch (Below(12)) {
         case 0: SetMark(talk); break;
         case 1: Rewind(talk); break;
         case 2: Release(talk); break;
@@ -56,6 +58,7 @@ class History {
             talks_.erase(talks_.begin() + static_cast<std::ptrdiff_t>(Below(talks_.size())));
           }
           break;
+        case 6: ApplyPolicy(talk); break;
         case 5: Name(talk, Below(talk.in[0].sequence().unnamed() + 1)); break;
         default: Feed(talk); break;
       }
@@ -87,18 +90,23 @@ class History {
   void Open() {
     const auto recent = static_cast<std::uint32_t>(Below(3) * 20);
     const auto unnamed = static_cast<std::uint32_t>(Below(3) * 50);
+    constexpr const char* kPolicies[] = {"", "window:tokens=50,sinks=3,min=70", "snapkv:budget=60,window=10,kernel=3",
+                                         "h2o:budget=50,recent=20,min=60"};
+    const std::string policy = kPolicies[Below(4)];
     std::vector<Sequence> sequences;
     for (std::size_t i = 0; i < placements_.size(); ++i) {
       auto opened = stores_[i].Open({}, {.placement = placements_[i],
                                          .recent_tokens = recent,
                                          .max_step_tokens = kMaxStep,
                                          .tail_type = ElementType::kF32,
-                                         .unnamed_tokens = unnamed});
+                                         .unnamed_tokens = unnamed,
+                                         .policy = policy});
       if (!opened && opened.error().code == ErrorCode::kStoreFull) return;  // no room for its record
       ASSERT_TRUE(opened) << opened.error().message;
       sequences.push_back(std::move(*opened));
     }
     Add(std::move(sequences), {});
+    talks_.back().policy = policy;
   }
 
   void Fork(Talk& talk) {
@@ -111,7 +119,35 @@ class History {
       sequences.push_back(std::move(*forked));
     }
     const std::vector<TokenId>& tokens = talk.in[0].tokens();
+    const std::string policy = talk.policy;  // Add may move it
     Add(std::move(sequences), {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(at)});
+    talks_.back().policy = policy;
+  }
+
+  void ApplyPolicy(Talk& talk) {
+    for (Conversation& conversation : talk.in) {
+      const std::uint64_t kept = conversation.sequence().kept();
+      const auto applied = conversation.sequence().ApplyPolicy();
+      if (!applied) {  // marks, or no query known since a trim
+        ASSERT_EQ(applied.error().code, ErrorCode::kInvalidArgument) << applied.error().message;
+        ASSERT_EQ(conversation.sequence().kept(), kept);
+      } else if (talk.policy.starts_with("snapkv")) {
+        ASSERT_LE(conversation.sequence().kept(), 60u);
+      }
+    }
+  }
+
+  /// The reference with what the first placement's KV heads attend.
+  KeptReference Reference(Talk& talk) {
+    KeptReference reference(model_);
+    Sequence& sequence = talk.in[0].sequence();
+    reference.SetTokens(talk.in[0].tokens());
+    if (talk.policy.starts_with("window")) reference.SetWindow(50, 3, 70);
+    for (std::size_t layer = 0; layer < model_.shape().layers; ++layer) {
+      const auto kept = sequence.KeptTokens(layer, 0).value();
+      if (!talk.policy.starts_with("window")) reference.Keep(layer, 0, kept);
+    }
+    return reference;
   }
 
   void Name(Talk& talk, std::size_t count) {
@@ -153,12 +189,12 @@ class History {
           ASSERT_EQ(grown, 0u) << "a refused step";
           return;
         }
-        if (exact_ && Below(3) == 0) {
+        if (exact_ && Below(3) == 0 && !talk.policy.starts_with("h2o")) {  // which has dropped tokens behind the step
           // out() is [layer][token][q_heads][head_dim].
           const std::size_t width = conversation.out().size() / model_.shape().layers;
           const std::size_t layer = Below(model_.shape().layers);
           ASSERT_LT(MaxDifference(std::span(conversation.out()).subspan(layer * width, width),
-                                  BruteForce(model_, conversation.tokens(), before, before + grown, layer, {}, nullptr)),
+                                  Reference(talk).Attend(layer, before, before + grown)),
                     kF32Tolerance);
         }
       }
@@ -230,11 +266,12 @@ class History {
       auto attended = conversation.sequence().Attend(layer, {.q = view, .out = out, .scale = 0.125f});
       ASSERT_TRUE(attended) << attended.error().message;
       if (exact_) {
-        ASSERT_LT(MaxDifference(seen[i], BruteProbe(model_, conversation.tokens(), 0, layer, row, 0.125f)), kF32Tolerance);
+        ASSERT_LT(MaxDifference(seen[i], Reference(talk).Probe(layer, row, 0.125f)), kF32Tolerance);
       }
     }
     if (talk.in.size() == 2) {
       ASSERT_EQ(seen[0], seen[1]);
+      ASSERT_EQ(talk.in[0].sequence().KeptTokens(layer, 0).value(), talk.in[1].sequence().KeptTokens(layer, 0).value());
     }
   }
 

@@ -30,8 +30,29 @@ TEST(PrometheusTextTest, EveryFigureStandsOnceWithItsKind) {
   EXPECT_THAT(text, HasSubstr("# TYPE kvant_attend_calls_total counter\nkvant_attend_calls_total 9\n"));
   std::size_t types = 0;
   for (std::size_t at = text.find("# TYPE"); at != std::string::npos; at = text.find("# TYPE", at + 1)) ++types;
-  EXPECT_EQ(types, 1 + kServiceGauges.size() + kStoreGauges.size() + kCounters.size() + kServiceCounters.size());
+  constexpr std::size_t kFamilies = 3;  // refusals, room_refusals, lookup_ends
+  EXPECT_EQ(types, 1 + kServiceGauges.size() + kStoreGauges.size() + kCounters.size() + kServiceCounters.size() + kFamilies +
+                       kBlockTimes.size());
   EXPECT_THAT(text, Not(HasSubstr("per_store")));
+}
+
+TEST(PrometheusTextTest, ReasonsAreLabelsAndTimesAreCumulativeHistograms) {
+  ServiceFigures figures;
+  figures.refusals.version = 3;
+  figures.room_refusals.tenant_quota = 4;
+  figures.lookup_ends.evicted = 5;
+  for (const std::uint64_t ms : {400U, 1000U, 1001U, 3'000'000'000U}) figures.times.lifetime.Add(ms);
+  const std::string text = PrometheusText(figures, {}, "1");
+  EXPECT_THAT(text, HasSubstr("# TYPE kvant_refusals_total counter\nkvant_refusals_total{reason=\"connection_limit\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("\nkvant_refusals_total{reason=\"version\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("\nkvant_room_refusals_total{limit=\"tenant_quota\"} 4\n"));
+  EXPECT_THAT(text, HasSubstr("\nkvant_lookup_ends_total{reason=\"evicted\"} 5\n"));
+  EXPECT_THAT(text, HasSubstr("# TYPE kvant_block_lifetime_seconds histogram\n"));
+  EXPECT_THAT(text, HasSubstr("\nkvant_block_lifetime_seconds_bucket{le=\"1\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("\nkvant_block_lifetime_seconds_bucket{le=\"5\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("\nkvant_block_lifetime_seconds_bucket{le=\"2592000\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("\nkvant_block_lifetime_seconds_bucket{le=\"+Inf\"} 4\n"));
+  EXPECT_THAT(text, HasSubstr("\nkvant_block_lifetime_seconds_count 4\n"));
 }
 
 TEST(PrometheusTextTest, NamesOfStoresAreEscapedAndAlwaysUtf8) {

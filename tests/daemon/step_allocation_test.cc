@@ -70,9 +70,9 @@ class StepAllocationTest : public ::testing::Test {
 
   TestCore core_;
   quantizers::WorkerTeam team_{0};
+  PrefixChecks prefix_checks_{core_.encode};
   AttendService attend_{team_};
   StoreOpenings openings_{core_.stores, core_.codecs, core_.encode};
-  PrefixChecks prefix_checks_{core_.encode};
   Budget arena_budget_{std::size_t{1} << 30};
   LongAttention long_attention_{1, 0, [](const std::function<void()>&) {}};
   Services services_{.core = core_.core,

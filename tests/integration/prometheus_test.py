@@ -114,6 +114,9 @@ def main():
         check(stores <= names, f"a store's figures are not the daemon's: {stores - names}")
         ours = {name for name in names if not name.startswith("kvant_per_store_")}
         check(documented == ours, f"tools/docs/metrics.md lacks {sorted(ours - documented)}, has {sorted(documented - ours)} besides")
+        reasons = set(re.findall(r'^kvant_[a-z_]+\{(?:reason|limit)="([a-z_]+)"\}', text, re.M))
+        explained = set(re.findall(r"`([a-z_]+)`", (source / "tools/docs/metrics.md").read_text()))
+        check(len(reasons) > 20 and reasons <= explained, f"tools/docs/metrics.md does not explain {sorted(reasons - explained)}")
         dashboard = set(re.findall(r"kvant_[a-z0-9_]+", (source / "tools/grafana/kvant.json").read_text()))
         histograms = {name + suffix for name in names for suffix in ("_bucket", "_count", "_sum")}
         check(dashboard <= names | histograms, f"the dashboard asks for {sorted(dashboard - names - histograms)}, which are not there")

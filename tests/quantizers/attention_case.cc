@@ -57,6 +57,7 @@ AttentionCase::AttentionCase(const Registry& registry, const CaseShape& shape, s
   std::mt19937_64 random(seed);
   Fill(random);
   Encode();
+  DropTokens(random);
 }
 
 void AttentionCase::Fill(std::mt19937_64& random) {
@@ -104,6 +105,37 @@ void AttentionCase::Fill(std::mt19937_64& random) {
   query.window = shape_.window;
 }
 
+void AttentionCase::DropTokens(std::mt19937_64& random) {
+  KeptTokens& kept = item_.cache.kept;
+  kept = shape_.kept;
+  if (shape_.votes) {
+    votes_.resize(shape_.kv_heads * total_);
+    item_.query.votes = votes_.data();
+    item_.query.votes_stride = total_;
+  }
+  if (shape_.kept_share >= 1.0) return;
+  kept.end = shape_.kept_end;
+  kept.words = KeptTokens::WordsOf(kept.end) + 1;
+  kept_.assign(shape_.kv_heads * kept.words, ~std::uint64_t{0});  // bits behind the end mean nothing
+  std::bernoulli_distribution turns(0.02), keeps(shape_.kept_share);
+  for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
+    bool keep = keeps(random);
+    for (std::size_t p = 0; p < kept.end; ++p) {
+      if (turns(random)) keep = keeps(random);
+      if (!keep) kept_[h * kept.words + p / 64] &= ~(std::uint64_t{1} << (p % 64));
+    }
+  }
+  kept.bits = kept_.data();
+}
+
+bool AttentionCase::Kept(std::size_t head, std::size_t position, std::size_t query_position) const {
+  const KeptTokens& kept = item_.cache.kept;
+  const bool in_window =
+      kept.window == 0 || query_position < kept.whole_below || position < kept.sinks || position + kept.window > query_position;
+  return in_window &&
+         (kept_.empty() || position >= kept.end || ((kept_[head * kept.words + position / 64] >> (position % 64)) & 1) != 0);
+}
+
 void AttentionCase::Encode() {
   const std::size_t dim = shape_.head_dim;
   for (std::size_t b = 0; b < shape_.sealed_blocks; ++b) {
@@ -132,6 +164,7 @@ void AttentionCase::Encode() {
 void AttentionCase::ClearOutput() {
   std::fill(out_.begin(), out_.end(), std::byte{0x7b});
   std::fill(lse_.begin(), lse_.end(), -1234.5f);
+  std::fill(votes_.begin(), votes_.end(), 0.0f);
 }
 
 std::vector<double> AttentionCase::Output(std::size_t t, std::size_t h) const {
@@ -189,6 +222,7 @@ AttentionCase::Answer AttentionCase::Reference(bool decoded) const {
   }
 
   Answer answer;
+  answer.votes.resize(shape_.kv_heads * total_);
   const Query& query = item_.query;
   const std::size_t heads = shape_.kv_heads * shape_.group;
   for (std::size_t t = 0; t < shape_.queries; ++t) {
@@ -203,6 +237,7 @@ AttentionCase::Answer AttentionCase::Reference(bool decoded) const {
       }
       for (std::size_t p = 0; p <= position; ++p) {
         if (query.window != 0 && p + query.window <= position) continue;
+        if (!Kept(h / shape_.group, p, position)) continue;
         double sum = 0;
         for (std::size_t k = 0; k < dim; ++k) sum += q[k] * keys[base + p * dim + k];
         sum *= query.scale;
@@ -220,9 +255,10 @@ AttentionCase::Answer AttentionCase::Reference(bool decoded) const {
         for (std::size_t k = 0; k < dim; ++k) out[k] += weight * values[base + positions[i] * dim + k];
       }
       for (double& x : out) x /= total;
-      for (const double logit : logits) {
-        answer.logits.push_back(logit);
-        answer.weights.push_back(std::exp(logit - max) / total);
+      for (std::size_t i = 0; i < logits.size(); ++i) {
+        answer.logits.push_back(logits[i]);
+        answer.weights.push_back(std::exp(logits[i] - max) / total);
+        answer.votes[h / shape_.group * total_ + positions[i]] += answer.weights.back();
       }
       answer.out.insert(answer.out.end(), out.begin(), out.end());
       answer.lse.push_back(max + std::log(total));
@@ -263,6 +299,13 @@ void ExpectMatchesReference(const Registry& registry, const CaseShape& shape, st
     lse_hidden += std::pow(problem.Lse(i / heads, i % heads) - decoded.lse[i], 2);
   }
   EXPECT_LE(lse_hidden, 0.05 * logit_own + kFloatError * kFloatError * 100 * static_cast<double>(decoded.lse.size()));
+  if (!shape.votes) return;
+  // A weight is exp(logit - lse), so that its relative error is that of the difference; its square at most twice the sum of
+  // both squares, and lse moves no more than logits do. Summed over weights by Cauchy-Schwarz.
+  double hidden = 0;
+  for (std::size_t i = 0; i < decoded.votes.size(); ++i) hidden += std::abs(problem.Votes()[i] - decoded.votes[i]);
+  const auto rows = static_cast<double>(decoded.lse.size());
+  EXPECT_LE(hidden, std::sqrt(rows * 4 * 0.05 * logit_own) + 20 * kFloatError * rows);
 }
 
 }  // namespace kvant::quantizers::test

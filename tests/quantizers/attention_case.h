@@ -44,6 +44,10 @@ struct CaseShape {
   KeyStage key_stage = KeyStage::kAfterRope;
   std::vector<std::byte> artifact = {};
   std::vector<LayerPlan> overrides = {};
+  KeptTokens kept = {};     ///< its window
+  double kept_share = 1.0;  ///< below 1: of the tokens before kept_end so many are kept, in runs, others in each KV head
+  std::uint64_t kept_end = 0;
+  bool votes = false;
   std::vector<std::uint8_t> sections = {};  ///< block b keeps the first sections[b % size] sections; empty: all
 };
 
@@ -59,6 +63,7 @@ class AttentionCase {
   /// Row of the answer for token t and query head h, as float.
   [[nodiscard]] std::vector<double> Output(std::size_t t, std::size_t h) const;
   [[nodiscard]] float Lse(std::size_t t, std::size_t h) const { return lse_[t * shape_.group * shape_.kv_heads + h]; }
+  [[nodiscard]] const std::vector<float>& Votes() const { return votes_; }
   [[nodiscard]] std::vector<std::byte> OutputBytes() const { return out_; }
   void ClearOutput();
 
@@ -69,6 +74,7 @@ class AttentionCase {
     std::vector<double> lse;
     std::vector<double> logits;   ///< of every visible (token, head, position), in that order
     std::vector<double> weights;  ///< their softmax
+    std::vector<double> votes;    ///< [kv_heads, total]
   };
   [[nodiscard]] Answer Reference(bool decoded) const;
 
@@ -78,6 +84,8 @@ class AttentionCase {
 
  private:
   void Fill(std::mt19937_64& random);
+  void DropTokens(std::mt19937_64& random);
+  [[nodiscard]] bool Kept(std::size_t head, std::size_t position, std::size_t query_position) const;
   void Encode();
 
   CaseShape shape_;
@@ -95,6 +103,8 @@ class AttentionCase {
   std::vector<std::byte> out_;
   std::vector<float> lse_;
   std::vector<float> sink_logits_;
+  std::vector<std::uint64_t> kept_;  ///< [kv_heads, words]
+  std::vector<float> votes_;         ///< [kv_heads, total]
   AttendItem item_;
 };
 

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/lloyd/layout.h"
+#include "kernels/trellis/code.h"
 #include "kernels/ufloat16.h"
 #include "quantizers/registry.h"
 #include "tools/codec_calls.h"
@@ -19,7 +20,7 @@
 namespace kvant::quantizers {
 namespace {
 
-constexpr std::size_t kDim = 72;
+constexpr std::size_t kDim = 80;
 constexpr std::size_t kTokens = 128;
 
 /// Rows of a block of scalar codes by nothing but its form; in the rotated space if the form says so.
@@ -30,9 +31,10 @@ std::vector<double> ReadByForm(const CodeForm& form, const std::byte* block) {
     std::uint16_t scale = 0;
     std::memcpy(&scale, block + form.scale_offset + t * sizeof(scale), sizeof(scale));
     for (std::size_t k = 0; k < kDim; ++k) {
-      const auto code = static_cast<int>(
-          kernels::LloydIndexAt(layout, form.bits, kDim, kTokens, reinterpret_cast<const std::uint8_t*>(block), t, k));
-      const int half = 1 << (form.bits - 1);
+      const bool trellis = form.family == CodeFamily::kTrellis;
+      const auto code = static_cast<int>((trellis ? kernels::TrellisLevelAt : kernels::LloydIndexAt)(
+          layout, form.bits, kDim, kTokens, reinterpret_cast<const std::uint8_t*>(block), t, k));
+      const int half = 1 << (trellis ? form.bits : form.bits - 1);
       int level = code + form.first_level;
       if (form.magnitudes != nullptr) {
         level = code >= half ? form.magnitudes[code - half] : -form.magnitudes[half - 1 - code];
@@ -52,12 +54,13 @@ TEST(CodeFormTest, ScalarCodesReadBackAsTheyDecode) {
   std::size_t checked = 0;
   for (const std::string& spec : std::vector<std::string>{
            "int8", "turboquant_mse:bits=1,gauge=none", "turboquant_mse:bits=2,gauge=none", "turboquant_mse:bits=3,gauge=none",
-           "turboquant_mse:bits=4,gauge=none", "turboquant_mse:bits=8,gauge=none"}) {
+           "turboquant_mse:bits=4,gauge=none", "turboquant_mse:bits=8,gauge=none", "turboquant_tcq:bits=1,gauge=none",
+           "turboquant_tcq:bits=3,gauge=none", "turboquant_tcq:bits=4,gauge=none"}) {
     for (const Side side : {Side::kKeys, Side::kValues}) {
       const auto codec = std::move(tools::MakeCodec(registry, spec, side, kDim, kTokens)).value();
       const CodeForm form = codec->form();
       SCOPED_TRACE(spec + (side == Side::kKeys ? " keys" : " values"));
-      ASSERT_EQ(form.family, CodeFamily::kScalar);
+      ASSERT_EQ(form.family, spec.starts_with("turboquant_tcq") ? CodeFamily::kTrellis : CodeFamily::kScalar);
       ASSERT_EQ(form.scale_format, ScaleFormat::kUfloat16);
       EXPECT_EQ(form.order, side == Side::kKeys ? CodeOrder::kKeyTiles : CodeOrder::kValueTiles);
       EXPECT_EQ(form.rotated, spec != "int8");
@@ -82,7 +85,7 @@ TEST(CodeFormTest, ScalarCodesReadBackAsTheyDecode) {
       ++checked;
     }
   }
-  EXPECT_EQ(checked, 12u);
+  EXPECT_EQ(checked, 18u);
 }
 
 TEST(CodeFormTest, RawRowsSayTheirWidth) {

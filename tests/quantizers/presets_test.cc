@@ -25,7 +25,7 @@ StoreSpec SpecOf(std::string_view preset, std::uint32_t head_dim, ElementType dt
 TEST(PresetsTest, WorkForEveryHeadSizeWithoutCalibration) {
   const Registry registry = Registry::Builtin();
   for (const Preset& preset : Presets()) {
-    for (const std::uint32_t dim : {8u, 40u, 64u, 72u, 80u, 96u, 128u, 256u, 576u}) {
+    for (const std::uint32_t dim : {8u, 32u, 40u, 48u, 64u, 72u, 80u, 96u, 128u, 256u, 576u}) {
       const auto plan = Plan::Make(registry, SpecOf(preset.name, dim));
       ASSERT_TRUE(plan) << preset.name << " " << dim << ": " << plan.error().message;
       EXPECT_EQ((*plan)->canonical().find(preset.name), std::string::npos)
@@ -59,6 +59,12 @@ TEST(PresetsTest, ExactIsWhatTheModelComputes) {
   }
 }
 
+TEST(PresetsTest, AreLloydCodesWhereTrellisCodesDoNotServeTheHeadSize) {
+  EXPECT_EQ(ResolvePreset("balanced", Side::kKeys, SpecOf("balanced", 48)), "turboquant_tcq:bits=3");
+  EXPECT_EQ(ResolvePreset("balanced", Side::kKeys, SpecOf("balanced", 32)), "turboquant_mse:bits=3");
+  EXPECT_EQ(ResolvePreset("tiny", Side::kValues, SpecOf("tiny", 72)), "turboquant_mse:bits=2");
+}
+
 TEST(PresetsTest, AnyOtherTextIsACodecSpec) {
   const StoreSpec spec = SpecOf("hq", 64);
   EXPECT_EQ(ResolvePreset("int8", Side::kKeys, spec), "int8");
@@ -76,7 +82,7 @@ TEST(PresetsTest, AnUnknownWordIsToldTheirNames) {
 TEST(PresetsTest, NamesAndCodecsAreOnePlan) {
   const Registry registry = Registry::Builtin();
   StoreSpec spelled = SpecOf("balanced", 128);
-  spelled.plan.keys = spelled.plan.values = "turboquant_mse:bits=3";
+  spelled.plan.keys = spelled.plan.values = "turboquant_tcq:bits=3";
   EXPECT_EQ(std::move(Plan::Make(registry, SpecOf("balanced", 128))).value()->canonical(),
             std::move(Plan::Make(registry, spelled)).value()->canonical());
 }

@@ -129,6 +129,23 @@ TEST(BenchTest, AppendMeasuresBothSidesOfEveryCodec) {
   EXPECT_EQ(BenchJson("append", {"--keys", "int8"})["figures"].size(), 4U);
 }
 
+TEST(BenchTest, PoliciesReadTheBlocksOfWhatTheyKeep) {
+  const Json json = BenchJson("policies", {"--threads", "1"});
+  ExpectHead(json, "policies");
+  ASSERT_EQ(json["figures"].size(), 5u);
+  double before = 2.0;
+  for (const Json& figure : json["figures"]) {
+    EXPECT_EQ(figure["kept"], 2048);
+    EXPECT_GT(figure["times_faster_than_all"], 0.0);
+    if (figure["policy"] == "window:tokens=2044,sinks=4") {
+      EXPECT_DOUBLE_EQ(figure["share_of_blocks"], 17.0 / 64) << "16 blocks of the window and the sinks'";
+      continue;
+    }
+    EXPECT_LE(figure["share_of_blocks"], before) << "the longer the runs, the fewer blocks";
+    before = figure["share_of_blocks"];
+  }
+}
+
 TEST(BenchTest, ACodeThatIsAnExpanderIsHeldAgainstInt8) {
   const Json json = BenchJson("expander", {"--threads", "1"});
   ExpectHead(json, "expander");

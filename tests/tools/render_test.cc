@@ -115,6 +115,16 @@ TEST(PrintableTest, BytesThatAreNoUtf8AreShownAsBytes) {
 
 TEST(PrintableTest, ColumnsCountCharacters) { EXPECT_EQ(Columns("üx漢"), 3U); }
 
+TEST(RenderTest, HistogramsAreToldByTheBoundsOfTheirShares) {
+  const auto of = [](std::vector<std::uint64_t> counts) {
+    return HumanHistogram({.name = "x_seconds", .help = "", .bounds = {5, 300, 43'200}, .counts = std::move(counts), .sum = 0});
+  };
+  EXPECT_EQ(of({0, 0, 0, 0}), "none");
+  EXPECT_EQ(of({5, 4, 1, 0}), "10: half within 5 s, nine tenths within 5 min");
+  EXPECT_EQ(of({4, 4, 2, 0}), "10: half within 5 min, nine tenths within 12 h");
+  EXPECT_EQ(of({0, 0, 0, 1000}), "1,000: half beyond 12 h, nine tenths beyond 12 h");
+}
+
 TEST(RenderTest, CellsCannotBreakATable) {
   Table table({{"NAME"}, {"SIZE", Align::kRight}});
   table.Add({"a\n", "1"});

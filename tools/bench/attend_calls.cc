@@ -32,6 +32,7 @@ quantizers::AttendItem AttendCalls::Item(std::size_t sequence, std::size_t layer
   item.cache.plan = &workload_.plan();
   item.cache.layer = layer;
   item.cache.blocks = workload_.Blocks(sequence);
+  item.cache.kept = form_.kept;
   item.query.q = {queries, ElementType::kF32, form_.query_tokens, heads, kHeadDim, SampleRows::kLanes * kGroup * kHeadDim,
                   kHeadDim};
   item.query.out = {out, ElementType::kF32, form_.query_tokens, heads, kHeadDim, heads * kHeadDim, kHeadDim};
@@ -58,7 +59,7 @@ Result<Accuracy> AttendCalls::Check() {
     const std::vector<float> keys = workload_.DecodedKeys(0, head);
     const std::vector<float> values = workload_.DecodedValues(0, head);
     for (std::size_t t = 0; t < form_.query_tokens; ++t) {
-      const std::vector<double> times = workload_.Times(Visible(t));
+      const std::vector<double> times = TimesSeen(head, t);
       for (std::size_t i = 0; i < form_.batch; ++i) {
         const std::size_t query_token = i * form_.query_tokens + t;
         const std::size_t at = (query_token * kv_heads + head) * kGroup * kHeadDim;
@@ -74,6 +75,17 @@ Result<Accuracy> AttendCalls::Check() {
       workload_.form().keys + " / " + workload_.form().values + ", " + std::to_string(workload_.form().tokens) + " tokens";
   if (auto right = Judge(accuracy, what); !right) return right.error();
   return accuracy;
+}
+
+std::vector<double> AttendCalls::TimesSeen(std::size_t head, std::size_t t) const {
+  const std::size_t visible = Visible(t);
+  std::vector<double> times = workload_.Times(visible);
+  if (form_.kept.all()) return times;
+  const quantizers::Range gap = form_.kept.Gap(visible - 1);
+  for (std::size_t p = 0; p < visible; ++p) {
+    if (!form_.kept.Has(head, {p, p + 1}, gap)) times[workload_.Row(p)] -= 1.0;
+  }
+  return times;
 }
 
 double AttendCalls::macs() const {

@@ -12,8 +12,9 @@ namespace kvant::tools {
 
 /// What one call asks.
 struct CallForm {
-  std::size_t query_tokens = 1;  ///< new tokens of each sequence, the last of its tokens; more than 1: a prompt is read
-  std::size_t batch = 1;         ///< sequences that share all their blocks and ask different queries
+  std::size_t query_tokens = 1;      ///< new tokens of each sequence, the last of its tokens; more than 1: a prompt is read
+  std::size_t batch = 1;             ///< sequences that share all their blocks and ask different queries
+  quantizers::KeptTokens kept = {};  ///< which tokens they attend
 };
 
 /// Calls over a workload's sequences and layers in turn. One calling thread.
@@ -36,7 +37,9 @@ class AttendCalls {
     std::vector<quantizers::AttendItem> items;
   };
   [[nodiscard]] quantizers::AttendItem Item(std::size_t sequence, std::size_t layer, std::size_t index);
-  /// Tokens that query `t` of an item sees.
+  /// How often query `t` of an item sees each of the rows that the workload repeats.
+  [[nodiscard]] std::vector<double> TimesSeen(std::size_t head, std::size_t t) const;
+  /// Tokens that query `t` of an item sees, kept or not.
   [[nodiscard]] std::size_t Visible(std::size_t t) const { return workload_.form().tokens - form_.query_tokens + t + 1; }
 
   const Workload& workload_;

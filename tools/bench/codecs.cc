@@ -26,7 +26,7 @@ constexpr double kWanted = 0.6;  // of the limit
 constexpr std::size_t kRunBytes = std::size_t{2} << 20;
 
 /// Codecs that somebody may take as a default; the others are there for parity with what packages offer.
-const std::set<std::string_view> kChoices = {"f32",         "f16",      "bf16", "int8",   "turboquant_mse",
+const std::set<std::string_view> kChoices = {"f32",         "f16",      "bf16", "int8",   "turboquant_mse", "turboquant_tcq",
                                              "gaussian_vq", "vecinfer", "kivi", "outlier"};
 /// Beside the registry's own list.
 const std::map<std::string_view, std::vector<std::string>> kMore = {

@@ -73,10 +73,14 @@ int Run(int argc, char** argv) {
   AddRowOptions(*add("prefill", "Attention of many new tokens at once over cached ones", BenchPrefill), options);
   AddRowOptions(*add("expander", "A code of the tests whose fast path is an expander alone, beside int8", BenchExpander),
                 options);
+  AddRowOptions(
+      *add("policies", "One token's attention over the tokens that a policy keeps, beside all of them", BenchPolicies),
+      options);
   add("codecs", "Scores and sums of every codec, and which share of its limit each reaches", BenchCodecs);
   add("rpc", "Steps whose attention runs in a daemon, less the attention itself; sealing", BenchRpc);
   add("local", "The same with attention in this process", BenchLocal);
   add("restart", "A daemon that was killed: until it serves its stores again", BenchRestart);
+  add("snapshot", "A store saved to a file of the current folder and restored, beside a plain copy", BenchSnapshot);
   return ParseAndRun(app, argc, argv, invocation);
 }
 

@@ -30,6 +30,8 @@ int BenchCodecs(const Globals& globals, const BenchOptions& options);
 int BenchPrefill(const Globals& globals, const BenchOptions& options);
 int BenchRpc(const Globals& globals, const BenchOptions& options);
 int BenchLocal(const Globals& globals, const BenchOptions& options);
+int BenchPolicies(const Globals& globals, const BenchOptions& options);
+int BenchSnapshot(const Globals& globals, const BenchOptions& options);
 int BenchRestart(const Globals& globals, const BenchOptions& options);
 
 }  // namespace kvant::tools

@@ -81,8 +81,12 @@ std::size_t Workload::layer_bytes() const noexcept {
 
 std::vector<double> Workload::Times(std::size_t visible) const {
   std::vector<double> times(rows_.tokens, 0.0);
-  for (std::size_t t = 0; t < visible; ++t) times[Content(t / kBlockTokens) * kBlockTokens + t % kBlockTokens] += 1.0;
+  for (std::size_t t = 0; t < visible; ++t) times[Row(t)] += 1.0;
   return times;
+}
+
+std::size_t Workload::Row(std::size_t token) const {
+  return Content(token / kBlockTokens) * kBlockTokens + token % kBlockTokens;
 }
 
 std::vector<float> Workload::Decoded(Side side, std::size_t layer, std::size_t head) const {

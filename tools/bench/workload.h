@@ -47,6 +47,8 @@ class Workload {
 
   /// How often each of the rows' tokens occurs among the first `visible` tokens of a sequence.
   [[nodiscard]] std::vector<double> Times(std::size_t visible) const;
+  /// The row that token `token` is.
+  [[nodiscard]] std::size_t Row(std::size_t token) const;
   /// Rows of one head after encoding and decoding: [rows().tokens, kHeadDim].
   [[nodiscard]] std::vector<float> DecodedKeys(std::size_t layer, std::size_t head) const;
   [[nodiscard]] std::vector<float> DecodedValues(std::size_t layer, std::size_t head) const;

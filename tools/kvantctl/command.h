@@ -76,6 +76,8 @@ void AddInfo(CLI::App& app, Invocation& invocation);
 void AddStats(CLI::App& app, Invocation& invocation);
 void AddDoctor(CLI::App& app, Invocation& invocation);
 void AddTop(CLI::App& app, Invocation& invocation);
+void AddClients(CLI::App& app, Invocation& invocation);
+void AddMonitor(CLI::App& app, Invocation& invocation);
 void AddStores(CLI::App& app, Invocation& invocation);
 void AddSequences(CLI::App& app, Invocation& invocation);
 void AddInspect(CLI::App& app, Invocation& invocation);
@@ -90,6 +92,8 @@ void AddUnpin(CLI::App& app, Invocation& invocation);
 void AddQuota(CLI::App& app, Invocation& invocation);
 void AddSnapshot(CLI::App& app, Invocation& invocation);
 void AddDrain(CLI::App& app, Invocation& invocation);
+void AddUpgrade(CLI::App& app, Invocation& invocation);
+void AddCompletion(CLI::App& app, Invocation& invocation);
 void AddBench(CLI::App& app, Invocation& invocation);
 
 }  // namespace kvant::tools

@@ -34,6 +34,7 @@ std::string Text(const SequenceDetail& detail) {
                             HumanCount(row.prefix_hit_tokens) + " found at open)");
   listing.Add("tail", "from position " + std::to_string(detail.tail_first_position) + ", room for " +
                           HumanCount(detail.tail_capacity_tokens) + " tokens");
+  listing.Add("attends", HumanCount(row.kept_tokens) + " tokens" + (row.policy.empty() ? "" : "  (" + row.policy + ")"));
   listing.Add("marks", HumanCount(row.marks));
   std::string text = listing.ToString();
   if (detail.blocks.empty()) return text;

@@ -43,6 +43,8 @@ int Run(int argc, char** argv) {
   AddStats(app, invocation);
   AddDoctor(app, invocation);
   AddTop(app, invocation);
+  AddMonitor(app, invocation);
+  AddClients(app, invocation);
   AddStores(app, invocation);
   AddSequences(app, invocation);
   AddInspect(app, invocation);
@@ -57,6 +59,8 @@ int Run(int argc, char** argv) {
   AddQuota(app, invocation);
   AddSnapshot(app, invocation);
   AddDrain(app, invocation);
+  AddUpgrade(app, invocation);
+  AddCompletion(app, invocation);
   AddBench(app, invocation);
 
   return ParseAndRun(app, argc, argv, invocation);

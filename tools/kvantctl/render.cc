@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
+#include <limits>
+#include <numeric>
+#include <utility>
 
 #include "tools/kvantctl/printable.h"
 
@@ -75,6 +79,36 @@ std::string HumanFigure(std::uint64_t value, FigureUnit unit) {
     case FigureUnit::kTokens: break;
   }
   return HumanCount(value);
+}
+
+std::string HumanBound(double seconds) {
+  const auto whole = static_cast<std::uint64_t>(seconds);
+  constexpr std::pair<std::uint64_t, const char*> kUnits[] = {{86'400, " d"}, {3'600, " h"}, {60, " min"}};
+  for (const auto& [unit, name] : kUnits) {
+    if (whole >= unit && whole % unit == 0) return std::to_string(whole / unit) + name;
+  }
+  return std::to_string(whole) + " s";
+}
+
+std::optional<double> BoundOfShare(const Histogram& histogram, double share) {
+  const std::uint64_t all = std::accumulate(histogram.counts.begin(), histogram.counts.end(), std::uint64_t{0});
+  if (all == 0 || histogram.bounds.empty()) return std::nullopt;
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < histogram.bounds.size(); ++i) {
+    sum += histogram.counts[i];
+    if (static_cast<double>(sum) >= share * static_cast<double>(all)) return histogram.bounds[i];
+  }
+  return std::numeric_limits<double>::infinity();
+}
+
+std::string HumanHistogram(const Histogram& histogram) {
+  const auto half = BoundOfShare(histogram, 0.5);
+  if (!half) return "none";
+  const std::uint64_t all = std::accumulate(histogram.counts.begin(), histogram.counts.end(), std::uint64_t{0});
+  const auto within = [&](std::optional<double> bound) {
+    return std::isinf(*bound) ? "beyond " + HumanBound(histogram.bounds.back()) : "within " + HumanBound(*bound);
+  };
+  return HumanCount(all) + ": half " + within(half) + ", nine tenths " + within(BoundOfShare(histogram, 0.9));
 }
 
 std::string HumanCompressed(const Figures& figures) {
@@ -168,7 +202,15 @@ Json ToJson(const DaemonInfo& info) {
           {"segment_layout_version", info.segment_layout_version}};
 }
 
-Json ToJson(const StatsReport& stats) { return {{"daemon", ToJson(stats.daemon)}, {"figures", ToJson(stats.figures)}}; }
+Json ToJson(const Histogram& histogram) {
+  return {{"bounds", histogram.bounds}, {"counts", histogram.counts}, {"sum", histogram.sum}};
+}
+
+Json ToJson(const StatsReport& stats) {
+  Json histograms = Json::object();
+  for (const Histogram& histogram : stats.histograms) histograms[histogram.name] = ToJson(histogram);
+  return {{"daemon", ToJson(stats.daemon)}, {"figures", ToJson(stats.figures)}, {"histograms", histograms}};
+}
 
 Json ToJson(const std::vector<KeyHead>& heads) {
   Json list = Json::array();
@@ -225,7 +267,28 @@ Json ToJson(const SequenceRow& row) {
           {"sealed_tokens", row.sealed_tokens},
           {"prefix_hit_tokens", row.prefix_hit_tokens},
           {"marks", row.marks},
+          {"policy", row.policy},
+          {"kept_tokens", row.kept_tokens},
           {"read_only", row.read_only}};
+}
+
+Json ToJson(const ClientRow& row) {
+  return {{"connection", row.connection},
+          {"pid", row.pid},
+          {"uid", row.uid},
+          {"tenant", row.tenant},
+          {"name", row.name},
+          {"admin", row.admin},
+          {"connected_ms", row.connected.count()},
+          {"idle_ms", row.idle.count()},
+          {"silent_ms", row.silent.count()},
+          {"calls", row.calls},
+          {"refused", row.refused},
+          {"stores", row.stores},
+          {"sequences", row.sequences},
+          {"leases", row.leases},
+          {"arenas", row.arenas},
+          {"arena_bytes", row.arena_bytes}};
 }
 
 Json ToJson(const SequenceDetail& detail) {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +29,12 @@ std::string HumanRatio(std::uint64_t larger, std::uint64_t smaller);
 std::string HumanPartsPerMillion(std::uint64_t parts);
 /// In the form that its unit asks for.
 std::string HumanFigure(std::uint64_t value, FigureUnit unit);
+/// "5 s", "15 min", "12 h", "30 d": in the largest unit that divides it.
+std::string HumanBound(double seconds);
+/// "1,234: half within 5 min, nine tenths within 12 h"; "none" if nothing was counted.
+std::string HumanHistogram(const Histogram& histogram);
+/// The least bound that holds this share of what was counted; infinity if only the rest does, nothing if nothing was.
+std::optional<double> BoundOfShare(const Histogram& histogram, double share);
 /// "12.4 MiB  (f16 is 3.88x)": the compressed bytes and how many times as much f16 would take.
 std::string HumanCompressed(const Figures& figures);
 /// "7,936 of 24,131  (32.9 %)": tokens that sequences found sealed at open.
@@ -79,6 +86,8 @@ Json ToJson(const StatsReport& stats);
 Json ToJson(const std::vector<KeyHead>& heads);
 Json ToJson(const StoreRow& row);
 Json ToJson(const SequenceRow& row);
+Json ToJson(const ClientRow& row);
+Json ToJson(const Histogram& histogram);
 Json ToJson(const SequenceDetail& detail);
 Json ToJson(const CodecForm& form);
 Json ToJson(const StoredCodec& codec);

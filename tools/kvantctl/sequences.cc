@@ -16,11 +16,13 @@ std::string Text(const std::vector<SequenceRow>& rows) {
                {"TOKENS", Align::kRight},
                {"SEALED", Align::kRight},
                {"PREFIX HIT", Align::kRight},
+               {"KEPT", Align::kRight},
                {"MARKS", Align::kRight},
                {"ACCESS"}});
   for (const SequenceRow& row : rows) {
     table.Add({std::to_string(row.id), row.store, row.client, row.label, HumanCount(row.length), HumanCount(row.sealed_tokens),
-               HumanCount(row.prefix_hit_tokens), HumanCount(row.marks), row.read_only ? "read" : "own"});
+               HumanCount(row.prefix_hit_tokens), HumanCount(row.kept_tokens), HumanCount(row.marks),
+               row.read_only ? "read" : "own"});
   }
   return table.ToString();
 }

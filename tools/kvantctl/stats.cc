@@ -28,6 +28,10 @@ std::string Text(const StatsReport& stats) {
   listing.Add(figures, FigureKind::kGauge);
   listing.Heading("since start");
   listing.Add(figures, FigureKind::kCounter);
+  if (!stats.histograms.empty()) listing.Heading("how long");
+  for (const Histogram& histogram : stats.histograms) {
+    listing.Add(histogram.name, HumanHistogram(histogram), histogram.help);
+  }
   return listing.ToString();
 }
 

@@ -35,6 +35,9 @@ class Attention {
 
   /// The tokens of this step become part of the sequence; as many as Begin returned.
   virtual Result<void> Commit(std::span<const TokenId> tokens) = 0;
+
+  /// The prompt has been read: a cache with a token policy drops what it does not keep.
+  virtual Result<void> EndPrompt() { return {}; }
 };
 
 }  // namespace kvant::examples

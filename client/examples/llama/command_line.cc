@@ -142,6 +142,12 @@ void AddCacheOptions(CLI::App& app, CommandLine& line) {
       ->capture_default_str()
       ->check(CLI::Range(1, 65536))
       ->group(group);
+  app.add_option(
+         "--policy", service.policy,
+         "Which tokens are attended: window:tokens=N,sinks=N or, once the prompt is read (--compare-exact: --skip tokens), "
+         "snapkv:budget=N,window=N or h2o:budget=N,recent=N (not given: all)")
+      ->type_name("POLICY")
+      ->group(group);
   const std::map<std::string, ElementType> types{
       {"f32", ElementType::kF32}, {"f16", ElementType::kF16}, {"bf16", ElementType::kBF16}};
   AddChoice(app, "--tail-type", service.tail_type, types, "Type of raw rows (not given: f32 if a codec is, else f16)")

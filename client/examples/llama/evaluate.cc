@@ -81,7 +81,10 @@ Result<Comparison> CompareTokens(const Model& model, Attention& reference, Atten
       sum.same_choice += Choice(p) == Choice(q) ? 1 : 0;
       ++sum.tokens;
     }
+    const std::size_t before = at;
     at += *count;
+    if (before >= skip || at < skip) continue;
+    if (const auto ended = candidate.EndPrompt(); !ended) return ended.error();
   }
   return sum;
 }

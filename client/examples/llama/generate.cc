@@ -15,6 +15,7 @@ Result<Generation> Generate(const Model& model, Attention& attention, std::span<
     if (!count) return count.error();
     prompt = prompt.subspan(*count);
   }
+  if (const auto ended = attention.EndPrompt(); !ended) return ended.error();
   if (logits.rows() != 1) return Error{ErrorCode::kInvalidArgument, "generate: the prompt is empty"};
   while (result.tokens.size() < max_tokens) {
     const std::span<const float> row(logits.data(), static_cast<std::size_t>(logits.cols()));

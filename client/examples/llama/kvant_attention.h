@@ -30,6 +30,7 @@ class KvantAttention final : public Attention {
   [[nodiscard]] const float* outputs() const override { return static_cast<const float*>(outputs_.view().data); }
   Result<void> Attend(std::size_t layer, float scale) override;
   Result<void> Commit(std::span<const TokenId> tokens) override;
+  Result<void> EndPrompt() override { return sequence_.ApplyPolicy(); }
 
   [[nodiscard]] Sequence& sequence() noexcept { return sequence_; }
   /// Why blocks stay raw: the store is full. Generation goes on until the tail is full too.

@@ -82,6 +82,7 @@ Result<Service> Service::Connect(const Model& model, const ServiceOptions& optio
   sequence_options.max_step_tokens = options.max_step_tokens;
   sequence_options.tail_type = TailType(options);
   sequence_options.label = options.label;
+  sequence_options.policy = options.policy;
   return Service(std::move(client).value(), std::move(store).value(), model.config(), std::move(sequence_options));
 }
 

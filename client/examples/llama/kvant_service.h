@@ -31,6 +31,7 @@ struct ServiceOptions {
   std::optional<ElementType> tail_type;  ///< not given: f32 where a codec of the plan is f32, else f16
   std::size_t embedded_budget_bytes = std::size_t{512} << 20;
   std::string label;
+  std::string policy;  ///< SequenceOptions::policy
 };
 
 /// A connection with the model's store open.

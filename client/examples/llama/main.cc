@@ -87,6 +87,7 @@ void Describe(const CommandLine& line, const Cache& cache, Json& json) {
   const ClientCounters counters = cache.service->counters();
   json["keys"] = line.service.keys;
   json["values"] = line.service.values;
+  json["policy"] = line.service.policy;
   json["tail_type"] = ElementTypeName(cache.service->tail_type());
   json["store"] = cache.service->store().name;
   json["key_bits_per_element"] = cache.service->store().key_bits_per_element;
@@ -98,6 +99,7 @@ void Describe(const CommandLine& line, const Cache& cache, Json& json) {
   if (cache.kvant != nullptr) {
     json["sequence_id"] = cache.kvant->sequence().id();
     json["sequence_tokens"] = cache.kvant->length();
+    json["kept_tokens"] = cache.kvant->sequence().kept();
   }
 }
 

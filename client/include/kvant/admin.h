@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include <kvant/client.h>
@@ -110,12 +111,24 @@ struct SequenceRow {
   std::uint64_t sealed_tokens = 0;
   std::uint64_t prefix_hit_tokens = 0;
   std::uint64_t marks = 0;
+  std::string policy;             ///< which tokens its owner attends (SequenceOptions::policy); empty: all
+  std::uint64_t kept_tokens = 0;  ///< how many, mean over layers and KV heads, by what it said last
   bool read_only = false;
+};
+
+/// How often something took how long.
+struct Histogram {
+  std::string name;                   ///< snake_case; ends with _seconds
+  std::string help;                   ///< one line for operators
+  std::vector<double> bounds;         ///< seconds, ascending
+  std::vector<std::uint64_t> counts;  ///< one per bound: what took so long at most, and longer than the bound before; the rest
+  double sum = 0;                     ///< seconds, of all
 };
 
 struct StatsReport {
   DaemonInfo daemon;
   Figures figures;
+  std::vector<Histogram> histograms;  ///< of times of blocks; empty from daemons that keep none
 };
 
 /// One sealed block of a sequence.
@@ -201,6 +214,44 @@ struct QuotaChange {
   std::optional<std::chrono::milliseconds> ttl;  ///< of a store
 };
 
+/// A connection to the daemon, of an engine or an operator.
+struct ClientRow {
+  std::uint64_t connection = 0;
+  std::uint64_t pid = 0;
+  std::uint32_t uid = 0;
+  std::string tenant;                      ///< whose stores its session opens; empty without a session
+  std::string name;                        ///< ClientOptions::name
+  bool admin = false;                      ///< an operator's
+  std::chrono::milliseconds connected{0};  ///< so long
+  std::chrono::milliseconds idle{0};       ///< since its last message
+  std::uint64_t calls = 0;
+  std::uint64_t refused = 0;  ///< of the session's calls
+  std::uint64_t stores = 0;   ///< open ones
+  std::uint64_t sequences = 0;
+  std::uint64_t leases = 0;  ///< blocks that its sequences hold
+  std::uint64_t arenas = 0;
+  std::uint64_t arena_bytes = 0;
+  std::chrono::milliseconds silent{0};  ///< since one of its heartbeats moved; at the daemon's --lease it is dropped
+};
+
+struct EventField {
+  std::string name;
+  std::variant<std::uint64_t, std::string> value;
+};
+
+/// Something that happened in the daemon, tools/docs/operations.md lists kinds and fields.
+struct Event {
+  std::uint64_t number = 0;  ///< ascending
+  std::chrono::sys_time<std::chrono::milliseconds> time{};
+  std::string kind;
+  std::vector<EventField> fields;
+};
+
+struct EventBatch {
+  std::vector<Event> events;
+  std::uint64_t lost = 0;  ///< so many came after these, while nobody took and too many waited
+};
+
 /// What to save: the named stores (by name or identity) and what live sequences hold; nothing named: every store.
 struct SnapshotSelection {
   std::vector<std::string> stores;
@@ -247,6 +298,16 @@ class KVANT_API Admin {
   /// Saves sealed blocks to a file of this process's, as Store::Save does. kNotFound for a store or sequence that is not there.
   Result<SaveReport> SaveSnapshot(const std::string& path, const SnapshotSelection& selection,
                                   const SnapshotProgress& progress = {});
+  /// Every connection, the oldest first, this one among them.
+  Result<std::vector<ClientRow>> Clients();
+  /// From now on the daemon keeps what happens for TakeEvents, some thousand events at most. kUnavailable if too many watch.
+  Result<void> Watch();
+  /// What has happened since Watch and was not taken yet, oldest first, some hundred at most; does not wait. kInvalidArgument
+  /// before Watch.
+  Result<EventBatch> TakeEvents();
+  /// Asks the daemon to hand over to a new process of the program that lies at its path now; stores stay, connections end.
+  /// Returns when it has heard. kUnsupported for a daemon whose memory nobody holds (kvantd --holder off).
+  Result<void> Upgrade();
   /// Asks the daemon to end once the calls that wait are answered.
   /// Returns when it has heard; calls answer kDisconnected once it has ended.
   Result<void> Drain();

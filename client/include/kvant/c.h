@@ -241,6 +241,7 @@ typedef struct kvant_sequence_options {
   uint32_t unnamed_tokens;      /* room in the tail for tokens without ids beside a step; 0 */
   int want_state;               /* open: of the sealed prefixes, the longest at whose end a state stands; 0 */
   uint32_t priority;            /* how much longer its blocks stay once nobody uses them, 0 to 3; 0 */
+  const char* policy;           /* which tokens are attended, as SequenceOptions::policy in kvant/client.h; null: all */
 } kvant_sequence_options;
 
 KVANT_API void kvant_sequence_options_init(kvant_sequence_options* options, size_t struct_size);
@@ -259,6 +260,7 @@ KVANT_API uint64_t kvant_sequence_id(const kvant_sequence* sequence);           
 KVANT_API uint64_t kvant_sequence_length(const kvant_sequence* sequence);            /* tokens held */
 KVANT_API uint64_t kvant_sequence_unnamed(const kvant_sequence* sequence);           /* of those, the newest without ids */
 KVANT_API uint64_t kvant_sequence_prefix_hit_tokens(const kvant_sequence* sequence); /* of those, found sealed at open */
+KVANT_API uint64_t kvant_sequence_kept(const kvant_sequence* sequence);              /* of the length, those attended */
 KVANT_API size_t kvant_sequence_reservable(const kvant_sequence* sequence);          /* most tokens of a reserve now */
 
 /* What the calls on one sequence did. */
@@ -307,6 +309,14 @@ KVANT_API kvant_code kvant_sequence_advance(kvant_sequence* sequence, const kvan
 KVANT_API kvant_code kvant_sequence_advance_unnamed(kvant_sequence* sequence, size_t count, kvant_error* error);
 /* Gives the oldest unnamed tokens their ids. Errors as kvant_sequence_advance. */
 KVANT_API kvant_code kvant_sequence_name(kvant_sequence* sequence, const kvant_token* tokens, size_t count, kvant_error* error);
+/* Drops tokens as the policy says, as Sequence::ApplyPolicy in kvant/client.h: call it when a prompt has been read. */
+KVANT_API kvant_code kvant_sequence_apply_policy(kvant_sequence* sequence, kvant_error* error);
+/* Positions that a KV head attends, ascending: at most `room` of them to `positions`, and how many there are to `count`. */
+KVANT_API kvant_code kvant_sequence_kept_tokens(const kvant_sequence* sequence, size_t layer, size_t kv_head,
+                                                uint64_t* positions, size_t room, size_t* count, kvant_error* error);
+/* An engine's own choice of what a KV head attends, as Sequence::Keep in kvant/client.h. */
+KVANT_API kvant_code kvant_sequence_keep(kvant_sequence* sequence, size_t layer, size_t kv_head, const uint64_t* positions,
+                                         size_t count, kvant_error* error);
 /* Copies the rows of positions [first, first + count) of one layer, as Sequence::CopyRows in kvant/client.h, to `keys` and
  * `values`, [count, kv_heads, head_dim] each; a null one is a side that is not wanted. */
 KVANT_API kvant_code kvant_sequence_copy_rows(kvant_sequence* sequence, size_t layer, uint64_t first, size_t count,

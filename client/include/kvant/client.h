@@ -125,6 +125,18 @@ struct SequenceOptions {
   /// 0 to 3: how much longer than others' the blocks stay that this sequence finds and seals, once nobody uses them and room is
   /// needed. It wears off as the cache is used (ADR 0038). kInvalidArgument beyond.
   std::uint8_t priority = 0;
+  /// Which tokens this sequence attends; the blocks that it shares stay whole for others, and tokens keep their positions.
+  ///   ""        all of them
+  ///   "window:tokens=4096,sinks=4,min=0"   the newest `tokens` and the first `sinks` (StreamingLLM)
+  ///   "snapkv:budget=2048,window=32,kernel=7,pool=max,sinks=4,min=0"   at ApplyPolicy, per layer and KV head: what the newest
+  ///             `window` tokens' queries attended most, those tokens and the first `sinks`, `budget` in all
+  ///   "h2o:budget=2048,recent=1024,sinks=0,min=0"   from ApplyPolicy on, after every advance: what all queries since the
+  ///   sequence
+  ///             was opened attended most, the newest `recent` tokens and the first `sinks`, `budget` in all
+  /// Numbers that are left out are those. Up to `min` tokens nothing is dropped. kInvalidArgument names what does not fit.
+  /// Lists, votes (h2o: 4 bytes per token, layer and KV head) and queries (snapkv: 4 * window * q_heads * head_dim bytes a
+  /// layer) lie in the arena.
+  std::string policy{};
 };
 
 /// Sizes of one open store.
@@ -214,6 +226,8 @@ class KVANT_API Sequence {
   [[nodiscard]] std::uint64_t prefix_hit_tokens() const noexcept;  ///< of those, found already sealed at Open
   [[nodiscard]] bool read_only() const noexcept;                   ///< opened with Store::Read
   [[nodiscard]] SequenceCounters counters() const noexcept;        ///< since it was opened
+  /// How many of length() tokens the newest one's queries attend under SequenceOptions::policy, mean over layers and KV heads.
+  [[nodiscard]] std::uint64_t kept() const noexcept;
 
   /// Rows for exactly the next `tokens` tokens, of every layer. Reserving again before Advance gives the same rows, from the
   /// first one on. kOutOfRange for more than max_step_tokens; kTailFull where the tail has no room for so many now: its rows
@@ -253,6 +267,18 @@ class KVANT_API Sequence {
   /// Gives the oldest unnamed tokens their ids and seals blocks as Advance does, whose errors it has. What is reserved stays.
   /// Named tokens come before unnamed ones: Advance is refused (kInvalidArgument) until all are named, as is SetMark.
   Result<void> Name(std::span<const TokenId> tokens);
+
+  /// Drops tokens as SequenceOptions::policy says: snapkv chooses among those that are still kept, h2o begins to hold its
+  /// budget. Call it when a prompt has been read (advanced). Nothing for other policies or up to their budget or `min`. Fewer
+  /// queries than snapkv's `window` choose alone where the tokens before them were found sealed. What is dropped stays dropped,
+  /// for this sequence and forks of it by Fork; Trim, too, brings nothing back. kInvalidArgument while a mark is held, or if
+  /// snapkv knows no query. On an error nothing was dropped.
+  Result<void> ApplyPolicy();
+  /// Positions that the newest token's queries of a KV head attend, ascending. Works after the connection has ended, too.
+  [[nodiscard]] Result<std::vector<std::uint64_t>> KeptTokens(std::size_t layer, std::size_t kv_head) const;
+  /// A choice of the engine's own: of the tokens there are, this KV head attends only `positions` (ascending, at least one) of
+  /// those that it did before, and all that come. kInvalidArgument while a mark is held, or with a window policy.
+  Result<void> Keep(std::size_t layer, std::size_t kv_head, std::span<const std::uint64_t> positions);
 
   /// Copies the rows of positions [first, first + count) of one layer, as attention reads them, to `keys` and `values`:
   /// [count, kv_heads, head_dim] of any element type and strides, in any memory; a view without data is a side that is not

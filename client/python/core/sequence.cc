@@ -9,6 +9,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <kvant/client.h>
 
@@ -89,6 +90,30 @@ void AddSequence(nb::module_& module) {
             return dict;
           },
           "What the calls on this sequence did, as Client.counters.")
+      .def_prop_ro(
+          "kept", [](PySequence& self) { return self.Open("kept").kept(); },
+          "How many of `length` tokens are attended under the policy, mean over layers and KV heads.")
+      .def(
+          "apply_policy",
+          [](PySequence& self) {
+            Sequence& sequence = self.Open("apply_policy");
+            Take(Unlocked([&] { return sequence.ApplyPolicy(); }));
+          },
+          "Drops tokens as open()'s policy says: call it when a prompt has been read. Other sequences keep them.")
+      .def(
+          "kept_tokens",
+          [](PySequence& self, std::size_t layer, std::size_t kv_head) {
+            return Take(self.Open("kept_tokens").KeptTokens(layer, kv_head));
+          },
+          "layer"_a, "kv_head"_a, "Positions that a KV head attends, ascending.")
+      .def(
+          "keep",
+          [](PySequence& self, std::size_t layer, std::size_t kv_head, const std::vector<std::uint64_t>& positions) {
+            Sequence& sequence = self.Open("keep");
+            Take(Unlocked([&] { return sequence.Keep(layer, kv_head, positions); }));
+          },
+          "layer"_a, "kv_head"_a, "positions"_a,
+          "An engine's own choice: of the tokens there are, a KV head attends only these (ascending) of those that it did.")
       .def_prop_ro(
           "reservable", [](PySequence& self) { return self.Open("reservable").reservable(); },
           "The most tokens that reserve() gives now.")

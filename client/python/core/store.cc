@@ -60,36 +60,39 @@ void AddStore(nb::module_& module) {
           "open",
           [](PyStore& self, nb::handle tokens, const std::string& placement, std::uint32_t recent_tokens,
              std::uint32_t max_step_tokens, const std::string& tail, const std::string& label, std::uint32_t unnamed_tokens,
-             bool want_state, std::uint8_t priority) {
+             bool want_state, std::uint8_t priority, const std::string& policy) {
             Store& store = self.Open("open");
             const std::vector<TokenId> ids = Tokens(tokens);
             SequenceOptions options = Options(placement, recent_tokens, max_step_tokens, tail, label, unnamed_tokens);
             options.want_state = want_state;
             options.priority = priority;
+            options.policy = policy;
             return PySequence{Take(Unlocked([&] { return store.Open(ids, options); })), {}};
           },
           "tokens"_a = nb::make_tuple(), nb::kw_only(), "placement"_a = "local", "recent_tokens"_a = 64,
           "max_step_tokens"_a = 512, "tail"_a = "f16", "label"_a = "", "unnamed_tokens"_a = 0, "want_state"_a = false,
-          "priority"_a = 0,
+          "priority"_a = 0, "policy"_a = "",
           "A sequence that already holds the longest sealed prefix of `tokens`. To get the logits of the last prompt token an "
           "engine "
           "passes all tokens but the last. want_state: the longest such prefix at whose end a state stands (put_state). "
           "priority: how much longer than others' the blocks stay that this sequence finds and seals, once nobody uses them "
           "and "
-          "room is needed, 0 to 3.")
+          "room is needed, 0 to 3. policy: which tokens are attended: 'window:tokens=4096,sinks=4', "
+          "'snapkv:budget=2048,window=32' or 'h2o:budget=2048,recent=1024', all of them by default.")
       .def(
           "fork",
           [](PyStore& self, SequenceId source, std::optional<std::uint64_t> length, const std::string& placement,
              std::uint32_t recent_tokens, std::uint32_t max_step_tokens, const std::string& tail, const std::string& label,
-             std::uint32_t unnamed_tokens, std::uint8_t priority) {
+             std::uint32_t unnamed_tokens, std::uint8_t priority, const std::string& policy) {
             Store& store = self.Open("fork");
             SequenceOptions options = Options(placement, recent_tokens, max_step_tokens, tail, label, unnamed_tokens);
             options.priority = priority;
+            options.policy = policy;
             return PySequence{Take(Unlocked([&] { return store.Fork(source, length, options); })), {}};
           },
           "source"_a, "length"_a = nb::none(), nb::kw_only(), "placement"_a = "local", "recent_tokens"_a = 64,
           "max_step_tokens"_a = 512, "tail"_a = "f16", "label"_a = "", "unnamed_tokens"_a = 0, "priority"_a = 0,
-          "A copy-on-write copy of a live sequence of any process that has this store open.")
+          "policy"_a = "", "A copy-on-write copy of a live sequence of any process that has this store open.")
       .def("close", [](PyStore& self) { Unlocked([&] { self.store.reset(); }); });
 }
 

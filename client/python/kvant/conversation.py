@@ -12,11 +12,12 @@ class Conversation:
     """
 
     def __init__(
-        self, store, layers, *, block_tokens, tokens=(), placement="local", recent_tokens=64, max_step_tokens=512, tail="f16", capacity=None, label=""
+        self, store, layers, *, block_tokens, tokens=(), placement="local", recent_tokens=64, max_step_tokens=512, tail="f16", capacity=None, label="",
+        policy=""
     ):
         self._store = store
         self._layers = layers
-        self._options = {"placement": placement, "recent_tokens": recent_tokens, "tail": tail, "label": label}
+        self._options = {"placement": placement, "recent_tokens": recent_tokens, "tail": tail, "label": label, "policy": policy}
         self._block_tokens = block_tokens
         self._max_step = max_step_tokens
         self.capacity = capacity
@@ -115,7 +116,15 @@ class Conversation:
         self._max_step = 1 << (tokens - 1).bit_length()
         old = self._sequence
         self._sequence = self._store.fork(old.id, max_step_tokens=self._max_step, **self._options)
+        if old.kept < old.length and not self._options["policy"].startswith("window"):
+            self._sequence.close()
+            self._sequence = old
+            raise UnsupportedError(f"attention: {tokens} tokens in a pass behind dropped ones; give max_step_tokens a larger number")
         old.close()
+
+    def apply_policy(self):
+        """Drops tokens as the policy says: when a prompt has been read."""
+        self._sequence.apply_policy()
 
     def trim(self, tokens):
         """Drops `tokens` from the end, or all there are; returns how many."""

@@ -72,6 +72,7 @@ class KVCacheConfig:
     recent_tokens: int = 64
     sink_tokens: int = 4
     max_step_tokens: int = 512  # grows with the longest forward pass
+    policy: str = ""  # which tokens are attended: "window:tokens=4096,sinks=4"; "snapkv:...", "h2o:..." once apply_policy() is called
     adapter: str = ""
     salt: str = ""
     artifact: bytes = b""
@@ -137,7 +138,7 @@ class KVCacheConfig:
         """The fields of kvant.StoreSpec that this configuration says, for a model of so many layers."""
         keys, values, overrides = self.plan(layers)
         # What changes keys and values without being the model's: behind a window of attention, those of all layers but the first are others.
-        further = [f"{name} {getattr(self, name)}" for name in ("seed", "sliding_window") if not _is_default(self, name)]
+        further = [f"{name} {getattr(self, name)}" for name in ("seed", "sliding_window", "policy") if not _is_default(self, name)]
         return {
             "keys": keys,
             "values": values,
@@ -169,7 +170,7 @@ class KVCacheConfig:
 _FIELDS = {field.name: field for field in dataclasses.fields(KVCacheConfig)}
 _ANY_METHOD = {"value_bits", "n_outlier_channels", "outlier_bits", "bit_width_outlier", "enable_outlier_two_stream"}
 _WHERE = {"method", "seed", "head_dim", "dtype", "capacity", "sliding_window", "keys", "values", "model_path", "uri", "placement", "block_tokens",
-          "recent_tokens", "sink_tokens", "max_step_tokens", "adapter", "salt", "artifact", "client_options"}  # fmt: skip
+          "recent_tokens", "sink_tokens", "max_step_tokens", "policy", "adapter", "salt", "artifact", "client_options"}  # fmt: skip
 _NOWHERE = {
     "use_hadamard": "kvant always rotates before it rounds",
     "use_fused_sdpa": "kvant always attends on the codes",

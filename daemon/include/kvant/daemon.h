@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -55,6 +56,7 @@ struct DaemonOptions {
   // What a daemon before this one left. Descriptors become the daemon's own when Start succeeds.
   int listen_fd = -1;                      ///< listens at `socket` already, and is served instead of a new socket there
   std::shared_ptr<daemon::Keeper> keeper;  ///< is told of memory that is to outlive the process; null: none is
+  std::function<void()> upgrade{};         ///< an operator asks for a successor (on the daemon's thread); empty: refused
   std::vector<int> segments;               ///< manifests and slabs to serve again, in any order; others are released
 };
 

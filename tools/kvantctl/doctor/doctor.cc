@@ -43,9 +43,11 @@ int Doctor(const Globals& globals) {
     if (!stats) return Report(globals, stats.error());
     const auto stores = admin.Stores();
     if (!stores) return Report(globals, stores.error());
+    const auto clients = admin.Clients();
+    if (!clients) return Report(globals, clients.error());
     const Machine machine{.available_bytes = AvailableBytes(Contents("/proc/meminfo")),
                           .shmem_huge_pages = ChosenWord(Contents("/sys/kernel/mm/transparent_hugepage/shmem_enabled"))};
-    const auto findings = FindingsOf(*stats, *stores, machine);
+    const auto findings = FindingsOf(*stats, *stores, *clients, machine);
     if (globals.format == Format::kJson) {
       Print(ToJson(findings));
     } else {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 
 #include "tools/kvantctl/render.h"
 
@@ -12,17 +13,25 @@ namespace {
 constexpr double kNearlyFull = 0.9;
 /// Tokens looked up, before their hits say anything.
 constexpr std::uint64_t kFewTokens = 10'000;
+/// Blocks sealed for each that was wanted after its eviction: fewer are worth a note.
+constexpr std::uint64_t kEvictedShare = 100;
+/// Without a call, while blocks are held.
+constexpr std::chrono::minutes kStale{10};
 
 class Doctor {
  public:
-  Doctor(const StatsReport& stats, const std::vector<StoreRow>& stores, const Machine& machine)
-      : figures_(stats.figures), stores_(stores), machine_(machine) {}
+  Doctor(const StatsReport& stats, const std::vector<StoreRow>& stores, const std::vector<ClientRow>& clients,
+         const Machine& machine)
+      : stats_(stats), figures_(stats.figures), stores_(stores), clients_(clients), machine_(machine) {}
 
   std::vector<Finding> Look() {
     Budget();
+    Evicted();
+    Quotas();
     Keys();
     Rows();
     Clients();
+    StaleClients();
     Memory();
     std::ranges::stable_sort(findings_, {}, &Finding::severity);
     return std::move(findings_);
@@ -64,6 +73,29 @@ class Doctor {
     }
   }
 
+  void Evicted() {
+    const std::uint64_t wanted = Of("evicted_then_wanted_blocks");
+    if (wanted == 0 || wanted * kEvictedShare < Of("sealed_blocks")) return;
+    std::string when;
+    for (const Histogram& histogram : stats_.histograms) {
+      if (histogram.name != "block_evict_to_wanted_seconds") continue;
+      if (const auto half = BoundOfShare(histogram, 0.5)) when = ", half of them within " + HumanBound(*half);
+    }
+    Note("budget",
+         HumanCount(wanted) + " blocks were wanted again after they had been evicted" + when + "; " +
+             HumanCount(Of("sealed_blocks")) + " were sealed in all.",
+         "A larger --budget would have kept them; `kvantctl pin` keeps a prompt that many share.");
+  }
+
+  void Quotas() {
+    for (const char* of : {"tenant", "store"}) {
+      const std::uint64_t refused = Of("room_refusals_" + std::string(of) + "_quota");
+      if (refused == 0) continue;
+      Note("quota", HumanCount(refused) + " times the quota of a " + of + " left no room.",
+           "`kvantctl quota list` shows who is at his limit, `kvantctl quota set` gives him more.");
+    }
+  }
+
   void Keys() {
     for (const StoreRow& store : stores_) {
       if (!store.warning.empty()) {
@@ -86,10 +118,32 @@ class Doctor {
             HumanCount(dropped) + " clients did not beat for the length of the lease and were dropped, with their sequences.",
             "They were stopped, or swapped out: see to it, or raise --lease.");
     }
-    if (const std::uint64_t refused = Of("refused_connections"); refused > 0) {
+    const std::uint64_t beyond = Of("refusals_connection_limit");
+    const std::uint64_t lacking = Of("refusals_no_descriptor");
+    if (beyond + lacking > 0) {
       Wrong("clients",
-            HumanCount(refused) + " connections were refused; " + HumanCount(Of("sessions")) + " clients are connected now.",
-            "Raise --max-connections, or the daemon's limit of open files; its log names the reason.");
+            HumanCount(beyond + lacking) + " connections were refused, " + HumanCount(lacking) +
+                " of them for want of descriptors or memory; " + HumanCount(Of("sessions")) + " clients are connected now.",
+            "Raise --max-connections, or the daemon's limit of open files.");
+    }
+    if (const std::uint64_t refused = Of("refusals_version"); refused > 0) {
+      Wrong("clients", HumanCount(refused) + " clients of another protocol version were refused.",
+            "Bring engines and daemon to one version; `kvantctl monitor --only refused` shows who tries.");
+    }
+    if (const std::uint64_t refused = Of("refusals_not_admin"); refused > 0) {
+      Note("clients", HumanCount(refused) + " times somebody asked to administer who may not.",
+           "Run kvantctl as the daemon's user or as root; `kvantctl monitor --only refused` shows who tries.");
+    }
+  }
+
+  void StaleClients() {
+    for (const ClientRow& client : clients_) {
+      if (client.idle < kStale || client.leases == 0) continue;
+      Note("clients",
+           "Client \"" + client.name + "\" (process " + std::to_string(client.pid) + ") has called nothing for " +
+               HumanDuration(std::chrono::duration_cast<std::chrono::seconds>(client.idle)) + " and holds " +
+               HumanCount(client.leases) + " blocks, which are not evicted meanwhile.",
+           "If it is done, end it or let it close its sequences: its blocks stay for others until their room is needed.");
     }
   }
 
@@ -112,8 +166,10 @@ class Doctor {
     }
   }
 
+  const StatsReport& stats_;
   const Figures& figures_;
   const std::vector<StoreRow>& stores_;
+  const std::vector<ClientRow>& clients_;
   const Machine& machine_;
   std::vector<Finding> findings_;
 };
@@ -139,8 +195,9 @@ std::optional<std::string> ChosenWord(std::string_view setting) {
   return std::string(setting.substr(begin + 1, end - begin - 1));
 }
 
-std::vector<Finding> FindingsOf(const StatsReport& stats, const std::vector<StoreRow>& stores, const Machine& machine) {
-  return Doctor(stats, stores, machine).Look();
+std::vector<Finding> FindingsOf(const StatsReport& stats, const std::vector<StoreRow>& stores,
+                                const std::vector<ClientRow>& clients, const Machine& machine) {
+  return Doctor(stats, stores, clients, machine).Look();
 }
 
 }  // namespace kvant::tools

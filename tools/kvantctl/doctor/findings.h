@@ -18,7 +18,7 @@ enum class Severity : std::uint8_t {
 
 struct Finding {
   Severity severity = Severity::kNote;
-  std::string about;   ///< snake_case, for scripts: budget, keys, clients, rows, memory
+  std::string about;   ///< snake_case, for scripts: budget, quota, keys, clients, rows, memory
   std::string what;    ///< a sentence with figures
   std::string advice;  ///< what to do
 };
@@ -35,6 +35,7 @@ std::optional<std::uint64_t> AvailableBytes(std::string_view meminfo);
 std::optional<std::string> ChosenWord(std::string_view setting);
 
 /// What is wrong first; empty if nothing is known to be.
-std::vector<Finding> FindingsOf(const StatsReport& stats, const std::vector<StoreRow>& stores, const Machine& machine);
+std::vector<Finding> FindingsOf(const StatsReport& stats, const std::vector<StoreRow>& stores,
+                                const std::vector<ClientRow>& clients, const Machine& machine);
 
 }  // namespace kvant::tools

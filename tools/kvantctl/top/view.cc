@@ -17,6 +17,13 @@ constexpr std::size_t kBarColumns = 20;
 
 std::uint64_t Of(const Figures& figures, std::string_view name) { return figures.Find(name).value_or(0); }
 
+/// Of all figures whose names begin so.
+std::uint64_t SumOf(const Figures& figures, std::string_view beginning) {
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < figures.size(); ++i) sum += figures.info(i).name.starts_with(beginning) ? figures.value(i) : 0;
+  return sum;
+}
+
 std::string Bar(std::uint64_t part, std::uint64_t whole) {
   const double share = whole == 0 ? 0.0 : std::min(1.0, static_cast<double>(part) / static_cast<double>(whole));
   const auto full = static_cast<std::size_t>(std::lround(share * kBarColumns));
@@ -102,8 +109,8 @@ std::vector<std::string> TopLines(const Sample& now, const Sample* before, Store
        << " evicted; hits " << all.Hits() << " ("
        << HumanShare(Of(figures, "prefix_hit_tokens"), Of(figures, "prefix_lookup_tokens")) << " since start)\n";
   text << "trouble  " << count("store_full_errors") << " without room, " << count("lost_blocks") << " blocks lost, "
-       << count("dropped_clients") << " clients hung, " << count("refused_connections") << " connections refused, "
-       << count("unfit_key_heads") << " KV heads unfit\n\n";
+       << count("dropped_clients") << " clients hung, " << count("evicted_then_wanted_blocks") << " wanted after eviction, "
+       << HumanCount(SumOf(figures, "refusals_")) << " refusals, " << count("unfit_key_heads") << " KV heads unfit\n\n";
   text << StoresTable(now, before, seconds, order);
 
   std::vector<std::string> lines;

@@ -16,6 +16,7 @@ def add_arguments(command):
     models.add_text_arguments(command, 4096, several=True)
     command.add_argument("--plans", nargs="*", default=DEFAULT_PLANS, metavar="PLAN", help=PLAN_HELP)
     command.add_argument("--yardsticks", nargs="+", default=[], choices=YARDSTICKS, help="formats of ggml to hold the plans against")
+    command.add_argument("--policy", nargs="+", default=[""], metavar="POLICY", help="token policies of every plan, applied behind --skip tokens")
     command.add_argument("--artifact", metavar="FILE", help="what calibrated codecs of the plans were calibrated on")
     command.add_argument("--window", type=models.positive, default=2048, help="tokens of one context (2048)")
     command.add_argument("--skip", type=int, help="tokens of each window that are not counted (its first quarter)")
@@ -26,7 +27,7 @@ def add_arguments(command):
 def run(arguments):
     model, tokenizer = models.load(arguments.model)
     texts = [_Text(path, tokenizer, arguments) for path in arguments.text]
-    subjects = [_Plan(model, name, arguments) for name in arguments.plans] + [_Yardstick(name) for name in arguments.yardsticks]
+    subjects = [_Plan(model, name, policy, arguments) for name in arguments.plans for policy in arguments.policy] + [_Yardstick(name) for name in arguments.yardsticks]
     batches = _batches(texts, model.config.get_text_config().vocab_size)
     total = sum(len(window.ids) for text in texts for window in text.windows)
     exact_loss = _ByText()
@@ -174,7 +175,7 @@ class _Subject:
         """Adds a batch: each pass sees the codes of all passes before it, so that errors feed forward."""
         import torch
 
-        kl, agree, loss = [], [], []
+        kl, agree, loss, ended = [], [], [], False
         common = exact.common[0][0].shape[2]
         with self._cache(model) as cache:
             self._take(cache, batch.ids[:, :common], exact.common, step)
@@ -185,6 +186,9 @@ class _Subject:
                 theirs = exact.log_probabilities[:, at : at + ours.shape[1]]
                 kl.append((theirs.exp() * (theirs - ours)).sum(-1))
                 agree.append(theirs.argmax(-1) == ours.argmax(-1))
+                if first == batch.skip and not ended:  # the pass that ends there, or the one that it lies in
+                    self._end_prompt(cache)
+                    ended = True
                 following = batch.following[:, at : at + ours.shape[1]]
                 loss.append(-ours[:, : following.shape[1]].gather(2, following)[..., 0])
         for figure, parts in ((self._kl, kl), (self._loss, loss), (self._agree, agree)):
@@ -219,7 +223,7 @@ def _effective(bits, tokens):
 
 
 class _Plan(_Subject):
-    def __init__(self, model, name, arguments):
+    def __init__(self, model, name, policy, arguments):
         import kvant.transformers
 
         if name.startswith("@"):
@@ -233,12 +237,12 @@ class _Plan(_Subject):
         if arguments.artifact:
             with open(arguments.artifact, "rb") as file:
                 artifact = file.read()
-        self._config = kvant.KVCacheConfig(model_path=arguments.model, artifact=artifact, max_step_tokens=arguments.step, **codecs)
+        self._config = kvant.KVCacheConfig(model_path=arguments.model, artifact=artifact, max_step_tokens=arguments.step, policy=policy, **codecs)
         with kvant.transformers.attach(model, self._config) as attachment:
             store = kvant.connect(self._config.uri).open_store(attachment.spec)
             info = store.info
             store.close()
-        super().__init__(name, info["key_bits_per_element"], info["value_bits_per_element"])
+        super().__init__(f"{name} {policy}".strip(), info["key_bits_per_element"], info["value_bits_per_element"])
 
     @contextlib.contextmanager
     def _cache(self, model):
@@ -251,6 +255,9 @@ class _Plan(_Subject):
 
     def _take(self, cache, ids, layers, step):
         cache.batch.take(ids, layers, step)
+
+    def _end_prompt(self, cache):
+        cache.apply_policy()
 
     def decoded(self, model, keys, values):
         import kvant.transformers
@@ -273,6 +280,9 @@ class _Yardstick(_Subject):
 
         config = model.config.get_text_config()
         yield yardsticks.cache_of(yardsticks.codes_of(self.name, config), config.num_hidden_layers)
+
+    def _end_prompt(self, cache):
+        """Formats of ggml keep all tokens."""
 
     def _take(self, cache, ids, layers, step):
         for layer, (keys, values) in zip(cache.layers, layers, strict=True):

@@ -41,6 +41,7 @@ class ModelCaches:
             tail=c.tail or self.spec.dtype,
             capacity=c.capacity,
             label="mlx_lm",
+            policy=c.policy,
         )
         return [KvantKVCache(conversation, layer) for layer in range(self.spec.layers)]
 

@@ -78,6 +78,7 @@ class Attachment:
             "tail": c.tail or self.spec.dtype,
             "capacity": c.capacity,
             "label": "transformers",
+            "policy": c.policy,
         }
         store, layers = client.open_store(self.spec), self.spec.layers
         return Batch(client, layers, lambda tokens: Conversation(store, layers, tokens=tokens, **options), window=c.sliding_window)

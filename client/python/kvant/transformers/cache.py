@@ -66,6 +66,11 @@ class KvantCache(Cache):
         """The kvant.conversation.Conversation of each row."""
         return tuple(self.batch.rows)
 
+    def apply_policy(self):
+        """Drops tokens of every row as KVCacheConfig.policy says: when a prompt has been read."""
+        for row in self.batch.rows:
+            row.apply_policy()
+
     @property
     def cached_tokens(self):
         """Tokens of each row that were found when the cache was made."""
