@@ -285,6 +285,7 @@ Result<DemoteReport> Admin::Demote(const DemoteRequest& what) {
     if (auto entered = impl_->connection->Enter("demote"); !entered) return entered.error();
     auto request = impl_->admin.demoteRequest();
     request.setStore(capnp::Text::Reader(what.store.c_str(), what.store.size()));
+    request.setTenant(capnp::Text::Reader(what.tenant.c_str(), what.tenant.size()));
     request.setPlanes(what.planes);
     request.setMaxBlocks(what.max_blocks);
     request.setDryRun(what.dry_run);
@@ -296,12 +297,13 @@ Result<DemoteReport> Admin::Demote(const DemoteRequest& what) {
   });
 }
 
-Result<EvictReport> Admin::Drop(const std::string& store) {
+Result<EvictReport> Admin::Drop(const std::string& store, const std::string& tenant) {
   return Guard("drop", [&]() -> Result<EvictReport> {
     if (!impl_) return MovedFrom("drop");
     if (auto entered = impl_->connection->Enter("drop"); !entered) return entered.error();
     auto request = impl_->admin.dropRequest();
     request.setStore(capnp::Text::Reader(store.c_str(), store.size()));
+    request.setTenant(capnp::Text::Reader(tenant.c_str(), tenant.size()));
     auto answer = impl_->connection->Call(request, "drop");
     if (!answer) return answer.error();
     return ReadEvicted(*answer);

@@ -95,7 +95,7 @@ void BlockPool::Free(SlotRef slot) {
   --sizes_.at(slab.header().slot_bytes).used;
   --used_slots_;
   if (slab.trimmed(slot.slot)) {
-    slab.Cool(slot.slot);  // pages of it are missing
+    slab.Cool(slot.slot);                              // pages of it are missing
     if (slab.used_slots() + slab.warm_slots() == 0) {  // nobody would look at it again: nothing of it is warm
       sizes_.at(slab.header().slot_bytes).slabs.erase(slot.slab);
       Retire(slab);

@@ -299,7 +299,8 @@ kj::Promise<void> AdminServer::inspect(InspectContext context) {
 kj::Promise<void> AdminServer::demote(DemoteContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
     const auto params = context.getParams();
-    const auto store = services_.stores.Find(StringOf(params.getStore(), wire::MAX_IDENTITY_TEXT));
+    const auto store = services_.stores.Find(StringOf(params.getStore(), wire::MAX_IDENTITY_TEXT),
+                                             StringOf(params.getTenant(), wire::MAX_IDENTITY_TEXT));
     const auto demoted =
         store ? (*store)->Demote(
                     {.sections = params.getPlanes(), .max_blocks = params.getMaxBlocks(), .dry_run = params.getDryRun()})
@@ -332,7 +333,10 @@ kj::Promise<void> AdminServer::codecs(CodecsContext context) {
 
 kj::Promise<void> AdminServer::drop(DropContext context) {
   return RunHandler([&]() -> kj::Promise<void> {
-    WriteEvicted(services_, services_.stores.Drop(StringOf(context.getParams().getStore(), wire::MAX_IDENTITY_TEXT)),
+    const auto params = context.getParams();
+    WriteEvicted(services_,
+                 services_.stores.Drop(StringOf(params.getStore(), wire::MAX_IDENTITY_TEXT),
+                                       StringOf(params.getTenant(), wire::MAX_IDENTITY_TEXT)),
                  context.getResults());
     return kj::READY_NOW;
   });

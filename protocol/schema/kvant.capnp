@@ -728,9 +728,9 @@ interface Admin {
   # firstBlock until all sealedBlocks are seen.
   obsoleteEvict @5 (store :Text, maxBlocks :UInt64, dryRun :Bool) -> Outcome(EvictReport);
   # Until version 9; not implemented any more: evictBlocks says it all.
-  drop @6 (store :Text) -> Outcome(EvictReport);
-  # The store of that name, or of that identity in hexadecimal, with all its blocks: what went. notFound where there is none,
-  # unavailable while sequences of it are open. Sessions that have it open must open it again.
+  drop @6 (store :Text, tenant :Text) -> Outcome(EvictReport);
+  # The store of that name, or of that identity in hexadecimal, with all its blocks: what went. Of one tenant, or of any if
+  # `tenant` is empty. notFound where there is none, invalidArgument, naming them, where several tenants have one, unavailable while sequences of it are open. Sessions that have it open must open it again.
   codecs @7 (store :Text) -> Outcome(List(StoredCodec));
   # Every distinct codec of a store's plan, keys first. The store by name or identity, as in drop.
   evictBlocks @8 (filter :BlockFilter, dryRun :Bool) -> Outcome(EvictReport);
@@ -744,9 +744,9 @@ interface Admin {
   # What is used beyond a new limit is evicted as far as nobody holds it; nothing further is taken until it is within.
   quotas @13 (from :UInt32) -> (quotas :List(Quota), next :UInt32);
   # Of every tenant and, behind it, of its stores. Ask again from `next` until it is 0.
-  demote @14 (store :Text, planes :UInt8, maxBlocks :UInt64, dryRun :Bool) -> Outcome(DemoteReport);
+  demote @14 (store :Text, planes :UInt8, maxBlocks :UInt64, dryRun :Bool, tenant :Text) -> Outcome(DemoteReport);
   # Drops all but the first planes of blocks that no sequence holds, least recently used first, in place. Of codes that have no
-  # planes, or fewer, nothing goes. The store by name or identity; maxBlocks 0: no limit. invalidArgument for 0 planes.
+  # planes, or fewer, nothing goes. The store and its tenant as in drop; maxBlocks 0: no limit. invalidArgument for 0 planes.
   snapshot @15 (store :Text, sequence :UInt64) -> Outcome(Snapshot);
   # As Session.snapshot. The store by name or identity, as in drop; empty: the one that the sequence is of.
   drain @16 () -> ();

@@ -32,6 +32,7 @@ void AddDemote(CLI::App& app, Invocation& invocation) {
       "demote", "Cut sealed blocks that no sequence holds down to their first planes, least recently used first");
   auto request = std::make_shared<DemoteRequest>();
   command->add_option("store", request->store, "The store, by name or identity")->required();
+  command->add_option("--tenant", request->tenant, "Whose store, where several tenants have one of that name");
   // As an int: CLI11 reads an 8-bit number as a character.
   auto planes = std::make_shared<int>();
   command->add_option("--planes", *planes, "Planes that stay, of codecs with planes=1; others are left as they are")

@@ -172,6 +172,7 @@ struct DemoteRequest {
   std::uint8_t planes = 0;       ///< that stay, at least 1
   std::uint64_t max_blocks = 0;  ///< 0: no limit
   bool dry_run = false;
+  std::string tenant{};  ///< whose store; empty: where only one tenant has such a store
 };
 
 struct DemoteReport {
@@ -293,8 +294,9 @@ class KVANT_API Admin {
   /// Of every tenant and, behind it, of its stores.
   Result<std::vector<QuotaRow>> Quotas();
   /// Drops the store of that name, or of that identity in hexadecimal, with all its blocks; answers what went. kNotFound where
-  /// there is none, kUnavailable while sequences of it are open. Clients that have it open must open it again.
-  Result<EvictReport> Drop(const std::string& store);
+  /// there is none, kInvalidArgument, naming them, where several tenants have one and none is named, kUnavailable while
+  /// sequences of it are open. Clients that have it open must open it again.
+  Result<EvictReport> Drop(const std::string& store, const std::string& tenant = {});
   /// Saves sealed blocks to a file of this process's, as Store::Save does. kNotFound for a store or sequence that is not there.
   Result<SaveReport> SaveSnapshot(const std::string& path, const SnapshotSelection& selection,
                                   const SnapshotProgress& progress = {});
