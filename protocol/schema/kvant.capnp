@@ -730,7 +730,8 @@ interface Admin {
   # Until version 9; not implemented any more: evictBlocks says it all.
   drop @6 (store :Text, tenant :Text) -> Outcome(EvictReport);
   # The store of that name, or of that identity in hexadecimal, with all its blocks: what went. Of one tenant, or of any if
-  # `tenant` is empty. notFound where there is none, invalidArgument, naming them, where several tenants have one, unavailable while sequences of it are open. Sessions that have it open must open it again.
+  # `tenant` is empty. notFound where there is none, invalidArgument, naming them, where several tenants have one, unavailable
+  # while sequences of it are open. Sessions that have it open must open it again.
   codecs @7 (store :Text) -> Outcome(List(StoredCodec));
   # Every distinct codec of a store's plan, keys first. The store by name or identity, as in drop.
   evictBlocks @8 (filter :BlockFilter, dryRun :Bool) -> Outcome(EvictReport);
