@@ -13,9 +13,11 @@ bin=${1:-$root/build/release/bin}
 work=$(mktemp -d "${TMPDIR:-/tmp}/kvant-quality.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# The plans of all tables, keys and values alike, and those that want the artifact.
-plans=(exact hq balanced small tiny int8 turboquant_mse:bits={4,3,2,1} turboquant_mse:bits={4,3,2},gauge=none kivi:bits={4,2} gaussian_vq)
+# The plans of all tables, keys and values alike, and those that want an artifact: kvant-generate's has means, kvant's all there is.
+plans=(hq balanced small tiny int8 turboquant_mse:bits={4,3,2} turboquant_mse:bits={4,3,2},gauge=none kivi:bits={4,2} gaussian_vq)
 calibrated=(turboquant_mse:bits={4,3,2},center=1)
+matrices=()
+for bits in 4 3 2; do matrices+=("turboquant_tcq:bits=$bits,gauge=matrix/turboquant_tcq:bits=$bits"); done
 yardsticks=(q8_0 q4_0)
 
 # Two windows of 2048 bytes each of C++ and of Python; calibration reads other text.
@@ -49,7 +51,7 @@ PY
   "${engine[@]}" --calibrate "$work/calibration" --artifact-out "$work/means.safetensors" >/dev/null
   echo "| keys and values | bits per number | KL to exact, nats per token | loss change | same top token |"
   echo "|---|---|---|---|---|"
-  for spec in "${plans[@]}"; do measure "$spec"; done
+  for spec in exact "${plans[@]}" turboquant_mse:bits=1; do measure "$spec"; done
   for spec in "${calibrated[@]}"; do measure "$spec" --artifact "$work/means.safetensors"; done
   python3 -c 'import json, sys; print(json.dumps([json.loads(line) for line in sys.stdin]))' <"$work/figures" >"$work/figures.json"
   "$root/tools/bench/quality_check.py" "$work/figures.json" --tiny "$most"
@@ -72,7 +74,7 @@ real() {
   local kvant=("$python" -m kvant.command)
   "${kvant[@]}" calibrate "$model" --text "$work/calibration" --window 1024 --artifact-out "$work/artifact" >/dev/null
   "${kvant[@]}" quality "$model" --text "${texts[@]}" --tokens 1024 --window 1024 --skip 512 --step 32 --artifact "$work/artifact" \
-    --plans "${plans[@]}" "${calibrated[@]}" --yardsticks "${yardsticks[@]}" --plot "$out/$name.svg" -o json >"$out/$name.json"
+    --plans "${plans[@]}" "${matrices[@]}" --yardsticks "${yardsticks[@]}" --plot "$out/$name.svg" -o json >"$out/$name.json"
   printf '\n### %s\n\n' "$name"
   python3 - "$out/$name.json" <<'PY'
 import json, sys
@@ -87,7 +89,7 @@ PY
   # Standard errors of so few tokens are 8 to 20 % of a KL. Calibrated plans may win: they are no presets.
   python3 - "$out/$name.json" >"$work/figures.json" <<'PY'
 import json, sys
-rows = [p for p in json.load(open(sys.argv[1]))["plans"] if "center=1" not in p["plan"]]
+rows = [p for p in json.load(open(sys.argv[1]))["plans"] if "gauge=matrix" not in p["plan"]]
 print(json.dumps([{**p, "bits": (p["key_bits_per_element"] + p["value_bits_per_element"]) / 2} for p in rows]))
 PY
   "$root/tools/bench/quality_check.py" "$work/figures.json" --noise 1.3

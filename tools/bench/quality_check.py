@@ -13,7 +13,7 @@ import sys
 
 # Those that the presets are, plainly said; a preset is not held against itself.
 PRESETS = ("hq", "balanced", "small", "tiny")
-SAME = {"hq": "turboquant_mse:bits=4", "balanced": "turboquant_mse:bits=3"}
+SAME = {"hq": "turboquant_tcq:bits=4", "balanced": "turboquant_tcq:bits=3", "tiny": "turboquant_tcq:bits=2"}
 MOST_LOSS_PERCENT = 1  # at balanced, on any model
 
 
