@@ -56,7 +56,7 @@ PY
   for spec in "${ends[@]}" "${plans[@]}"; do measure "$spec"; done
   for spec in "${calibrated[@]}"; do measure "$spec" --artifact "$work/means.safetensors"; done
   python3 -c 'import json, sys; print(json.dumps([json.loads(line) for line in sys.stdin]))' <"$work/figures" >"$work/figures.json"
-  "$root/tools/bench/quality_check.py" "$work/figures.json" --tiny "$most"
+  "$root/tools/bench/quality_check.py" "$work/figures.json" --tiny "$most" || failed=1
 }
 
 # real MODEL: the same of any model that transformers loads, its four texts 1024 tokens each, the last 512 counted.
@@ -94,14 +94,16 @@ import json, sys
 rows = [p for p in json.load(open(sys.argv[1]))["plans"] if "gauge=matrix" not in p["plan"]]
 print(json.dumps([{**p, "bits": (p["key_bits_per_element"] + p["value_bits_per_element"]) / 2} for p in rows]))
 PY
-  "$root/tools/bench/quality_check.py" "$work/figures.json" --noise 1.3
+  "$root/tools/bench/quality_check.py" "$work/figures.json" --noise 1.3 || failed=1
 }
 
+failed=0  # a model that breaks a promise does not keep the others from being measured
 byte6m
-[ -n "${KVANT_MODELS:-}" ] || exit 0
+[ -n "${KVANT_MODELS:-}" ] || exit $failed
 out=${KVANT_QUALITY_OUT:-$work}
 mkdir -p "$out"
 # One thread is all that two busy processors give a step of few tokens.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONPATH=${bin%/bin}/python
 real "$root/tests/models/byte6m"
 for model in "$KVANT_MODELS"/*.gguf; do real "$model"; done
+exit $failed
