@@ -225,6 +225,7 @@ TEST(CalibratedGaugeTest, GoldenBytes) {
   EXPECT_EQ(Hash(*KeysOf("gauge:kind=pair,codes=(int8)", kHalves, pair.get()).value(), rows, 0), 973835576954958426u);
   EXPECT_EQ(Hash(*KeysOf("gauge:kind=bias,codes=(int8)", kHalves, bias.get()).value(), rows, 1000 * kTokens),
             2921921258664086509u);
+  EXPECT_EQ(Hash(*KeysOf("gauge:kind=channels,codes=(int8)", kHalves, nullptr).value(), rows, 0), 12315642453175534019u);
 }
 
 void ExpectRefused(const char* spec, const Artifact* artifact, const std::string& what) {
