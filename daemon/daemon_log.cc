@@ -12,7 +12,7 @@ constexpr std::chrono::seconds kLogInterval{60};
 
 }  // namespace
 
-std::string_view Description(const kj::Exception& exception) {
+std::string Description(const kj::Exception& exception) {
   const kj::StringPtr text = exception.getDescription();
   return {text.begin(), text.size()};
 }

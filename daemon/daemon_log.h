@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include <kj/exception.h>
@@ -32,6 +33,6 @@ class DaemonLog {
 };
 
 /// What kj says of it.
-[[nodiscard]] std::string_view Description(const kj::Exception& exception);
+[[nodiscard]] std::string Description(const kj::Exception& exception);
 
 }  // namespace kvant::daemon
