@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "quantizers/calibrated_gauge.h"
 #include "quantizers/gauged_keys.h"
 #include "tests/quantizers/turboquant_mse_fixture.h"
 
