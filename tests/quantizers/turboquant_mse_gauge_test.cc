@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "quantizers/calibrated_gauge.h"
-#include "quantizers/gauged_keys.h"
 #include "tests/quantizers/turboquant_mse_fixture.h"
 
 namespace kvant::quantizers {
