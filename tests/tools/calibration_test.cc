@@ -189,6 +189,13 @@ TEST(AllocateTest, LosesTheLeastThereIs) {
   }
 }
 
+TEST(AllocateTest, StepsOverAChoiceThatSavesLittle) {
+  const Units group{{{1.0, 0.99, 0.1}, {1.0, 0.6, 0.5}}, {0, 1, 2}};
+  const auto chosen = Allocate({group}, 2);
+  ASSERT_TRUE(chosen);
+  EXPECT_EQ((*chosen)[0], (std::vector<std::size_t>{2, 0}));  // 1.1; one bit for each would lose 1.59, two for the other 1.5
+}
+
 TEST(AllocateTest, MeetsAFractionAndRefusesTheImpossible) {
   Units group{{}, {1.25, 2.25, 3.25, 4.25}};
   for (int unit = 0; unit < 64; ++unit) {
