@@ -99,6 +99,12 @@ def test_kvantctl_makes_the_same_of_dumped_rows(torch, capsys, byte6m, text, tmp
     answer(capsys, "rows", byte6m, "--text", text, "--tokens", 512, "--rows-out", rows)
     subprocess.run([program("kvantctl"), "calibrate", "--rows", rows, "--artifact-out", of_rows], check=True, capture_output=True)
     assert of_rows.read_bytes() == artifact.read_bytes()
+    # Bits that it allocates are those that a configuration comes to from the losses in its artifact.
+    plan = tmp_path / "plan.json"
+    allocate = ["--plan-out", plan, "--target-bits", "3.1"]
+    subprocess.run([program("kvantctl"), "calibrate", "--rows", rows, "--artifact-out", of_rows, *allocate], check=True, capture_output=True)
+    config = kvant.KVCacheConfig(method="ratequant", target_bits=3.1, artifact=of_rows.read_bytes())
+    assert config.plan(json.loads((byte6m / "config.json").read_text())["num_hidden_layers"]) == tuple(load_plan(plan).values())
     assert not [left for left in tmp_path.iterdir() if left.name.startswith(".kvant-rows")]
 
 

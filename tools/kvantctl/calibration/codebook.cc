@@ -32,7 +32,7 @@ Matrix RandomRotation(Index dim, std::mt19937_64& random) {
 /// With their negatives.
 Parts Closed(const Points& words) {
   Parts closed(kWords, kPart);
-  closed << words, words;
+  closed << words, -words;
   return closed;
 }
 
