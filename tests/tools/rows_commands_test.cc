@@ -168,8 +168,9 @@ TEST_F(RowsCommandsTest, BitsAreAllocatedToWhatTheyHelpMost) {
   EXPECT_GT(bits, 2.9 - 1.0 / 4);  // four units, a bit a step
   const Json written = Json::parse(BytesOf(plan_));
   EXPECT_TRUE(written.contains("keys") && written.contains("values") && written.contains("overrides"));
-  EXPECT_EQ(Json::parse(Kvantctl({"calibrate", "--show", artifact_, "-o", "json"}).out)["tensors"]["allocation.losses"]["shape"],
-            Json::array({5, 2, 1, kKvHeads}));
+  EXPECT_EQ(
+      Json::parse(Kvantctl({"calibrate", "--show", artifact_, "-o", "json"}).out)["tensors"]["allocation.losses"]["shape"],
+      Json::array({5, 2, 1, kKvHeads}));
   const Finished few =
       Kvantctl({"calibrate", "--rows", rows_, "--artifact-out", artifact_, "--plan-out", plan_, "--target-bits", "1"});
   EXPECT_EQ(few.exit_code, 1);
