@@ -100,6 +100,7 @@ Result<MappedSegment> MapWhole(int fd, Access access) {
 }
 
 Result<SlabHeader> ReadSlabHeader(const std::byte* data, std::size_t mapped_bytes) {
+  if (mapped_bytes < kSegmentHeaderBytes) return Corrupt("map segment: slab of " + std::to_string(mapped_bytes) + " bytes");
   SlabHeader header;
   std::memcpy(&header, data, sizeof header);
   if (header.magic != kSlabMagic) return Corrupt("map segment: slab does not begin with the slab magic");
@@ -119,6 +120,7 @@ Result<SlabHeader> ReadSlabHeader(const std::byte* data, std::size_t mapped_byte
 }
 
 Result<ArenaHeader> ReadArenaHeader(const std::byte* data, std::size_t mapped_bytes) {
+  if (mapped_bytes < kSegmentHeaderBytes) return Corrupt("map segment: arena of " + std::to_string(mapped_bytes) + " bytes");
   ArenaHeader header;
   std::memcpy(&header, data, sizeof header);
   if (header.magic != kArenaMagic) return Corrupt("map segment: arena does not begin with the arena magic");

@@ -44,6 +44,20 @@ void ChooseGains(std::span<const float> squares, std::span<float> scratch, std::
   }
 }
 
+/// The same of all channels, as fine as bytes are: the square root of r / base, the base 1/256 of the median channel's, so that
+/// no row grows; channels below that are as it. Right for two bits, where loud channels drown the others (tools/docs/adr/0050).
+void ChooseFineGains(std::span<const float> squares, std::span<float> scratch, std::uint8_t* gains) {
+  std::ranges::copy(squares, scratch.begin());
+  const auto middle = scratch.begin() + static_cast<std::ptrdiff_t>((scratch.size() - 1) / 2);
+  std::nth_element(scratch.begin(), middle, scratch.end());
+  const float median = *middle, largest = *std::max_element(middle, scratch.end());
+  const float base = std::max(median * 0x1p-16f, largest * 0x1p-56f);
+  for (std::size_t i = 0; i < squares.size(); ++i) {
+    const float ratio = squares[i] > base ? squares[i] / base : 1.0f;
+    gains[i] = kernels::GainByte(std::sqrt(std::sqrt(ratio)));
+  }
+}
+
 class GaugedKeys final : public KeyCodec {
  public:
   GaugedKeys(GaugeKind kind, const CodecConfig& config, std::unique_ptr<KeyCodec> inner)
@@ -90,13 +104,13 @@ class GaugedKeys final : public KeyCodec {
     CodeForm form = inner_->form();
     form.centered = true;
     form.mean_offset = inner_->part_bytes(0);
-    form.gain_offset = kind_ == GaugeKind::kGains ? form.mean_offset + dim_ * sizeof(std::uint16_t) : 0;
+    form.gain_offset = gained() ? form.mean_offset + dim_ * sizeof(std::uint16_t) : 0;
     return form;
   }
   /// Of normal rows: their mean takes one of block_tokens degrees of freedom with it. How much a calibration changes is not
-  /// known.
+  /// known, nor what gains take off that follow the block's own rows.
   [[nodiscard]] std::optional<double> expected_error(std::size_t parts) const override {
-    if (calibrated()) return std::nullopt;
+    if (calibrated() || kind_ == GaugeKind::kChannels) return std::nullopt;
     const std::optional<double> inner = inner_->expected_error(parts);
     if (!inner) return std::nullopt;
     return *inner * (1.0 - 1.0 / static_cast<double>(tokens_));
@@ -159,7 +173,7 @@ class GaugedKeys final : public KeyCodec {
     Kept kept(*this, args.prepared, args.n);
     PrepareArgs coded = args;
     coded.prepared = kept.inner;
-    if (kind_ == GaugeKind::kGains) {  // when the first block comes
+    if (gained()) {  // when the first block comes
       *kept.known = false;
       return;
     }
@@ -181,7 +195,7 @@ class GaugedKeys final : public KeyCodec {
     float* bias = pieces.Floats(args.n);
     kernels::DotsWithMean(gauge, dim_, args.queries, args.query_stride, args.n, bias);
     Kept kept(*this, args.prepared, args.n);
-    if (kind_ == GaugeKind::kGains && (!*kept.known || std::memcmp(kept.gains, gauge.gains, dim_) != 0)) {
+    if (gained() && (!*kept.known || std::memcmp(kept.gains, gauge.gains, dim_) != 0)) {
       kernels::ScaleQueries(gauge, dim_, args.queries, args.query_stride, args.n, kept.queries);
       inner_->Prepare({args.head, kept.queries, dim_, args.n, kept.inner, pieces.rest()});
       std::memcpy(kept.gains, gauge.gains, dim_);
@@ -209,22 +223,20 @@ class GaugedKeys final : public KeyCodec {
 
     Kept(const GaugedKeys& codec, std::byte* prepared, std::size_t n) {
       Pieces pieces(prepared);
-      const bool gained = codec.kind_ == GaugeKind::kGains;
+      const bool gained = codec.gained();
       known = gained ? reinterpret_cast<bool*>(pieces.Bytes(sizeof(bool))) : nullptr;
       gains = gained ? pieces.Bytes(codec.dim_) : nullptr;
       queries = codec.kind_ == GaugeKind::kMean ? nullptr : pieces.Floats(n * codec.dim_);
       inner = pieces.rest();
     }
     static std::size_t Bytes(const GaugedKeys& codec, std::size_t n) noexcept {
-      const bool gained = codec.kind_ == GaugeKind::kGains;
+      const bool gained = codec.gained();
       return (gained ? Aligned(sizeof(bool)) + Aligned(codec.dim_) : 0) +
              (codec.kind_ == GaugeKind::kMean ? 0 : FloatBytes(n * codec.dim_));
     }
   };
 
-  [[nodiscard]] std::size_t gauge_bytes() const noexcept {
-    return dim_ * sizeof(std::uint16_t) + (kind_ == GaugeKind::kGains ? dim_ : 0);
-  }
+  [[nodiscard]] std::size_t gauge_bytes() const noexcept { return dim_ * sizeof(std::uint16_t) + (gained() ? dim_ : 0); }
   /// n rows times the head's matrix, adjacent.
   void Times(std::span<const float> matrices, std::size_t head, const float* rows, std::size_t stride, std::size_t n,
              float* out) const {
@@ -238,6 +250,7 @@ class GaugedKeys final : public KeyCodec {
       for (std::size_t d = 0; d < dim_; ++d) out[i * dim_ + d] = rows[i * stride + d] * gains[d];
     }
   }
+  [[nodiscard]] bool gained() const noexcept { return kind_ == GaugeKind::kGains || kind_ == GaugeKind::kChannels; }
   [[nodiscard]] bool calibrated() const noexcept { return kind_ == GaugeKind::kMatrix || kind_ == GaugeKind::kPair; }
   [[nodiscard]] std::size_t ExactRows(const EncodeArgs& args) const {
     return args.first_position == 0 ? std::min(exact_rows_, tokens_) : 0;
@@ -245,7 +258,7 @@ class GaugedKeys final : public KeyCodec {
   [[nodiscard]] kernels::BlockGauge GaugeOf(const ConstBlockView& block) const {
     const std::byte* at = block.part[0] + inner_->part_bytes(0);
     return {reinterpret_cast<const std::uint16_t*>(at),
-            kind_ == GaugeKind::kGains ? reinterpret_cast<const std::uint8_t*>(at + dim_ * sizeof(std::uint16_t)) : nullptr};
+            gained() ? reinterpret_cast<const std::uint8_t*>(at + dim_ * sizeof(std::uint16_t)) : nullptr};
   }
 
   /// Writes the block's gauge. Scratch: three rows.
@@ -261,10 +274,11 @@ class GaugedKeys final : public KeyCodec {
     for (std::size_t d = 0; d < dim_; ++d) scratch[d] = std::clamp(scratch[d], -kLargestF16, kLargestF16);
     kernels::StoreRow(scratch, dim_, ElementType::kF16, mean);
     std::uint8_t* gains = nullptr;
-    if (kind_ == GaugeKind::kGains) {
+    if (gained()) {
       gains = reinterpret_cast<std::uint8_t*>(at + dim_ * sizeof(std::uint16_t));
       kernels::SpreadOfRows(rows, n, dim_, mean, scratch);
-      ChooseGains({scratch, dim_}, {scratch + dim_, dim_}, gains);
+      const auto choose = kind_ == GaugeKind::kChannels ? ChooseFineGains : ChooseGains;
+      choose({scratch, dim_}, {scratch + dim_, dim_}, gains);
     }
     return {mean, gains};
   }
@@ -378,9 +392,10 @@ Result<std::unique_ptr<KeyCodec>> MakeGaugedKeys(GaugeKind kind, const CodecConf
 Result<std::unique_ptr<KeyCodec>> MakeKeysBehind(GaugeChoice choice, const CodecConfig& config,
                                                  std::unique_ptr<KeyCodec> keys) {
   if (choice == GaugeChoice::kNone) return keys;
-  const GaugeKind kind = choice == GaugeChoice::kMean    ? GaugeKind::kMean
-                         : choice == GaugeChoice::kBlock ? GaugeKind::kGains
-                                                         : GaugeKind::kMatrix;
+  const GaugeKind kind = choice == GaugeChoice::kMean       ? GaugeKind::kMean
+                         : choice == GaugeChoice::kBlock    ? GaugeKind::kGains
+                         : choice == GaugeChoice::kChannels ? GaugeKind::kChannels
+                                                            : GaugeKind::kMatrix;
   return MakeGaugedKeys(kind, config, std::move(keys));
 }
 

@@ -22,10 +22,11 @@
 namespace kvant::quantizers {
 
 enum class GaugeKind : std::uint8_t {
-  kMean,    ///< the block's mean
-  kGains,   ///< the block's mean and a gain per channel
-  kMatrix,  ///< the block's mean, then a calibrated matrix
-  kPair,    ///< the block's mean, then calibrated gains, one for both channels of a pair that RoPE turns
+  kMean,      ///< the block's mean
+  kGains,     ///< the block's mean and a gain per channel: few and coarse ones, mostly those of the block before
+  kChannels,  ///< the same with fine gains of all channels: every block prepares queries anew
+  kMatrix,    ///< the block's mean, then a calibrated matrix
+  kPair,      ///< the block's mean, then calibrated gains, one for both channels of a pair that RoPE turns
 };
 
 /// Puts a gauge before a codec of keys. kPair needs "layers.<layer>.keys.pair_gains" [kv_heads, head_dim], positive, the same
@@ -36,8 +37,8 @@ enum class GaugeKind : std::uint8_t {
                                                                std::unique_ptr<KeyCodec> inner);
 
 /// What a codec with a gauge of its own calls it: its parameter `gauge`. kAuto is the codec's to decide.
-enum class GaugeChoice : std::uint8_t { kAuto, kNone, kMean, kBlock, kMatrix };
-inline constexpr std::string_view kGaugeNames[] = {"auto", "none", "mean", "block", "matrix"};
+enum class GaugeChoice : std::uint8_t { kAuto, kNone, kMean, kBlock, kMatrix, kChannels };
+inline constexpr std::string_view kGaugeNames[] = {"auto", "none", "mean", "block", "matrix", "channels"};
 
 /// Keys behind the gauge of that name; kNone: as they are. Requires: not kAuto.
 [[nodiscard]] Result<std::unique_ptr<KeyCodec>> MakeKeysBehind(GaugeChoice choice, const CodecConfig& config,

@@ -17,7 +17,7 @@ constexpr Preset kPresets[] = {
     {"hq", "turboquant_tcq:bits=4", "turboquant_tcq:bits=4", "4 bits each: a quarter of f16"},
     {"balanced", "turboquant_tcq:bits=3", "turboquant_tcq:bits=3", "3 bits each: the default"},
     {"small", "turboquant_tcq:bits=3", "turboquant_tcq:bits=2", "3 bits for keys, 2 for values"},
-    {"tiny", "turboquant_tcq:bits=2", "turboquant_tcq:bits=2", "2 bits each: where memory decides"},
+    {"tiny", "turboquant_tcq:bits=2,gauge=channels", "turboquant_tcq:bits=2", "2 bits each: where memory decides"},
 };
 
 }  // namespace

@@ -32,6 +32,7 @@ StoreTable::~StoreTable() {
   if (core_.keeper != nullptr && rules_fd_.valid()) core_.keeper->Release(rules_fd_.get());
   core_.make_room = nullptr;
   core_.make_room_in = nullptr;
+  for (const auto& [name, tenant] : tenants_) tenant->stores.clear();  // a store and its tenant hold each other
 }
 
 const std::shared_ptr<Tenant>& StoreTable::FindTenant(const std::string& name) {

@@ -26,7 +26,7 @@ struct Tenant {
   const std::shared_ptr<Budget> budget;  ///< of all its stores; limited by its quota
   EvictionScope scope;
 
-  std::map<protocol::Digest, std::shared_ptr<Store>> stores;  ///< by identity
+  std::map<protocol::Digest, std::shared_ptr<Store>> stores;  ///< by identity; the table's end parts the two
   std::map<std::string, Store*, std::less<>> labels;          ///< by name
   std::map<protocol::Digest, Store*> spellings;
 };

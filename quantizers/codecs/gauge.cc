@@ -20,8 +20,9 @@ constexpr std::string_view kName = "gauge";
 
 enum Param : std::size_t { kKind, kCodes };
 
-constexpr std::string_view kKindNames[] = {"mean", "block", "matrix", "pair", "bias"};
-constexpr GaugeKind kKinds[] = {GaugeKind::kMean, GaugeKind::kGains, GaugeKind::kMatrix, GaugeKind::kPair};
+constexpr std::string_view kKindNames[] = {"mean", "block", "matrix", "pair", "channels", "bias"};
+constexpr GaugeKind kKinds[] = {GaugeKind::kMean, GaugeKind::kGains, GaugeKind::kMatrix, GaugeKind::kPair,
+                                GaugeKind::kChannels};
 
 bool OfBias(const Params& params) { return params.Choice(kKind) == std::size(kKinds); }
 
@@ -62,8 +63,8 @@ constexpr ParamSpec kParams[] = {
     {.name = "kind",
      .kind = ParamKind::kChoice,
      .default_value = "block",
-     .meaning =
-         "mean: the block's mean; block: also its gains; matrix, pair: its mean and calibration's; bias: the projection's",
+     .meaning = "mean: the block's mean; block, channels: also its gains; matrix, pair: its mean and calibration's; bias: the "
+                "projection's",
      .choices = kKindNames},
     {.name = "codes", .kind = ParamKind::kSpec, .default_value = "int8", .meaning = "the codec of what is left"},
 };

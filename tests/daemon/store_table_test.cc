@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
 #include <string_view>
@@ -28,6 +29,19 @@ TEST(StoreTableTest, SecondOpenAttaches) {
   EXPECT_EQ(created.store, attached.store);
   EXPECT_EQ(core.stores.Find("small").value(), created.store.get());
   EXPECT_EQ(core.stores.Find("large").error().code, ErrorCode::kNotFound);
+}
+
+TEST(StoreTableTest, ItsEndIsThatOfItsStores) {
+  std::weak_ptr<Store> store;
+  std::weak_ptr<Tenant> tenant;
+  {
+    TestCore core;
+    store = core.stores.Open(SmallSpec()).value().store;
+    tenant = core.stores.FindTenant(StoreTable::kNobody);
+    ASSERT_FALSE(store.expired() || tenant.expired());
+  }
+  EXPECT_TRUE(store.expired());
+  EXPECT_TRUE(tenant.expired());
 }
 
 /// With a scaling, so that its numbers can be changed one by one.

@@ -20,7 +20,7 @@ def xxh128(b):
 
 identity = bytes(range(16))
 boot = 0x0123456789ABCDEF
-slab = struct.pack("<8sIIQQII16sQ", b"KVNTSLAB", 2, 7, 4096 + 2 * 4096, 4096, 2, 16, identity, boot)
+slab = struct.pack("<8sIIQQII16sQ16s", b"KVNTSLAB", 2, 7, 4096 + 2 * 4096, 4096, 2, 16, identity, boot, identity[::-1])
 arena = struct.pack("<8sIIQQQ", b"KVNTAREN", 2, 0, 1 << 20, boot, 42)
 
 # A slot of 16 tokens: header 128, token ids 64 (already a multiple of 64), payload 100 bytes.

@@ -40,7 +40,7 @@ constexpr std::uint64_t kBoot = 0x0123456789ABCDEF;
 
 TEST(SegmentLayoutTest, SlabHeaderMatchesGoldenBytes) {
   const std::vector<std::byte> golden = Golden("slab_header");
-  ASSERT_EQ(golden.size(), 64u);
+  ASSERT_EQ(golden.size(), sizeof(SlabHeader));
   SlabHeader header{};
   header.magic = kSlabMagic;
   header.layout_version = kSegmentLayoutVersion;
@@ -51,8 +51,25 @@ TEST(SegmentLayoutTest, SlabHeaderMatchesGoldenBytes) {
   header.block_tokens = 16;
   header.identity = CountingDigest();
   header.boot_token = kBoot;
+  std::ranges::reverse_copy(header.identity, header.owner.begin());
   EXPECT_EQ(std::memcmp(&header, golden.data(), golden.size()), 0);
   EXPECT_TRUE(ReadSlabHeader(golden.data(), 4096 + 2 * 4096).has_value());
+}
+
+TEST(SegmentLayoutTest, SegmentsShorterThanTheirFirstPageAreRefused) {
+  SlabHeader slab{.magic = kSlabMagic,
+                  .layout_version = kSegmentLayoutVersion,
+                  .slab_index = 0,
+                  .slab_bytes = sizeof(SlabHeader),
+                  .slot_bytes = 4096,
+                  .slot_count = 1,
+                  .block_tokens = 16,
+                  .identity = {},
+                  .boot_token = kBoot,
+                  .owner = {}};
+  EXPECT_EQ(ReadSlabHeader(reinterpret_cast<const std::byte*>(&slab), sizeof slab).error().code, ErrorCode::kCorrupt);
+  ArenaHeader arena{kArenaMagic, kSegmentLayoutVersion, 0, sizeof(ArenaHeader), kBoot, 42};
+  EXPECT_EQ(ReadArenaHeader(reinterpret_cast<const std::byte*>(&arena), sizeof arena).error().code, ErrorCode::kCorrupt);
 }
 
 TEST(SegmentLayoutTest, ArenaHeaderMatchesGoldenBytes) {

@@ -24,7 +24,8 @@ constexpr RopeSpec kHalves{RopePairing::kHalfSplit, 10000.0, 0};
 
 /// Keys of a codec over a store with a rope.
 Result<std::unique_ptr<KeyCodec>> KeysOf(const std::string& spec, const RopeSpec& rope, const Artifact* artifact) {
-  CodecConfig config = TurboQuant{.head_dim = kDim, .artifact = artifact}.Config();
+  const TurboQuant made{.head_dim = kDim, .artifact = artifact};
+  CodecConfig config = made.Config();
   config.rope = rope;
   return MakeKeys(Registry::Builtin().Parse(spec).value(), config);
 }
@@ -136,7 +137,8 @@ TEST(UnbiasedKeysTest, RowsComeBack) {
 
 /// Codes that take keys before RoPE lose the bias before it, and scores get it turned.
 TEST(UnbiasedKeysTest, KeysBeforeRopeLoseItUnturned) {
-  CodecConfig config = TurboQuant{.head_dim = kDim}.Config();
+  const TurboQuant shape{.head_dim = kDim};
+  CodecConfig config = shape.Config();
   config.rope = kHalves;
   const ParsedSpec spec = Registry::Builtin().Parse("gauge:kind=bias,codes=(commvq)").value();
   Example example = ExampleOf(spec, config);
@@ -223,6 +225,7 @@ TEST(CalibratedGaugeTest, GoldenBytes) {
   EXPECT_EQ(Hash(*KeysOf("gauge:kind=pair,codes=(int8)", kHalves, pair.get()).value(), rows, 0), 973835576954958426u);
   EXPECT_EQ(Hash(*KeysOf("gauge:kind=bias,codes=(int8)", kHalves, bias.get()).value(), rows, 1000 * kTokens),
             2921921258664086509u);
+  EXPECT_EQ(Hash(*KeysOf("gauge:kind=channels,codes=(int8)", kHalves, nullptr).value(), rows, 0), 12315642453175534019u);
 }
 
 void ExpectRefused(const char* spec, const Artifact* artifact, const std::string& what) {
@@ -242,7 +245,8 @@ TEST(CalibratedGaugeTest, WhatCannotWorkIsRefusedByName) {
   auto bias = Bias();
   bias[9] = 2e6f;
   ExpectRefused("gauge:kind=bias", ArtifactOf("bias", bias).get(), "layers.0.keys.bias holds numbers beyond 1e6");
-  CodecConfig config = TurboQuant{.head_dim = kDim}.Config();
+  const TurboQuant shape{.head_dim = kDim};
+  CodecConfig config = shape.Config();
   config.rope = kHalves;
   const auto words =
       Artifact::Make(ArtifactImage(ExampleOf(Registry::Builtin().Parse("commvq").value(), config).tensors)).value();

@@ -185,7 +185,7 @@ TEST_P(HardRowsTest, ValuesKeepTheDeclaredError) {
 
 std::vector<std::string> AllSpecs() {
   std::vector<std::string> specs = test::CoveringSpecs(Registry::Builtin());
-  for (const char* kind : {"mean", "block", "matrix", "pair", "bias"}) {
+  for (const char* kind : {"mean", "block", "channels", "matrix", "pair", "bias"}) {
     for (const char* codes : {"turboquant_mse:bits=3,gauge=none", "gaussian_vq", "kivi:bits=2", "rabitq:bits=1", "f16"}) {
       specs.push_back("gauge:kind=" + std::string(kind) + ",codes=(" + codes + ")");
     }

@@ -29,7 +29,9 @@ struct TurboQuant {
   std::string model = "test";
   const Artifact* artifact = nullptr;
 
-  [[nodiscard]] CodecConfig Config() const {
+  /// Refers to `model`.
+  CodecConfig Config() const&& = delete;
+  [[nodiscard]] CodecConfig Config() const& {
     return {.layer = layer,
             .kv_heads = kv_heads,
             .head_begin = 0,
