@@ -25,7 +25,7 @@ Result<int> Multiprocessors() {
 Result<void> Attend(const AttendArgs& args, int multiprocessors, Stream stream) {
   const auto plan = PlaceAttend(args, multiprocessors);
   if (!plan) return plan.error();
-  const cudaError_t error = args.value_bits == 4  ? LaunchAttend<4, 4>(*plan, stream)
+  const cudaError_t error = args.value_bits == 4 ? LaunchAttend<4, 4>(*plan, stream)
                             : args.key_bits == 4 ? LaunchAttend<4, 2>(*plan, stream)
                                                  : LaunchAttend<2, 2>(*plan, stream);
   if (error != cudaSuccess) return Failed("attend on a GPU: launch", error);

@@ -1,9 +1,9 @@
-// Decode attention on an NVIDIA GPU, straight from stored blocks: out = softmax(scale * q K^T + mask) V over the codes of a batch
-// of sequences, for grouped query heads, with the log-sum-exp that merging with other tokens' attention takes.
+// Decode attention on an NVIDIA GPU, straight from stored blocks: out = softmax(scale * q K^T + mask) V over the codes of a
+// batch of sequences, for grouped query heads, with the log-sum-exp that merging with other tokens' attention takes.
 //
-// The bytes are those of the processor's codecs (turboquant_mse of 2 and 4 bits; keys as they are, around their block's mean, or
-// with its gains too), the logits have the processor's bits (before a soft-cap), outputs agree to what rounding weights to 8 bits
-// costs: kernels/cuda/README.md.
+// The bytes are those of the processor's codecs (turboquant_mse of 2 and 4 bits; keys as they are, around their block's mean,
+// or with its gains too), the logits have the processor's bits (before a soft-cap), outputs agree to what rounding weights to 8
+// bits costs: kernels/cuda/README.md.
 #pragma once
 
 #include <cstddef>
@@ -49,9 +49,9 @@ struct AttendArgs {
 
   // The batch.
   int sequences = 0;
-  int tokens = 1;    ///< new tokens of each sequence, kMaxTokens at most
+  int tokens = 1;  ///< new tokens of each sequence, kMaxTokens at most
   int kv_heads = 0;
-  int group = 1;     ///< query heads of a KV head, 1 to 16
+  int group = 1;                        ///< query heads of a KV head, 1 to 16
   const std::int32_t* table = nullptr;  ///< [sequences, table_stride]: the slot of each block
   int table_stride = 0;
   const std::int32_t* cached = nullptr;     ///< [sequences]: tokens in blocks; the last block may be partly used
@@ -64,7 +64,8 @@ struct AttendArgs {
   float softcap = 0.0f;
   std::uint32_t window = 0;  ///< a token sees this many, itself counted; 0: all before it
 
-  // Where partial results meet: WorkspaceBytes, aligned to 16, zeroed once; a call leaves it as it wants it. One call at a time.
+  // Where partial results meet: WorkspaceBytes, aligned to 16, zeroed once; a call leaves it as it wants it. One call at a
+  // time.
   std::byte* workspace = nullptr;
   std::size_t workspace_bytes = 0;
 };
@@ -73,12 +74,12 @@ inline constexpr int kMaxGroup = 16;
 inline constexpr int kMaxTokens = 512;
 inline constexpr int kMaxSequences = 4096;
 
-/// A rotation's signs (kernels/rotation/hadamard.h: [rounds, dim], 0 or the top bit) as AttendArgs wants them: bit i % 32 of word
-/// (r * dim + i) / 32.
+/// A rotation's signs (kernels/rotation/hadamard.h: [rounds, dim], 0 or the top bit) as AttendArgs wants them: bit i % 32 of
+/// word (r * dim + i) / 32.
 void PackSigns(const std::uint32_t* signs, int rounds, int dim, std::uint32_t* packed) noexcept;
 
-/// Bytes of workspace that calls of this shape take. `multiprocessors`: of the GPU. Of the arguments, shapes and counts are read.
-/// kInvalidArgument and kUnsupported, naming the field and the value, where Attend would say so.
+/// Bytes of workspace that calls of this shape take. `multiprocessors`: of the GPU. Of the arguments, shapes and counts are
+/// read. kInvalidArgument and kUnsupported, naming the field and the value, where Attend would say so.
 [[nodiscard]] Result<std::size_t> AttendWorkspaceBytes(const AttendArgs& args, int multiprocessors);
 
 /// A CUDA stream, as its runtime calls it.
@@ -87,9 +88,9 @@ using Stream = CUstream_st*;
 /// Multiprocessors of the calling thread's current GPU. kUnavailable: there is none, or no driver.
 [[nodiscard]] Result<int> Multiprocessors();
 
-/// Launches one layer's attention on `stream`: no allocation, no synchronisation, nothing but one kernel, so a graph can hold it.
-/// Any thread; what goes wrong on the GPU later is the stream's to say. kInvalidArgument, kUnsupported: as above. kUnavailable: no
-/// GPU, or one that this library has no code for. `multiprocessors` as when the workspace was measured.
+/// Launches one layer's attention on `stream`: no allocation, no synchronisation, nothing but one kernel, so a graph can hold
+/// it. Any thread; what goes wrong on the GPU later is the stream's to say. kInvalidArgument, kUnsupported: as above.
+/// kUnavailable: no GPU, or one that this library has no code for. `multiprocessors` as when the workspace was measured.
 [[nodiscard]] Result<void> Attend(const AttendArgs& args, int multiprocessors, Stream stream);
 
 }  // namespace kvant::kernels::cuda

@@ -38,7 +38,8 @@ template <class Shape>
 __global__ void __launch_bounds__(kWarps* kWarpLanes, 2) AttendKernel(const __grid_constant__ AttendPlan plan) {
   extern __shared__ __align__(16) std::uint8_t bytes[];
   auto& memory = *reinterpret_cast<typename Shape::Memory*>(bytes);
-  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, split = static_cast<int>(blockIdx.x), index = static_cast<int>(blockIdx.y);
+  const int warp = static_cast<int>(threadIdx.x) / kWarpLanes, split = static_cast<int>(blockIdx.x),
+            index = static_cast<int>(blockIdx.y);
   const AttendBlock<Shape> block(plan, memory, index);
   block.LoadQueries(warp);
   __syncthreads();

@@ -23,21 +23,23 @@ Result<void> CheckRange(const char* name, std::int64_t value, std::int64_t least
 Result<void> CheckCodes(const AttendArgs& args) {
   const auto served = [](int bits) { return bits == 2 || bits == 4; };
   if (!served(args.key_bits) || !served(args.value_bits) || args.key_bits < args.value_bits) {
-    return Refused(ErrorCode::kUnsupported, "codes of " + std::to_string(args.key_bits) + " and " + std::to_string(args.value_bits) +
+    return Refused(ErrorCode::kUnsupported, "codes of " + std::to_string(args.key_bits) + " and " +
+                                                std::to_string(args.value_bits) +
                                                 " bits; 2 and 4 are served, of values no more than of keys");
   }
   if (args.dim != 64 && args.dim != 128 && args.dim != 256) {
     return Refused(ErrorCode::kUnsupported, "head_dim " + std::to_string(args.dim) + "; 64, 128 and 256 are served");
   }
   if (args.dim == 256 && args.key_bits != args.value_bits) {
-    return Refused(ErrorCode::kUnsupported, "head_dim 256 with codes of 4 and 2 bits; as many for keys as for values are served");
+    return Refused(ErrorCode::kUnsupported,
+                   "head_dim 256 with codes of 4 and 2 bits; as many for keys as for values are served");
   }
   if (auto ok = CheckRange("rounds", args.rounds, 2, 4); !ok) return ok;
   const int step = StepTokens(args.key_bits, args.value_bits, args.dim);
   if (args.block_tokens <= 0 || args.block_tokens % step != 0) {
     return Refused(ErrorCode::kUnsupported, "block_tokens " + std::to_string(args.block_tokens) + " is not a multiple of " +
-                                                std::to_string(step) + ", which codes of " + std::to_string(args.key_bits) + " and " +
-                                                std::to_string(args.value_bits) + " bits need");
+                                                std::to_string(step) + ", which codes of " + std::to_string(args.key_bits) +
+                                                " and " + std::to_string(args.value_bits) + " bits need");
   }
   return {};
 }
@@ -63,7 +65,8 @@ Result<void> CheckPointers(const AttendArgs& args) {
   };
   for (const std::size_t offset : {args.slot_bytes, args.key_offset, args.value_offset, args.head_bytes}) {
     if (offset % 16 != 0) {
-      return Refused(ErrorCode::kInvalidArgument, "an offset within slots, " + std::to_string(offset) + ", is not a multiple of 16");
+      return Refused(ErrorCode::kInvalidArgument,
+                     "an offset within slots, " + std::to_string(offset) + ", is not a multiple of 16");
     }
   }
   if (!aligned(args.slots, 16)) return Refused(ErrorCode::kInvalidArgument, "slots are null or not aligned to 16 bytes");
@@ -101,7 +104,8 @@ Result<AttendPlan> PlanAttend(const AttendArgs& args, int multiprocessors) {
   plan.tile_rows = TileRows(args.tokens * args.group, args.dim);
   plan.tiles = (args.tokens * args.group + plan.tile_rows - 1) / plan.tile_rows;
   // Thread blocks are counted in 16 bits.
-  if (auto ok = CheckRange("sequences * kv_heads * tiles", std::int64_t{plan.args.sequences} * args.kv_heads * plan.tiles, 1, 65535);
+  if (auto ok =
+          CheckRange("sequences * kv_heads * tiles", std::int64_t{plan.args.sequences} * args.kv_heads * plan.tiles, 1, 65535);
       !ok) {
     return std::move(ok).error();
   }

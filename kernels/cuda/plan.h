@@ -10,7 +10,8 @@ namespace kvant::kernels::cuda {
 
 inline constexpr int kWarps = 4;  ///< of a thread block
 
-/// Tokens that a warp takes at a time: what one product's rows of keys and one of values' columns fill, twice where registers allow.
+/// Tokens that a warp takes at a time: what one product's rows of keys and one of values' columns fill, twice where registers
+/// allow.
 constexpr int StepTokens(int key_bits, int value_bits, int dim) noexcept {
   const int least = 16 * 8 / (key_bits < value_bits ? key_bits : value_bits);
   return key_bits == value_bits && dim <= 128 ? 2 * least : least;
@@ -38,7 +39,9 @@ struct AttendPlan {
   }
   [[nodiscard]] constexpr std::size_t workspace_bytes() const noexcept {
     const auto partial = static_cast<std::size_t>(PartialFloats(tile_rows, args.dim));
-    return splits == 1 ? 0 : counter_bytes() + static_cast<std::size_t>(heads()) * static_cast<std::size_t>(splits) * partial * sizeof(float);
+    return splits == 1 ? 0
+                       : counter_bytes() +
+                             static_cast<std::size_t>(heads()) * static_cast<std::size_t>(splits) * partial * sizeof(float);
   }
 };
 

@@ -148,11 +148,12 @@ class Batch {
       MapTables tables;
       const HadamardShape map = HadamardShape::For(static_cast<std::uint32_t>(dim));
       prepared_ = reference::PrepareLloydQuery(
-          {FindLloydTable(bits), MapOf(map, rounds_, key_signs_[static_cast<std::size_t>(head)], tables), nullptr}, query.data());
+          {FindLloydTable(bits), MapOf(map, rounds_, key_signs_[static_cast<std::size_t>(head)], tables), nullptr},
+          query.data());
       prepared_key_ = key;
     }
-    return reference::LloydLogit(*FindLloydTable(bits), dim, tokens, block,
-                                 static_cast<std::size_t>(token) % tokens, *prepared_) +
+    return reference::LloydLogit(*FindLloydTable(bits), dim, tokens, block, static_cast<std::size_t>(token) % tokens,
+                                 *prepared_) +
            bias;
   }
 
@@ -161,7 +162,8 @@ class Batch {
     const auto dim = static_cast<std::size_t>(shape_.dim), tokens = static_cast<std::size_t>(shape_.block_tokens);
     const auto of_sequence = static_cast<std::size_t>(shape_.tokens * heads());
     const std::size_t sequence = row / of_sequence;
-    const int n = static_cast<int>(row % of_sequence) / heads(), q_head = static_cast<int>(row % static_cast<std::size_t>(heads()));
+    const int n = static_cast<int>(row % of_sequence) / heads(),
+              q_head = static_cast<int>(row % static_cast<std::size_t>(heads()));
     const int head = q_head / shape_.group, position = positions_[sequence] + n;
     const int to = std::min(cached_[sequence], position + 1);
     const int from = args.window == 0 ? 0 : std::max(0, position + 1 - static_cast<int>(args.window));
