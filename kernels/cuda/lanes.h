@@ -11,12 +11,12 @@
 #include <cstdint>
 
 #ifdef __CUDACC__
-#define KVANT_LANES inline namespace on_device
+#define KVANT_LANES on_device
 #define KVANT_WARP __device__ __forceinline__
 #define KVANT_UNROLL _Pragma("unroll")
 #define KVANT_ROLLED _Pragma("unroll 1")
 #else
-#define KVANT_LANES inline namespace emulated
+#define KVANT_LANES emulated
 #define KVANT_WARP inline
 #define KVANT_UNROLL
 #define KVANT_ROLLED
