@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes, 2) AttendKernel(const __gr
   auto work = block.MakeWarp(warp);
   work.Run(split * kWarps + warp, plan.splits * kWarps, block.Seen());
   __syncthreads();
-  work.Leave(memory.results[warp]);
+  work.values.Leave(memory.results[warp]);
   __syncthreads();
   for (int row = warp; row < Shape::kRows; row += kWarps) {
     const auto found = block.MergeWarps(row);

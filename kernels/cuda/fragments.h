@@ -98,7 +98,7 @@ KVANT_WARP Quad LoadKeys(const std::uint8_t* base, Lanes<int> offset) {
 
 /// Scales (ufloat16) of a lane's tokens of one field: two in a word.
 template <class Shape>
-KVANT_WARP Pair LoadScales(const std::uint8_t* base, Lanes<int> offset) {
+KVANT_WARP Pair ScalesOf(const std::uint8_t* base, Lanes<int> offset) {
   if constexpr (Shape::kKeyTiles == 2) return Load8(base, offset);
   const Lanes<std::uint32_t> word = Load4(base, offset);
   return {{word, word}};

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <optional>
 #include <random>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -36,11 +37,23 @@ struct BatchShape {
   bool ahead = false;  ///< blocks hold tokens behind the queries, too: those positions begin 5 before the end
 };
 
+inline std::string Name(const BatchShape& shape) {
+  return std::to_string(shape.key_bits) + "/" + std::to_string(shape.value_bits) + " bits, dim " + std::to_string(shape.dim) +
+         ", blocks of " + std::to_string(shape.block_tokens) + ", group " + std::to_string(shape.group) + ", " +
+         std::to_string(shape.tokens) + " tokens, gauge " + std::to_string(static_cast<int>(shape.gauge));
+}
+
 /// What a query row should give.
 struct ExpectedRow {
   std::vector<double> out;  ///< [dim]
   double lse = 0;
   double tolerance = 0;  ///< of |out|, of what rounding weights costs
+};
+
+/// Whether outputs are right.
+struct Verdict {
+  double worst = 0;   ///< largest error of a row over its tolerance
+  std::string wrong;  ///< the first row that is not right, or empty
 };
 
 class Batch {
@@ -208,6 +221,33 @@ class Batch {
     for (const double x : expected.out) size += x * x;
     expected.tolerance = 2 * std::sqrt(variance) * unit + 1e-5 * std::sqrt(size);
     return expected;
+  }
+
+  /// `out` [rows, dim] and `lse` [rows] against float64. `rounding`: of outputs to their type, relative.
+  [[nodiscard]] Verdict Judge(const AttendArgs& args, const float* out, const float* lse, double rounding = 0) const {
+    const auto dim = static_cast<std::size_t>(shape_.dim);
+    Verdict verdict;
+    const auto is_wrong = [&](std::size_t row, const char* what, double is, double should) {
+      if (!verdict.wrong.empty()) return;
+      verdict.wrong = "row " + std::to_string(row) + ": " + what + " " + std::to_string(is) + " and " + std::to_string(should);
+    };
+    for (std::size_t row = 0; row < rows(); ++row) {
+      const ExpectedRow expected = Expect(args, row);
+      double error = 0, size = 0;
+      for (std::size_t d = 0; d < dim; ++d) {
+        const double apart = out[row * dim + d] - expected.out[d];
+        error += apart * apart;
+        size += expected.out[d] * expected.out[d];
+      }
+      const double tolerance = expected.tolerance + rounding * std::sqrt(size);
+      if (!(std::sqrt(error) <= tolerance)) is_wrong(row, "error and tolerance", std::sqrt(error), tolerance);
+      if (tolerance > 0) verdict.worst = std::max(verdict.worst, std::sqrt(error) / tolerance);
+      const bool lse_right = std::isinf(expected.lse)
+                                 ? lse[row] == -std::numeric_limits<float>::infinity()
+                                 : std::fabs(lse[row] - expected.lse) <= 1e-5 * (1 + std::fabs(expected.lse));
+      if (!lse_right) is_wrong(row, "log-sum-exp", lse[row], expected.lse);
+    }
+    return verdict;
   }
 
  private:
