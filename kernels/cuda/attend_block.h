@@ -28,6 +28,7 @@ struct AttendShape {
 
   struct Memory {
     alignas(16) float rows[kRows * kDim];
+    QueryMemory<kDim, kRows> prepared;
     union {  // first the one, then the other
       WarpMemory<kDim, kRows, kStep> warps[kWarps];
       WarpResult<kDim, kRows> results[kWarps];
@@ -119,6 +120,23 @@ struct AttendBlock {
     }
   }
 
+  /// The queries as the first block wants them, warps a row each. Most often all blocks have the same gains.
+  KVANT_WARP void PrepareQueries(int warp) const {
+    auto& prepared = memory.prepared;
+    const std::uint8_t* gains = nullptr;
+    if (logits.has_gains && blocks.first_block < blocks.end_block) {
+      gains = blocks.keys + static_cast<std::size_t>(blocks.slots[blocks.first_block]) * blocks.slot_bytes +
+              blocks.block_tokens * (kDim * Shape::kKeyBits / 8 + 2) + 2 * kDim;
+      for (int i = warp == 0 ? 0 : kDim; i < kDim; i += kWarpLanes)
+        Put(prepared.gains, LaneIndex() + i, Get(gains, LaneIndex() + i));
+    }
+    KVANT_ROLLED
+    for (int row = 0; row < kRows; row += kRowsAtOnce) {
+      cuda::PrepareQueries<kDim>(logits.map, logits.key_signs, memory.rows + row * kDim, gains, prepared.numbers + row * kDim,
+                                 prepared.scales + row, warp, kWarps);
+    }
+  }
+
   [[nodiscard]] KVANT_WARP Warp MakeWarp(int warp) const { return Warp(blocks, logits, memory.rows, memory.warps[warp]); }
 
   /// A row's sums (dims kOfLane * lane..), largest logit and weight, while parts are added.
@@ -154,8 +172,7 @@ struct AttendBlock {
     return plan.partials + (static_cast<std::int64_t>(index) * plan.splits + split) * Shape::kPartialFloats;
   }
   KVANT_WARP void LeavePartial(float* partial, int row, const Row& all) const {
-    KVANT_UNROLL
-    for (int i = 0; i < kOfLane; ++i) PutShared(partial, LaneIndex() * kOfLane + (row * kDim + i), all.sums[i]);
+    PutSharedRun(partial, LaneIndex() * kOfLane + row * kDim, all.sums);
     PutShared(partial, Lanes<int>(kRows * kDim + row), Lanes<float>(all.top));
     PutShared(partial, Lanes<int>(kRows * kDim + kRows + row), Lanes<float>(all.weight));
   }
@@ -188,10 +205,7 @@ struct AttendBlock {
         KVANT_UNROLL
         for (int j = 0; j < kBatch; ++j) {
           const int split_of_all = s + first + j < plan.splits ? s + first + j : 0;
-          KVANT_UNROLL
-          for (int i = 0; i < kOfLane; ++i) {
-            sums[j][i] = GetShared(partials, at(Lanes<int>(split_of_all), row * kDim + i) + LaneIndex() * kOfLane);
-          }
+          GetSharedRun(partials, at(Lanes<int>(split_of_all), row * kDim) + LaneIndex() * kOfLane, sums[j]);
         }
         KVANT_UNROLL
         for (int j = 0; j < kBatch; ++j) {

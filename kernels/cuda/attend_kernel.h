@@ -43,8 +43,10 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes, 2) AttendKernel(const __gr
   const AttendBlock<Shape> block(plan, memory, index);
   block.LoadQueries(warp);
   __syncthreads();
+  block.PrepareQueries(warp);
+  __syncthreads();
   auto work = block.MakeWarp(warp);
-  work.Run(split * kWarps + warp, plan.splits * kWarps, block.Seen());
+  work.Run(memory.prepared, split * kWarps + warp, plan.splits * kWarps, block.Seen());
   __syncthreads();
   work.values.Leave(memory.results[warp]);
   __syncthreads();

@@ -49,18 +49,16 @@ struct AttendWarp {
     return static_cast<std::size_t>(blocks.slots[block < blocks.end_block ? block : blocks.first_block]) * blocks.slot_bytes;
   }
 
-  /// Every `stride`th block from `first_block + first` on. `seen`: of the lane's rows.
-  KVANT_WARP void Run(int first, int stride, const LaneRows<kEach>& seen) {
+  /// Every `stride`th block from `first_block + first` on. `prepared`: the thread block's queries. `seen`: of the lane's rows.
+  KVANT_WARP void Run(const typename Keys::Memory& prepared, int first, int stride, const LaneRows<kEach>& seen) {
     const int steps = blocks.block_tokens / kStep;
-    KVANT_UNROLL
-    for (auto& b : keys.bias) b = 0.0f;
     values.Begin();
     int block = blocks.first_block + first;
     if (block >= blocks.end_block) return;
     std::size_t slot = SlotOf(block), next_slot = SlotOf(block + stride);
     keys.Load(slot, 0);
     values.Load(slot, 0);
-    keys.Begin(slot);
+    keys.Begin(prepared, slot);
     int step = 0;
     KVANT_ROLLED
     while (true) {
@@ -75,7 +73,7 @@ struct AttendWarp {
       block += stride;
       slot = next_slot;
       next_slot = SlotOf(block + stride);
-      if (keys.logits.has_mean) keys.TakeGauge(slot, false);
+      if (keys.logits.has_mean) keys.TakeGauge(slot);
     }
   }
 
@@ -88,13 +86,15 @@ struct AttendWarp {
     values.Absorb(more, slot, step, x);
   }
 
+  /// cap * tanh(x / cap), by 1 - 2 / (e^2y + 1): a few roundings of the cap from the exact one, and no branches.
   KVANT_WARP void Cap(typename Keys::Logits& x) const {
+    const float cap = keys.logits.softcap, to_exponent = 2.0f * kLog2OfE / cap;
     KVANT_UNROLL
     for (auto& row : x) {
       KVANT_UNROLL
       for (auto& field : row) {
         KVANT_UNROLL
-        for (auto& logit : field) logit = Tanh(logit / keys.logits.softcap) * keys.logits.softcap;
+        for (auto& logit : field) logit = Quotient(Lanes<float>(-2.0f * cap), Exp2(logit * to_exponent) + 1.0f) + cap;
       }
     }
   }

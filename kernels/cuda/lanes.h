@@ -2,7 +2,7 @@
 //
 // Under nvcc Lanes<T> is T: each thread holds its own lane, and what lanes do together is an instruction. Under another
 // compiler Lanes<T> is an array of 32 numbers, operators go over all of them, and the same source emulates the warp: the same
-// integers and the same floats, but for Exp2, Quotient, Tanh and Log. The two have an inline namespace each.
+// integers and the same floats, but for Exp2, Quotient and Log. The two have an inline namespace each.
 //
 // How such code is written: what is the same for all lanes is a plain number, and only that decides branches; lanes choose by
 // Select. Every operation rounds (no contraction); Fma rounds once.

@@ -134,9 +134,6 @@ inline Lanes<float> HalfToFloat(const Lanes<std::uint32_t>& bits) {
       },
       bits);
 }
-inline Lanes<float> Tanh(const Lanes<float>& x) {
-  return EachLane([](float y) { return std::tanh(y); }, x);
-}
 inline Lanes<float> Log(const Lanes<float>& x) {
   return EachLane([](float y) { return std::log(y); }, x);
 }
@@ -191,6 +188,14 @@ void PutIf(const Lanes<bool>& condition, T* array, const Lanes<int>& index, cons
 }
 inline Lanes<float> GetShared(const float* array, const Lanes<int>& index) { return Get(array, index); }
 inline void PutShared(float* array, const Lanes<int>& index, const Lanes<float>& value) { Put(array, index, value); }
+template <int kCount>
+void GetSharedRun(const float* array, const Lanes<int>& index, Lanes<float> (&run)[kCount]) {
+  for (int i = 0; i < kCount; ++i) run[i] = Get(array, index + i);
+}
+template <int kCount>
+void PutSharedRun(float* array, const Lanes<int>& index, const Lanes<float> (&run)[kCount]) {
+  for (int i = 0; i < kCount; ++i) Put(array, index + i, run[i]);
+}
 
 struct Quad {
   Lanes<std::uint32_t> word[4];

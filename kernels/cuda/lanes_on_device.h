@@ -47,7 +47,6 @@ KVANT_WARP float HalfToFloat(std::uint32_t bits) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(static_cast<std::uint16_t>(bits)));
   return x;
 }
-KVANT_WARP float Tanh(float x) { return tanhf(x); }
 KVANT_WARP float Log(float x) { return logf(x); }
 
 /// Of numbers that are the same for all lanes.
@@ -83,6 +82,31 @@ KVANT_WARP void PutIf(bool condition, T* array, int index, T value) {
 /// For memory that other thread blocks write meanwhile: past the first cache.
 KVANT_WARP float GetShared(const float* array, int index) { return __ldcg(array + index); }
 KVANT_WARP void PutShared(float* array, int index, float value) { __stcg(array + index, value); }
+/// kCount adjacent ones from a multiple of kCount on: 2, or a multiple of 4.
+template <int kCount>
+KVANT_WARP void GetSharedRun(const float* array, int index, float (&run)[kCount]) {
+  if constexpr (kCount == 2) {
+    const float2 v = __ldcg(reinterpret_cast<const float2*>(array + index));
+    run[0] = v.x, run[1] = v.y;
+  } else {
+    KVANT_UNROLL
+    for (int i = 0; i < kCount; i += 4) {
+      const float4 v = __ldcg(reinterpret_cast<const float4*>(array + index + i));
+      run[i] = v.x, run[i + 1] = v.y, run[i + 2] = v.z, run[i + 3] = v.w;
+    }
+  }
+}
+template <int kCount>
+KVANT_WARP void PutSharedRun(float* array, int index, const float (&run)[kCount]) {
+  if constexpr (kCount == 2) {
+    __stcg(reinterpret_cast<float2*>(array + index), make_float2(run[0], run[1]));
+  } else {
+    KVANT_UNROLL
+    for (int i = 0; i < kCount; i += 4) {
+      __stcg(reinterpret_cast<float4*>(array + index + i), make_float4(run[i], run[i + 1], run[i + 2], run[i + 3]));
+    }
+  }
+}
 
 /// Words of each lane: what one load brings.
 struct Quad {

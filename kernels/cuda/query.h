@@ -67,10 +67,11 @@ KVANT_WARP Lanes<float> GaugedNumber(const float* rows, Lanes<int> at, const std
   return x * AsFloat((Convert<std::uint32_t>(Get(gains, i)) << 20) + (111u << 23));
 }
 
-/// `rows` [kRowsAtOnce, kDim] become signed bytes `numbers` [kRowsAtOnce, kDim] and scales [kRowsAtOnce].
+/// Rows `first`, `first + stride`.. of `rows` [kRowsAtOnce, kDim] become signed bytes `numbers` [kRowsAtOnce, kDim] and scales
+/// [kRowsAtOnce].
 template <int kDim>
 KVANT_WARP void PrepareQueries(const QueryMap& map, const std::uint32_t* signs, const float* rows, const std::uint8_t* gains,
-                               std::uint8_t* numbers, float* scales) {
+                               std::uint8_t* numbers, float* scales, int first, int stride) {
   constexpr int kEach = kDim / kWarpLanes;
   const Lanes<int> lane = LaneIndex();
   const Lanes<int> own = (lane >> 3) * kDim + (lane & 7) * 2;  // of the sums over rows
@@ -101,8 +102,8 @@ KVANT_WARP void PrepareQueries(const QueryMap& map, const std::uint32_t* signs, 
     none = Select(plain, Lanes<bool>(false), most < 1e-30f);
   }
   const Lanes<float> ratio = Select(none, Lanes<float>(0.0f), Lanes<float>(map.limit) / norm);
-  KVANT_UNROLL
-  for (int row = 0; row < kRowsAtOnce; ++row) {
+  KVANT_ROLLED  // code that runs once is read once, from far away
+      for (int row = first; row < kRowsAtOnce; row += stride) {
     const Lanes<float> to_integers = FromLane(ratio, 8 * row);
     Lanes<std::int32_t> z[kEach];
     KVANT_UNROLL

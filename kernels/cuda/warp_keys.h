@@ -120,18 +120,19 @@ struct WarpKeys {
     return Select(part != 0, odd, even);
   }
 
-  KVANT_WARP void Prepare(const std::uint8_t* gains) {
-    SyncWarp();
+  /// Queries for other gains than those before, which the memory keeps.
+  KVANT_WARP void Prepare() {
+    KVANT_ROLLED
     for (int row = 0; row < kRows; row += kRowsAtOnce) {
-      PrepareQueries<kDim>(logits.map, logits.key_signs, rows + row * kDim, gains, memory.numbers + row * kDim,
-                           memory.scales + row);
+      PrepareQueries<kDim>(logits.map, logits.key_signs, rows + row * kDim, memory.gains, memory.numbers + row * kDim,
+                           memory.scales + row, 0, 1);
     }
     SyncWarp();
     TakeQueries();
   }
 
   /// What a block's gauge says, once per block: queries meet its gains, and <q, mean> is added to logits.
-  KVANT_WARP void TakeGauge(std::size_t slot, bool first) {
+  KVANT_WARP void TakeGauge(std::size_t slot) {
     const std::uint8_t* gauge = blocks.keys + slot + CodesBytes() + blocks.block_tokens * 2;
     Lanes<float> dots[kRows / kRowsAtOnce];
     KVANT_UNROLL
@@ -151,7 +152,7 @@ struct WarpKeys {
     }
     if (!logits.has_gains) return;
     auto* kept = reinterpret_cast<std::uint32_t*>(memory.gains);
-    Lanes<bool> differ = first;
+    Lanes<bool> differ = false;
     Lanes<std::uint32_t> gains[kGainLoads];
     KVANT_UNROLL
     for (int i = 0; i < kGainLoads; ++i) {
@@ -163,13 +164,25 @@ struct WarpKeys {
     SyncWarp();
     KVANT_UNROLL
     for (int i = 0; i < kGainLoads; ++i) Put(kept, kDim < 128 ? lane & (kDim / 4 - 1) : lane + 32 * i, gains[i]);
-    Prepare(memory.gains);
+    SyncWarp();
+    Prepare();
   }
 
-  /// Queries as the first block wants them.
-  KVANT_WARP void Begin(std::size_t slot) {
-    if (!logits.has_gains) Prepare(nullptr);
-    if (logits.has_mean) TakeGauge(slot, true);
+  /// Begins with the queries that the thread block has prepared, and with what block `slot` makes of them.
+  KVANT_WARP void Begin(const Memory& prepared, std::size_t slot) {
+    const auto* from = reinterpret_cast<const std::uint32_t*>(&prepared);
+    auto* to = reinterpret_cast<std::uint32_t*>(&memory);
+    constexpr int kWords = sizeof(Memory) / sizeof(std::uint32_t);
+    KVANT_UNROLL
+    for (int i = 0; i < kWords; i += kWarpLanes) {
+      const Lanes<int> at = Select(lane + i < kWords, lane + i, kWords - 1);
+      Put(to, at, Get(from, at));
+    }
+    SyncWarp();
+    TakeQueries();
+    KVANT_UNROLL
+    for (auto& each : bias) each = 0.0f;
+    if (logits.has_mean) TakeGauge(slot);
   }
 
   /// Of a lane's rows: that of token first_token + 16 s + k of the step is [s][k].

@@ -2,6 +2,8 @@
 // of the same process. 32 query and 8 KV heads of 128 dims, blocks of 128 tokens, bf16 queries and outputs, tables that
 // scatter.
 //
+//   attend_bench [SEQUENCES TOKENS]      of its shapes, only that one
+//
 // Calls of different layers follow each other in one captured graph, over far more codes than the L2 holds; a figure is the
 // median of the graph's replays over its calls.
 #include <cuda_runtime_api.h>
@@ -11,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -177,7 +180,7 @@ void Run(const Case& which, double read_only, int multiprocessors, cudaStream_t 
   std::fflush(stdout);
 }
 
-int Main() {
+int Main(int argc, char** argv) {
   const auto multiprocessors = kernels::cuda::Multiprocessors();
   if (!multiprocessors) {
     std::fprintf(stderr, "%s\n", multiprocessors.error().message.c_str());
@@ -196,6 +199,7 @@ int Main() {
               *multiprocessors, card.l2CacheSize, read_only / 1e3);
   constexpr std::pair<int, int> kShapes[] = {{1, 1024}, {1, 8192}, {1, 131072}, {8, 32768}, {32, 8192}};
   for (const auto& [sequences, tokens] : kShapes) {
+    if (argc > 2 && (std::atoi(argv[1]) != sequences || std::atoi(argv[2]) != tokens)) continue;
     for (const int bits : {4, 2}) {
       for (const Gauge gauge : {Gauge::kNone, Gauge::kGains})
         Run({sequences, tokens, bits, gauge}, read_only, *multiprocessors, stream.get());
@@ -207,4 +211,4 @@ int Main() {
 }  // namespace
 }  // namespace kvant::gpu
 
-int main() { return kvant::gpu::Main(); }
+int main(int argc, char** argv) { return kvant::gpu::Main(argc, argv); }

@@ -4,6 +4,7 @@
 //   attend_check [short]      short: a few small shapes, for tools that watch every access
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -197,7 +198,9 @@ class Checks {
     std::size_t count = 0;
     const std::size_t of_sequence = batch.rows() / batch.cached().size();
     for (std::size_t row = 0; row < batch.rows(); ++row) {
-      const int tokens = batch.cached()[row / of_sequence];
+      const std::size_t sequence = row / of_sequence;
+      const int n = static_cast<int>(row % of_sequence) / batch.heads();
+      const int tokens = std::min(batch.cached()[sequence], batch.positions()[sequence] + n + 1);  // that the row sees
       for (int token = 0; token < tokens; ++token, ++count) {
         const float is = found[row * static_cast<std::size_t>(stride) + static_cast<std::size_t>(token)];
         const float should = batch.Logit(row, token, device.args().scale);

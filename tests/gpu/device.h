@@ -32,10 +32,15 @@ class DeviceArray {
 
   [[nodiscard]] T* data() const { return data_; }
   [[nodiscard]] std::size_t size() const { return count_; }
+  // Done when they return: other streams do not wait for the one that these use.
   void Write(std::span<const T> from) {
     Must(cudaMemcpy(data_, from.data(), from.size_bytes(), cudaMemcpyHostToDevice), "upload");
+    Must(cudaDeviceSynchronize(), "upload");
   }
-  void Fill(int byte) { Must(cudaMemset(data_, byte, count_ * sizeof(T)), "cudaMemset"); }
+  void Fill(int byte) {
+    Must(cudaMemset(data_, byte, count_ * sizeof(T)), "cudaMemset");
+    Must(cudaDeviceSynchronize(), "cudaMemset");
+  }
   [[nodiscard]] std::vector<T> Read() const {
     std::vector<T> all(count_);
     Must(cudaMemcpy(all.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost), "download");

@@ -21,15 +21,16 @@ __global__ void LogitsKernel(const __grid_constant__ AttendPlan plan, float* log
   const Block block(plan, memory, static_cast<int>(blockIdx.x));
   for (int part = 0; part < kWarps; ++part) block.LoadQueries(part);
   __syncwarp();
+  for (int part = 0; part < kWarps; ++part) block.PrepareQueries(part);
+  __syncwarp();
   auto warp = block.MakeWarp(0);
-  for (auto& bias : warp.keys.bias) bias = 0.0f;
   const int lane = static_cast<int>(threadIdx.x);
   for (int b = 0; b < block.blocks.end_block; ++b) {
     const std::size_t slot = warp.SlotOf(b);
     if (b == 0) {
-      warp.keys.Begin(slot);
+      warp.keys.Begin(memory.prepared, slot);
     } else if (warp.keys.logits.has_mean) {
-      warp.keys.TakeGauge(slot, false);
+      warp.keys.TakeGauge(slot);
     }
     for (int step = 0; step < plan.args.block_tokens / Shape::kStep; ++step) {
       warp.keys.Load(slot, step);

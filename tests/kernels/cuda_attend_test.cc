@@ -30,10 +30,11 @@ void Emulate(const AttendPlan& plan) {
       std::memset(static_cast<void*>(&memory), 0xFF, sizeof(memory));  // what is read before it is written shows as NaN
       AttendBlock<Shape> block(plan, memory, index);
       for (int warp = 0; warp < kWarps; ++warp) block.LoadQueries(warp);
+      for (int warp = 0; warp < kWarps; ++warp) block.PrepareQueries(warp);
       std::vector<typename AttendBlock<Shape>::Warp> warps;
       for (int warp = 0; warp < kWarps; ++warp) {
         warps.push_back(block.MakeWarp(warp));
-        warps.back().Run(split * kWarps + warp, plan.splits * kWarps, block.Seen());
+        warps.back().Run(memory.prepared, split * kWarps + warp, plan.splits * kWarps, block.Seen());
       }
       for (int warp = 0; warp < kWarps; ++warp) warps[static_cast<std::size_t>(warp)].values.Leave(memory.results[warp]);
       for (int row = 0; row < Shape::kRows; ++row) {
@@ -108,16 +109,16 @@ void CheckLogits(const Batch& batch, const AttendPlan& plan) {
   for (int index = 0; index < plan.heads(); ++index) {
     Block block(plan, memory, index);
     for (int warp = 0; warp < kWarps; ++warp) block.LoadQueries(warp);
+    for (int warp = 0; warp < kWarps; ++warp) block.PrepareQueries(warp);
     auto warp = block.MakeWarp(0);
     for (int b = 0; b < block.blocks.end_block; ++b) {
       const std::size_t slot =
           static_cast<std::size_t>(table[static_cast<std::size_t>(block.tile.sequence * plan.args.table_stride + b)]) *
           plan.args.slot_bytes;
       if (b == 0) {
-        for (auto& bias : warp.keys.bias) bias = 0.0f;
-        warp.keys.Begin(slot);
+        warp.keys.Begin(memory.prepared, slot);
       } else if (plan.args.gauge != Gauge::kNone) {
-        warp.keys.TakeGauge(slot, false);
+        warp.keys.TakeGauge(slot);
       }
       for (int step = 0; step < plan.args.block_tokens / Shape::kStep; ++step) {
         warp.keys.Load(slot, step);
