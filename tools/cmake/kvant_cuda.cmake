@@ -36,3 +36,8 @@ message(STATUS "GPU kernels: ${KVANT_WITH_CUDA}")
 if(KVANT_WITH_CUDA AND KVANT_CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${KVANT_CCACHE})
 endif()
+if(KVANT_WITH_CUDA)
+  # Reads machine code (tests/gpu); its absence skips that test.
+  get_filename_component(nvcc_folder ${CMAKE_CUDA_COMPILER} DIRECTORY)
+  find_program(KVANT_CUOBJDUMP cuobjdump HINTS ${nvcc_folder})
+endif()

@@ -22,7 +22,7 @@ step() { # name command...: runs it for 5 minutes at most, keeps what it printed
 }
 
 if [ ! -x "$build/bin/attend_check" ]; then
-  cmake --build "$build" --target attend_check attend_bench || exit 1
+  cmake --build "$build" --parallel "$(nproc)" --target attend_check attend_bench || exit 1
 fi
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm --format=csv,noheader
 step check "$build/bin/attend_check"
