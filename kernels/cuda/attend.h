@@ -64,8 +64,8 @@ struct AttendArgs {
   float softcap = 0.0f;
   std::uint32_t window = 0;  ///< a token sees this many, itself counted; 0: all before it
 
-  // Where partial results meet: WorkspaceBytes, aligned to 16, zeroed once; a call leaves it as it wants it. One call at a
-  // time.
+  // Where partial results meet: AttendWorkspaceBytes, aligned to 16, zeroed once; a call leaves it as any other
+  // on the same GPU wants it, whatever its shape. One call at a time.
   std::byte* workspace = nullptr;
   std::size_t workspace_bytes = 0;
 };

@@ -110,6 +110,7 @@ Result<AttendPlan> PlanAttend(const AttendArgs& args, int multiprocessors) {
     return std::move(ok).error();
   }
   plan.splits = SplitsOf(plan, multiprocessors);
+  plan.most_counters = multiprocessors;
   const auto dim = static_cast<std::uint32_t>(args.dim);
   const auto rounds = static_cast<std::size_t>(args.rounds);
   const QueryRotation& rotation = QueryRotation::Of(dim);

@@ -32,10 +32,11 @@ struct AttendPlan {
   int splits = 0;  ///< thread blocks that share a tile's tokens
   float* partials = nullptr;
   unsigned* counters = nullptr;  ///< one per sequence, KV head and tile
+  int most_counters = 0;         ///< of calls of any shape: those that share tiles have no more tiles than multiprocessors
 
   [[nodiscard]] constexpr int heads() const noexcept { return args.sequences * args.kv_heads * tiles; }
   [[nodiscard]] constexpr std::size_t counter_bytes() const noexcept {
-    return (static_cast<std::size_t>(heads()) * sizeof(unsigned) + 15) / 16 * 16;
+    return (static_cast<std::size_t>(most_counters) * sizeof(unsigned) + 15) / 16 * 16;
   }
   [[nodiscard]] constexpr std::size_t workspace_bytes() const noexcept {
     const auto partial = static_cast<std::size_t>(PartialFloats(tile_rows, args.dim));

@@ -56,7 +56,7 @@ std::vector<float> Decode(const std::vector<std::uint8_t>& bytes, ElementType ty
 /// A batch in the GPU's memory.
 class OnDevice {
  public:
-  OnDevice(const Batch& batch, const Asked& asked, int multiprocessors)
+  OnDevice(const Batch& batch, const Asked& asked, const DeviceArray<std::byte>& workspace)
       : slots_(batch.slots()),
         table_(batch.table()),
         cached_(batch.cached()),
@@ -67,11 +67,9 @@ class OnDevice {
         queries_(batch.rows() * static_cast<std::size_t>(batch.shape().dim) * ElementBytes(asked.type)),
         out_(queries_.size()),
         lse_(batch.rows()),
-        args_(ArgsOf(batch, asked)),
-        workspace_(WorkspaceOf(args_, multiprocessors)) {
-    workspace_.Fill(0);
-    args_.workspace = reinterpret_cast<std::byte*>(workspace_.data());
-    args_.workspace_bytes = workspace_.size();
+        args_(ArgsOf(batch, asked)) {
+    args_.workspace = workspace.data();
+    args_.workspace_bytes = workspace.size();
   }
 
   [[nodiscard]] const AttendArgs& args() const { return args_; }
@@ -101,13 +99,6 @@ class OnDevice {
     if (asked.sinks) args.sink_logits = sinks_.data();
     return args;
   }
-  static std::size_t WorkspaceOf(const AttendArgs& args, int multiprocessors) {
-    const auto bytes = kernels::cuda::AttendWorkspaceBytes(args, multiprocessors);
-    if (bytes) return *bytes;
-    std::fprintf(stderr, "%s\n", bytes.error().message.c_str());
-    std::exit(2);
-  }
-
   DeviceArray<std::uint8_t> slots_;
   DeviceArray<std::int32_t> table_, cached_, positions_;
   DeviceArray<std::uint32_t> key_signs_, value_signs_;
@@ -115,12 +106,11 @@ class OnDevice {
   DeviceArray<std::uint8_t> queries_, out_;
   DeviceArray<float> lse_;
   AttendArgs args_;
-  DeviceArray<std::uint8_t> workspace_;
 };
 
 class Checks {
  public:
-  explicit Checks(int multiprocessors) : multiprocessors_(multiprocessors) {}
+  explicit Checks(int multiprocessors) : multiprocessors_(multiprocessors) { workspace_.Fill(0); }
 
   [[nodiscard]] int wrong() const { return wrong_; }
 
@@ -128,7 +118,7 @@ class Checks {
     Batch batch(shape, ++seed_);
     auto bytes = Encode(batch.queries(), asked.type);
     batch.queries() = Decode(bytes, asked.type);
-    OnDevice device(batch, asked, multiprocessors_);
+    OnDevice device(batch, asked, workspace_);
     device.Ask(bytes);
     AttendArgs host = batch.Args();
     host.window = asked.window;
@@ -214,6 +204,7 @@ class Checks {
   }
 
   int multiprocessors_;
+  DeviceArray<std::byte> workspace_{std::size_t{64} << 20};  ///< all shapes', one after the other
   OwnStream stream_;
   std::uint32_t seed_ = 100;
   int wrong_ = 0;

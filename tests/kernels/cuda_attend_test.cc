@@ -230,6 +230,25 @@ TEST(CudaAttendTest, GaugesOfBlocksAreUndone) {
 
 TEST(CudaAttendTest, ASequenceWithoutTokensGivesZeros) { Check({.cached = {0, 5}}); }
 
+TEST(CudaAttendTest, PartialResultsNeverLieWhereAnotherShapeCounts) {
+  const Batch small({.kv_heads = 1, .cached = {5000}}, 1), large({.kv_heads = 3, .cached = {5000, 5000}}, 1);
+  std::vector<std::size_t> partials;
+  for (const Batch* batch : {&small, &large}) {
+    AttendArgs args = batch->Args();
+    float out = 0;
+    alignas(16) std::byte workspace[16];
+    args.out.data = &out;
+    args.workspace = workspace;
+    args.workspace_bytes = SIZE_MAX;
+    const auto plan = PlaceAttend(args, kMultiprocessors);
+    ASSERT_TRUE(plan) << plan.error().message;
+    ASSERT_GT(plan->splits, 1);
+    partials.push_back(reinterpret_cast<std::uintptr_t>(plan->partials) - reinterpret_cast<std::uintptr_t>(plan->counters));
+    EXPECT_GE(partials.back(), static_cast<std::size_t>(plan->heads()) * sizeof(unsigned));
+  }
+  EXPECT_EQ(partials[0], partials[1]);
+}
+
 TEST(CudaAttendTest, WhatIsNotServedIsNamed) {
   const auto refusal = [](const std::function<void(AttendArgs&)>& change) {
     const Batch batch({.cached = {128}}, 1);
