@@ -40,7 +40,11 @@ HWY_INLINE void ScoreFields(const E expander, const ByteScoreArgs& args, const R
   constexpr int kOffset = ScoreOffset<E>();
   const std::size_t groups = args.dim / 4, row_words = queries.row_words;
   const auto tables = expander.Tables(d8, static_cast<std::uint8_t>(E::kWords ? 0 : kOffset));
-  for (std::size_t part = 0; part < 64; part += hn::Lanes(d8)) {
+  const std::size_t parts = 64 / hn::Lanes(d8);  // of a tile's 64 bytes
+  for (std::size_t pass = 0; pass < parts; ++pass) {
+    // Where fields share bytes, the same part of all of them; else one tile after the other, so that each line is read once.
+    const auto tile_of = [&](std::size_t s) { return E::kFields == 1 ? (pass * kCount + s) / parts : s; };
+    const auto part_of = [&](std::size_t s) { return (E::kFields == 1 ? (pass * kCount + s) % parts : pass) * hn::Lanes(d8); };
     hn::Vec<SumTag<D8>> sums[kCount][kQueries];
 #pragma GCC unroll 8
     for (std::size_t q = 0; q < kQueries; ++q) {
@@ -49,10 +53,18 @@ HWY_INLINE void ScoreFields(const E expander, const ByteScoreArgs& args, const R
     }
     const std::uint32_t* HWY_RESTRICT words = queries.words;
     for (std::size_t g = 0; g < groups; ++g, words += kWordsPerFour<E>) {
-      if (part == 0) prefetch.Step();
+      if (pass == 0) prefetch.Step();
       decltype(ScoreFactors<E>(d8, ExpandField<0>(d8, expander, tables, 0, 0))) factors[kCount];
-      ForEachField<kPlace, kCount>(d8, expander, tables, tile, g * 64 + part,
-                                   [&](std::size_t s, auto numbers) HWY_ATTR { factors[s] = ScoreFactors<E>(d8, numbers); });
+      if constexpr (E::kFields == 1) {
+#pragma GCC unroll 4
+        for (std::size_t s = 0; s < kCount; ++s) {
+          factors[s] =
+              ScoreFactors<E>(d8, expander.template Expand<0>(d8, tables, tile + kPlace + tile_of(s), g * 64 + part_of(s)));
+        }
+      } else {
+        ForEachField<kPlace, kCount>(d8, expander, tables, tile, g * 64 + part_of(0),
+                                     [&](std::size_t s, auto numbers) HWY_ATTR { factors[s] = ScoreFactors<E>(d8, numbers); });
+      }
       if constexpr (kHasVnni && !E::kWords) {
         // Four numbers of a query are an operand in memory, as cheap for every field; numbers of codes are wanted for a short
         // time only.
@@ -73,7 +85,7 @@ HWY_INLINE void ScoreFields(const E expander, const ByteScoreArgs& args, const R
     }
 #pragma GCC unroll 4
     for (std::size_t s = 0; s < kCount; ++s) {
-      const std::size_t at = token + 16 * s + part / 4;
+      const std::size_t at = token + 16 * tile_of(s) + part_of(s) / 4;
       const auto scale = LoadUfloat16(df, scales + at);
 #pragma GCC unroll 8
       for (std::size_t q = 0; q < kQueries; ++q)
