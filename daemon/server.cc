@@ -1,17 +1,14 @@
 #include "daemon/server.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
 #include <random>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include <spdlog/spdlog.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "daemon/holder/holder.h"
@@ -29,11 +26,7 @@ using Clock = std::chrono::steady_clock;
 constexpr int kNicer = 10;
 /// Long attention against steps of others: a quarter of the core, while both want it.
 constexpr int kLongNicer = 5;
-/// What clients can cause as often as they like is logged so often at most.
-constexpr std::uint32_t kMostLogged = 20;
-constexpr std::chrono::seconds kLogInterval{60};
 constexpr kj::Duration kAlivePause = 5 * kj::SECONDS;
-constexpr kj::Duration kAcceptPause = 100 * kj::MILLISECONDS;  // when descriptors have run out
 /// More would make each answer large; the sums are of all stores.
 constexpr std::size_t kMostMeasuredStores = 100;
 /// Answers that a drained daemon has written leave when the loop next has nothing to do.
@@ -86,20 +79,14 @@ std::size_t ArenaTotal(const DaemonOptions& options) {
   return std::max(options.arena_limit_bytes, pages / 2 * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)));
 }
 
-std::string Str(const kj::Exception& exception) {
-  const kj::StringPtr text = exception.getDescription();
-  return {text.begin(), text.size()};
-}
-
 }  // namespace
 
 Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener,
                std::optional<MetricsSocket> metrics, std::optional<StateDir> state, protocol::UniqueFd eventfd)
     : options_(options),
-      events_(kMostLogged, kLogInterval),
-      failures_(kMostLogged, kLogInterval),
+      log_(options.log),
       queue_(
-          loop_.port(), std::move(eventfd), [this](const kj::Exception& exception) { Report("posted work", exception); },
+          loop_.port(), std::move(eventfd), [this](const kj::Exception& exception) { log_.Report("posted work", exception); },
           [this](const kj::Exception& exception) { Fail("the queue of other threads' work", exception); }),
       builtin_codecs_(quantizers::Registry::Builtin()),
       budget_(std::move(budget)),
@@ -116,7 +103,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
             .keeper = options.keeper.get(),
             .eviction = EvictionOrder(options.eviction, options.demote_to),
             .ttl_ms = static_cast<std::uint64_t>(options.ttl.count()),
-            .notify = [this](std::string_view event) { Tell(event); }},
+            .notify = [this](std::string_view event) { log_.Tell(event); }},
       stores_(std::make_unique<StoreTable>(core_)),
       openings_(*stores_, core_.codecs, *plans_),
       prefix_checks_(*encode_),
@@ -140,15 +127,15 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
              .budget_bytes = options.budget_bytes,
              .lease_ms = static_cast<std::uint32_t>(options.lease.count())},
       listener_(std::move(listener)),
-      tasks_(kj::heap<kj::TaskSet>(static_cast<kj::TaskSet::ErrorHandler&>(*this))),
+      connections_(std::make_unique<Connections>(loop_, services_, facts_, log_, options.lease, options.max_connections)),
       heartbeats_(
           loop_.timer(), QuarterOf(options.lease), [this] { return WatchHeartbeats(); },
-          [this](const kj::Exception& exception) { Report("a look at heartbeats", exception); }),
+          [this](const kj::Exception& exception) { log_.Report("a look at heartbeats", exception); }),
       room_(
           loop_.timer(), kTendPause, [this] { return TendRoom(); },
           [this](const kj::Exception& exception) {
             ++services_.counters.room_failures;
-            Report("making room ahead of need", exception);
+            log_.Report("making room ahead of need", exception);
           }) {
   loop_.set_spin(options_.spin);
   RememberEvicted();
@@ -160,8 +147,7 @@ Server::Server(const DaemonOptions& options, Budget budget, std::optional<Listen
   if (state_) state_->TakeMark(options_.segments);
   RestoreHeld();
   if (listener_) {
-    newcomers_.emplace(loop_.port(), listener_->fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ);
-    accepting_ = Essential("accepting connections", Accept());
+    accepting_ = Essential("accepting connections", connections_->Accept(listener_->fd()));
   }
   if (state_) state_->Restore();
   watching_ = Essential("watching heartbeats", heartbeats_.chain());
@@ -176,8 +162,8 @@ Server::~Server() noexcept(false) {
   watching_ = kj::READY_NOW;
   tending_ = kj::READY_NOW;
   telling_ = kj::READY_NOW;
-  tasks_ = nullptr;
-  connections_.clear();     // sessions, sequences, leases; encodings in flight are abandoned
+  draining_ = kj::READY_NOW;
+  connections_.reset();     // sessions, sequences, leases; encodings in flight are abandoned
   long_attention_.reset();  // joins, as do the next
   // Calls that were cancelled end here: what they hold belongs to members that die before the loop does.
   loop_.wait_scope().poll();
@@ -193,26 +179,26 @@ Server::~Server() noexcept(false) {
 std::unique_ptr<WorkerThreads> Server::MakeWorkers(const char* name, std::size_t threads) {
   return std::make_unique<WorkerThreads>(
       name, threads, kNicer, [this](std::function<void()> work) { queue_.Post(std::move(work)); },
-      [this](const std::string& what) { Report("a job", KJ_EXCEPTION(FAILED, what.c_str())); });
+      [this](const std::string& what) { log_.Report("a job", KJ_EXCEPTION(FAILED, what.c_str())); });
 }
 
 std::unique_ptr<MetricsServer> Server::ServeMetrics(MetricsSocket socket) {
   if (options_.log) options_.log->info("metrics address={}", socket.address());
   return std::make_unique<MetricsServer>(
-      std::move(socket), MetricsServer::Callbacks{
-                             .post = [this](std::function<void()> work) { queue_.Post(std::move(work)); },
-                             .collect =
-                                 [this] {
-                                   return [figures = FiguresOf(services_),
-                                           stores = LargestStores(services_, kMostMeasuredStores)] {
-                                     return PrometheusText(figures, stores, KVANT_VERSION);
-                                   };
-                                 },
-                             .failed =
-                                 [this](const std::string& what) {
-                                   queue_.Post([this, what] { Report("the metrics", KJ_EXCEPTION(FAILED, what.c_str())); });
-                                 },
-                         });
+      std::move(socket),
+      MetricsServer::Callbacks{
+          .post = [this](std::function<void()> work) { queue_.Post(std::move(work)); },
+          .collect =
+              [this] {
+                return [figures = FiguresOf(services_), stores = LargestStores(services_, kMostMeasuredStores)] {
+                  return PrometheusText(figures, stores, KVANT_VERSION);
+                };
+              },
+          .failed =
+              [this](const std::string& what) {
+                queue_.Post([this, what] { log_.Report("the metrics", KJ_EXCEPTION(FAILED, what.c_str())); });
+              },
+      });
 }
 
 void Server::Run() {
@@ -227,14 +213,14 @@ void Server::Run() {
     stop_.promise.wait(loop_.wait_scope());
   } catch (const kj::Exception& exception) {
     if (core_.keeper == nullptr) throw;
-    if (options_.log) options_.log->critical("failed, a successor goes on error=\"{}\"", Str(exception));
+    if (options_.log) options_.log->critical("failed, a successor goes on error=\"{}\"", Description(exception));
     std::_Exit(EXIT_FAILURE);  // destructors would give back what the successor is to serve
   }
   if (hand_over_) {
-    if (options_.log) options_.log->info("handed over connections={}", connections_.size());
+    if (options_.log) options_.log->info("handed over connections={}", connections_->count());
     std::_Exit(StateFault() ? kExitStateNotSaved : *hand_over_);  // destructors would give the memory back
   }
-  if (options_.log) options_.log->info("stopping connections={}", connections_.size());
+  if (options_.log) options_.log->info("stopping connections={}", connections_->count());
 }
 
 void Server::Stop() {
@@ -247,7 +233,7 @@ void Server::Drain() {
 
 void Server::SetLimits(const DaemonLimits& limits) {
   queue_.Post([this, limits] {
-    options_.max_connections = std::max<std::size_t>(limits.max_connections, 1);
+    connections_->set_most(std::max<std::size_t>(limits.max_connections, 1));
     options_.drain_timeout = limits.drain_timeout;
     if (limits.budget_bytes >= budget_.limit() && limits.budget_bytes <= MachineMemory()) {
       budget_.set_own_limit(limits.budget_bytes);
@@ -258,7 +244,7 @@ void Server::SetLimits(const DaemonLimits& limits) {
     }
     if (options_.log) {
       options_.log->info("limits set budget_bytes={} max_connections={} drain_timeout_ms={}", budget_.limit(),
-                         options_.max_connections, options_.drain_timeout.count());
+                         limits.max_connections, options_.drain_timeout.count());
     }
   });
 }
@@ -302,18 +288,17 @@ void Server::BeginDrain() {
                        options_.drain_timeout.count());
   }
   accepting_ = kj::READY_NOW;
-  newcomers_.reset();
   listener_.reset();
   auto late = loop_.timer().afterDelay(options_.drain_timeout.count() * kj::MILLISECONDS).then([this] {
     if (options_.log) options_.log->warn("drain timed out waiting_calls={}", services_.waiting_calls.count());
     for (Session* session : services_.sessions) session->CancelJobs();
     return loop_.timer().afterDelay(kRefusalTime);
   });
-  tasks_->add(services_.waiting_calls.WhenNone()
-                  .exclusiveJoin(kj::mv(late))
-                  .then([this] { return loop_.timer().afterDelay(kFlushTime); })
-                  .then([this] { return SaveState(); })
-                  .then([this] { stop_.fulfiller->fulfill(); }));
+  draining_ = Essential("draining", services_.waiting_calls.WhenNone()
+                                        .exclusiveJoin(kj::mv(late))
+                                        .then([this] { return loop_.timer().afterDelay(kFlushTime); })
+                                        .then([this] { return SaveState(); })
+                                        .then([this] { stop_.fulfiller->fulfill(); }));
 }
 
 /// Beside the loop, so that Stop still ends the daemon.
@@ -335,73 +320,11 @@ kj::Promise<void> Server::WhenHeard() {
 void Server::Serve(protocol::UniqueFd socket) {
   // std::function wants to be copied, and posted work that never runs must not leak the descriptor.
   auto shared = std::make_shared<protocol::UniqueFd>(std::move(socket));
-  queue_.Post([this, shared] { Adopt(kj::AutoCloseFd(shared->Release())); });
-}
-
-/// A connection that cannot be served is closed, and only that one.
-void Server::Adopt(kj::AutoCloseFd socket) {
-  if (connections_.size() >= options_.max_connections) {
-    return Refuse(&Refusals::connection_limit,
-                  "there are " + std::to_string(connections_.size()) + " already (--max-connections)");
-  }
-  const Peer peer = PeerOf(socket);
-  const std::uint64_t id = next_connection_++;
-  if (options_.log) options_.log->debug("client connected connection={} pid={} uid={}", id, peer.pid, peer.uid);
-  auto connection = std::make_unique<Connection>(loop_, kj::mv(socket), services_, facts_, id, peer);
-  tasks_->add(connection->WhenEnded().then([this, id] { Drop(id); },
-                                           [this, id](kj::Exception&& exception) {
-                                             ++services_.counters.broken_connections;
-                                             Report("a connection", exception);
-                                             Drop(id);
-                                           }));
-  TellOfClient(services_, "client_connected", connection->record());
-  connections_.emplace(id, std::move(connection));
-  ++services_.counters.accepted_connections;
-  EndRefusals();
-}
-
-void Server::Drop(std::uint64_t connection) {
-  const auto found = connections_.find(connection);
-  if (found == connections_.end()) return;
-  TellOfClient(services_, "client_gone", found->second->record());
-  connections_.erase(found);
-  if (options_.log) options_.log->debug("client gone connection={}", connection);
-}
-
-kj::Promise<void> Server::Accept() {
-  for (;;) {
-    const int socket = ::accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    const int error = errno;
-    if (socket >= 0) {
-      const auto failure = kj::runCatchingExceptions([&] { Adopt(kj::AutoCloseFd(socket)); });
-      KJ_IF_MAYBE (exception, failure) Refuse(&Refusals::no_descriptor, Str(*exception));
-    } else if (error == EAGAIN || error == EWOULDBLOCK) {
-      return newcomers_->whenBecomesReadable().then([this] { return Accept(); });
-    } else if (error != EINTR && error != ECONNABORTED) {  // that one had gone already
-      Refuse(&Refusals::no_descriptor, std::generic_category().message(error));
-      return loop_.timer().afterDelay(kAcceptPause).then([this] { return Accept(); });
-    }
-  }
-}
-
-/// Every refusal is counted; the log has the first of a row and, once connections are accepted again, how many there were.
-void Server::Refuse(std::uint64_t Refusals::*reason, std::string_view why) {
-  CountRefusal(services_, reason, why);
-  if (refused_in_a_row_++ == 0) refusal_told_ = Tell("connection refused reason=\"" + std::string(why) + "\"");
-}
-
-void Server::EndRefusals() {
-  const std::uint64_t refused = std::exchange(refused_in_a_row_, 0);
-  if (refused > 0 && refusal_told_) options_.log->info("connections are accepted again refused={}", refused);
+  queue_.Post([this, shared] { connections_->Adopt(kj::AutoCloseFd(shared->Release())); });
 }
 
 kj::Duration Server::WatchHeartbeats() {
-  const auto now = Clock::now();
-  const auto quarter = std::chrono::nanoseconds(QuarterOf(options_.lease) / kj::NANOSECONDS);
-  // Time in which this thread did not run counts against nobody: when a machine was paused, its clients were, too.
-  const auto ran = std::min<std::chrono::nanoseconds>(now - watched_, quarter);
-  watched_ = now;
-  DropHung(ran);
+  connections_->DropHung();
   stores_->DropStrayPages();
   return QuarterOf(options_.lease);
 }
@@ -423,44 +346,14 @@ kj::Promise<void> Server::TellAlive() {
   return loop_.timer().afterDelay(kAlivePause).then([this] { return TellAlive(); });
 }
 
-void Server::DropHung(std::chrono::nanoseconds ran) {
-  std::vector<std::uint64_t> hung;
-  for (const auto& [id, connection] : connections_) {
-    if (!connection->Hung(ran, options_.lease)) continue;
-    hung.push_back(id);
-    TellOfClient(services_, "client_hung", connection->record());
-    Tell("client hung, dropped connection=" + std::to_string(id) + " pid=" + std::to_string(connection->peer().pid) +
-         " lease_ms=" + std::to_string(options_.lease.count()));
-  }
-  services_.counters.dropped_clients += hung.size();
-  for (const std::uint64_t id : hung) Drop(id);
-}
-
-/// A chain that is never to end.
+/// A chain without which the daemon is of no use.
 kj::Promise<void> Server::Essential(std::string_view what, kj::Promise<void> chain) {
   return chain.eagerlyEvaluate([this, what](kj::Exception&& exception) { Fail(what, exception); });
 }
 
-/// Logs what clients can cause at will, unless there was too much of it lately. Returns whether it is in the log.
-bool Server::Tell(std::string_view event) {
-  if (!options_.log) return false;
-  const auto left_out = events_.Admit(Clock::now());
-  if (left_out.value_or(0) != 0) options_.log->warn("events not logged count={}", *left_out);
-  if (left_out) options_.log->warn("{}", event);
-  return left_out.has_value();
-}
-
-void Server::Report(std::string_view what, const kj::Exception& exception) {
-  if (!options_.log) return;
-  const auto left_out = failures_.Admit(Clock::now());
-  if (left_out.value_or(0) != 0) options_.log->error("failures not logged count={}", *left_out);
-  if (left_out) options_.log->error("failed, going on what=\"{}\" error=\"{}\"", what, Str(exception));
-}
-
 void Server::Fail(std::string_view what, const kj::Exception& exception) {
-  stop_.fulfiller->reject(KJ_EXCEPTION(FAILED, "the daemon cannot go on", std::string(what).c_str(), Str(exception).c_str()));
+  stop_.fulfiller->reject(
+      KJ_EXCEPTION(FAILED, "the daemon cannot go on", std::string(what).c_str(), Description(exception).c_str()));
 }
-
-void Server::taskFailed(kj::Exception&& exception) { Report("a connection", exception); }
 
 }  // namespace kvant::daemon

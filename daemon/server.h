@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -14,16 +13,16 @@
 #include <kvant/daemon.h>
 #include <kvant/result.h>
 
+#include "daemon/daemon_log.h"
 #include "daemon/kept_state.h"
 #include "daemon/listener.h"
-#include "daemon/log_limit.h"
 #include "daemon/loop_queue.h"
 #include "daemon/memory/budget.h"
 #include "daemon/metrics/metrics_server.h"
 #include "daemon/repeated_step.h"
 #include "daemon/serve/admin_server.h"
 #include "daemon/serve/attend_service.h"
-#include "daemon/serve/connection.h"
+#include "daemon/serve/connections.h"
 #include "daemon/serve/long_attention.h"
 #include "daemon/serve/session.h"
 #include "daemon/serve/store_openings.h"
@@ -41,7 +40,7 @@ namespace kvant::daemon {
 /// What runs for as long as the daemon does (accepting, watching heartbeats, the queue of other threads' work) goes on when a
 /// single connection, look or piece of work throws: that is logged. Should such a chain itself end, Run throws, for a daemon
 /// that seems to live but hears nothing is worse than none.
-class Server final : private kj::TaskSet::ErrorHandler {
+class Server final {
  public:
   /// `listener`, `metrics` and `state` may be empty; `budget` is uncharged. What `state` keeps is restored here.
   Server(const DaemonOptions& options, Budget budget, std::optional<Listener> listener, std::optional<MetricsSocket> metrics,
@@ -65,15 +64,9 @@ class Server final : private kj::TaskSet::ErrorHandler {
 
  private:
   std::unique_ptr<WorkerThreads> MakeWorkers(const char* name, std::size_t threads);
-  void Adopt(kj::AutoCloseFd socket);
-  void Drop(std::uint64_t connection);
-  kj::Promise<void> Accept();
-  void Refuse(std::uint64_t Refusals::*reason, std::string_view why);
-  void EndRefusals();
   kj::Duration WatchHeartbeats();
   kj::Duration TendRoom();
   kj::Promise<void> TellAlive();
-  void DropHung(std::chrono::nanoseconds ran);
   void RememberEvicted();
   void RestoreHeld();
   void BeginDrain();
@@ -82,14 +75,10 @@ class Server final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> WhenHeard();
   std::unique_ptr<MetricsServer> ServeMetrics(MetricsSocket socket);
   [[nodiscard]] kj::Promise<void> Essential(std::string_view what, kj::Promise<void> chain);
-  bool Tell(std::string_view event);
-  void Report(std::string_view what, const kj::Exception& exception);
   void Fail(std::string_view what, const kj::Exception& exception);
-  void taskFailed(kj::Exception&& exception) override;
 
   DaemonOptions options_;
-  LogLimit events_;    // that clients cause
-  LogLimit failures_;  // that end nothing but what failed
+  DaemonLog log_;
   wire::EventLoop loop_;
   kj::PromiseFulfillerPair<void> stop_ = kj::newPromiseAndFulfiller<void>();
   LoopQueue queue_;  // before the threads that post to it
@@ -113,17 +102,12 @@ class Server final : private kj::TaskSet::ErrorHandler {
   std::unique_ptr<KeptState> state_;  // null: none is kept
   std::unique_ptr<MetricsServer> metrics_;
   std::optional<Listener> listener_;
-  std::optional<kj::UnixEventPort::FdObserver> newcomers_;  // of the listener's socket
-  std::optional<int> hand_over_;                            // the exit code
+  std::optional<int> hand_over_;  // the exit code
   Daemon::Successor successor_ = Daemon::Successor::kMayNotCome;
-  std::uint64_t refused_in_a_row_ = 0;  // connections, since the last that was accepted
-  bool refusal_told_ = false;           // the log has the first of them
-  std::uint64_t next_connection_ = 1;
-  std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
+  std::unique_ptr<Connections> connections_;
   // Last: these run over the others.
-  kj::Own<kj::TaskSet> tasks_;
+  kj::Promise<void> draining_ = kj::READY_NOW;
   kj::Promise<void> accepting_ = kj::READY_NOW;
-  std::chrono::steady_clock::time_point watched_ = std::chrono::steady_clock::now();
   RepeatedStep heartbeats_;
   RepeatedStep room_;
   kj::Promise<void> watching_ = kj::READY_NOW;

@@ -4,59 +4,22 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
-#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "kernels/gauge/gauge.h"
 #include "kernels/matrix/matrix.h"
 #include "kernels/raw/rows.h"
-#include "quantizers/artifact.h"
+#include "quantizers/block_gains.h"
+#include "quantizers/calibrated_gauge.h"
 #include "quantizers/decoded_rows.h"
-#include "quantizers/rope_pairs.h"
 #include "quantizers/scratch.h"
 #include "quantizers/strided_rows.h"
 
 namespace kvant::quantizers {
 namespace {
-
-std::string GaugeTensor(const CodecConfig& config, const char* what) {
-  return "layers." + std::to_string(config.layer) + ".keys." + what;
-}
-
-/// Gains of channels from their mean squares: 1 for most; for a channel whose root mean square r is above twice the median
-/// channel's, the square root of r / (2 median), to the nearest power of two. Measured on real models, stronger or finer gains
-/// are not better (tools/bench/README.md), and so few and so coarse ones are mostly the same in the next block.
-void ChooseGains(std::span<const float> squares, std::span<float> scratch, std::uint8_t* gains) {
-  std::ranges::copy(squares, scratch.begin());
-  const auto middle = scratch.begin() + static_cast<std::ptrdiff_t>((scratch.size() - 1) / 2);
-  std::nth_element(scratch.begin(), middle, scratch.end());
-  const float median = *middle, largest = *std::max_element(middle, scratch.end());
-  const float base = std::max(4 * median, largest * 0x1p-56f);  // gains end at 2^14 even where most channels are constant
-  for (std::size_t i = 0; i < squares.size(); ++i) {
-    // log2 of the gain is a quarter of log2(ratio), rounded: the exponent of the ratio decides.
-    const float ratio = squares[i] > base ? squares[i] / base : 1.0f;
-    const int power = (std::ilogb(ratio) + 2) / 4;
-    gains[i] = kernels::GainByte(std::ldexp(1.0f, power));
-  }
-}
-
-/// The same of all channels, as fine as bytes are: the square root of r / base, the base 1/256 of the median channel's, so that
-/// no row grows; channels below that are as it. Right for two bits, where loud channels drown the others (tools/docs/adr/0050).
-void ChooseFineGains(std::span<const float> squares, std::span<float> scratch, std::uint8_t* gains) {
-  std::ranges::copy(squares, scratch.begin());
-  const auto middle = scratch.begin() + static_cast<std::ptrdiff_t>((scratch.size() - 1) / 2);
-  std::nth_element(scratch.begin(), middle, scratch.end());
-  const float median = *middle, largest = *std::max_element(middle, scratch.end());
-  const float base = std::max(median * 0x1p-16f, largest * 0x1p-56f);
-  for (std::size_t i = 0; i < squares.size(); ++i) {
-    const float ratio = squares[i] > base ? squares[i] / base : 1.0f;
-    gains[i] = kernels::GainByte(std::sqrt(std::sqrt(ratio)));
-  }
-}
 
 class GaugedKeys final : public KeyCodec {
  public:
@@ -68,13 +31,13 @@ class GaugedKeys final : public KeyCodec {
         inner_(std::move(inner)) {}
 
   /// [kv_heads, dim, dim] of the artifact.
-  void set_matrices(std::span<const float> gauge, std::span<const float> inverse) {
-    gauge_ = gauge;
-    inverse_ = inverse;
+  void set_matrices(const GaugeMatrices& matrices) {
+    gauge_ = matrices.gauge;
+    inverse_ = matrices.inverse;
     double longest = 0;  // of the matrices' Frobenius norms, which no row is stretched more than
-    for (std::size_t first = 0; first < gauge.size(); first += dim_ * dim_) {
+    for (std::size_t first = 0; first < gauge_.size(); first += dim_ * dim_) {
       double squares = 0;
-      for (const float number : gauge.subspan(first, dim_ * dim_)) squares += double{number} * double{number};
+      for (const float number : gauge_.subspan(first, dim_ * dim_)) squares += double{number} * double{number};
       longest = std::max(longest, std::sqrt(squares));
     }
     stretch_ = static_cast<float>(2 * longest);
@@ -277,7 +240,7 @@ class GaugedKeys final : public KeyCodec {
     if (gained()) {
       gains = reinterpret_cast<std::uint8_t*>(at + dim_ * sizeof(std::uint16_t));
       kernels::SpreadOfRows(rows, n, dim_, mean, scratch);
-      const auto choose = kind_ == GaugeKind::kChannels ? ChooseFineGains : ChooseGains;
+      const auto choose = kind_ == GaugeKind::kChannels ? ChooseGainsOfAll : ChooseGainsOfLoud;
       choose({scratch, dim_}, {scratch + dim_, dim_}, gains);
     }
     return {mean, gains};
@@ -296,94 +259,17 @@ class GaugedKeys final : public KeyCodec {
   std::span<const float> pair_gains_;
 };
 
-/// Whether x S is x G in the order of the other axis, and x G S is x, for a vector x and every head: cheap, and no wrong tensor
-/// passes.
-Result<void> CheckGauge(const CodecConfig& config, std::span<const float> gauge, std::span<const float> inverse) {
-  const std::size_t dim = config.head_dim;
-  for (std::size_t head = 0; head < config.kv_heads; ++head) {
-    const float* g = gauge.data() + head * dim * dim;
-    const float* s = inverse.data() + head * dim * dim;
-    for (const float* matrix : {g, s}) {
-      float largest = 0.0f;
-      for (std::size_t i = 0; i < dim * dim; ++i) largest = std::max(largest, std::fabs(matrix[i]));
-      for (std::size_t i = 0; i < dim; ++i) {
-        for (std::size_t j = 0; j < i; ++j) {
-          if (!(std::fabs(matrix[i * dim + j] - matrix[j * dim + i]) <= 1e-4f * largest)) {
-            return Error{ErrorCode::kInvalidArgument, GaugeTensor(config, matrix == g ? "gauge" : "gauge_inverse") +
-                                                          " of KV head " + std::to_string(head) + " is not symmetric"};
-          }
-        }
-      }
-    }
-    std::vector<double> once(dim), back(dim);
-    double wrong = 0;
-    for (std::size_t i = 0; i < dim; ++i) {
-      for (std::size_t j = 0; j < dim; ++j) once[j] += (i % 2 == 0 ? 1.0 : -1.0) * static_cast<double>(g[i * dim + j]);
-    }
-    for (std::size_t i = 0; i < dim; ++i) {
-      for (std::size_t j = 0; j < dim; ++j) back[j] += once[i] * static_cast<double>(s[i * dim + j]);
-    }
-    for (std::size_t j = 0; j < dim; ++j) wrong = std::max(wrong, std::fabs(back[j] - (j % 2 == 0 ? 1.0 : -1.0)));
-    if (!(wrong <= 0.01)) {
-      return Error{ErrorCode::kInvalidArgument, GaugeTensor(config, "gauge_inverse") + " of KV head " + std::to_string(head) +
-                                                    " is not the inverse of " + GaugeTensor(config, "gauge")};
-    }
-  }
-  return {};
-}
-
-/// A tensor that the gauge `kind` needs.
-Result<std::span<const float>> FindTensor(const CodecConfig& config, const char* kind, const char* what,
-                                          std::initializer_list<std::size_t> shape) {
-  const std::string name = GaugeTensor(config, what), gauge = std::string("gauge=") + kind;
-  if (config.artifact == nullptr) {
-    return Error{ErrorCode::kInvalidArgument, gauge + " needs tensor " + name + ", but the plan has no artifact"};
-  }
-  auto found = config.artifact->Find(name, shape);
-  if (!found) return Error{found.error().code, gauge + ": " + found.error().message};
-  return found;
-}
-
-/// That gains are positive, of a size that leaves floats in range, and RoPE can turn what they have changed.
-Result<void> CheckPairGains(const CodecConfig& config, std::span<const float> gains) {
-  const auto places = PlanarPlaces(config.rope, config.head_dim);
-  for (std::size_t head = 0; head < config.kv_heads; ++head) {
-    const float* of = gains.data() + head * config.head_dim;
-    const std::string where = GaugeTensor(config, "pair_gains") + " of KV head " + std::to_string(head);
-    for (std::size_t d = 0; d < config.head_dim; ++d) {
-      if (!(of[d] >= 1e-6F && of[d] <= 1e6F)) {
-        return Error{ErrorCode::kInvalidArgument,
-                     where + ", channel " + std::to_string(d) + ": " + std::to_string(of[d]) + " is not between 1e-6 and 1e6"};
-      }
-    }
-    if (config.rope.pairing == RopePairing::kNone) continue;
-    for (std::size_t p = 0; p < TurnedPairs(config.rope, config.head_dim); ++p) {
-      if (of[places[p]] != of[places[config.head_dim / 2 + p]]) {
-        return Error{ErrorCode::kInvalidArgument, where + " has two gains for channels " + std::to_string(places[p]) + " and " +
-                                                      std::to_string(places[config.head_dim / 2 + p]) +
-                                                      ", which RoPE turns as a pair"};
-      }
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<std::unique_ptr<KeyCodec>> MakeGaugedKeys(GaugeKind kind, const CodecConfig& config, std::unique_ptr<KeyCodec> inner) {
   auto keys = std::make_unique<GaugedKeys>(kind, config, std::move(inner));
-  const std::size_t heads = config.kv_heads, dim = config.head_dim;
   if (kind == GaugeKind::kMatrix) {
-    auto gauge = FindTensor(config, "matrix", "gauge", {heads, dim, dim});
-    if (!gauge) return std::move(gauge).error();
-    auto inverse = FindTensor(config, "matrix", "gauge_inverse", {heads, dim, dim});
-    if (!inverse) return std::move(inverse).error();
-    if (auto ok = CheckGauge(config, *gauge, *inverse); !ok) return std::move(ok).error();
-    keys->set_matrices(*gauge, *inverse);
+    auto matrices = FindGaugeMatrices(config);
+    if (!matrices) return std::move(matrices).error();
+    keys->set_matrices(*matrices);
   } else if (kind == GaugeKind::kPair) {
-    auto gains = FindTensor(config, "pair", "pair_gains", {heads, dim});
+    auto gains = FindPairGains(config);
     if (!gains) return std::move(gains).error();
-    if (auto ok = CheckPairGains(config, *gains); !ok) return std::move(ok).error();
     keys->set_pair_gains(*gains);
   }
   return std::unique_ptr<KeyCodec>(std::move(keys));
@@ -402,39 +288,6 @@ Result<std::unique_ptr<KeyCodec>> MakeKeysBehind(GaugeChoice choice, const Codec
 Error GaugeIsOfKeys(std::string_view codec, GaugeChoice choice) {
   return Error{ErrorCode::kUnsupported, std::string(codec) + ": gauge=" +
                                             std::string(kGaugeNames[static_cast<std::size_t>(choice)]) + " is of keys alone"};
-}
-
-std::vector<ExampleTensor> ExamplePairGains(const CodecConfig& config) {
-  const std::size_t dim = config.head_dim;
-  const auto places = PlanarPlaces(config.rope, dim);
-  std::vector<float> gains(config.kv_heads * dim);
-  for (std::size_t head = 0; head < config.kv_heads; ++head) {
-    for (std::size_t p = 0; p < dim / 2; ++p) {
-      const float gain = 0.5F * static_cast<float>(1 + (p + head) % 5);
-      gains[head * dim + places[p]] = gains[head * dim + places[dim / 2 + p]] = gain;
-    }
-  }
-  return {{GaugeTensor(config, "pair_gains"), {config.kv_heads, dim}, std::move(gains)}};
-}
-
-std::vector<ExampleTensor> ExampleGauge(const CodecConfig& config) {
-  const std::size_t dim = config.head_dim;
-  std::vector<float> gauge(config.kv_heads * dim * dim), inverse(gauge.size());
-  for (std::size_t head = 0; head < config.kv_heads; ++head) {
-    // Pairs of channels mixed: [[a, b], [b, a]] and its inverse [[a, -b], [-b, a]] / (a a - b b).
-    for (std::size_t i = 0; i < dim; i += 2) {
-      const float a = 1.0F + static_cast<float>((i / 2 + head) % 4), b = 0.5F;
-      const float det = a * a - b * b;
-      const std::size_t at = head * dim * dim + i * dim + i;
-      gauge[at] = gauge[at + dim + 1] = a;
-      gauge[at + 1] = gauge[at + dim] = b;
-      inverse[at] = inverse[at + dim + 1] = a / det;
-      inverse[at + 1] = inverse[at + dim] = -b / det;
-    }
-  }
-  const std::vector<std::size_t> shape{config.kv_heads, dim, dim};
-  return {{GaugeTensor(config, "gauge"), shape, std::move(gauge)},
-          {GaugeTensor(config, "gauge_inverse"), shape, std::move(inverse)}};
 }
 
 }  // namespace kvant::quantizers

@@ -15,7 +15,6 @@
 #include <cstdint>
 #include <memory>
 #include <string_view>
-#include <vector>
 
 #include "quantizers/codec.h"
 
@@ -29,10 +28,9 @@ enum class GaugeKind : std::uint8_t {
   kPair,      ///< the block's mean, then calibrated gains, one for both channels of a pair that RoPE turns
 };
 
-/// Puts a gauge before a codec of keys. kPair needs "layers.<layer>.keys.pair_gains" [kv_heads, head_dim], positive, the same
-/// for both channels of a pair: keys are divided by them. kMatrix needs "layers.<layer>.keys.gauge" and
-/// "layers.<layer>.keys.gauge_inverse", both [kv_heads, head_dim, head_dim], symmetric, each other's inverse: errors name the
-/// tensor. Requires: inner->pre_rope() is false or the gauge is of keys before RoPE, too.
+/// Puts a gauge before a codec of keys. kPair, whose gains keys are divided by, and kMatrix need tensors of the artifact
+/// (quantizers/calibrated_gauge.h): errors name them. Requires: inner->pre_rope() is false or the gauge is of keys before RoPE,
+/// too.
 [[nodiscard]] Result<std::unique_ptr<KeyCodec>> MakeGaugedKeys(GaugeKind kind, const CodecConfig& config,
                                                                std::unique_ptr<KeyCodec> inner);
 
@@ -45,9 +43,5 @@ inline constexpr std::string_view kGaugeNames[] = {"auto", "none", "mean", "bloc
                                                                std::unique_ptr<KeyCodec> keys);
 /// What a codec says to a gauge of values.
 [[nodiscard]] Error GaugeIsOfKeys(std::string_view codec, GaugeChoice choice);
-
-/// Tensors with which kMatrix can be made, and kPair.
-[[nodiscard]] std::vector<ExampleTensor> ExampleGauge(const CodecConfig& config);
-[[nodiscard]] std::vector<ExampleTensor> ExamplePairGains(const CodecConfig& config);
 
 }  // namespace kvant::quantizers

@@ -1,7 +1,6 @@
 #include "daemon/store/store.h"
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <string>
 #include <utility>
@@ -9,6 +8,7 @@
 #include <unistd.h>
 
 #include "daemon/memory/check.h"
+#include "daemon/store/slot_sizes.h"
 #include "protocol/block_format.h"
 #include "protocol/digest.h"
 #include "protocol/manifest.h"
@@ -16,22 +16,6 @@
 
 namespace kvant::daemon {
 namespace {
-
-std::uint64_t SlotBytesFor(std::uint32_t block_tokens, std::uint64_t payload_bytes) {
-  return (protocol::PayloadOffset(block_tokens) + payload_bytes + 63) / 64 * 64;
-}
-
-std::uint64_t SinkBytesFor(const StoreSpec& spec, ElementType type) {
-  return std::uint64_t{spec.sink_tokens} * spec.layers * 2 * spec.kv_heads * spec.head_dim * ElementBytes(type);
-}
-
-/// A state's slot is larger than it needs to be by an eighth at most, so that states of many sizes share slabs.
-std::uint64_t StateSlotBytes(std::uint32_t block_tokens, std::uint64_t bytes) {
-  const std::uint64_t unit = std::max<std::uint64_t>(64, std::bit_floor(bytes) / 8);
-  return SlotBytesFor(block_tokens, (bytes + unit - 1) / unit * unit);
-}
-
-std::size_t BlockRecordBytes(const StoreSpec& spec) { return kBlockRecordBytes + spec.block_tokens * sizeof(std::uint32_t); }
 
 /// The least a store of this plan takes beside its own record: one block, its sinks, and a sequence to make it.
 std::size_t LeastBytes(const quantizers::Plan& plan) {
@@ -106,24 +90,6 @@ Result<void> Store::WriteManifest() {
   return {};
 }
 
-Result<Block*> Store::Adopt(Block block) {
-  Result<Charge> charge = budget_->Take(ChargeKind::kBlockRecord, BlockRecordBytes(spec()), "the record of a block");
-  if (!charge) return charge.error();
-  for (std::size_t i = 0; i < block.parts.size(); ++i) {
-    if (Result<void> used = pool_.AdoptSlot(block.parts[i].slot, SlotBytes(block.parts[i].payload_bytes)); !used) {
-      block.parts.resize(i);
-      FreeSlots(block.parts);
-      return used.error();
-    }
-  }
-  block.charge = std::move(*charge);
-  block.store = this;
-  CountLost(block, true);
-  unchecked_ += block.unchecked ? 1 : 0;
-  UpdateOrder();
-  return index_.Insert(std::make_unique<Block>(std::move(block)));
-}
-
 Store::Store(Core& core, std::shared_ptr<const quantizers::Plan> plan, Charge charge, std::shared_ptr<Tenant> tenant)
     : core_(core),
       plan_(std::move(plan)),
@@ -161,169 +127,6 @@ void Store::MoveInScopes(std::uint64_t empty_since, std::uint64_t warm_since) {
   }
   empty_since_ = empty_since;
   warm_since_ = warm_since;
-}
-
-bool Store::MakeOwnRoom(std::size_t bytes) {
-  return GiveBack(bytes) || MakeWay(core_.eviction, index_.evictable(), index_.fine());
-}
-
-bool Store::MakeRoom(std::size_t bytes) {
-  // What a quota lacks, its owner gives and nobody else: others give only where the daemon's own budget lacks it.
-  if (budget_->own_available() < bytes) return MakeOwnRoom(bytes);
-  if (tenant_ && tenant_->budget->own_available() < bytes) return core_.make_room_in(tenant_->scope, bytes);
-  return core_.make_room(bytes);
-}
-
-void Store::Limit(std::size_t bytes) {
-  budget_->set_own_limit(bytes);
-  while (budget_->used() > bytes && MakeOwnRoom(budget_->used() - bytes)) {
-  }
-}
-
-std::uint64_t Store::SinkBytes(ElementType type) const noexcept { return SinkBytesFor(spec(), type); }
-
-std::uint64_t Store::SlotBytes(std::uint64_t payload_bytes) const noexcept {
-  return SlotBytesFor(spec().block_tokens, payload_bytes);
-}
-
-std::uint64_t Store::SlotBytesOf(const Block& block) const noexcept {
-  std::uint64_t bytes = 0;
-  for (const BlockPart& part : block.parts) bytes += SlotBytes(part.payload_bytes);
-  if (block.state != nullptr) bytes += StateSlotBytes(spec().block_tokens, block.state->bytes());
-  return bytes;
-}
-
-Result<Charge> Store::TakeRecord(ChargeKind kind, std::size_t bytes, std::string_view what) {
-  for (;;) {
-    Result<Charge> charge = budget_->Take(kind, bytes, what);
-    if (charge) return charge;
-    if (MakeRoom(bytes)) continue;
-    NoteNoRoom(bytes);
-    return charge;
-  }
-}
-
-Result<SlotRef> Store::AllocateSlot(std::uint64_t slot_bytes) {
-  for (;;) {
-    Result<SlotRef> slot = pool_.Allocate(slot_bytes);
-    UpdateOrder();
-    if (slot || slot.error().code != ErrorCode::kStoreFull) return slot;
-    const std::size_t bytes = BlockPool::LeastBytes(slot_bytes);
-    if (MakeRoom(bytes)) continue;
-    NoteNoRoom(bytes);
-    return slot;
-  }
-}
-
-Result<std::shared_ptr<StateSlot>> Store::ReserveState(std::uint64_t bytes) {
-  Result<Charge> charge = TakeRecord(ChargeKind::kBlockRecord, kStateRecordBytes, "the record of a state");
-  if (!charge) return charge.error();
-  Result<SlotRef> slot = AllocateSlot(StateSlotBytes(spec().block_tokens, bytes));
-  if (!slot) return slot.error();
-  return std::make_shared<StateSlot>(*this, *slot, bytes, NextGeneration(), std::move(*charge));
-}
-
-Result<std::shared_ptr<StateSlot>> Store::AdoptState(SlotRef slot, std::uint64_t bytes, std::uint64_t generation) {
-  Result<Charge> charge = budget_->Take(ChargeKind::kBlockRecord, kStateRecordBytes, "the record of a state");
-  if (!charge) return charge.error();
-  if (Result<void> used = pool_.AdoptSlot(slot, StateSlotBytes(spec().block_tokens, bytes)); !used) return used.error();
-  return std::make_shared<StateSlot>(*this, slot, bytes, generation, std::move(*charge));
-}
-
-void Store::StateHeld(std::uint64_t bytes) noexcept {
-  ++states_;
-  state_bytes_ += bytes;
-}
-
-void Store::StateFreed(std::uint64_t bytes) noexcept {
-  --states_;
-  state_bytes_ -= bytes;
-}
-
-Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type) { return Reserve(sink_type, plan_->sections()); }
-
-Result<PendingBlock> Store::Reserve(std::optional<ElementType> sink_type, std::size_t sections) {
-  Result<Charge> charge = TakeRecord(ChargeKind::kBlockRecord, BlockRecordBytes(spec()), "the record of a block");
-  if (!charge) return charge.error();
-  PendingBlock pending(shared_from_this(), std::move(*charge));
-  const auto add = [&](BlockPart part) -> Result<void> {
-    Result<SlotRef> slot = AllocateSlot(SlotBytes(part.payload_bytes));
-    if (!slot) return slot.error();
-    part.slot = *slot;
-    part.payload = pool_.Address(*slot) + protocol::PayloadOffset(spec().block_tokens);
-    pending.parts_.push_back(part);
-    return {};
-  };
-  Result<void> added = add({.kind = protocol::BlockKind::kCodes,
-                            .payload_bytes = plan_->payload_bytes(),
-                            .sections = static_cast<std::uint8_t>(plan_->sections())});
-  if (added && sink_type) {
-    added = add({.kind = protocol::BlockKind::kSinks, .payload_bytes = SinkBytes(*sink_type), .element_type = *sink_type});
-  }
-  if (!added) return added.error();
-  if (BlockPart& codes = pending.parts_.front(); sections < codes.sections) {
-    codes.payload_bytes = plan_->section_end(sections - 1);
-    codes.sections = static_cast<std::uint8_t>(sections);
-    pool_.Trim(codes.slot, SlotBytes(codes.payload_bytes));
-  }
-  pending.generation_ = NextGeneration();
-  return pending;
-}
-
-void Store::Evict(Block& block) {
-  NoteEviction(block);
-  TakeOut(block);
-}
-
-void Store::TakeOut(Block& block) {
-  CountLost(block, false);
-  unchecked_ -= block.unchecked ? 1 : 0;
-  FreeSlots(index_.TakeOut(block)->parts);
-}
-
-/// A block comes or goes: what its codes have lost of a whole block's.
-void Store::CountLost(const Block& block, bool comes) noexcept {
-  const std::uint64_t bytes = plan_->payload_bytes() - block.codes().payload_bytes;
-  if (bytes == 0) return;
-  const std::uint64_t sign = comes ? 1 : ~std::uint64_t{0};
-  demoted_bytes_ += sign * bytes;
-  coarse_ += sign;
-  core_.eviction.coarse_blocks += sign;
-}
-
-void Store::FreeSlots(const std::vector<BlockPart>& parts) {
-  for (const BlockPart& part : parts) pool_.Free(part.slot);
-  UpdateOrder();
-}
-
-bool Store::GiveBack(std::size_t bytes) {
-  const bool gave = pool_.GiveBack(bytes);
-  UpdateOrder();
-  return gave;
-}
-
-std::uint64_t Store::Expire(std::uint64_t most) {
-  std::uint64_t expired = 0;
-  const std::uint64_t ttl = ttl_ms();
-  while (ttl != 0 && expired < most) {
-    Block* const block = index_.oldest();
-    if (block == nullptr || core_.eviction.now_ms - block->retention.last_use_ms < ttl) break;
-    Evict(*block);
-    ++counters_.expired_blocks;
-    ++expired;
-  }
-  return expired;
-}
-
-EvictFigures Store::EvictAll() {
-  EvictFigures figures;
-  while (Block* const block = index_.oldest()) {
-    ++figures.blocks;
-    figures.bytes += SlotBytesOf(*block);
-    Evict(*block);
-  }
-  GiveBack(~std::size_t{0});
-  return figures;
 }
 
 void Store::NoteKeys(std::span<const KeyMean> block) {
@@ -420,33 +223,6 @@ BlockFigures Store::Inspect(const Block& block) const {
           .generation = block.generation,
           .leases = block.leases,
           .checksum_ok = verified};
-}
-
-PendingBlock::PendingBlock(std::shared_ptr<Store> store, Charge charge) noexcept
-    : store_(std::move(store)), charge_(std::move(charge)) {}
-
-PendingBlock::~PendingBlock() {
-  if (store_ != nullptr) store_->FreeSlots(parts_);  // null: moved from
-}
-
-Block* PendingBlock::Link(const protocol::Digest& chain, Block* parent, std::uint64_t first_position,
-                          std::vector<std::uint32_t> tokens, std::uint32_t priority) && {
-  auto block = std::make_unique<Block>();
-  block->chain = chain;
-  block->parent = parent;
-  block->first_position = first_position;
-  block->generation = generation_;
-  block->tokens = std::move(tokens);
-  block->parts = std::move(parts_);
-  block->charge = std::move(charge_);
-  block->store = store_.get();
-  store_->CountLost(*block, true);
-  block->retention.priority = static_cast<std::uint8_t>(priority);
-  Block* linked = store_->index_.Insert(std::move(block));
-  ++store_->counters_.sealed_blocks;
-  store_->TellOfBlock("block_sealed", *linked);
-  store_ = nullptr;
-  return linked;
 }
 
 }  // namespace kvant::daemon

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "quantizers/calibrated_gauge.h"
 #include "quantizers/codec.h"
 #include "quantizers/gauged_keys.h"
 #include "quantizers/registry.h"

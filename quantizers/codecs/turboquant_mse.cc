@@ -21,6 +21,7 @@
 #include "kernels/lloyd/encode.h"
 #include "kernels/lloyd/score.h"
 #include "quantizers/byte_codes.h"
+#include "quantizers/calibrated_gauge.h"
 #include "quantizers/codec.h"
 #include "quantizers/gauged_keys.h"
 #include "quantizers/lloyd_blocks.h"

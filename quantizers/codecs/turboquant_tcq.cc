@@ -19,6 +19,7 @@
 #include "kernels/trellis/encode.h"
 #include "kernels/trellis/table.h"
 #include "quantizers/byte_codes.h"
+#include "quantizers/calibrated_gauge.h"
 #include "quantizers/codec.h"
 #include "quantizers/gauged_keys.h"
 #include "quantizers/lloyd_blocks.h"

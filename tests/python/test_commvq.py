@@ -1,27 +1,28 @@
 """Codewords that RoPE can turn: trained on a model's keys, and attention over their codes."""
 
 import contextlib
+import json
+import subprocess
 
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("scipy")
 import kvant  # noqa: E402
 import numpy  # noqa: E402
 from conftest import ROOT  # noqa: E402
-from kvant.calibration.rope import Turns, turns_of  # noqa: E402
 from kvant.command import models  # noqa: E402
-from kvant.command.codewords import Codewords  # noqa: E402
 from kvant.command.recording import recording  # noqa: E402
 from kvant.transformers import attach  # noqa: E402
+from kvantd_process import program  # noqa: E402
+from safetensors.numpy import load  # noqa: E402
 from safetensors.numpy import save as safetensors  # noqa: E402
 
-LAYER, STAGES, TRAINED, READ = 3, 4, 1024, 384
+LAYER, STAGES, TRAINED, READ = 3, 11, 1024, 384  # stages of one bit per number
 
 
 @pytest.fixture(scope="module")
 def rows(byte6m):
-    """(rope, turns, texts): of two texts queries, keys and values [heads, tokens, 128] of one layer, f32."""
+    """(rope, texts): of two texts queries, keys and values [heads, tokens, 128] of one layer, f32."""
     model, tokenizer = models.load(byte6m)
     with attach(model, kvant.KVCacheConfig(model_path=byte6m)) as attachment:
         rope = attachment.spec.rope
@@ -35,7 +36,7 @@ def rows(byte6m):
         for name, tokens in (("wire.cc", TRAINED), ("store_spec.cc", READ)):
             text = next(ROOT.joinpath("protocol").rglob(name), ROOT / "client" / "sequence.cc").read_text("utf-8").encode("ascii", "ignore")
             model(input_ids=torch.tensor(list(text[:tokens]))[None], use_cache=False)
-    return rope, turns_of(rope, 128, TRAINED), texts
+    return rope, texts
 
 
 def read_back(rope, words, keys, values, queries):
@@ -62,19 +63,39 @@ def attention(queries, keys, values):
     return torch.einsum("nhs,sd->nhd", (torch.einsum("nhd,sd->nhs", queries, keys) * 128**-0.5).softmax(-1), values)
 
 
-def trained(keys, turns):
-    """Codewords [1, STAGES, 64, 2, 64] from keys behind RoPE, by turns that are undone first."""
-    kept = Codewords(turns, bits=1, stages=STAGES)
-    kept.keep(LAYER, keys, 0)
-    return kept.of(LAYER).numpy().astype(numpy.float32)
+def trained(folder, rows, turned):
+    """Codewords [1, STAGES, 64, 2, 64] that kvantctl trains on rows of one KV head behind RoPE; not `turned`: as if RoPE had left them
+    as they are."""
+    rope, (queries, keys, values) = rows
+    radians, factor = kvant.rope_frequencies(rope, 128)
+    about = {"pairing": rope.pairing, "rotary_dims": rope.rotary_dims, "attention_factor": factor}
+    tensors = {
+        "layers.0.queries": queries[:1].numpy(),
+        "layers.0.keys": keys[:1].numpy(),
+        "layers.0.values": values[:1].numpy(),
+        "rope.radians": numpy.array(radians) * turned,
+    }
+    dumped, artifact = folder / "rows", folder / "artifact"
+    dumped.write_bytes(safetensors({name: numpy.ascontiguousarray(rows) for name, rows in tensors.items()}, {"rope": json.dumps(about)}))
+    command = [program("kvantctl"), "calibrate", "--rows", dumped, "--artifact-out", artifact, "--commvq-bits", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    return load(artifact.read_bytes())["layers.0.keys.commvq"]
 
 
-def test_trained_codewords_serve_keys_before_rope(rows):
-    rope, turns, ((_, learnt, _), (queries, keys, values)) = rows
-    none = Turns(turns.first, turns.second, torch.ones_like(turns.cosines), torch.zeros_like(turns.sines))
-    words, of_turned = (trained(learnt[:1], by) for by in (turns, none))
+def turned_by(radians, factor):
+    """[READ, pairs], complex: what RoPE multiplies the pairs of tokens from position 0 on with."""
+    angles = torch.arange(READ)[:, None] * torch.tensor(radians, dtype=torch.float64)
+    return torch.polar(torch.full_like(angles, factor), angles)
+
+
+def test_trained_codewords_serve_keys_before_rope(rows, tmp_path):
+    rope, (learnt, (queries, keys, values)) = rows
+    words, of_turned = (trained(tmp_path, (rope, learnt), turned) for turned in (True, False))
     assert words.shape == (1, STAGES, 64, 2, 64)
-    plain, value = turns.undone(keys[:1].double(), 0)[0].float(), values[0]
+    radians, factor = kvant.rope_frequencies(rope, 128)
+    turns = turned_by(radians, factor)
+    back_turned = torch.complex(keys[0, :, :64].double(), keys[0, :, 64:].double()) / turns
+    plain, value = torch.cat([back_turned.real, back_turned.imag], -1).float(), values[0]
     asked = queries[:2, -32:].transpose(0, 1).contiguous()
     back, out = read_back(rope, words, plain, value, asked)
     coded = slice(0, READ - 128)  # the newest block stays raw
@@ -88,7 +109,7 @@ def test_trained_codewords_serve_keys_before_rope(rows):
     behind, _ = read_back(rope, of_turned, plain, value, asked)
     assert relative(back) < 0.8 * relative(behind)  # what keys have in common before RoPE is turned apart behind it
     # Attention is that over decoded rows, turned in double by the model's own cosines.
-    half = torch.complex(back[:, :64].double(), back[:, 64:].double()) * torch.complex(turns.cosines, turns.sines)[:READ]
+    half = torch.complex(back[:, :64].double(), back[:, 64:].double()) * turns
     expected = attention(asked.double(), torch.cat([half.real, half.imag], -1), value.double())
     assert float((out - expected).norm() / expected.norm()) < 1e-4
     exact = attention(asked.double(), keys[0].double(), value.double())

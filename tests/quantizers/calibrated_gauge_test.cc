@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "kernels/reference/rope.h"
-#include "quantizers/gauged_keys.h"
 #include "quantizers/unbiased_keys.h"
 #include "tests/quantizers/turboquant_mse_fixture.h"
 

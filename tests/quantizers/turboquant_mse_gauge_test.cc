@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "quantizers/gauged_keys.h"
+#include "quantizers/calibrated_gauge.h"
 #include "tests/quantizers/turboquant_mse_fixture.h"
 
 namespace kvant::quantizers {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
@@ -31,10 +32,11 @@ Finished Kvantctl(const std::vector<std::string>& arguments) {
 /// Rows of N(0, 1), of one layer, in a file that ends with the test.
 class RowsCommandsTest : public testing::Test {
  protected:
-  void Write(std::size_t tokens) {
+  void Write(std::size_t tokens, const Json& metadata = {}) {
     std::mt19937 generator(1);
     std::normal_distribution<float> normal;
     Json header = Json::object();
+    if (!metadata.is_null()) header["__metadata__"] = metadata;
     std::string data;
     const auto add = [&](const char* name, std::size_t heads) {
       const std::size_t begin = data.size();
@@ -47,6 +49,11 @@ class RowsCommandsTest : public testing::Test {
     add("layers.0.queries", kQueryHeads);
     add("layers.0.keys", kKvHeads);
     add("layers.0.values", kKvHeads);
+    const std::vector<double> radians(kHeadDim / 2, 0.25);
+    const std::string turns(reinterpret_cast<const char*>(radians.data()), radians.size() * sizeof(double));
+    header["rope.radians"] = {
+        {"dtype", "F64"}, {"shape", {radians.size()}}, {"data_offsets", {data.size(), data.size() + turns.size()}}};
+    data += turns;
     const std::string text = header.dump();
     const std::uint64_t size = text.size();
     std::ofstream file(rows_, std::ios::binary | std::ios::trunc);
@@ -56,10 +63,12 @@ class RowsCommandsTest : public testing::Test {
   void TearDown() override {
     std::remove(rows_.c_str());
     std::remove(artifact_.c_str());
+    std::remove(plan_.c_str());
   }
 
   std::string rows_ = testing::TempDir() + "kvant_rows_" + std::to_string(getpid());
   std::string artifact_ = rows_ + ".artifact";
+  std::string plan_ = rows_ + ".plan";
 };
 
 TEST_F(RowsCommandsTest, QualityIsWhatTheErrorOfTheCodesSays) {
@@ -98,7 +107,7 @@ TEST_F(RowsCommandsTest, CalibrationWritesTensorsThatDescribeThemselves) {
   Write(384);
   const Finished finished = Kvantctl({"calibrate", "--rows", rows_, "--artifact-out", artifact_, "-o", "json"});
   ASSERT_EQ(finished.exit_code, 0) << finished.err;
-  EXPECT_EQ(Json::parse(finished.out)["tensors"], 5);
+  EXPECT_EQ(Json::parse(finished.out)["tensors"], 15);  // the file does not say how RoPE turned its keys
   const Json tensors = Json::parse(Kvantctl({"calibrate", "--show", artifact_, "-o", "json"}).out)["tensors"];
   const Json square = Json::array({kKvHeads, kHeadDim, kHeadDim});
   EXPECT_EQ(tensors["keys.gauge"]["shape"], square);
@@ -111,6 +120,98 @@ TEST_F(RowsCommandsTest, CalibrationWritesTensorsThatDescribeThemselves) {
   // The largest of 384 rows of 128 numbers is most often between 3.8 and 5.2.
   EXPECT_NEAR(tensors["keys.smooth"]["most"].get<double>(), std::sqrt(4.5), 0.2);
   EXPECT_NEAR(tensors["keys.mean"]["most"].get<double>(), 0.0, 5 / std::sqrt(384.0));
+}
+
+const Json kRope = {{"pairing", "half_split"}, {"rotary_dims", 0}, {"attention_factor", 1.0}};
+
+std::string BytesOf(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST_F(RowsCommandsTest, WhatIsCalibratedServesEveryCodecThatWantsIt) {
+  Write(1024, {{"rope", kRope.dump()}, {"window", "512"}, {"model", "a\nmodel"}});
+  const std::vector<std::string> calibrate{"calibrate", "--rows", rows_, "--artifact-out", artifact_, "--commvq-bits", "1"};
+  const Finished finished = Kvantctl(calibrate);
+  ASSERT_EQ(finished.exit_code, 0) << finished.err;
+  EXPECT_THAT(finished.out, HasSubstr("18 tensors, measured on 1,024 tokens"));
+  const std::string image = BytesOf(artifact_);
+  ASSERT_EQ(Kvantctl(calibrate).exit_code, 0);
+  EXPECT_EQ(BytesOf(artifact_), image);
+  const Finished shown = Kvantctl({"calibrate", "--show", artifact_});
+  EXPECT_THAT(shown.out, HasSubstr("model a\\nmodel"));
+  EXPECT_THAT(shown.out, HasSubstr("keys.commvq"));
+  // Rows of one context, for what attention loses; codecs that read every kind of tensor.
+  Write(512);
+  const Finished quality =
+      Kvantctl({"quality", "--rows", rows_, "--artifact", artifact_, "--positions", "8", "--plans", "vecinfer",
+                "spectral:bits=map", "turboquant_mse:bits=3,gauge=matrix/f16",
+                "gauge:kind=pair,codes=(turboquant_mse:bits=3)/f16", "outlier", "turboquant_mse:bits=2", "-o", "json"});
+  ASSERT_EQ(quality.exit_code, 0) << quality.err;
+  const Json plans = Json::parse(quality.out)["plans"];
+  // Normal rows: vectors of four lose .0970 of two bits' rows, scalars .1145; 512 words' worth of rows cost some of that.
+  EXPECT_LT(plans[0]["value_cosine"].get<double>(), std::sqrt(1 - 0.0970) + 0.002);
+  EXPECT_GT(plans[0]["value_cosine"].get<double>(), plans[5]["value_cosine"].get<double>() + 0.003);
+  // Three bits of any direction are as good as of any other, where all are alike.
+  EXPECT_NEAR(plans[1]["key_cosine"].get<double>(), std::sqrt(1 - 0.0345), 0.005);
+}
+
+TEST_F(RowsCommandsTest, BitsAreAllocatedToWhatTheyHelpMost) {
+  Write(512);
+  const std::vector<std::string> calibrate{
+      "calibrate", "--rows", rows_, "--artifact-out", artifact_, "--plan-out", plan_, "--target-bits", "2.9", "-o", "json"};
+  const Finished finished = Kvantctl(calibrate);
+  ASSERT_EQ(finished.exit_code, 0) << finished.err;
+  const Json plan = Json::parse(finished.out)["plan"];
+  const double bits = (plan["key_bits_per_element"].get<double>() + plan["value_bits_per_element"].get<double>()) / 2;
+  EXPECT_LE(bits, 2.9);
+  EXPECT_GT(bits, 2.9 - 1.0 / 4);  // four units, a bit a step
+  const Json written = Json::parse(BytesOf(plan_));
+  EXPECT_TRUE(written.contains("keys") && written.contains("values") && written.contains("overrides"));
+  EXPECT_EQ(
+      Json::parse(Kvantctl({"calibrate", "--show", artifact_, "-o", "json"}).out)["tensors"]["allocation.losses"]["shape"],
+      Json::array({5, 2, 1, kKvHeads}));
+  const Finished few =
+      Kvantctl({"calibrate", "--rows", rows_, "--artifact-out", artifact_, "--plan-out", plan_, "--target-bits", "1"});
+  EXPECT_EQ(few.exit_code, 1);
+  EXPECT_THAT(few.err, HasSubstr("turboquant_tcq:bits=1, takes 1.3"));
+  const Finished unknown = Kvantctl(
+      {"calibrate", "--rows", rows_, "--artifact-out", artifact_, "--losses", "--candidates", "int8", "no_such_codec"});
+  EXPECT_EQ(unknown.exit_code, 1);
+  EXPECT_THAT(unknown.err, HasSubstr("no_such_codec"));
+}
+
+TEST_F(RowsCommandsTest, WhatMetadataSaysIsChecked) {
+  const auto refused = [&](const Json& metadata, const char* what) {
+    Write(512, metadata);
+    const Finished finished = Kvantctl({"calibrate", "--rows", rows_, "--artifact-out", artifact_});
+    EXPECT_EQ(finished.exit_code, 1);
+    EXPECT_THAT(finished.err, HasSubstr(rows_));
+    EXPECT_THAT(finished.err, HasSubstr(what));
+  };
+  refused({{"window", "0"}}, "window \"0\"");
+  refused({{"window", "12x"}}, "window \"12x\"");
+  refused({{"window", "64"}}, "contexts of 64 tokens");
+  refused({{"rope", "[[[["}}, "rope");
+  Json rope = kRope;
+  rope["pairing"] = "spiral";
+  refused({{"rope", rope.dump()}}, "spiral");
+  rope = kRope;
+  rope["rotary_dims"] = 128;
+  refused({{"rope", rope.dump()}}, "rotary_dims 128");
+  rope["rotary_dims"] = 32;  // 16 pairs; the tensor has 32
+  refused({{"rope", rope.dump()}}, "rope.radians, F64 [16]");
+  rope["rotary_dims"] = 0;
+  rope["attention_factor"] = -1.0;
+  refused({{"rope", rope.dump()}}, "attention_factor");
+  Write(512);
+  const Finished unturned = Kvantctl({"calibrate", "--rows", rows_, "--artifact-out", artifact_, "--commvq-bits", "1"});
+  EXPECT_EQ(unturned.exit_code, 1);
+  EXPECT_THAT(unturned.err, HasSubstr("--commvq-bits"));
+  Write(512, {{"window", "256"}});
+  const Finished contexts = Kvantctl({"quality", "--rows", rows_});
+  EXPECT_EQ(contexts.exit_code, 1);
+  EXPECT_THAT(contexts.err, HasSubstr("2 contexts"));
 }
 
 TEST_F(RowsCommandsTest, RefusalsNameTheFile) {

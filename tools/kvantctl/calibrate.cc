@@ -1,11 +1,13 @@
-// kvantctl calibrate: what calibrated codecs want to know, from dumped rows of a model; and what an artifact holds. Needs no
-// daemon.
+// kvantctl calibrate: what calibrated codecs want to know and bits for each layer and KV head, from dumped rows of a model; and
+// what an artifact holds. Needs no daemon.
 #include <unistd.h>
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <map>
@@ -16,10 +18,13 @@
 #include <utility>
 #include <vector>
 
+#include "quantizers/bounded_json.h"
 #include "quantizers/safetensors.h"
+#include "tools/kvantctl/calibration/choices.h"
+#include "tools/kvantctl/calibration/layer_tensors.h"
 #include "tools/kvantctl/command.h"
+#include "tools/kvantctl/printable.h"
 #include "tools/kvantctl/render.h"
-#include "tools/kvantctl/rows/gauge.h"
 #include "tools/kvantctl/rows/rows_file.h"
 
 namespace kvant::tools {
@@ -31,47 +36,61 @@ using quantizers::TensorToWrite;
 
 constexpr std::size_t kFewestTokens = 256;
 
+constexpr std::size_t kDimMultiple = 8;
+constexpr std::size_t kPositions = 32;  // whose queries losses are measured with
+
 struct Options {
   std::string rows;
   std::string artifact_out;
   std::string show;
+  CalibrationOptions calibration;
+  bool losses = false;
+  std::string plan_out;
+  double target_bits = 3.5;
+  std::vector<std::string> candidates = {"turboquant_tcq:bits=1", "turboquant_tcq:bits=2", "turboquant_tcq:bits=3",
+                                         "turboquant_tcq:bits=4", "int8"};
 };
 
-/// Tensors of all layers, in the order in which they are written.
-class ArtifactWriter {
- public:
-  void Add(std::string name, std::vector<std::size_t> shape, std::vector<float> numbers) {
-    numbers_.push_back(std::make_unique<std::vector<float>>(std::move(numbers)));
-    tensors_.push_back(
-        {.name = std::move(name), .shape = std::move(shape), .bytes = std::as_bytes(std::span<const float>(*numbers_.back()))});
+Result<std::vector<std::byte>> ImageOf(const RowsFile& file, const Options& options,
+                                       const std::vector<CalibratedTensor>& tensors) {
+  std::vector<TensorToWrite> list;
+  for (const CalibratedTensor& tensor : tensors) {
+    if (tensor.type == quantizers::TensorType::kF32) {
+      for (std::size_t at = 0; at < tensor.bytes.size(); at += sizeof(float)) {
+        float number;
+        std::memcpy(&number, tensor.bytes.data() + at, sizeof(number));
+        if (std::isfinite(number)) continue;
+        return Error{ErrorCode::kNotFinite, options.rows + ": " + tensor.name + " is not finite; there are too few rows"};
+      }
+    }
+    list.push_back({tensor.name, tensor.type, tensor.shape, tensor.bytes});
   }
-  [[nodiscard]] std::size_t count() const noexcept { return tensors_.size(); }
+  Json about = {{"artifact_version", 1},
+                {"tokens", file.shape().tokens},
+                {"window", file.shape().window},
+                {"map_bits", options.calibration.map_bits}};
+  if (!file.model().empty()) about["model"] = file.model();
+  return quantizers::WriteSafetensors(list, {{"kvant", about.dump()}});
+}
 
-  [[nodiscard]] Result<void> Write(const std::string& path, std::size_t tokens) const {
-    const Json about = {{"artifact_version", 1}, {"tokens", tokens}};
-    const std::vector<std::byte> image = quantizers::WriteSafetensors(tensors_, {{"kvant", about.dump()}});
-    errno = 0;
-    std::ofstream file(path, std::ios::binary | std::ios::trunc);
-    file.write(reinterpret_cast<const char*>(image.data()), static_cast<std::streamsize>(image.size()));
-    file.close();
-    if (!file) return Error{ErrorCode::kInternal, "write " + path + ": " + std::generic_category().message(errno)};
-    return {};
-  }
+Result<void> WriteFile(const std::string& path, std::span<const std::byte> bytes) {
+  errno = 0;
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  file.close();
+  if (!file) return Error{ErrorCode::kInternal, "write " + path + ": " + std::generic_category().message(errno)};
+  return {};
+}
 
- private:
-  std::vector<std::unique_ptr<std::vector<float>>> numbers_;
-  std::vector<TensorToWrite> tensors_;
-};
-
-/// "layer 3 of 30" on standard error, where a person looks at it.
-class Progress {
+/// "measure: layer 3 of 30" on standard error, where a person looks at it.
+class LayerCount {
  public:
-  Progress(std::string what, std::size_t total) : what_(std::move(what)), total_(total), shown_(isatty(STDERR_FILENO) == 1) {}
-  ~Progress() {
+  LayerCount(std::string what, std::size_t total) : what_(std::move(what)), total_(total), shown_(isatty(STDERR_FILENO) == 1) {}
+  ~LayerCount() {
     if (shown_) std::fputs("\r\033[K", stderr);
   }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
+  LayerCount(const LayerCount&) = delete;
+  LayerCount& operator=(const LayerCount&) = delete;
   void Step() {
     if (shown_) std::fprintf(stderr, "\r%s: layer %zu of %zu", what_.c_str(), ++done_, total_);
   }
@@ -83,36 +102,113 @@ class Progress {
   bool shown_;
 };
 
+Result<void> CheckRows(const RowsFile& file, const Options& options) {
+  const RowsShape& shape = file.shape();
+  if (MiddleContext(shape).tokens < kFewestTokens) {
+    return Error{ErrorCode::kOutOfRange, options.rows + ": contexts of " + std::to_string(MiddleContext(shape).tokens) +
+                                             " tokens, at least 256 tokens are wanted"};
+  }
+  if (shape.head_dim == 0 || shape.head_dim % kDimMultiple != 0) {
+    return Error{ErrorCode::kUnsupported,
+                 options.rows + ": head_dim " + std::to_string(shape.head_dim) + " is not a multiple of 8, as stores want it"};
+  }
+  if (options.calibration.commvq_bits != 0 && (file.rope() == nullptr || file.rope()->radians_per_token.empty())) {
+    return Error{ErrorCode::kUnsupported, options.rows +
+                                              ": --commvq-bits wants keys before RoPE, and the file does not say "
+                                              "how keys were turned"};
+  }
+  return {};
+}
+
+Result<std::vector<CalibratedTensor>> TensorsOf(const RowsFile& file, const Options& options) {
+  std::vector<CalibratedTensor> tensors;
+  LayerCount progress("calibrate", file.shape().layers);
+  for (std::size_t layer = 0; layer < file.shape().layers; ++layer) {
+    const auto rows = file.Read(layer);
+    if (!rows) return rows.error();
+    const auto projection = file.Projection(layer);
+    if (!projection) return projection.error();
+    for (CalibratedTensor& tensor : CalibrateLayer(layer, file.shape(), *rows, file.rope(), *projection, options.calibration)) {
+      tensors.push_back(std::move(tensor));
+    }
+    progress.Step();
+  }
+  return tensors;
+}
+
+/// As `kvant calibrate --plan-out` writes it and --plans @FILE reads it.
+Json PlanJson(const CodecPlan& plan) {
+  Json overrides = Json::array();
+  for (const LayerPlan& each : plan.overrides) {
+    overrides.push_back({{"first_layer", each.first_layer},
+                         {"last_layer", each.last_layer},
+                         {"keys", each.keys},
+                         {"values", each.values},
+                         {"first_head", each.first_head},
+                         {"last_head", each.last_head}});
+  }
+  return {{"keys", plan.keys}, {"values", plan.values}, {"overrides", std::move(overrides)}};
+}
+
+/// A line per layer: the numbers of the codecs of keys and values of each KV head.
+std::string AllocationText(const Choices& choices, const Chosen& chosen) {
+  std::string text = "\n";
+  for (std::size_t c = 0; c < choices.codecs.size(); ++c) text += "  " + std::to_string(c) + ": " + choices.codecs[c] + "\n";
+  Table table({{"LAYER", Align::kRight}, {"KEYS OF EACH KV HEAD"}, {"VALUES"}});
+  for (std::size_t layer = 0; layer < choices.layers; ++layer) {
+    std::array<std::string, kSides> cells;
+    for (std::size_t side = 0; side < kSides; ++side) {
+      for (std::size_t head = 0; head < choices.kv_heads; ++head) {
+        cells[side] += (head == 0 ? "" : " ") + std::to_string(chosen[side][layer * choices.kv_heads + head]);
+      }
+    }
+    table.Add({std::to_string(layer), cells[0], cells[1]});
+  }
+  return text + table.ToString();
+}
+
 int CalibrateRows(const Globals& globals, const Options& options) {
   const auto file = RowsFile::Open(options.rows);
   if (!file) return Report(globals, file.error());
-  const RowsShape& shape = file->shape();
-  if (shape.tokens < kFewestTokens) {
-    return Report(globals, {ErrorCode::kOutOfRange,
-                            options.rows + ": " + std::to_string(shape.tokens) + " tokens, at least 256 are wanted"});
+  if (const auto ok = CheckRows(*file, options); !ok) return Report(globals, ok.error());
+  auto tensors = TensorsOf(*file, options);
+  if (!tensors) return Report(globals, tensors.error());
+  auto image = ImageOf(*file, options, *tensors);
+  if (!image) return Report(globals, image.error());
+  Json allocation;
+  std::string text;
+  if (options.losses || !options.plan_out.empty()) {
+    LayerCount progress("measure", file->shape().layers * options.candidates.size());
+    const auto choices = MeasureChoices(*file, options.candidates, *image, kPositions, [&progress] { progress.Step(); });
+    if (!choices) return Report(globals, choices.error());
+    for (CalibratedTensor& tensor : TensorsOf(*choices)) tensors->push_back(std::move(tensor));
+    image = ImageOf(*file, options, *tensors);
+    if (!image) return Report(globals, image.error());
+    if (!options.plan_out.empty()) {
+      const auto chosen = Fill(*choices, options.target_bits);
+      if (!chosen) return Report(globals, chosen.error());
+      const std::string plan = PlanJson(PlanOf(*choices, *chosen)).dump(1) + "\n";
+      if (const auto ok = WriteFile(options.plan_out, std::as_bytes(std::span(plan))); !ok) return Report(globals, ok.error());
+      const auto [keys, values] = MeanBits(*choices, *chosen);
+      allocation = {{"file", options.plan_out},      {"key_bits_per_element", keys}, {"value_bits_per_element", values},
+                    {"candidates", choices->codecs}, {"keys", (*chosen)[0]},         {"values", (*chosen)[1]}};
+      std::array<char, 96> line{};
+      std::snprintf(line.data(), line.size(), ": %.3f bits per number of the keys, %.3f of the values\n", keys, values);
+      text = options.plan_out + line.data() + AllocationText(*choices, *chosen);
+    }
   }
-  ArtifactWriter writer;
-  Progress progress("calibrate", shape.layers);
-  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-    const auto rows = file->Read(layer);
-    if (!rows) return Report(globals, rows.error());
-    LayerCalibration of = Calibrate(shape, *rows);
-    const std::string prefix = "layers." + std::to_string(layer) + ".";
-    const std::size_t heads = shape.kv_heads, dim = shape.head_dim;
-    writer.Add(prefix + "keys.mean", {heads, dim}, std::move(of.key_mean));
-    writer.Add(prefix + "keys.smooth", {heads, dim}, std::move(of.smooth));
-    writer.Add(prefix + "keys.gauge", {heads, dim, dim}, std::move(of.gauge));
-    writer.Add(prefix + "keys.gauge_inverse", {heads, dim, dim}, std::move(of.gauge_inverse));
-    writer.Add(prefix + "values.mean", {heads, dim}, std::move(of.value_mean));
-    progress.Step();
-  }
-  if (auto written = writer.Write(options.artifact_out, shape.tokens); !written) return Report(globals, written.error());
+  if (const auto ok = WriteFile(options.artifact_out, *image); !ok) return Report(globals, ok.error());
   if (globals.format == Format::kJson) {
-    Print(Json{{"artifact", options.artifact_out}, {"tokens", shape.tokens}, {"tensors", writer.count()}});
-  } else {
-    Print(options.artifact_out + ": " + std::to_string(writer.count()) + " tensors, measured on " + HumanCount(shape.tokens) +
-          " tokens\n");
+    Json result = {{"artifact", options.artifact_out}, {"tokens", file->shape().tokens}, {"tensors", tensors->size()}};
+    if (!allocation.is_null()) result["plan"] = std::move(allocation);
+    Print(result);
+    return kOk;
   }
+  Print(options.artifact_out + ": " + std::to_string(tensors->size()) + " tensors, measured on " +
+        HumanCount(file->shape().tokens) + " tokens\n" +
+        (file->rope() == nullptr ? "The file does not say how RoPE turned its rows: no keys.bias and no keys.pair_gains.\n"
+                                 : "") +
+        text);
   return kOk;
 }
 
@@ -136,6 +232,17 @@ int Show(const Globals& globals, const std::string& path) {
   if (!image) return Report(globals, image.error());
   const auto tensors = Safetensors::Read(*image, path);
   if (!tensors) return Report(globals, tensors.error());
+  // Read has found the header whole.
+  const std::size_t head =
+      quantizers::SafetensorsHeader::Bytes(
+          std::span<const std::byte>(*image).first<quantizers::SafetensorsHeader::kLengthBytes>(), image->size(), path)
+          .value();
+  const auto header =
+      quantizers::SafetensorsHeader::Read(std::span<const std::byte>(*image).first(head), image->size(), path).value();
+  const auto made = header.metadata().find("kvant");
+  // Null if another program made it.
+  const auto parsed = quantizers::ParseJson(made != header.metadata().end() ? made->second : "null", {}, path);
+  const nlohmann::json about = parsed ? *parsed : nlohmann::json();
   std::map<std::string, Kind> kinds;
   for (const auto& [name, tensor] : tensors->tensors()) {
     Kind& kind = kinds[WithoutLayer(name)];
@@ -151,7 +258,7 @@ int Show(const Globals& globals, const std::string& path) {
     for (const auto& [name, kind] : kinds) {
       list[name] = {{"layers", kind.layers}, {"shape", kind.shape}, {"least", kind.least}, {"most", kind.most}};
     }
-    Print(Json{{"artifact", path}, {"tensors", std::move(list)}});
+    Print(Json{{"artifact", path}, {"about", about.is_object() ? Json(about) : Json()}, {"tensors", std::move(list)}});
     return kOk;
   }
   Table table({{"TENSOR"}, {"LAYERS", Align::kRight}, {"SHAPE"}, {"LEAST", Align::kRight}, {"MOST", Align::kRight}});
@@ -161,7 +268,14 @@ int Show(const Globals& globals, const std::string& path) {
     std::snprintf(most.data(), most.size(), "%.5g", static_cast<double>(kind.most));
     table.Add({name, std::to_string(kind.layers), quantizers::ShapeText(kind.shape), least.data(), most.data()});
   }
-  Print(table.ToString());
+  std::string text = path + ":";
+  if (!about.is_object()) text += " made by another program";
+  if (about.is_object()) {
+    for (const auto& [name, value] : about.items()) {
+      text += " " + name + " " + (value.is_string() ? value.get<std::string>() : quantizers::ShownJson(value));
+    }
+  }
+  Print(Printable(text) + "\n" + table.ToString());
   return kOk;
 }
 
@@ -169,17 +283,37 @@ int Show(const Globals& globals, const std::string& path) {
 
 void AddCalibrate(CLI::App& app, Invocation& invocation) {
   CLI::App* command = app.add_subcommand("calibrate",
-                                         "Means, smooth factors and gauges from dumped rows of a model, as an artifact (needs "
-                                         "no daemon). `kvant calibrate` of the "
-                                         "Python package reads models, and makes codebooks, directions and allocations too");
+                                         "What calibrated codecs want to know, and bits for each layer and KV head, from "
+                                         "dumped rows of a model (needs no daemon)");
   auto options = std::make_shared<Options>();
   CLI::Option* show = command->add_option("--show", options->show, "Print what an artifact holds");
   CLI::Option* rows = command->add_option("--rows", options->rows, "Queries, keys and values as `kvant rows` writes them");
   CLI::Option* out = command->add_option("--artifact-out", options->artifact_out, "The artifact to write, a safetensors file");
   rows->needs(out)->excludes(show);
   out->needs(rows);
-  command->require_option(1, 2);
-  command->callback([&invocation, options] {
+  command
+      ->add_option("--map-bits", options->calibration.map_bits, "Bits per number that the directions of spectral codes share")
+      ->check(CLI::Range(0.0, 8.0))
+      ->capture_default_str()
+      ->needs(rows);
+  command
+      ->add_option("--commvq-bits", options->calibration.commvq_bits,
+                   "Also train codewords for commvq at so many bits; some 10000 tokens are wanted, and minutes for each layer")
+      ->check(CLI::IsMember({1, 2}))
+      ->needs(rows);
+  command
+      ->add_flag("--losses", options->losses,
+                 "Also measure what each of --candidates loses in every layer, KV head and side: the artifact then serves "
+                 "target_bits of any size")
+      ->needs(rows);
+  command->add_option("--plan-out", options->plan_out, "Allocate codecs by these losses: the plan, a json file")->needs(rows);
+  command->add_option("--target-bits", options->target_bits, "Its bits per number on average, side information included")
+      ->check(CLI::Range(0.0, 32.0))
+      ->capture_default_str()
+      ->needs("--plan-out");
+  command->add_option("--candidates", options->candidates, "Its codecs")->capture_default_str()->needs(rows);
+  command->callback([&invocation, options, show, rows] {
+    if (show->count() + rows->count() == 0) throw CLI::RequiredError("--rows or --show");
     invocation.exit_code =
         options->show.empty() ? CalibrateRows(invocation.globals, *options) : Show(invocation.globals, options->show);
   });

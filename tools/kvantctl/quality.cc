@@ -13,6 +13,7 @@
 #include "tools/kvantctl/render.h"
 #include "tools/kvantctl/rows/attention_loss.h"
 #include "tools/kvantctl/rows/rows_file.h"
+#include "tools/kvantctl/rows/rows_plan.h"
 
 namespace kvant::tools {
 namespace {
@@ -63,26 +64,15 @@ double MeanOver(const std::vector<LayerLoss>& layers, double LayerLoss::*value) 
   return sum / static_cast<double>(layers.size());
 }
 
-StoreSpec SpecOf(const RowsShape& shape, const std::string& plan, std::vector<std::byte> artifact) {
-  StoreSpec spec;
-  spec.name = "rows";
-  spec.model = "rows";  // seeds of rotations come from it: any text does
-  spec.tokenizer = "none";
-  spec.dtype = ElementType::kF32;  // what `exact` keeps
-  spec.layers = static_cast<std::uint32_t>(shape.layers);
-  spec.kv_heads = static_cast<std::uint32_t>(shape.kv_heads);
-  spec.head_dim = static_cast<std::uint32_t>(shape.head_dim);
-  const std::size_t slash = plan.find('/');
-  spec.plan.keys = plan.substr(0, slash);
-  spec.plan.values = slash == std::string::npos ? plan : plan.substr(slash + 1);
-  spec.plan.artifact = std::move(artifact);
-  return spec;
-}
-
 Result<std::vector<Measured>> Measure(const Options& options) {
   auto file = RowsFile::Open(options.rows);
   if (!file) return std::move(file).error();
   const RowsShape& shape = file->shape();
+  if (shape.window < shape.tokens) {
+    return Error{ErrorCode::kUnsupported, options.rows + ": rows of " +
+                                              std::to_string((shape.tokens + shape.window - 1) / shape.window) +
+                                              " contexts; attention is tried over one"};
+  }
   std::vector<std::byte> artifact;
   if (!options.artifact.empty()) {
     auto bytes = ReadBytes(options.artifact);
@@ -93,14 +83,8 @@ Result<std::vector<Measured>> Measure(const Options& options) {
   std::vector<Measured> all;
   std::vector<std::unique_ptr<const Plan>> plans;
   for (const std::string& name : options.plans) {
-    auto plan = Plan::Make(registry, SpecOf(shape, name, artifact));
-    if (!plan) return Error{plan.error().code, name + ": " + plan.error().message};
-    if (shape.tokens < 2 * std::size_t{(*plan)->spec().block_tokens} ||
-        shape.q_heads / shape.kv_heads > quantizers::kMaxQueries) {
-      return Error{ErrorCode::kOutOfRange, options.rows +
-                                               ": at least 256 tokens are wanted, and at most 64 query heads for a "
-                                               "KV head"};
-    }
+    auto plan = PlanForRows(registry, shape, name, artifact);
+    if (!plan) return Error{plan.error().code, options.rows + ": " + plan.error().message};
     all.push_back({name, (*plan)->bits_per_element(Side::kKeys), (*plan)->bits_per_element(Side::kValues), {}});
     plans.push_back(*std::move(plan));
   }

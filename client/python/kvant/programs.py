@@ -4,13 +4,22 @@ import os
 import pathlib
 import sys
 
-FOLDER = pathlib.Path(__file__).parent / "bin"
+_PACKAGE = pathlib.Path(__file__).parent
+
+
+def path_of(name):
+    """Where a program lies: in the wheel, or in the build that made the package. FileNotFoundError if it is in neither."""
+    for folder in (_PACKAGE / "bin", _PACKAGE.parent.parent / "bin"):
+        if (folder / name).exists():
+            return folder / name
+    raise FileNotFoundError(f"{name}: missing in {_PACKAGE / 'bin'}; it comes with kvant's wheel, and with the build in build/<preset>/bin")
 
 
 def _become(name):
-    program = FOLDER / name
-    if not program.exists():
-        sys.exit(f"{name}: {program} is missing; it comes with kvant's wheel, and with the build in build/<preset>/bin")
+    try:
+        program = path_of(name)
+    except FileNotFoundError as error:
+        sys.exit(str(error))
     os.execv(program, [name, *sys.argv[1:]])
 
 

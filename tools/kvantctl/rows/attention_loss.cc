@@ -92,6 +92,8 @@ struct Sums {
   double queries = 0;
   double output_wrong = 0;
   double output_squares = 0;
+  double keys_wrong = 0;    ///< of the outputs with exact values
+  double values_wrong = 0;  ///< of the outputs with exact weights
 };
 
 /// The rows of one KV head.
@@ -134,7 +136,7 @@ void AddPosition(const Plan& plan, const KeyCodec& codec, std::size_t head, cons
                  .stride = coded,
                  .scratch = scratch.data()});
   }
-  std::vector<double> exact(seen), ours(seen), exact_out(dim), our_out(dim);
+  std::vector<double> exact(seen), ours(seen), exact_out(dim), our_out(dim), keys_out(dim), values_out(dim);
   for (std::size_t g = 0; g < group; ++g) {
     for (std::size_t t = 0; t < seen; ++t) {
       exact[t] = Dot(queries.data() + g * dim, rows.keys + t * dim, dim);
@@ -147,7 +149,7 @@ void AddPosition(const Plan& plan, const KeyCodec& codec, std::size_t head, cons
     const std::vector<double> exact_logits = exact, our_logits = ours;
     const double exact_log = Softmax(exact), our_log = Softmax(ours);
     std::ranges::fill(exact_out, 0.0);
-    std::ranges::fill(our_out, 0.0);
+    for (std::vector<double>* out : {&our_out, &keys_out, &values_out}) std::ranges::fill(*out, 0.0);
     for (std::size_t t = 0; t < seen; ++t) {
       sums.kl += exact[t] * (exact_logits[t] - exact_log - our_logits[t] + our_log);
       const float* row = rows.values + t * dim;
@@ -155,12 +157,16 @@ void AddPosition(const Plan& plan, const KeyCodec& codec, std::size_t head, cons
       for (std::size_t i = 0; i < dim; ++i) {
         exact_out[i] += exact[t] * static_cast<double>(row[i]);
         our_out[i] += ours[t] * static_cast<double>(back[i]);
+        keys_out[i] += ours[t] * static_cast<double>(row[i]);
+        values_out[i] += exact[t] * static_cast<double>(back[i]);
       }
     }
     sums.queries += 1;
     for (std::size_t i = 0; i < dim; ++i) {
       sums.output_wrong += (our_out[i] - exact_out[i]) * (our_out[i] - exact_out[i]);
       sums.output_squares += exact_out[i] * exact_out[i];
+      sums.keys_wrong += (keys_out[i] - exact_out[i]) * (keys_out[i] - exact_out[i]);
+      sums.values_wrong += (values_out[i] - exact_out[i]) * (values_out[i] - exact_out[i]);
     }
   }
 }
@@ -183,16 +189,22 @@ Result<LayerLoss> MeasureLayer(const Plan& plan, std::size_t layer, const RowsSh
     auto values = CodedRows::Make(*codecs.values, head, of_head.values, blocks, block_tokens, dim);
     if (!values) return std::move(values).error();
     const std::size_t sinks = plan.spec().sink_tokens;
+    const double keys_before = sums.keys_wrong, values_before = sums.values_wrong;
     loss.key_cosine += keys->Cosine(sinks) / static_cast<double>(shape.kv_heads);
     loss.value_cosine += values->Cosine(sinks) / static_cast<double>(shape.kv_heads);
     for (std::size_t i = 0; i < positions; ++i) {
       const std::size_t position = first + (i + 1) * (shape.tokens - first) / positions - 1;
       AddPosition(plan, *codecs.keys, head, shape, of_head, position, *keys, *values, sums);
     }
+    loss.heads.push_back({sums.keys_wrong - keys_before, sums.values_wrong - values_before});
   }
   loss.logit_error = sums.logits > 0 ? std::sqrt(sums.logit_squares / sums.logits) : 0.0;
   loss.attention_kl = sums.kl / sums.queries;
   loss.output_error = sums.output_squares > 0 ? sums.output_wrong / sums.output_squares : 0.0;
+  for (HeadLoss& head : loss.heads) {
+    head.keys = sums.output_squares > 0 ? head.keys / sums.output_squares : 0.0;
+    head.values = sums.output_squares > 0 ? head.values / sums.output_squares : 0.0;
+  }
   return loss;
 }
 

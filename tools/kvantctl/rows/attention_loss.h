@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include <kvant/result.h>
 
@@ -10,12 +11,19 @@
 
 namespace kvant::tools {
 
+/// What one side of one KV head loses when it alone is coded: |o - o'|^2 / |o|^2, o the outputs of all the layer's heads.
+struct HeadLoss {
+  double keys = 0.0;
+  double values = 0.0;
+};
+
 struct LayerLoss {
   double logit_error = 0.0;   ///< root mean square over coded keys of what a logit is off, softmax scale included
   double attention_kl = 0.0;  ///< mean KL(p || p') of a query's weights, in nats
   double output_error = 0.0;  ///< |o - o'|^2 / |o|^2 over all queries
   double key_cosine = 0.0;    ///< mean cosine of coded rows and what their codes decode to
   double value_cosine = 0.0;
+  std::vector<HeadLoss> heads;  ///< of each KV head
 };
 
 /// Queries at `positions` positions, evenly over the last three quarters of the tokens, see what a decoding step there would:

@@ -1,2 +1,2 @@
-"""What codecs are calibrated on: statistics of the queries, keys and values that a model computes of a text, and the tensors made of
-them. Wants torch, and scipy for codebooks; quantizers/codecs/README.md lists the tensors and the codecs that read them."""
+"""What codecs lose in each layer, KV head and side, and bits for each. Rows become an artifact's other tensors in kvantctl
+(tools/kvantctl/calibration); quantizers/codecs/README.md lists them and the codecs that read them."""

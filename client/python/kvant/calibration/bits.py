@@ -11,7 +11,8 @@ import numpy
 
 from kvant.calibration.measured import LayerAttention, decoded, relative_error
 from kvant.calibration.plan import Choices
-from kvant.calibration.statistics import SINK_TOKENS
+
+SINK_TOKENS = 4  # first tokens, which stay raw and are unlike the others
 
 
 @dataclasses.dataclass

@@ -1,11 +1,16 @@
 """Measures what calibrated codecs want to know of a model's keys and values, and writes it as one artifact; allocates bits."""
 
+import json
+import pathlib
+import subprocess
+import tempfile
+
 import kvant
+from kvant import programs
 from kvant.command import models
 
 WITHOUT_MODEL = True  # --show wants none
-_MULTIPLE = 8  # what stores hold
-CANDIDATES = ["turboquant_mse:bits=1", "turboquant_mse:bits=2", "turboquant_mse:bits=3", "turboquant_mse:bits=4", "int8"]
+CANDIDATES = ["turboquant_tcq:bits=1", "turboquant_tcq:bits=2", "turboquant_tcq:bits=3", "turboquant_tcq:bits=4", "int8"]
 
 
 def add_arguments(command):
@@ -20,60 +25,58 @@ def add_arguments(command):
     command.add_argument("--losses", action="store_true", help=losses)
     command.add_argument("--plan-out", metavar="FILE", help="allocates codecs by these losses: the plan, a json file")
     command.add_argument("--target-bits", type=float, default=3.5, help="its bits per number on average, side information included (3.5)")
-    command.add_argument("--candidates", nargs="+", default=CANDIDATES, metavar="CODEC", help="its codecs (turboquant_mse at 1 to 4 bits, int8)")
+    command.add_argument("--candidates", nargs="+", default=CANDIDATES, metavar="CODEC", help="its codecs (turboquant_tcq at 1 to 4 bits, int8)")
 
 
 def run(arguments):
-    from kvant.calibration import artifact
-
     if arguments.show:
-        return artifact.describe(arguments.show)
+        return _kvantctl(["calibrate", "--show", arguments.show])
     for name in ("model", "text", "artifact_out"):
         if getattr(arguments, name) is None:
             raise kvant.InvalidArgumentError(f"calibrate: {name.replace('_', '-')} is missing: MODEL --text FILE --artifact-out FILE")
-    import torch
-
-    from kvant.calibration.rope import turns_of
-    from kvant.calibration.tensors import tensors_of
-    from kvant.command.codewords import Codewords
-    from kvant.command.sampling import projection_moment, sample_of, statistics_of
-    from kvant.transformers import attach
+    from kvant.command import rows
 
     model, tokenizer = models.load(arguments.model)
     ids = models.tokens_of(tokenizer, models.read_text(arguments.text), 1)[: arguments.tokens]
     windows = models.windows_of(ids, arguments.window, len(ids))
     tokens = sum(map(len, windows))
-    with attach(model, kvant.KVCacheConfig(model_path=arguments.model, salt="calibrate")) as attachment:
-        rope, head_dim = attachment.spec.rope, attachment.spec.head_dim
-    if head_dim % _MULTIPLE:
-        raise kvant.UnsupportedError(f"calibrate: head_dim {head_dim} of {arguments.model} is not a multiple of {_MULTIPLE}")
-    turns = turns_of(rope, head_dim, len(windows[0]))
-    words = None
-    if arguments.commvq_bits:
-        if rope.pairing == "none":
-            raise kvant.UnsupportedError(f"calibrate: --commvq-bits={arguments.commvq_bits}: {arguments.model} has no rotary positions that are known")
-        words = Codewords(turns, arguments.commvq_bits)
-    with models.progress(tokens, "read", arguments.output) as progress:
-        statistics = statistics_of(model, windows, arguments.step, turns, progress, None if words is None else words.keep)
-        window = windows[len(windows) // 2]
+    out = pathlib.Path(arguments.artifact_out)
+    # Rows lie on disk while they are looked at: those of all layers and tokens are larger than many memories.
+    with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".kvant-rows-") as folder:
+        dumped = pathlib.Path(folder) / "rows.safetensors"
+        with models.progress(tokens, "read", arguments.output) as progress:
+            rows.write(model, arguments.model, windows, arguments.step, progress, dumped)
+        result = _kvantctl(["calibrate", "--rows", str(dumped), "--artifact-out", str(out), "--map-bits", str(arguments.map_bits)]
+                           + (["--commvq-bits", str(arguments.commvq_bits)] if arguments.commvq_bits else []))  # fmt: skip
+    if not (arguments.losses or arguments.plan_out):
+        return result
+    return result | _with_losses(model, windows[len(windows) // 2], arguments)
+
+
+def _kvantctl(command):
+    """What kvantctl answers as JSON. Its errors are this program's."""
+    finished = subprocess.run([programs.path_of("kvantctl"), *command, "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if finished.returncode:
+        raise kvant.InvalidArgumentError(finished.stderr.strip() or f"kvantctl {command[0]}: exit code {finished.returncode}")
+    return json.loads(finished.stdout)
+
+
+def _with_losses(model, window, arguments):
+    """Adds what each candidate loses to the artifact, and allocates by it."""
+    import torch
+
+    from kvant.calibration import artifact
+    from kvant.command.sampling import sample_of
+
+    tensors, about = artifact.load(arguments.artifact_out)
+    with models.progress(len(window), "read", arguments.output) as progress:
         sample = sample_of(model, window, progress)
-    tensors = {}
-    with models.progress(len(statistics), "calibrate", arguments.output, "layer") as progress:
-        for index, layer in sorted(statistics.items()):
-            of = tensors_of(layer, sample[index], projection_moment(sample[index]), turns, arguments.map_bits, seed=index)
-            if words is not None:
-                of["keys.commvq"] = words.of(index)
-            tensors |= {f"layers.{index}.{name}": tensor for name, tensor in of.items()}
-            progress.update(1)
-    about = {"model": kvant.model_identity(arguments.model), "tokens": tokens, "window": len(windows[0]), "map_bits": arguments.map_bits}
-    allocation = {}
-    if arguments.losses or arguments.plan_out:
-        choices, allocation["candidates"] = _measure(model, window, sample, artifact.image(tensors, about), arguments)
-        tensors |= {name: torch.from_numpy(tensor.copy()) for name, tensor in choices.tensors().items()}
-    artifact.save(tensors, about, arguments.artifact_out)
-    if arguments.plan_out:
-        allocation |= _allocate(choices, arguments)
-    return {"artifact": arguments.artifact_out, "tokens": tokens, "tensors": len(tensors), **({"plan": allocation} if allocation else {})}
+    image = pathlib.Path(arguments.artifact_out).read_bytes()
+    choices, candidates = _measure(model, window, sample, image, arguments)
+    tensors |= {name: torch.from_numpy(tensor.copy()) for name, tensor in choices.tensors().items()}
+    pathlib.Path(arguments.artifact_out).write_bytes(artifact.image(tensors, about))
+    allocated = _allocate(choices, arguments) if arguments.plan_out else {}
+    return {"tensors": len(tensors), "plan": {"candidates": candidates} | allocated}
 
 
 def _measure(model, window, sample, image, arguments):

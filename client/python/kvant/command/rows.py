@@ -1,4 +1,7 @@
-"""Writes the queries, keys and values that a model computes of a text, for codecs to be tried on."""
+"""Writes the queries, keys and values that a model computes of a text, for codecs to be tried on and calibrated on. What the file holds
+stands in tools/kvantctl/rows/rows_file.h."""
+
+import json
 
 from kvant.command import models
 
@@ -9,28 +12,69 @@ def add_arguments(command):
 
 
 def run(arguments):
+    model, tokenizer = models.load(arguments.model)
+    ids = models.tokens_of(tokenizer, models.read_text(arguments.text), 1)[: arguments.tokens]
+    with models.progress(len(ids), "rows", arguments.output) as progress:
+        layers = write(model, arguments.model, [ids], arguments.step, progress, arguments.rows_out)
+    return {"rows": arguments.rows_out, "tokens": len(ids), "layers": layers}
+
+
+def write(model, path, windows, step, progress, rows_out):
+    """Writes the rows of `windows`, token ids of contexts of one length, of a model loaded from `path`; returns how many layers it has."""
     import torch
     from safetensors.torch import save_file
     from transformers import DynamicCache
 
     import kvant
     from kvant.command.recording import recording
+    from kvant.command.sampling import projection_of
 
-    model, tokenizer = models.load(arguments.model)
-    ids = models.tokens_of(tokenizer, models.read_text(arguments.text), 1)[: arguments.tokens]
-    layers = {}
+    layers, tensors = {}, {}
 
     def seen(module, *rows):
         for name, part in zip(("queries", "keys", "values"), rows, strict=True):
             layers.setdefault(module.layer_idx, {}).setdefault(name, []).append(part[0].clone())
+        moment = projection_of(module, rows[0].shape[1] * rows[0].shape[3], rows[1].shape[1])
+        if moment is not None:
+            tensors[f"layers.{module.layer_idx}.projection"] = moment
 
-    with models.progress(len(ids), "rows", arguments.output) as progress, recording(model, seen):
-        for _ in models.passes(model, DynamicCache(config=model.config), ids[None], arguments.step, progress, logits_from=len(ids)):
-            pass
-    tensors = {f"layers.{i}.{name}": torch.cat(parts, 1).contiguous() for i, sides in layers.items() for name, parts in sides.items()}
-    metadata = {"model": kvant.model_identity(arguments.model), "tokens": str(len(ids)), "stage": "after_rope", "axes": "heads, tokens, head_dim"}
-    save_file(tensors, arguments.rows_out, metadata)
-    return {"rows": arguments.rows_out, "tokens": len(ids), "layers": len(layers)}
+    with recording(model, seen):
+        for ids in windows:
+            for _ in models.passes(model, DynamicCache(config=model.config), ids[None], step, progress, logits_from=len(ids)):
+                pass
+    # Layers without attention have no rows; what there are count from 0.
+    numbers = {of_model: number for number, of_model in enumerate(sorted(layers))}
+    tensors = {f"layers.{numbers[int(name.split('.')[1])]}.projection": moment for name, moment in tensors.items()}
+    for of_model, sides in layers.items():
+        tensors |= {f"layers.{numbers[of_model]}.{name}": torch.cat(parts, 1).contiguous() for name, parts in sides.items()}
+    metadata = {
+        "model": kvant.model_identity(path),
+        "tokens": str(sum(map(len, windows))),
+        "window": str(len(windows[0])),
+        "stage": "after_rope",
+        "axes": "heads, tokens, head_dim",
+    }
+    head_dim = tensors["layers.0.keys"].shape[2]
+    rope = _rope_of(model, path)
+    if rope is not None:
+        radians, factor = kvant.rope_frequencies(rope, head_dim)
+        metadata["rope"] = json.dumps({"pairing": rope.pairing, "rotary_dims": rope.rotary_dims, "attention_factor": factor})
+        if radians:
+            tensors["rope.radians"] = torch.tensor(radians, dtype=torch.float64)
+    save_file(tensors, rows_out, metadata)
+    return len(layers)
+
+
+def _rope_of(model, path):
+    """The model's kvant.Rope; None where kvant does not know how it turns keys."""
+    import kvant
+    from kvant.transformers import attach
+
+    try:
+        with attach(model, kvant.KVCacheConfig(model_path=path, salt="rows")) as attachment:
+            return attachment.spec.rope
+    except kvant.UnsupportedError:
+        return None
 
 
 def show(result):

@@ -1,35 +1,11 @@
-"""What calibration reads of a model: sums over all windows, and the rows of one of them."""
+"""What the measurement of losses reads of a model: the rows of one window, and what an output projection makes of them."""
 
 import torch
-from transformers import DynamicCache
 
 from kvant.calibration.bits import Layer
-from kvant.calibration.statistics import BLOCK_TOKENS, LayerStatistics
-from kvant.command import models
 from kvant.command.recording import recording
 
 SAMPLE_TOKENS = 1024
-
-
-def statistics_of(model, windows, step, turns, progress, each=None):
-    """LayerStatistics of each attention layer, by its index. turns: the model's calibration.rope.Turns, or None; each(layer, keys, first)
-    gets the keys [kv_heads, tokens, head_dim] of every step."""
-    layers, first = {}, 0
-
-    def seen(module, queries, keys, values):
-        if module.layer_idx not in layers:
-            layers[module.layer_idx] = LayerStatistics(keys.shape[1], keys.shape[3])
-        layers[module.layer_idx].add(queries[0], keys[0], values[0], first, turns)
-        if each is not None:
-            each(module.layer_idx, keys[0], first)
-
-    step = max(1, step // BLOCK_TOKENS) * BLOCK_TOKENS  # blocks are gathered whole
-    with recording(model, seen):
-        for window in windows:
-            cache, first = DynamicCache(config=model.config), 0
-            for _ in models.passes(model, cache, window[None], step, progress, logits_from=len(window)):
-                first += step
-    return layers
 
 
 def sample_of(model, window, progress):
@@ -56,11 +32,12 @@ def _projection(module, inputs):
     return projection.weight.detach()
 
 
-def projection_moment(layer):
+def projection_of(module, inputs, kv_heads):
     """[kv_heads, head_dim, head_dim]: what the output projection makes of an error of the values, the sum over a group's query heads of
-    W' W, W the head's columns. None without a projection."""
-    if layer.projection is None:
+    W' W, W the head's columns. None without a projection that is known."""
+    projection = _projection(module, inputs)
+    if projection is None:
         return None
-    kv_heads, head_dim = layer.keys.shape[0], layer.keys.shape[2]
-    by_head = layer.projection.to(torch.float64).unflatten(1, (kv_heads, -1, head_dim))
-    return torch.einsum("ogqd,ogqe->gde", by_head, by_head)
+    group = (module.num_key_value_groups if hasattr(module, "num_key_value_groups") else 1) * kv_heads
+    by_head = projection.to(torch.float64).unflatten(1, (kv_heads, group // kv_heads, inputs // group))
+    return torch.einsum("ogqd,ogqe->gde", by_head, by_head).float()

@@ -1,0 +1,4 @@
+#define KVANT_ATTEND_KERNELS
+#include "kernels/cuda/attend_kernel.h"
+
+template cudaError_t kvant::kernels::cuda::LaunchAttend<4, 4>(const AttendPlan&, cudaStream_t);
