@@ -207,11 +207,11 @@ TEST_P(PolicyTest, VotesOfTrimmedTokensAreNotInherited) {
   KeptReference reference(model_);
   Conversation talk = Talk(Open("h2o:budget=70,recent=20,sinks=2"));
   FeedBoth(talk, reference, std::span(tokens).first(200), 40);
-  for (const auto& [length, seed] : {std::pair{170, 19}, {150, 20}, {200, 21}}) {
+  for (const auto& [length, seed] : {std::pair{20, 19}, {30, 20}, {60, 21}}) {
     ASSERT_TRUE(talk.sequence().Trim(static_cast<std::uint64_t>(length)));
     talk.tokens().resize(static_cast<std::size_t>(length));
     reference.SetTokens(talk.tokens());
-    FeedBoth(talk, reference, RandomTokens(60, static_cast<std::uint64_t>(seed)), 15);
+    FeedBoth(talk, reference, RandomTokens(200, static_cast<std::uint64_t>(seed)), 40);
   }
   ASSERT_EQ(talk.sequence().length(), 260u);
   ASSERT_TRUE(talk.sequence().ApplyPolicy());
