@@ -109,6 +109,10 @@ class PromptCache::Impl {
       CacheFolder::Touch(has);
       return SaveReport{};
     }
+    if (const auto longer = FindBest(store, *chains); longer && longer->blocks == sealed) {
+      CacheFolder::Touch(longer->path);
+      return SaveReport{};
+    }
     auto lock = folder_.Lock();
     if (!lock) return lock.error();
     folder_.RemovePartial();

@@ -102,8 +102,14 @@ void KeptState::Save(std::chrono::milliseconds timeout, std::function<void()> do
 void KeptState::Saved(std::chrono::milliseconds took) {
   saving_->state = {};
   saving_->ended = true;
+  const auto fault = Fault();
+  if (fault) {
+    core_.events.Tell("state_not_saved", {{"file", dir_.file()}, {"reason", fault->message}});
+  } else {
+    core_.events.Tell("state_saved", {{"file", dir_.file()}, {"blocks", saving_->outcome->blocks}});
+  }
   if (!log_) return;
-  if (const auto fault = Fault()) {
+  if (fault) {
     log_->error("state not saved, the old file stays as it was file={} reason=\"{}\"", dir_.file(), fault->message);
   } else {
     log_->info("state saved file={} stores={} blocks={} bytes={} took_ms={}", dir_.file(), saving_->outcome->stores,

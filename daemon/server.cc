@@ -34,6 +34,10 @@ constexpr kj::Duration kFlushTime = 10 * kj::MILLISECONDS;
 /// What drain_timeout cut short is answered soon after, or, on a machine that gives the daemon no time at all, never.
 constexpr kj::Duration kRefusalTime = 5 * kj::SECONDS;
 
+/// Whoever watches hears whether the state was saved, unless it has not asked for this long.
+constexpr kj::Duration kHearTime = 2 * kj::SECONDS;
+constexpr kj::Duration kHearPause = 10 * kj::MILLISECONDS;
+
 /// Room is made ahead of need every so often, seldom while nobody is connected, and for about a millisecond at a time.
 constexpr kj::Duration kTendPause = 50 * kj::MILLISECONDS;
 constexpr kj::Duration kIdlePause = 1 * kj::SECONDS;
@@ -303,7 +307,14 @@ kj::Promise<void> Server::SaveState() {
   auto pair = kj::newPromiseAndFulfiller<void>();
   auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
   state_->Save(options_.save_timeout, [fulfiller] { (*fulfiller)->fulfill(); });
-  return kj::mv(pair.promise);
+  return pair.promise.then([this] { return WhenHeard().exclusiveJoin(loop_.timer().afterDelay(kHearTime)); }).then([this] {
+    return loop_.timer().afterDelay(kFlushTime);
+  });
+}
+
+kj::Promise<void> Server::WhenHeard() {
+  if (core_.events.taken()) return kj::READY_NOW;
+  return loop_.timer().afterDelay(kHearPause).then([this] { return WhenHeard(); });
 }
 
 void Server::Serve(protocol::UniqueFd socket) {

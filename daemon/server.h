@@ -71,6 +71,8 @@ class Server final {
   void RestoreHeld();
   void BeginDrain();
   kj::Promise<void> SaveState();
+  /// Everything that was told so far, by all who watch.
+  kj::Promise<void> WhenHeard();
   std::unique_ptr<MetricsServer> ServeMetrics(MetricsSocket socket);
   [[nodiscard]] kj::Promise<void> Essential(std::string_view what, kj::Promise<void> chain);
   void Fail(std::string_view what, const kj::Exception& exception);

@@ -7,6 +7,8 @@
 
 #include <xxhash.h>
 
+#include "protocol/hidden_slot.h"
+
 namespace kvant::protocol {
 namespace {
 
@@ -48,8 +50,11 @@ Result<BlockHeader> CheckHeader(std::span<const std::byte> slot, std::uint32_t b
 
 void ClearSlot(std::byte* slot) noexcept { std::memset(slot, 0, sizeof(BlockHeader)); }
 
-void FinishSlot(std::byte* slot, std::uint32_t block_tokens, const BlockInfo& info, std::span<const std::uint32_t> tokens,
-                std::uint64_t payload_bytes) {
+namespace {
+
+/// Writes token ids and padding; the header that makes them and the payload a block.
+BlockHeader WriteTokens(std::byte* slot, std::uint32_t block_tokens, const BlockInfo& info,
+                        std::span<const std::uint32_t> tokens, std::uint64_t payload_bytes) {
   const std::size_t payload_offset = PayloadOffset(block_tokens);
   std::byte* ids = slot + sizeof(BlockHeader);
   std::memcpy(ids, tokens.data(), tokens.size_bytes());
@@ -69,8 +74,25 @@ void FinishSlot(std::byte* slot, std::uint32_t block_tokens, const BlockInfo& in
   header.payload_bytes = payload_bytes;
   header.payload_checksum = XXH3_64bits(slot + payload_offset, payload_bytes);
   header.header_checksum = HeaderChecksum(header, ids, tokens.size_bytes());
+  return header;
+}
+
+}  // namespace
+
+void FinishSlot(std::byte* slot, std::uint32_t block_tokens, const BlockInfo& info, std::span<const std::uint32_t> tokens,
+                std::uint64_t payload_bytes) {
+  const BlockHeader header = WriteTokens(slot, block_tokens, info, tokens, payload_bytes);
   std::memcpy(slot, &header, sizeof header);
 }
+
+void FinishHiddenSlot(std::byte* slot, std::uint32_t block_tokens, const BlockInfo& info, std::span<const std::uint32_t> tokens,
+                      std::uint64_t payload_bytes) {
+  BlockHeader header = WriteTokens(slot, block_tokens, info, tokens, payload_bytes);
+  header.magic = 0;
+  std::memcpy(slot, &header, sizeof header);
+}
+
+void RevealSlot(std::byte* slot) noexcept { reinterpret_cast<BlockHeader*>(slot)->magic = kBlockMagic; }
 
 Result<void> ShortenSlot(std::span<std::byte> slot, std::uint32_t block_tokens, std::uint64_t payload_bytes) {
   if (Result<void> whole = VerifySlot(slot, block_tokens); !whole) return whole;

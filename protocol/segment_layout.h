@@ -66,7 +66,7 @@ struct BlockHeader {
   Digest chain;                  ///< hash of parent chain and this block's tokens
   Digest parent;                 ///< chain of the block before; the identity digest for the first
   std::uint64_t first_position;  ///< absolute token position, a multiple of block_tokens
-  std::uint64_t generation;      ///< counts uses of the slot; never repeats within a daemon
+  std::uint64_t generation;      ///< counts uses of slots; never repeats while its store is open
   std::uint64_t payload_bytes;
   std::uint64_t payload_checksum;  ///< XXH3-64 of the payload
   std::uint8_t reserved[24];       ///< zero

@@ -7,6 +7,7 @@
 #include "daemon/memory/check.h"
 #include "daemon/store/state_slot.h"
 #include "protocol/digest.h"
+#include "protocol/hidden_slot.h"
 
 namespace kvant::daemon {
 namespace {
@@ -32,7 +33,7 @@ std::uint64_t BytesOf(const Store& store, const Restoration::Offered& block) {
 
 Result<void> SlotToFill::Finish() const {
   std::byte* const begin = slab->slot(slot);
-  protocol::FinishSlot(begin, block_tokens, info, tokens, bytes);
+  protocol::FinishHiddenSlot(begin, block_tokens, info, tokens, bytes);
   if (reinterpret_cast<const protocol::BlockHeader*>(begin)->payload_checksum == checksum) return {};
   protocol::ClearSlot(begin);
   return Error{ErrorCode::kCorrupt, "restore block " + protocol::DigestHex(info.chain) + " at position " +
@@ -98,7 +99,9 @@ Result<bool> Restoration::Offer(const std::shared_ptr<Store>& store, const Offer
               .step = Step::kWanted,
               .block = nullptr,
               .pending = std::nullopt,
-              .state = nullptr};
+              .state = nullptr,
+              .hidden = {},
+              .hidden_state = nullptr};
   Block* parent = nullptr;
   const bool known = first || block.parent < entries_.size();
   if (!first && known) {
@@ -222,6 +225,7 @@ Result<std::vector<SlotToFill>> Restoration::Begin(std::uint64_t number) {
   };
   for (const BlockPart& part : pending->parts()) {
     SlotToFill& slot = add(store.pool().slab(part.slot.slab), part.slot.slot, part.payload_bytes);
+    entry.hidden.push_back(slot.slab->slot(slot.slot));
     if (part.kind != protocol::BlockKind::kSinks) continue;
     slot.info.kind = part.kind;
     slot.info.element_type = static_cast<std::uint32_t>(part.element_type);
@@ -232,6 +236,7 @@ Result<std::vector<SlotToFill>> Restoration::Begin(std::uint64_t number) {
     if (!state) return state.error();
     entry.state = *std::move(state);
     SlotToFill& slot = add(entry.state->slab(), entry.state->slot().slot, entry.state_bytes);
+    entry.hidden_state = slot.slab->slot(slot.slot);
     slot.info.kind = protocol::BlockKind::kState;
     slot.info.generation = entry.state->generation();
   }
@@ -264,12 +269,20 @@ Result<Restoration::Figures> Restoration::Commit() {
     // Somebody may have sealed the same block meanwhile.
     entry.block = entry.store->FindWhole(parent, entry.chain, entry.tokens);
     if (entry.block != nullptr) {
+      entry.hidden.clear();
       ++figures.present;
     } else {
       entry.block = std::move(*entry.pending).Link(entry.chain, parent, entry.position, std::move(entry.tokens), 0);
       ++figures.restored;
     }
-    if (entry.block->state == nullptr) entry.block->state = std::move(entry.state);
+    if (entry.block->state == nullptr && entry.state != nullptr) {
+      entry.block->state = std::move(entry.state);
+      entry.hidden.push_back(entry.hidden_state);
+    }
+  }
+  // The first block of a text last: until then a successor drops what continues it.
+  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+    for (std::byte* const slot : entry->hidden) protocol::RevealSlot(slot);
   }
   for (Entry& entry : entries_) {
     if (entry.step == Step::kPresent) entry.store->index().DropLease(*entry.block);

@@ -31,12 +31,13 @@ struct SlotToFill {
   std::span<const std::uint32_t> tokens;
 
   Result<void> Populate() const { return slab->Populate(slot); }
-  /// Writes the header. kCorrupt, naming the position, if the bytes are not those of the checksum.
+  /// Writes the header, but for the magic, which Commit writes. kCorrupt, naming the position, if the bytes are not those of
+  /// the checksum.
   Result<void> Finish() const;
 };
 
-/// Offer every block, Reserve, fill those that are wanted, Commit. Destruction before Commit leaves the stores as they were.
-/// Loop thread; slots may be filled on others while it lives.
+/// Offer every block, Reserve, fill those that are wanted, Commit. Destruction before Commit leaves the stores as they were,
+/// and so does kill -9: until then the slots count as free. Loop thread; slots may be filled on others while it lives.
 class Restoration {
  public:
   static constexpr std::uint64_t kNoParent = ~std::uint64_t{0};
@@ -98,6 +99,8 @@ class Restoration {
     Block* block = nullptr;  // once it is in the index
     std::optional<PendingBlock> pending;
     std::shared_ptr<StateSlot> state;
+    std::vector<std::byte*> hidden;     // slots of `pending` and then of `block`, to be revealed
+    std::byte* hidden_state = nullptr;  // the slot of `state`
   };
   /// What one store needs.
   struct Room {

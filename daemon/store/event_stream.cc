@@ -44,4 +44,11 @@ void EventStream::Tell(std::string_view kind, std::initializer_list<EventField> 
   }
 }
 
+bool EventStream::taken() const noexcept {
+  return std::ranges::all_of(watchers_, [](const auto& weak) {
+    const auto watcher = weak.lock();
+    return watcher == nullptr || watcher->waiting_.empty();
+  });
+}
+
 }  // namespace kvant::daemon

@@ -57,6 +57,8 @@ class EventStream {
   /// Telling costs next to nothing while nobody watches, but fields do: ask first.
   [[nodiscard]] bool watched() const noexcept { return !watchers_.empty(); }
   void Tell(std::string_view kind, std::initializer_list<EventField> fields);
+  /// True once every watcher has taken all there is.
+  [[nodiscard]] bool taken() const noexcept;
 
  private:
   std::vector<std::weak_ptr<Watcher>> watchers_;

@@ -221,6 +221,58 @@ static void Policy(void) {
   kvant_client_close(client);
 }
 
+/* One process computes a prompt and saves it; the next one, with a daemon of its own, finds it. */
+static void PromptCache(void) {
+  char folder[] = "/tmp/kvant-c-prompts.XXXXXX";
+  CHECK(mkdtemp(folder) != NULL);
+  char missing[64], command[64];
+  CHECK(snprintf(missing, sizeof(missing), "%s/no/such", folder) > 0);
+  CHECK(snprintf(command, sizeof(command), "rm -r %s", folder) > 0);
+  kvant_token tokens[8 * kBlock]; /* of which 5 blocks are the prompt; those are sealed by the time that all are there */
+  for (size_t i = 0; i < 8 * kBlock; ++i) tokens[i] = (kvant_token)i;
+  double computed = 0;
+  for (int process = 0; process < 2; ++process) {
+    kvant_client* client = Connect();
+    kvant_store* store = OpenStore(client, "int8");
+    kvant_prompt_cache* cache = NULL;
+    OK(kvant_prompt_cache_open(folder, 1 << 20, &cache, &error));
+    uint64_t found = 77, saved = 77;
+    OK(kvant_prompt_cache_load(cache, store, tokens, 5 * kBlock, &found, &error));
+    CHECK(found == (process == 0 ? 0 : 5 * kBlock));
+    kvant_sequence* sequence = Open(store, tokens, 5 * kBlock);
+    CHECK(kvant_sequence_prefix_hit_tokens(sequence) == found);
+    Feed(sequence, 8 * kBlock, 8);
+    OK(kvant_sequence_trim(sequence, 8 * kBlock, &error)); /* returns when all that is due is sealed */
+    const double worst = Probe(client, sequence, 1);
+    CHECK(process == 0 || worst == computed); /* the same codes: the same bits */
+    computed = worst;
+    CHECK(kvant_prompt_cache_save(cache, store, sequence, tokens, kBlock, &saved, &error) == KVANT_INVALID_ARGUMENT);
+    CHECK(strstr(error.message, "sealed blocks") != NULL && saved == 77);
+    OK(kvant_prompt_cache_save(cache, store, sequence, tokens, 8 * kBlock, &saved, &error));
+    CHECK(process == 0 ? saved > 0 : saved == 0);
+    OK(kvant_prompt_cache_save(cache, store, sequence, tokens, 8 * kBlock, NULL, &error));
+    OK(kvant_prompt_cache_load(cache, store, tokens, 5 * kBlock, NULL, &error));
+    OK(kvant_prompt_cache_load(cache, store, NULL, 0, &found, &error));
+    CHECK(found == 0);
+    CHECK(kvant_prompt_cache_load(cache, NULL, tokens, 1, &found, &error) == KVANT_INVALID_ARGUMENT);
+    CHECK(kvant_prompt_cache_load(NULL, store, tokens, 1, &found, &error) == KVANT_INVALID_ARGUMENT);
+    CHECK(kvant_prompt_cache_load(cache, store, NULL, 1, &found, &error) == KVANT_INVALID_ARGUMENT);
+    CHECK(kvant_prompt_cache_save(cache, store, NULL, tokens, 1, &saved, &error) == KVANT_INVALID_ARGUMENT);
+    CHECK(kvant_prompt_cache_save(cache, store, sequence, NULL, 1, &saved, &error) == KVANT_INVALID_ARGUMENT);
+    kvant_sequence_close(sequence);
+    kvant_prompt_cache_close(cache);
+    kvant_store_close(store);
+    kvant_client_close(client);
+  }
+  kvant_prompt_cache* none = NULL;
+  CHECK(kvant_prompt_cache_open(missing, 1 << 20, &none, &error) == KVANT_SYSTEM && none == NULL);
+  CHECK(strstr(error.message, missing) != NULL);
+  CHECK(kvant_prompt_cache_open(folder, 0, &none, &error) == KVANT_INVALID_ARGUMENT);
+  CHECK(kvant_prompt_cache_open(NULL, 1, &none, &error) == KVANT_INVALID_ARGUMENT);
+  kvant_prompt_cache_close(NULL);
+  CHECK(system(command) == 0);
+}
+
 static void Unnamed(void) {
   kvant_client* client = Connect();
   kvant_store* store = OpenStore(client, "f32");
@@ -470,13 +522,15 @@ int main(int argc, char** argv) {
     void (*run)(void);
   } kCases[] = {{"attention", Attention}, {"sharing", Sharing}, {"marks", Marks},   {"rows", Rows},
                 {"unnamed", Unnamed},     {"policy", Policy},   {"states", States}, {"errors", Errors},
-                {"structs", Structs},     {"threads", Threads}, {"fork", Fork}};
+                {"structs", Structs},     {"threads", Threads}, {"fork", Fork},     {"prompt_cache", PromptCache}};
   for (size_t i = 0; argc == 2 && i < sizeof(kCases) / sizeof(kCases[0]); ++i) {
     if (strcmp(argv[1], kCases[i].name) == 0) {
       kCases[i].run();
       return 0;
     }
   }
-  fprintf(stderr, "usage: c_interface_test attention|sharing|marks|rows|unnamed|policy|states|errors|structs|threads|fork\n");
+  fprintf(stderr,
+          "usage: c_interface_test attention|sharing|marks|rows|unnamed|policy|states|errors|structs|threads|fork|"
+          "prompt_cache\n");
   return 2;
 }

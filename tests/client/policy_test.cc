@@ -184,6 +184,88 @@ TEST_P(PolicyTest, H2OHoldsItsBudgetFromThePromptOn) {
   }
 }
 
+/// A step whose attention is asked for again, as an engine does that recovers from an error of its own.
+TEST_P(PolicyTest, QueriesThatAreAskedTwiceVoteOnce) {
+  const auto tokens = RandomTokens(300, 17);
+  KeptReference reference(model_);
+  Conversation talk = Talk(Open("h2o:budget=80,recent=20,sinks=2"));
+  for (std::size_t at = 0; at < 300; at += 50) {
+    const auto step = std::span(tokens).subspan(at, 50);
+    for (std::size_t again = 0; again < (at == 100 ? 5 : 0); ++again) {
+      ASSERT_TRUE(talk.AttendOnly(step, WriteMode::kInPlace, {}));
+    }
+    FeedBoth(talk, reference, step, 50);
+  }
+  ASSERT_TRUE(talk.sequence().ApplyPolicy());
+  reference.ApplyH2O(80, 20, 2);
+  ExpectSameKept(talk, reference);
+}
+
+/// Tokens that come where others were trimmed begin without those tokens' votes; what trimmed queries gave to others stays.
+TEST_P(PolicyTest, VotesOfTrimmedTokensAreNotInherited) {
+  const auto tokens = RandomTokens(260, 18);
+  KeptReference reference(model_);
+  Conversation talk = Talk(Open("h2o:budget=70,recent=20,sinks=2"));
+  FeedBoth(talk, reference, std::span(tokens).first(200), 40);
+  for (const auto& [length, seed] : {std::pair{20, 19}, {30, 20}, {60, 21}}) {
+    ASSERT_TRUE(talk.sequence().Trim(static_cast<std::uint64_t>(length)));
+    talk.tokens().resize(static_cast<std::size_t>(length));
+    reference.SetTokens(talk.tokens());
+    FeedBoth(talk, reference, RandomTokens(200, static_cast<std::uint64_t>(seed)), 40);
+  }
+  ASSERT_EQ(talk.sequence().length(), 260u);
+  ASSERT_TRUE(talk.sequence().ApplyPolicy());
+  reference.ApplyH2O(70, 20, 2);
+  ExpectSameKept(talk, reference);
+  // And under the budget: what was dropped of the part that stays is still dropped, new tokens are all there.
+  ASSERT_TRUE(talk.sequence().Trim(250));
+  talk.tokens().resize(250);
+  reference.SetTokens(talk.tokens());
+  FeedBoth(talk, reference, RandomTokens(9, 22), 9);
+  ExpectSameKept(talk, reference);
+  FeedBoth(talk, reference, RandomTokens(30, 23), 30);
+  reference.ApplyH2O(70, 20, 2);
+  ExpectSameKept(talk, reference);
+}
+
+/// Lists that grow, shrink and grow by less than a word: what comes is kept, whatever stood in its bit before.
+TEST_P(PolicyTest, ListsGrowAndShrinkInsideOneWord) {
+  KeptReference reference(model_);
+  Conversation talk = Talk(Open(""));
+  std::uint64_t seed = 24;
+  const auto feed = [&](std::size_t tokens) { FeedBoth(talk, reference, RandomTokens(tokens, seed++), tokens); };
+  const auto keep_all_but = [&](std::uint64_t begin, std::uint64_t end) {
+    std::vector<std::uint64_t> positions;
+    for (std::uint64_t p = 0; p < talk.sequence().length(); ++p) {
+      if (p < begin || p >= end) positions.push_back(p);
+    }
+    ASSERT_TRUE(talk.sequence().Keep(1, 1, positions));
+    reference.Keep(1, 1, positions);
+    ExpectSameKept(talk, reference);
+  };
+  const auto trim = [&](std::size_t length) {
+    ASSERT_TRUE(talk.sequence().Trim(length));
+    talk.tokens().resize(length);
+    reference.SetTokens(talk.tokens());
+    ExpectSameKept(talk, reference);
+  };
+  feed(5);
+  keep_all_but(1, 3);
+  feed(2);
+  keep_all_but(5, 6);  // from 5 to 7 tokens
+  feed(50);
+  keep_all_but(30, 57);  // the newest, too
+  trim(40);
+  feed(3);
+  keep_all_but(40, 41);  // bits that were dropped before the trim
+  feed(21);
+  keep_all_but(62, 63);  // up to the word's last bit
+  feed(1);
+  keep_all_but(10, 12);  // and one behind it
+  feed(4);
+  ExpectSameKept(talk, reference);
+}
+
 TEST_P(PolicyTest, DroppingForOneSequenceChangesNoOther) {
   const auto tokens = RandomTokens(310, 7);
   KeptReference dropped(model_), whole(model_);

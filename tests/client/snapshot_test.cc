@@ -192,6 +192,45 @@ TEST_F(SnapshotTest, DamageIsNamedAndLeavesTheDaemonEmpty) {
   EXPECT_EQ(VerifySnapshot(Path()).error().code, ErrorCode::kVersionMismatch);
 }
 
+/// Codes of another block, or of another store, where a block's should be: whole bytes with a checksum that is not theirs.
+TEST_F(SnapshotTest, SwappedBlocksAreNamedAndNothingOfTheFileComesIn) {
+  DaemonEnv daemon;
+  Client client = daemon.Connect();
+  Store store = Open(client), other = Open(client, "int8");
+  Fill(client, store);
+  Fill(client, other, 500);
+  const std::string other_path = Path("other.safetensors");
+  ASSERT_TRUE(store.Save(Path()));
+  ASSERT_TRUE(other.Save(other_path));
+  const std::string good = ReadFile(Path()), foreign = ReadFile(other_path);
+  constexpr std::size_t kBytes = 2048;  // less than a block has
+  const std::size_t first = good.size() / 3, second = good.size() * 2 / 3;
+  std::string within = good, from_another = good;
+  std::swap_ranges(within.begin() + static_cast<std::ptrdiff_t>(first),
+                   within.begin() + static_cast<std::ptrdiff_t>(first + kBytes),
+                   within.begin() + static_cast<std::ptrdiff_t>(second));
+  foreign.copy(from_another.data() + first, kBytes, foreign.size() / 2);
+  ASSERT_TRUE(Admin::Connect(daemon.socket())->Evict({}));
+  for (const auto& [bytes, damaged] : {std::pair(&within, 2U), {&from_another, 1U}}) {
+    WriteFile(Path(), *bytes);
+    const auto found = VerifySnapshot(Path());
+    ASSERT_TRUE(found) << found.error().message;
+    EXPECT_GE(found->size(), damaged);
+    EXPECT_EQ(client.RestoreSnapshot(Path()).error().code, ErrorCode::kCorrupt);
+    EXPECT_EQ(daemon.Stats().Find("blocks"), 0U);
+    EXPECT_EQ(daemon.Stats().Find("leases"), 0U);
+  }
+  // A file of one store is no file of another's, under its own name or a given one.
+  WriteFile(Path(), good);
+  EXPECT_EQ(other.Load(Path()).error().code, ErrorCode::kIdentityMismatch);
+  EXPECT_EQ(daemon.Stats().Find("blocks"), 0U);
+  std::string future = good;
+  future[future.find("\"minimum_reader\":\"1\"") + 18] = '9';
+  WriteFile(Path(), future);
+  EXPECT_EQ(client.RestoreSnapshot(Path()).error().code, ErrorCode::kVersionMismatch);
+  EXPECT_EQ(daemon.Stats().Find("blocks"), 0U);
+}
+
 TEST_F(SnapshotTest, ARestoreThatFailsHoldsNothingOfWhatWasThere) {
   const DaemonEnv daemon;
   Client client = daemon.Connect();

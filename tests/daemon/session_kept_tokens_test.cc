@@ -1,5 +1,6 @@
 // Lists of kept tokens and votes over the wire: what a client may say, and that any bits are a list.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -123,6 +124,50 @@ TEST_F(SessionKeptTokensTest, VotesOfTokensThatArePartOfTheSequence) {
     EXPECT_NEAR(sum, 3.0 * kQHeads / tail_.spec.kv_heads, 1e-5);
     EXPECT_GT(votes[h * kLength + 99], 0.0f) << "the last query sees its own token";
   }
+}
+
+/// The place of votes may end where the last query's tokens do, and whatever a client says of its queries, nothing around it
+/// is written.
+TEST_F(SessionKeptTokensTest, NothingAroundVotesIsWritten) {
+  constexpr float kCanary = -0.0f;  // which adding 0 changes
+  constexpr std::size_t kGuard = 256;
+  const std::size_t heads = tail_.spec.kv_heads;
+  /// Asks `queries` queries from `from_end` tokens before the end on, with room for votes of `stride` tokens.
+  const auto ask = [&](std::uint32_t from_end, std::uint32_t queries, std::size_t stride) {
+    float* const votes = client_.floats(kVotes);
+    std::fill_n(votes, 2 * kGuard + heads * stride, kCanary);
+    std::fill_n(votes + kGuard, heads * stride, 0.0f);
+    auto request = GoodAttend(id_);
+    auto item = request.getItems()[0];
+    FillAttend(item, id_, 0, queries, 0);
+    item.setFromEnd(from_end);
+    Range(item.initVotes(), kVotes + kGuard * sizeof(float), heads * stride * sizeof(float));
+    const std::string refusal = Refusal(request);
+    for (const std::size_t begin : {std::size_t{0}, kGuard + heads * stride}) {
+      EXPECT_TRUE(std::all_of(votes + begin, votes + begin + kGuard, [](float x) { return std::signbit(x); }))
+          << queries << " queries " << from_end << " before the end wrote around their votes";
+    }
+    return refusal;
+  };
+  for (const std::uint32_t from_end : {1u, 2u, 3u, 20u, 37u, 64u, 99u, 100u}) {
+    for (const std::uint32_t queries : {1u, 2u, 3u, 20u}) {
+      if (queries > from_end) continue;
+      const std::size_t end = kLength - from_end + queries;
+      EXPECT_EQ(ask(from_end, queries, end), "") << from_end << ' ' << queries;
+      const float* const votes = client_.floats(kVotes) + kGuard;
+      double sum = 0;
+      for (std::size_t i = 0; i < heads * end; ++i) sum += double{votes[i]};
+      EXPECT_NEAR(sum, 1.0 * queries * kQHeads, 1e-5 * queries * kQHeads) << from_end << ' ' << queries;
+      if (end > 1) {
+        EXPECT_THAT(ask(from_end, queries, end - 1), HasSubstr("votes have room for")) << from_end << ' ' << queries;
+      }
+    }
+  }
+  EXPECT_THAT(ask(2, 3, kLength), HasSubstr("3 queries, the sequence ends 2 tokens behind the first"));
+  EXPECT_THAT(ask(1, 4, kLength + 3), HasSubstr("4 queries, the sequence ends 1 tokens behind the first"));
+  EXPECT_THAT(ask(kLength + 1, 1, kLength), HasSubstr("101 tokens before the end of 100"));
+  EXPECT_THAT(ask(std::numeric_limits<std::uint32_t>::max(), 1, kLength), HasSubstr("before the end of 100"));
+  EXPECT_THAT(ask(std::numeric_limits<std::uint32_t>::max(), 20, kLength), HasSubstr("before the end of 100"));
 }
 
 }  // namespace

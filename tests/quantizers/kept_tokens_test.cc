@@ -1,4 +1,6 @@
 // Attention over a part of the tokens, and what tokens get of the weights, against brute force in double.
+#include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -129,6 +131,67 @@ TEST(KeptTokensTest, BlocksThatNobodyKeepsAreNotRead) {
   std::vector<std::uint64_t> bits(4 * 640);
   bits[640] = 1;  // one token of the second KV head
   EXPECT_LE(tokens_read({.bits = bits.data(), .words = 640, .end = 320 * 128}), 5 * 4096u) << "one run, and one of each head";
+}
+
+/// Query heads of a KV head share tiles with one another and with queries of other positions, whose windows end elsewhere.
+TEST(KeptTokensTest, TilesOfSeveralHeadsAndPositionsMatchBruteForce) {
+  std::uint64_t seed = 400;
+  for (const std::size_t group : {3, 8, 16}) {
+    for (const std::size_t queries : {2, 7, 33}) {
+      CaseShape shape{.keys = "int8", .values = "f16", .kv_heads = 3, .group = group, .sealed_blocks = 9, .tail = 60};
+      shape.queries = queries;
+      shape.votes = true;
+      shape.kept_share = 0.3;
+      shape.kept_end = 9 * 128 + 1;  // the last word has one bit
+      ExpectMatchesReference(shape, seed++);
+      shape.kept = {.window = 500, .sinks = 70};
+      ExpectMatchesReference(shape, seed++);
+      shape.kept.whole_below = static_cast<std::uint32_t>(9 * 128 + 60 - queries / 2);  // some of a tile's queries see all
+      ExpectMatchesReference(shape, seed++);
+    }
+  }
+}
+
+/// Queries of earlier tokens, before the end of what is cached: votes have room for what those see and not a number more.
+TEST(KeptTokensTest, VotesOfEarlierQueriesEndWhereTheQueriesDo) {
+  constexpr float kCanary = -0.0f;  // which adding 0 changes
+  constexpr std::size_t kGuard = 256;
+  const Registry registry = Registry::Builtin();
+  std::uint64_t seed = 700;
+  // In the sinks, in a block, at its end and begin, in raw rows over codes, and in the tail's pieces.
+  for (const std::size_t first : {0, 3, 60, 126, 127, 128, 300, 500, 511, 520, 549}) {
+    for (const std::size_t queries : {1, 2, 5, 40}) {
+      CaseShape shape{.keys = "f32", .values = "f32", .group = 4, .sealed_blocks = 4, .sinks = 8, .raw_overlap = 30};
+      shape.tail = 80;
+      shape.raw_pieces = 2;
+      shape.queries = queries;
+      shape.votes = true;
+      shape.kept_share = first < 300 ? 1.0 : 0.5;
+      shape.kept_end = 420;
+      AttentionCase problem(registry, shape, seed++);
+      const std::size_t end = first + queries, heads = shape.kv_heads;
+      if (end > problem.total()) continue;
+      SCOPED_TRACE("queries at " + std::to_string(first) + " to " + std::to_string(end));
+      Query& query = problem.item().query;
+      query.first_position = first;
+      std::vector<float> memory(2 * kGuard + heads * end, kCanary);
+      query.votes = memory.data() + kGuard;
+      query.votes_stride = end;
+      std::fill_n(query.votes, heads * end, 0.0f);
+      ASSERT_TRUE(CheckItem(problem.item())) << CheckItem(problem.item()).error().message;
+      WorkerTeam alone(0);
+      Attention(alone).Run({&problem.item(), 1});
+      const auto untouched = [](float x) { return std::signbit(x); };
+      EXPECT_EQ(std::ranges::count_if(memory, untouched), 2 * static_cast<std::ptrdiff_t>(kGuard));
+      const auto expected = problem.Reference(true).votes;
+      double hidden = 0;
+      for (std::size_t h = 0; h < heads; ++h) {
+        for (std::size_t p = 0; p < end; ++p) hidden += std::abs(query.votes[h * end + p] - expected[h * problem.total() + p]);
+      }
+      // As in ExpectMatchesReference; f32 codes lose nothing.
+      EXPECT_LE(hidden, 20 * 1e-5 * static_cast<double>(queries * heads * shape.group));
+    }
+  }
 }
 
 TEST(KeptTokensTest, SameBitsForAnyNumberOfThreadsAndInABatch) {

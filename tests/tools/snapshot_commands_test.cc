@@ -1,4 +1,5 @@
 // kvantctl snapshot and drain as they are typed: what they print, in tables and as JSON, and how they end.
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -142,6 +143,34 @@ TEST_F(SnapshotCommandsTest, DrainWaitsForTheEnd) {
   EXPECT_EQ(Json::parse(drained.out, nullptr, false)["ended"], true);
   EXPECT_EQ(Run({"ping"}).exit_code, 3);
   EXPECT_EQ(Run({"drain"}).exit_code, 3);
+}
+
+TEST_F(SnapshotCommandsTest, DrainSaysWhetherTheBlocksAreSaved) {
+  const std::string folder = File("state");
+  std::filesystem::create_directory(folder);
+  const std::string file = folder + "/state.safetensors";
+  const auto start = [&] { daemon_.emplace(std::vector<std::string>{"--budget", "64MiB", "--state-dir", folder}); };
+  start();
+  const Finished saved = Run({"drain"});
+  EXPECT_EQ(saved.exit_code, 0) << saved.err;
+  EXPECT_THAT(saved.out, HasSubstr(" has ended, its blocks are in " + file + "\n"));
+  EXPECT_EQ(saved.err, "");
+  const auto bytes = std::filesystem::file_size(file);
+
+  for (const bool json : {false, true}) {
+    start();
+    const rlimit limit{.rlim_cur = bytes / 2, .rlim_max = bytes / 2};
+    ASSERT_EQ(::prlimit(daemon_->pid(), RLIMIT_FSIZE, &limit, nullptr), 0);
+    const Finished failed = json ? Run({"drain", "-o", "json"}) : Run({"drain"});
+    EXPECT_EQ(failed.exit_code, 9) << failed.out;
+    EXPECT_THAT(failed.err, HasSubstr("the daemon has ended, but could not save its blocks to " + file + ": "));
+    EXPECT_THAT(failed.err, HasSubstr("File too large"));
+    if (json) {
+      EXPECT_EQ(Json::parse(failed.out, nullptr, false)["saved"], false);
+    }
+    EXPECT_EQ(Run({"ping"}).exit_code, 3) << "it has ended all the same";
+    EXPECT_EQ(std::filesystem::file_size(file), bytes);
+  }
 }
 
 }  // namespace

@@ -13,7 +13,8 @@ namespace kvant::tools {
 
 const char* const kExitCodes =
     "Exit codes: 0 ok, 1 failure, 2 wrong command line, 3 no daemon at the socket, 4 not found, 5 refused,\n"
-    "            6 no answer within --timeout, 7 incompatible daemon version, 8 not now: in use, or the daemon is ending.\n"
+    "            6 no answer within --timeout, 7 incompatible daemon version, 8 not now: in use, or the daemon is ending,\n"
+    "            9 the daemon has ended, but could not save its blocks.\n"
     "Errors go to standard error.";
 
 void AddOutputOption(CLI::App& app, Globals& globals) {

@@ -24,6 +24,7 @@ enum ExitCode : int {
   kTimeout = 6,       ///< no answer within --timeout
   kIncompatible = 7,  ///< the daemon speaks another protocol version
   kNotNow = 8,        ///< what is to be dropped is in use, or the daemon is ending
+  kNotSaved = 9,      ///< the daemon has ended, but could not save its blocks
 };
 
 enum class Format { kTable, kJson };

@@ -343,6 +343,26 @@ KVANT_API kvant_code kvant_sequence_fork(kvant_sequence* sequence, uint64_t leng
 KVANT_API kvant_code kvant_store_fork(kvant_store* store, uint64_t source, uint64_t length,
                                       const kvant_sequence_options* options, kvant_sequence** fork, kvant_error* error);
 
+/* ------------------------------------------------------------------------------------------------------ prompt cache */
+
+/* A folder of saved prompts, as PromptCache in kvant/prompt_cache.h. Any thread, one at a time, which is also the owning thread
+ * of the stores it is given. */
+typedef struct kvant_prompt_cache kvant_prompt_cache;
+
+/* Makes the folder (0700) if it is not there. Its files take `budget_bytes` at most: the one used longest ago makes room. */
+KVANT_API kvant_code kvant_prompt_cache_open(const char* folder, uint64_t budget_bytes, kvant_prompt_cache** cache,
+                                             kvant_error* error);
+KVANT_API void kvant_prompt_cache_close(kvant_prompt_cache* cache);
+/* Before kvant_sequence_open: brings the longest prefix of `tokens` that a file has into the store. `found` (may be null) gets
+ * its tokens, 0 for none. After an error the store is as it was, and the prompt can be computed. */
+KVANT_API kvant_code kvant_prompt_cache_load(kvant_prompt_cache* cache, kvant_store* store, const kvant_token* tokens,
+                                             size_t count, uint64_t* found, kvant_error* error);
+/* Saves the sealed blocks of a sequence of that store, which holds `tokens`. `saved_bytes` (may be null) gets the file's size,
+ * 0 if a file had them already or there is no whole block. */
+KVANT_API kvant_code kvant_prompt_cache_save(kvant_prompt_cache* cache, kvant_store* store, const kvant_sequence* sequence,
+                                             const kvant_token* tokens, size_t count, uint64_t* saved_bytes,
+                                             kvant_error* error);
+
 #ifdef __cplusplus
 }
 #endif

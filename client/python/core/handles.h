@@ -63,5 +63,6 @@ using SinkLogits = std::optional<nb::ndarray<const float, nb::ndim<1>, nb::c_con
 void AddSequence(nb::module_& module);
 void AddStore(nb::module_& module);
 void AddClient(nb::module_& module);
+void AddPromptCache(nb::module_& module);
 
 }  // namespace kvant::python

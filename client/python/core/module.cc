@@ -14,6 +14,7 @@ NB_MODULE(_core, module) {
   AddSequence(module);
   AddStore(module);
   AddClient(module);
+  AddPromptCache(module);
   module.def(
       "rope_frequencies",
       [](nb::handle rope, std::uint32_t head_dim) {

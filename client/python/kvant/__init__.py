@@ -22,6 +22,7 @@ from kvant._core import (
     NotFoundError,
     OutOfRangeError,
     PermissionDeniedError,
+    PromptCache,
     Sequence,
     StaleDaemonError,
     Store,
