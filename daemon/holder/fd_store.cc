@@ -103,7 +103,8 @@ void FdStore::Send(std::string_view message, int fd) noexcept {
   do {
     sent = ::sendmsg(socket_.get(), &header, MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
-  if (sent >= 0 || !log_) return;
+  const bool failed = sent < 0;
+  if (failing_.exchange(failed, std::memory_order_relaxed) || !failed || !log_) return;
   log_->error("the descriptor store does not take a message{} message=\"{}\" error=\"{}\"",
               fd >= 0 ? ", this memory will not outlive the process" : "", message.substr(0, message.find('\n')),
               std::generic_category().message(errno));

@@ -2,6 +2,7 @@
 // (sd_notify(3), sd_listen_fds(3)).
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -16,8 +17,8 @@
 
 namespace kvant::daemon {
 
-/// A socket to whoever started this process. Sends wait a second at most; one that fails is logged, for the daemon can serve
-/// all the same. Tell is for any thread.
+/// A socket to whoever started this process. Sends wait a second at most; the first of a row that fail is logged, for the
+/// daemon can serve all the same. Tell is for any thread.
 class FdStore final : public Keeper {
  public:
   /// In a worker's environment: the number of its end of the holder's socket pair.
@@ -41,6 +42,7 @@ class FdStore final : public Keeper {
 
   const protocol::UniqueFd socket_;
   const std::shared_ptr<spdlog::logger> log_;
+  std::atomic<bool> failing_{false};
 };
 
 /// The name under which a segment is kept: its number among memory files, which no other has while it lives.

@@ -42,6 +42,34 @@ def test_a_method_works_or_says_what_it_lacks(method):
         assert len(one_layer(method=method)) == 0
 
 
+def opened(keys, values):
+    """The identity of a store with these codecs, or why it cannot be."""
+    spec = kvant.StoreSpec(name="one", model="m", tokenizer="t", layers=1, kv_heads=2, head_dim=64, keys=keys, values=values)
+    try:
+        return kvant.connect("embedded:").open_store(spec).info["identity"]
+    except (kvant.InvalidArgumentError, kvant.UnsupportedError) as error:
+        return str(error).split("; presets")[0]  # which texts of methods do not go on to name
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"bits": 2}, {"bits": 3, "value_bits": 4}, {"bits": 4, "value_bits": 16}, {"bits": 2, "value_bits": 8}, {"bits": 2, "n_outlier_channels": 8}],
+    ids=str,
+)
+def test_plan_texts_of_a_method_are_what_a_configuration_comes_to(method, fields):
+    """The library reads methods, too, for programs that are not Python: kvantctl quality --plans method=...; both name the same codecs."""
+    try:
+        keys, values, _ = kvant.KVCacheConfig(method=method, **fields).plan(1)
+    except (kvant.InvalidArgumentError, kvant.UnsupportedError):
+        keys = values = None
+    text = ",".join([f"method={method}", *(f"{name}={value}" for name, value in fields.items())])
+    if keys is None:
+        assert len(opened(text, text)) != 32  # refused as well
+    else:
+        assert opened(text, text) == opened(keys, values)
+
+
 def test_names_and_defaults_of_the_published_interface():
     config = kvant.KVCacheConfig(method="turboquant_rvq")
     published = {
