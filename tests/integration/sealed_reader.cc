@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "quantizers/sequence/schedule.h"
+
 namespace kvant::testing {
 
 bool WaitUntil(const std::function<bool()>& condition) {
@@ -51,8 +53,13 @@ std::vector<float> SealedReader::Rows(Sequence& sequence, std::uint64_t length) 
 
 void SealedReader::Write(const std::vector<TokenId>& text) {
   const FakeModel model{ModelShape{}};
-  Conversation talk(client_, store_.Open({}, kOptions).value(), model, {}, 64);
-  talk.Feed(text, 64);
+  {
+    Conversation talk(client_, store_.Open({}, kOptions).value(), model, {}, 64);
+    talk.Feed(text, 64);
+  }
+  // What is due when a sequence is closed is sealed soon after.
+  const auto due = quantizers::ScheduledSeals(text.size(), spec_.block_tokens, kOptions.recent_tokens).due;
+  EXPECT_TRUE(WaitUntil([&] { return Length(text) >= due * spec_.block_tokens; }));
 }
 
 std::uint64_t SealedReader::ExpectSameAs(SealedReader& reference, const std::vector<TokenId>& text) {

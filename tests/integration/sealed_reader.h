@@ -36,7 +36,7 @@ class SealedReader {
   /// Keys and values of all layers at the first `length` positions, decoded: [layer][2][length][kv_heads][head_dim].
   std::vector<float> Rows(Sequence& sequence, std::uint64_t length);
 
-  /// Seals a text in this reader's daemon.
+  /// Seals a text in this reader's daemon: all blocks that are due at its end. Requires: there is room for them.
   void Write(const std::vector<TokenId>& text);
 
   /// Of what the reader finds of a text, all is what `reference`, a daemon of its own, makes of the same text. Returns how many
