@@ -6,8 +6,9 @@ import re
 import kvant
 import numpy as np
 import pytest
-from kvant.calibration.allocation import LLOYD_ERRORS, Units, allocate
+from kvant.calibration.allocation import Units, allocate
 from kvant.calibration.plan import Choices, fill, mean_bits, specs_of
+from lloyd_errors import LLOYD_ERRORS
 from safetensors.numpy import load
 from safetensors.numpy import save as safetensors
 

@@ -29,24 +29,24 @@ def write(model, path, windows, step, progress, rows_out):
     from kvant.command.recording import recording
     from kvant.command.sampling import projection_of
 
-    layers, tensors = {}, {}
+    layers, projections = {}, {}
 
     def seen(module, *rows):
         for name, part in zip(("queries", "keys", "values"), rows, strict=True):
             layers.setdefault(module.layer_idx, {}).setdefault(name, []).append(part[0].clone())
-        moment = projection_of(module, rows[0].shape[1] * rows[0].shape[3], rows[1].shape[1])
-        if moment is not None:
-            tensors[f"layers.{module.layer_idx}.projection"] = moment
+        if module.layer_idx not in projections:
+            projections[module.layer_idx] = projection_of(module, rows[0].shape[1], rows[1].shape[1], rows[1].shape[3])
 
     with recording(model, seen):
         for ids in windows:
             for _ in models.passes(model, DynamicCache(config=model.config), ids[None], step, progress, logits_from=len(ids)):
                 pass
     # Layers without attention have no rows; what there are count from 0.
-    numbers = {of_model: number for number, of_model in enumerate(sorted(layers))}
-    tensors = {f"layers.{numbers[int(name.split('.')[1])]}.projection": moment for name, moment in tensors.items()}
-    for of_model, sides in layers.items():
-        tensors |= {f"layers.{numbers[of_model]}.{name}": torch.cat(parts, 1).contiguous() for name, parts in sides.items()}
+    tensors = {}
+    for number, (of_model, sides) in enumerate(sorted(layers.items())):
+        tensors |= {f"layers.{number}.{name}": torch.cat(parts, 1).contiguous() for name, parts in sides.items()}
+        if projections[of_model] is not None:
+            tensors[f"layers.{number}.projection"] = projections[of_model]
     metadata = {
         "model": kvant.model_identity(path),
         "tokens": str(sum(map(len, windows))),

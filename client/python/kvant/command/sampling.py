@@ -32,12 +32,11 @@ def _projection(module, inputs):
     return projection.weight.detach()
 
 
-def projection_of(module, inputs, kv_heads):
+def projection_of(module, q_heads, kv_heads, head_dim):
     """[kv_heads, head_dim, head_dim]: what the output projection makes of an error of the values, the sum over a group's query heads of
     W' W, W the head's columns. None without a projection that is known."""
-    projection = _projection(module, inputs)
+    projection = _projection(module, q_heads * head_dim)
     if projection is None:
         return None
-    group = (module.num_key_value_groups if hasattr(module, "num_key_value_groups") else 1) * kv_heads
-    by_head = projection.to(torch.float64).unflatten(1, (kv_heads, group // kv_heads, inputs // group))
+    by_head = projection.to(torch.float64).unflatten(1, (kv_heads, q_heads // kv_heads, head_dim))
     return torch.einsum("ogqd,ogqe->gde", by_head, by_head).float()
