@@ -194,6 +194,7 @@ Result<Safetensors> Safetensors::Read(std::span<const std::byte> image, std::str
   auto header = SafetensorsHeader::Read(image.first(*head), image.size(), what);
   if (!header) return header.error();
   Safetensors file;
+  file.metadata_ = header->metadata();
   for (const auto& [name, place] : header->tensors()) {
     file.tensors_.emplace(name, StoredTensor{.type = place.type,
                                              .shape = place.shape,

@@ -92,9 +92,12 @@ class Safetensors {
   [[nodiscard]] const std::map<std::string, StoredTensor, std::less<>>& tensors() const noexcept { return tensors_; }
   /// Null if there is none.
   [[nodiscard]] const StoredTensor* Find(std::string_view name) const;
+  /// As SafetensorsHeader::metadata.
+  [[nodiscard]] const std::map<std::string, std::string, std::less<>>& metadata() const noexcept { return metadata_; }
 
  private:
   std::map<std::string, StoredTensor, std::less<>> tensors_;
+  std::map<std::string, std::string, std::less<>> metadata_;
 };
 
 /// Writes the numbers of a tensor of F32, F16, BF16, I8 or U8 as floats, exactly; false for another type. Requires: as many

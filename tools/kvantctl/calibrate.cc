@@ -232,16 +232,9 @@ int Show(const Globals& globals, const std::string& path) {
   if (!image) return Report(globals, image.error());
   const auto tensors = Safetensors::Read(*image, path);
   if (!tensors) return Report(globals, tensors.error());
-  // Read has found the header whole.
-  const std::size_t head =
-      quantizers::SafetensorsHeader::Bytes(
-          std::span<const std::byte>(*image).first<quantizers::SafetensorsHeader::kLengthBytes>(), image->size(), path)
-          .value();
-  const auto header =
-      quantizers::SafetensorsHeader::Read(std::span<const std::byte>(*image).first(head), image->size(), path).value();
-  const auto made = header.metadata().find("kvant");
+  const auto made = tensors->metadata().find("kvant");
   // Null if another program made it.
-  const auto parsed = quantizers::ParseJson(made != header.metadata().end() ? made->second : "null", {}, path);
+  const auto parsed = quantizers::ParseJson(made != tensors->metadata().end() ? made->second : "null", {}, path);
   const nlohmann::json about = parsed ? *parsed : nlohmann::json();
   std::map<std::string, Kind> kinds;
   for (const auto& [name, tensor] : tensors->tensors()) {

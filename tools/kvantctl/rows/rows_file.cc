@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
-#include <span>
 #include <system_error>
 #include <utility>
 
@@ -100,13 +99,7 @@ Result<RowsFile> RowsFile::Open(const std::string& path) {
 
 Result<void> RowsFile::ReadMetadata() {
   const auto invalid = [&](const std::string& what) { return Error{ErrorCode::kInvalidArgument, path_ + ": " + what}; };
-  const std::span<const std::byte> image(*image_);
-  const auto length = image.first<quantizers::SafetensorsHeader::kLengthBytes>();
-  const auto head = quantizers::SafetensorsHeader::Bytes(length, image.size(), path_);
-  if (!head) return head.error();
-  const auto header = quantizers::SafetensorsHeader::Read(image.first(*head), image.size(), path_);
-  if (!header) return header.error();
-  const auto& metadata = header->metadata();
+  const auto& metadata = tensors_.metadata();
   shape_.window = shape_.tokens;
   if (const auto window = metadata.find("window"); window != metadata.end()) {
     const std::string& text = window->second;
