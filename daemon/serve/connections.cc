@@ -26,10 +26,6 @@ Connections::Connections(wire::EventLoop& loop, Services& services, const Daemon
       most_(most),
       ends_(kj::heap<kj::TaskSet>(static_cast<kj::TaskSet::ErrorHandler&>(*this))) {}
 
-Connections::~Connections() noexcept(false) {
-  ends_ = nullptr;  // before what it waits for
-}
-
 kj::Promise<void> Connections::Accept(int listener) {
   newcomers_.emplace(loop_.port(), listener, kj::UnixEventPort::FdObserver::OBSERVE_READ);
   return AcceptNext(listener).attach(kj::defer([this] { newcomers_.reset(); }));

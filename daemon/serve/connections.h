@@ -26,7 +26,7 @@ class Connections final : private kj::TaskSet::ErrorHandler {
   /// What is passed by reference outlives it; `facts` are what newcomers are told from then on. At most `most` are accepted.
   Connections(wire::EventLoop& loop, Services& services, const DaemonFacts& facts, DaemonLog& log,
               std::chrono::milliseconds lease, std::size_t most);
-  ~Connections() noexcept(false);
+  ~Connections() noexcept(false) = default;
   Connections(const Connections&) = delete;
   Connections& operator=(const Connections&) = delete;
 
@@ -61,7 +61,7 @@ class Connections final : private kj::TaskSet::ErrorHandler {
   std::chrono::steady_clock::time_point watched_ = std::chrono::steady_clock::now();
   std::uint64_t next_ = 1;
   std::map<std::uint64_t, std::unique_ptr<Connection>> connections_;
-  kj::Own<kj::TaskSet> ends_;  // of each of the connections
+  kj::Own<kj::TaskSet> ends_;  // of each of the connections, which it goes before
 };
 
 }  // namespace kvant::daemon

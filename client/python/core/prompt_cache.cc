@@ -38,10 +38,8 @@ void AddPromptCache(nb::module_& module) {
           },
           "store"_a, "tokens"_a,
           "Before Store.open: brings the longest prefix of `tokens` that a file has into the store, and returns its length, 0 "
-          "for "
-          "none. After an error (StoreFullError for a daemon's budget that is too small) the store is as it was, and the "
-          "prompt "
-          "can be computed.")
+          "for none. After an error (StoreFullError for a daemon's budget that is too small) the store is as it was, and the "
+          "prompt can be computed.")
       .def(
           "save",
           [](PromptCache& self, PyStore& of, PySequence& holds, nb::handle tokens) {
@@ -52,8 +50,7 @@ void AddPromptCache(nb::module_& module) {
           },
           "store"_a, "sequence"_a, "tokens"_a,
           "Saves the sealed blocks of a sequence of that store, which holds `tokens`. Returns the size of the file, 0 if one "
-          "had "
-          "them already or there is no whole block. OutOfRangeError for more than the budget.");
+          "had them already or there is no whole block. OutOfRangeError for more than the budget.");
 }
 
 }  // namespace kvant::python
